@@ -1,0 +1,1 @@
+"""Object detection: data sets, splits, training and testing of the detector, average precision."""

@@ -1,0 +1,1 @@
+"""Image fusion: pairs, synthetic data, networks, methods, training, metrics."""

@@ -1,0 +1,127 @@
+"""How results are written and read: beside and renamed, with digests and metadata.
+
+A reader never sees half a file: everything goes through `replacing`.
+"""
+
+import hashlib
+import io
+import json
+import os
+import platform
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fusion.stage import InputError
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write to; rename it to `path` on success, remove it on failure.
+
+    The yielded name keeps the extension of `path`, because image writers choose their format by it.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        yield part
+        with part.open("rb") as written:
+            os.fsync(written.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` as UTF-8, atomically."""
+    with replacing(path) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically; NaN is written as null, since JSON has no NaN."""
+    write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; InputError names it where it is missing or broken."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path} is not valid JSON: {error}") from None
+
+
+def write_csv(path: Path, frame: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+    """Write `frame` as CSV, atomically, below one `# key: value` line for each of `facts`.
+
+    Undefined numbers are written as `nan`. A line break in a fact would end its comment, so values are JSON where
+    they are not plain words or numbers.
+    """
+    with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
+        for key, value in facts.items():
+            plain = isinstance(value, (str, int, float)) and "\n" not in str(value) and "\r" not in str(value)
+            file.write(f"# {key}: {value if plain else json.dumps(value, ensure_ascii=False)}\n")
+        frame.to_csv(file, index=False, na_rep="nan", lineterminator="\n")
+
+
+def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Read a CSV of ours: the frame (column `name`, where present, as text) and its `#` facts as text.
+
+    Raises:
+        InputError: the file is missing, or no CSV.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
+    facts = {}
+    while text.startswith("#"):
+        line, _, text = text.partition("\n")
+        key, _, value = line.lstrip("# ").partition(": ")
+        facts[key] = value
+    try:
+        # Names such as `NA` or `00042` are text; only numbers may be undefined.
+        frame = pd.read_csv(io.StringIO(text), converters={"name": str}, keep_default_na=False, na_values=["nan", ""])
+    except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
+        raise InputError(f"{path} is not a table: {error}") from None
+    return frame, facts
+
+
+def sha256_file(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes, in hexadecimal."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_lines(lines: Iterable[str]) -> str:
+    """Return the SHA-256 of lines, each ended by a line feed: the digest of a list of names."""
+    return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
+
+
+def sha256_json(value: Any) -> str:
+    """Return the SHA-256 of a value's canonical JSON: the digest of a run's settings."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python and of the named packages, for provenance."""
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, float) and value != value:
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _without_nan(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_without_nan(item) for item in value]
+    return value

@@ -1,0 +1,70 @@
+"""Which device a process computes on, so that jobs on one machine do not meet on one GPU.
+
+A GPU is taken by locking a file; the kernel frees it when the process ends, however it ends.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from fusion.stage import InputError, threads_available
+
+Device = Literal["auto", "cpu", "cuda"]
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@contextlib.contextmanager
+def claimed_device(choice: Device, threads: int | None = None, wait_s: float = 86400.0) -> Iterator[str]:
+    """Yield `cpu` or `cuda:N`, a GPU that no other stage on this machine uses meanwhile.
+
+    `auto` is a GPU where torch sees one, else the CPU. On the CPU torch is given `threads` threads. Where every GPU is
+    taken, waits for one, saying so: with `--resources gpu=N` no more jobs start than there are GPUs.
+
+    Raises:
+        InputError: `cuda` is wanted and torch sees no GPU, or none became free in `wait_s` seconds.
+    """
+    import torch  # late: stages that need no torch import this module's names
+
+    torch.set_num_threads(threads_available(threads))
+    count = 0 if choice == "cpu" else torch.cuda.device_count()
+    if choice == "cuda" and not count:
+        raise InputError("--device cuda: torch sees no GPU here; wanted one, or --device cpu")
+    if not count:
+        yield "cpu"
+        return
+    identities = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
+    with claimed_one(identities, wait_s) as index:
+        torch.cuda.set_device(index)
+        yield f"cuda:{index}"
+
+
+@contextlib.contextmanager
+def claimed_one(identities: list[str], wait_s: float) -> Iterator[int]:
+    """Yield the index of the first of `identities` that no other process holds, waiting up to `wait_s` seconds."""
+    import fcntl  # POSIX; the CPU path works without it
+
+    folder = Path(tempfile.gettempdir()) / f"fusion-devices-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    deadline, told = time.monotonic() + wait_s, False
+    while True:
+        for index, identity in enumerate(identities):
+            file = (folder / f"{identity}.lock").open("w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            with file:
+                yield index
+            return
+        if time.monotonic() > deadline:
+            raise InputError(f"all {len(identities)} GPUs stayed in use for {wait_s:.0f} s; wanted a free one")
+        if not told:
+            logging.info("all %d GPUs are in use; waiting for one", len(identities))
+            told = True
+        time.sleep(min(1.0, wait_s))

@@ -1,0 +1,66 @@
+"""What every stage's command line shares: errors of one line, progress that a log file can hold."""
+
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+
+
+class InputError(ValueError):
+    """A user's mistake: the message names the file or option, what was found and what was wanted."""
+
+
+def run(main: Callable[[Sequence[str] | None], None]) -> None:
+    """Run a stage's `main` as a program: progress on stderr, a user's mistake as one line and exit status 1.
+
+    Other exceptions keep their traceback: they are ours.
+    """
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    try:
+        main(None)
+    except InputError as error:
+        sys.exit(f"error: {error}")
+    except BrokenPipeError:
+        os._exit(1)
+    except OSError as error:
+        # A full disk or a folder without permission is the user's to mend; the error already names the file.
+        sys.exit(f"error: {error}")
+
+
+def threads_available(wanted: int | None = None) -> int:
+    """Return the number of CPU threads to use: `wanted`, at most what this process may run on."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(wanted or here, here))
+
+
+class Progress:
+    """Logs `done/total unit, rate, time left` at most every few seconds, as whole lines.
+
+    Lines, not a bar: the same text must read well in a terminal, in a rule's log and in a cluster's log.
+    """
+
+    def __init__(self, what: str, total: int, unit: str, every_s: float = 5.0, done: int = 0) -> None:
+        self.what, self.total, self.unit, self.every_s = what, total, unit, every_s
+        self.start_done = self.done = done
+        self.start = self.last = time.monotonic()
+
+    def step(self, count: int = 1, note: str = "") -> None:
+        """Count `count` more as done; log if it is time or the end; `note` (a loss, say) is appended."""
+        self.done += count
+        now = time.monotonic()
+        if self.done < self.total and now - self.last < self.every_s:
+            return
+        self.last = now
+        rate = (self.done - self.start_done) / max(now - self.start, 1e-9)
+        left = (self.total - self.done) / max(rate, 1e-9)
+        message = f"{self.what}: {self.done}/{self.total} {self.unit}, {rate:.2f} {self.unit}/s"
+        if self.done < self.total:
+            message += f", {_duration(left)} left"
+        logging.info(message + (f", {note}" if note else ""))
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
