@@ -1,0 +1,169 @@
+"""Stage: fuse every pair of two folders with one method.
+
+Writes one image for each visible image, named by its stem, and manifest.csv. A run that was killed goes on where it
+stopped: a journal in the output folder lists what was written, with what settings, from which source bytes.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from fusion.artefacts import sha256_file, versions, write_csv
+from fusion.colour import COLOURS, Colour, join_chroma, split_pair
+from fusion.devices import DEVICES, claimed_device
+from fusion.methods import METHODS, Fuser
+from fusion.pairs import EXTENSIONS, Pair, find_pairs, read_names, write_image
+from fusion.stage import InputError, Progress, run
+
+JOURNAL = ".journal.jsonl"
+
+
+def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour) -> tuple[np.ndarray, Colour]:
+    """Fuse one pair; return the image, uint8 (H, W) or RGB (H, W, 3), and the colour mode used.
+
+    The fused luma is clipped to 0..1 and rounded to 8 bits; it is never stretched.
+    """
+    visible, infrared, chroma, mode = split_pair(pair, colour)
+    fused = fuser(np.float32(visible) / 255, np.float32(infrared) / 255)
+    assert fused.shape == visible.shape, f"fused {fused.shape} from {visible.shape}"
+    if not np.isfinite(fused).all():
+        raise InputError(
+            f"fusing {pair.visible} gave values that are not finite; wanted finite ones (check the weights)"
+        )
+    luma = np.rint(np.clip(fused, 0, 1) * 255).astype(np.uint8)
+    return join_chroma(luma, chroma, mode), mode
+
+
+def fuse_pairs(
+    pairs: Sequence[Pair],
+    fuser: Fuser,
+    output: Path,
+    colour: Colour,
+    settings: dict[str, Any],
+    extension: str = ".png",
+    quality: int = 95,
+) -> pd.DataFrame:
+    """Fuse pairs into `output`, skipping what an earlier run with the same settings wrote from the same files.
+
+    Returns:
+        One row a pair: name, file, width, height, colour, sha256 of the fused file and of its two sources.
+
+    Raises:
+        InputError: a pair is unreadable, or `output` holds an image that no earlier run wrote.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    done = _open_journal(output, settings, {f"{pair.name}{extension}" for pair in pairs})
+    progress = Progress(f"fuse {settings['method']}", len(pairs), "pairs")
+    rows = []
+    with (output / JOURNAL).open("a", encoding="utf-8") as journal:
+        for pair in pairs:
+            sources = {"visible_sha256": sha256_file(pair.visible), "infrared_sha256": sha256_file(pair.infrared)}
+            row = done.get(pair.name)
+            path = output / f"{pair.name}{extension}"
+            kept = row is not None and sources.items() <= row.items() and path.is_file()
+            if not kept or sha256_file(path) != row["sha256"]:
+                image, mode = fuse_pair(pair, fuser, colour)
+                write_image(path, image, quality)
+                height, width = image.shape[:2]
+                row = {"name": pair.name, "file": path.name, "width": width, "height": height, "colour": mode}
+                row |= {"sha256": sha256_file(path), **sources}
+                journal.write(json.dumps(row) + "\n")
+                journal.flush()
+            rows.append(row)
+            progress.step()
+    return pd.DataFrame(rows)
+
+
+def _open_journal(output: Path, settings: dict[str, Any], wanted: set[str]) -> dict[str, dict[str, Any]]:
+    """Return the rows that an earlier run with the same settings left; start the journal anew where there is none."""
+    path = output / JOURNAL
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    records = []
+    for line in lines[:-1]:  # the last line is empty, or was cut off by a kill
+        try:
+            records.append(json.loads(line))
+        except json.JSONDecodeError:
+            logging.warning("warning: %s has a broken line; what it named is fused again", path)
+    ours = {record["file"] for record in records if "file" in record}
+    for leftover in output.iterdir():
+        if leftover.name.startswith("."):
+            if leftover.name != JOURNAL and leftover.suffix in EXTENSIONS:
+                leftover.unlink()  # half-written by a killed run
+        elif leftover.suffix.lower() in EXTENSIONS and leftover.name not in wanted:
+            if leftover.name not in ours:
+                raise InputError(f"{leftover} is no image of this run; wanted a folder of its own for the fused images")
+            leftover.unlink()
+    same = bool(records) and records[0] == {"settings": settings}
+    if same:
+        return {record["name"]: record for record in records[1:] if "name" in record}
+    # The names stay on record, so that a later run with fewer pairs still knows which files are its own.
+    kept = [{"file": name} for name in sorted(ours & wanted)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in [{"settings": settings}, *kept]), encoding="utf-8")
+    return {}
+
+
+def weights_digest(weights: Path | None) -> str:
+    """Return the SHA-256 of a weights file, of a folder's files by name, or `none`."""
+    if weights is None:
+        return "none"
+    if weights.is_dir():
+        files = sorted(path for path in weights.rglob("*") if path.is_file())
+        return " ".join(f"{path.relative_to(weights).as_posix()}:{sha256_file(path)}" for path in files)
+    if not weights.is_file():
+        raise InputError(f"--weights {weights} does not exist; wanted a weights file or folder")
+    return sha256_file(weights)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Fuse a folder of pairs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fusion.fuse", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}")
+    parser.add_argument("--weights", type=Path, help="weights file, or the folder of files as the authors ship it")
+    parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
+    parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
+    parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to fuse; default all")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the fused images and manifest.csv")
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see fusion/colour.py")
+    parser.add_argument("--format", choices=["png", "jpg"], default="png", help="png is lossless")
+    parser.add_argument("--quality", type=int, default=95, help="of jpg, 1..100")
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of a network's convolutions")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
+    parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
+    options = parser.parse_args(argv)
+
+    if options.method not in METHODS:
+        raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
+    method = METHODS[options.method]
+    if method.needs_weights and options.weights is None:
+        raise InputError(f"--method {options.method} needs --weights; found none")
+    names = [name for path in options.names for name in read_names(path)] if options.names else None
+    pairs = find_pairs(options.visible, options.infrared, names)
+    with claimed_device(options.device, options.threads) as device:
+        settings = {
+            "method": options.method,
+            "revision": method.revision,
+            "reference": method.reference,
+            "weights": weights_digest(options.weights if method.needs_weights else None),
+            "colour": options.colour,
+            "format": options.format if options.format == "png" else f"jpg quality {options.quality}",
+            "precision": options.precision if method.needs_weights else "fp32",
+            "device": device.split(":")[0],
+            "versions": versions("numpy", "opencv-python-headless", "torch"),
+        }
+        fuser = method.load(options.weights, device, options.precision)
+        frame = fuse_pairs(
+            pairs, fuser, options.output, options.colour, settings, f".{options.format}", options.quality
+        )
+    write_csv(options.output / "manifest.csv", frame, settings | {"images": len(frame)})
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,13 @@
+"""The fusion methods by name. A new method is one file here and one line in METHODS."""
+
+from fusion.methods import average, fnet, laplacian, maximum
+from fusion.methods.method import Fuser, Method, Precision
+
+METHODS: dict[str, Method] = {
+    "average": average.METHOD,
+    "maximum": maximum.METHOD,
+    "laplacian": laplacian.METHOD,
+    "fnet": fnet.METHOD,
+}
+
+__all__ = ["METHODS", "Fuser", "Method", "Precision"]

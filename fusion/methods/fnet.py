@@ -1,0 +1,76 @@
+"""FNet as a method: weights of ours or the authors' published checkpoint, the network run on one pair at a time.
+
+Panda, Kundu, Bhattacharya, Routray, "l0-Regularized Sparse Coding-based Interpretable Network for Multi-Modal Image
+Fusion", arXiv 2411.04519. Both images go in as luma / 255, without stretch or resize, and the output is clipped.
+"""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion.methods.method import Fuser, Method, Precision
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusion.networks.fnet import FNet
+
+# The authors' key, as a pattern, and ours.
+_AUTHORS_KEYS = [
+    (r"^net_u\.", "code_infrared."),
+    (r"^net_v\.", "code_visible."),
+    (r"^net_z\.", "code_common."),
+    (r"^conv_u\.", "synthesis_infrared."),
+    (r"^conv_v\.", "synthesis_visible."),
+    (r"^decoder\.conv_1\.", "fuse_infrared."),
+    (r"^decoder\.conv_2\.", "fuse_common."),
+    (r"^decoder\.conv_3\.", "fuse_visible."),
+    (r"\.([wb])_ro$", r".\1_rho"),
+    (r"\.x([01])_block\.conv_in\.", r".encode.\1."),
+    (r"\.x1_block\.basic_layer\.ch_", ".project.0."),
+    (r"\.IM\.(\d)\.conv_in\.", lambda match: f".encode.{int(match[1]) + 2}."),
+    (r"\.IM\.(\d)\.basic_layer1\.ch_", lambda match: f".project.{int(match[1]) + 1}."),
+    (r"\.IM\.(\d)\.basic_layer2\.ch_", r".project_previous.\1."),
+]
+
+
+def from_authors(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+    """Rename the keys of the authors' FNet.pth to ours; keys that are already ours stay."""
+    renamed = {}
+    for key, value in state.items():
+        for pattern, name in _AUTHORS_KEYS:
+            key = re.sub(pattern, name, key)
+        renamed[key] = value
+    return renamed
+
+
+def read_network(weights: Path) -> "FNet":
+    """Build FNet with the coding block that `weights` (ours or the authors') was trained with, and fill it."""
+    from fusion.networks.fnet import FNet
+    from fusion.weights import fill, read_state
+
+    state = from_authors(read_state(weights))
+    network = FNet("lcsc" if "code_common.sizes.0" in state else "lzsc")
+    fill(network, state, weights)
+    return network
+
+
+def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
+    """Return the network as a function; `bf16` runs the convolutions in bfloat16, the rest in float32."""
+    import torch
+
+    network = read_network(weights).eval().to(device, memory_format=torch.channels_last)
+
+    def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+        bf16 = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
+        with torch.inference_mode(), bf16:
+            pair = torch.from_numpy(np.stack([visible, infrared])[:, None, None]).to(device)
+            return network(pair[0], pair[1])[0, 0].float().cpu().numpy()
+
+    return fuse
+
+
+METHOD = Method(load, needs_weights=True, reference="Panda et al., arXiv 2411.04519")

@@ -1,0 +1,30 @@
+"""What a fusion method is to the rest of the project."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+Precision = Literal["fp32", "bf16"]
+
+# Visible luma and infrared, float32 (H, W) in 0..1, to the fused luma, float32 (H, W); the caller clips it to 0..1.
+Fuser = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to fuse a pair.
+
+    load: makes the function that fuses, from a weights path (None where there is none), a device and a precision;
+        methods without weights ignore all three.
+    needs_weights: whether `load` refuses a weights path of None.
+    reference: where the method is published.
+    revision: raised by hand whenever the same input would give another image, so that older results are made again.
+    """
+
+    load: Callable[[Path | None, str, Precision], Fuser]
+    needs_weights: bool
+    reference: str
+    revision: int = 1

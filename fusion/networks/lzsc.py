@@ -1,0 +1,86 @@
+"""LZSC: the l0-regularised convolutional sparse coding block, an unrolled accelerated iteration (Section III-B).
+
+Paper (Eq. 20)      here
+W_e^k               encode[k]              c -> 64 channels, from the block's input
+W_d^k, W_u^k        project[k - 1]         down 64 -> c and up c -> 64, applied to u^{k-1}
+the same, second    project_previous[k-2]  likewise, applied to u^{k-2}
+theta^k, rho^k      thresholds(), momenta()  Eq. 21
+T_{0.1,100,theta}   threshold()            Eq. 6
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+FEATURES = 64  # filters of every code
+KERNEL = 9  # side of every filter, in pixels
+STEPS = 4  # iteration modules after the initial estimate
+ALPHA = 0.1  # how much of theta is taken off a kept value
+GAMMA = 100.0  # steepness of the transition at theta
+
+
+def convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
+    """Return the one convolution of these networks: 9x9, same size, no bias, Xavier-uniform."""
+    layer = nn.Conv2d(channels_in, channels_out, KERNEL, padding=KERNEL // 2, bias=False)
+    nn.init.xavier_uniform_(layer.weight)
+    return layer
+
+
+def threshold(x: Tensor, theta: Tensor) -> Tensor:
+    """Apply the smooth hard threshold T, element by element; sign(x) (|x| - alpha theta) / (1 + e^{-gamma(|x|-theta)}).
+
+    Between hard thresholding (alpha = 0, gamma infinite) and soft (alpha = 1). The sign is missing from the paper's
+    Eq. 6, but is in the other two thresholds of its Section II and in the authors' network.
+    """
+    magnitude = x.abs()
+    return x.sign() * (magnitude - ALPHA * theta) * torch.sigmoid(GAMMA * (magnitude - theta))
+
+
+class Projector(nn.Module):
+    """The residual u - W_u(W_d(u)) of a code against the image that it synthesises; (N, 64, H, W) to the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.down = convolution(FEATURES, channels)
+        self.up = convolution(channels, FEATURES)
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Return u - W_u(W_d(u))."""
+        return u - self.up(self.down(u))
+
+
+class LZSC(nn.Module):
+    """Sparse code of an image: (N, channels, H, W) to (N, 64, H, W), with weights of its own at every step."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.encode = nn.ModuleList(convolution(channels, FEATURES) for _ in range(STEPS + 1))
+        self.project = nn.ModuleList(Projector(channels) for _ in range(STEPS))
+        self.project_previous = nn.ModuleList(Projector(channels) for _ in range(STEPS - 1))
+        self.w_theta = nn.Parameter(torch.tensor([-0.5]))
+        self.b_theta = nn.Parameter(torch.tensor([-2.0]))
+        self.w_rho = nn.Parameter(torch.tensor([0.5]))
+        self.b_rho = nn.Parameter(torch.tensor([0.0]))
+
+    def thresholds(self) -> list[Tensor]:
+        """Return theta^0..theta^4, positive and, as w_theta < 0, decreasing (Eq. 21)."""
+        return [F.softplus(self.w_theta * k + self.b_theta) for k in range(STEPS + 1)]
+
+    def momenta(self) -> list[Tensor]:
+        """Return rho^0..rho^4; rho^0 = 0, and they increase below 1 where w_rho > 0.
+
+        Eq. 21 asks w_rho < 0, which would make them negative; the authors' network starts at and learns w_rho > 0.
+        """
+        base = F.softplus(self.b_rho)
+        return [1 - base / F.softplus(self.w_rho * k + self.b_rho) for k in range(STEPS + 1)]
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return u^4 of Eq. 20, started from u^k = 0 for k < 0."""
+        theta, rho = self.thresholds(), self.momenta()
+        u_before, u = None, threshold(self.encode[0](image), theta[0])
+        for k in range(1, STEPS + 1):
+            v = (1 + rho[k]) * self.project[k - 1](u) + self.encode[k](image)
+            if u_before is not None:
+                v = v - rho[k] * self.project_previous[k - 2](u_before)
+            u_before, u = u, threshold(v, theta[k])
+        return u
