@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from fusion.artefacts import replacing
@@ -40,7 +40,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
 def write_state(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
     """Write tensors as safetensors, atomically, with `facts` in the file's metadata."""
     with replacing(path) as part:
-        save_file({key: value.detach().cpu().contiguous() for key, value in state.items()}, part, dict(facts or {}))
+        part.write_bytes(
+            save({key: value.detach().cpu().contiguous() for key, value in state.items()}, dict(facts or {}))
+        )
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
