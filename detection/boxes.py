@@ -1,0 +1,154 @@
+"""Labelled boxes: read from Pascal VOC XML or YOLO text, with every doubt about a label made an error or a warning.
+
+Coordinates are pixels as a continuous plane: x runs from 0 at the left edge of the image to its width at the right
+edge, so a box over the whole of a 640x480 image is 0, 0, 640, 480 and a box's width is xmax - xmin.
+
+Pascal VOC files are taken as written, without the shift by one that readers of the VOC challenge's own files make
+(detectron2 subtracts 1 from xmin and ymin): the files of M3FD carry labelImg's marks, which writes edges, not indices
+of pixels, and only lifts a 0 to 1; in them xmax reaches the image's width.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from xml.etree.ElementTree import Element, ParseError
+
+from defusedxml import ElementTree
+
+from fusion.stage import InputError
+
+# A box may reach beyond the image by so many pixels, or by so much of the side, whichever is more: it is clipped with a
+# warning. Farther out the label belongs to another image or another size, and is refused.
+OUTSIDE_PIXELS = 2.0
+OUTSIDE_FRACTION = 0.01
+# YOLO text has six decimals: what they lose is no fault of the label's, and is clipped in silence.
+ROUNDING_PIXELS = 0.01
+
+
+@dataclass(frozen=True)
+class Box:
+    """One labelled object: its class in the data set's own spelling and its edges in pixels."""
+
+    name: str
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
+
+
+Labels = tuple[list[Box], list[str]]  # the boxes of one image, and warnings that name the file
+
+
+def read_voc(path: Path, classes: Sequence[str], width: int, height: int) -> Labels:
+    """Read the boxes of a Pascal VOC XML file of an image of `width` x `height` pixels.
+
+    A file without objects is an image without objects. Class names match whatever their case. A box without area is
+    dropped with a warning; one slightly outside the image is clipped with a warning.
+
+    Raises:
+        InputError: no valid XML, or XML with a DTD or entities; a field missing or no number; an unknown class; a box
+            turned inside out or outside the image.
+    """
+    try:
+        root = ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; wanted the labels of an image, even of one without objects") from None
+    except (ParseError, ValueError, LookupError) as error:  # defusedxml's refusals are ValueErrors
+        raise InputError(f"{path} is not valid XML without entities: {error or type(error).__name__}") from None
+    if root.tag != "annotation":
+        raise InputError(f"{path} has the root element <{root.tag}>; wanted Pascal VOC's <annotation>")
+    boxes, warnings = [], []
+    stated = tuple(root.findtext(f"size/{side}") for side in ("width", "height"))
+    if all(stated) and stated != (str(width), str(height)):
+        warnings.append(f"{path} says that the image is {stated[0]}x{stated[1]}; it is {width}x{height}")
+    for number, element in enumerate(root.iter("object"), 1):
+        where = f"{path}, object {number}"
+        name = _known_class(_field(element, "name", where).strip(), classes, where)
+        edges = [_number(_field(element, f"bndbox/{edge}", where), where, edge) for edge in _EDGES]
+        _keep(Box(name, *edges), width, height, where, boxes, warnings)
+    return boxes, warnings
+
+
+def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> Labels:
+    """Read the boxes of a YOLO text file of an image of `width` x `height` pixels.
+
+    One box a line: the class's number from 0, centre x, centre y, width and height as fractions of the image. An empty
+    file is an image without objects. Boxes without area and slightly outside are treated as by `read_voc`.
+
+    Raises:
+        InputError: the file is missing or no text; a line has not five numbers; an unknown class; a box outside.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; {_WANTED}") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not text: {error}") from None
+    boxes, warnings = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        where = f"{path}, line {number}"
+        fields = line.split()
+        if len(fields) != 5:
+            raise InputError(f"{where} has {len(fields)} fields; wanted 5: class, centre x, centre y, width, height")
+        if not fields[0].isdecimal() or int(fields[0]) >= len(classes):
+            known = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
+            raise InputError(f"{where} has the unknown class {fields[0]!r}; wanted one of {known}")
+        x, y, w, h = (_number(text, where, what) for text, what in zip(fields[1:], _FRACTIONS, strict=True))
+        name = classes[int(fields[0])]
+        box = Box(name, (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+        _keep(box, width, height, where, boxes, warnings)
+    return boxes, warnings
+
+
+_WANTED = "wanted the labels of an image, even of one without objects"
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+_FRACTIONS = ("centre x", "centre y", "width", "height")
+
+
+def _keep(box: Box, width: int, height: int, where: str, boxes: list[Box], warnings: list[str]) -> None:
+    """Append `box`, clipped to the image, to `boxes`, or say in `warnings` why it was clipped or dropped."""
+    edges = (box.xmin, box.ymin, box.xmax, box.ymax)
+    found = f"{box.name} at {', '.join(f'{edge:g}' for edge in edges)}"
+    if box.xmin > box.xmax or box.ymin > box.ymax:
+        raise InputError(f"{where}: {found} is turned inside out; wanted xmin <= xmax and ymin <= ymax")
+    outside = [
+        (max(-box.xmin, box.xmax - width), max(OUTSIDE_PIXELS, OUTSIDE_FRACTION * width)),
+        (max(-box.ymin, box.ymax - height), max(OUTSIDE_PIXELS, OUTSIDE_FRACTION * height)),
+    ]
+    if any(by > allowed for by, allowed in outside):
+        raise InputError(f"{where}: {found} lies outside its image of {width}x{height}")
+    if any(by > ROUNDING_PIXELS for by, _ in outside):
+        warnings.append(f"{where}: {found} reaches beyond its image of {width}x{height}; clipped")
+    sides = (width, height, width, height)
+    clipped = Box(box.name, *(min(max(edge, 0.0), float(side)) for edge, side in zip(edges, sides, strict=True)))
+    if clipped.xmin >= clipped.xmax or clipped.ymin >= clipped.ymax:
+        warnings.append(f"{where}: {found} has no area; dropped")
+    else:
+        boxes.append(clipped)
+
+
+def _field(element: Element, name: str, where: str) -> str:
+    text = element.findtext(name)
+    if text is None or not text.strip():
+        raise InputError(f"{where} has no <{name.replace('/', '><')}>")
+    return text
+
+
+def _number(text: str, where: str, what: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise InputError(f"{where} has the {what} {text.strip()!r}; wanted a number")
+    return value
+
+
+def _known_class(name: str, classes: Sequence[str], where: str) -> str:
+    for known in classes:
+        if known.casefold() == name.casefold():
+            return known
+    raise InputError(f"{where} has the unknown class {name!r}; wanted one of {', '.join(classes)}")

@@ -1,0 +1,53 @@
+"""What a data set has to say about itself: its classes, where its files lie, whether it has a split of its own."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from detection.boxes import Labels, read_voc, read_yolo
+from fusion.stage import InputError
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The folders of a data set: each lists what belongs together, matched by file stem across the three."""
+
+    visible: tuple[Path, ...]
+    infrared: tuple[Path, ...]
+    labels: tuple[Path, ...]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """One data set.
+
+    Attributes:
+        classes: their names in the one order in which they are numbered and printed.
+        layout: from the root, which need not exist yet, to its folders.
+        own_split: from the root to the names of the training and the test images, or None where the data set brings
+            no split.
+    """
+
+    classes: tuple[str, ...]
+    layout: Callable[[Path], Layout]
+    own_split: Callable[[Path], tuple[list[str], list[str]] | None]
+
+
+def find_labels(folders: tuple[Path, ...], name: str) -> Path:
+    """Return the label file of the image `name`: NAME.xml or NAME.txt in one of `folders`.
+
+    Raises:
+        InputError: there is none, or more than one. An image without objects has an empty file, not a missing one.
+    """
+    candidates = [folder / f"{name}{ending}" for folder in folders for ending in (".xml", ".txt")]
+    found = [path for path in candidates if path.is_file()]
+    if len(found) != 1:
+        what = " and ".join(map(str, found)) or "no label file"
+        where = ", ".join(map(str, folders))
+        raise InputError(f"{what} for image {name!r} in {where}; wanted one, {name}.xml or {name}.txt")
+    return found[0]
+
+
+def read_labels(path: Path, classes: tuple[str, ...], width: int, height: int) -> Labels:
+    """Read a label file by its ending: Pascal VOC XML or YOLO text."""
+    return (read_voc if path.suffix == ".xml" else read_yolo)(path, classes, width, height)

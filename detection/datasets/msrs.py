@@ -1,0 +1,24 @@
+"""MSRS (Tang et al., Information Fusion 2022) with boxes as YOLO text: road scenes of 640x480 by day and by night.
+
+The split is the authors' own: the folders `train` and `test`. An empty label file is a scene without objects.
+"""
+
+from pathlib import Path
+
+from detection.datasets.layout import Dataset, Layout
+from fusion.pairs import find_images
+
+CLASSES = ("person", "bicycle", "car")
+
+
+def layout(root: Path) -> Layout:
+    """Return the folders of both parts; they need not exist yet."""
+    return Layout(*(tuple(root / part / kind for part in ("train", "test")) for kind in ("vi", "ir", "labels")))
+
+
+def own_split(root: Path) -> tuple[list[str], list[str]]:
+    """Return the names of the visible images in `train` and in `test`."""
+    return list(find_images(root / "train" / "vi")), list(find_images(root / "test" / "vi"))
+
+
+MSRS = Dataset(CLASSES, layout, own_split)

@@ -1,0 +1,83 @@
+"""Ground truth in the COCO format, numbered by us: images, annotations and categories all from 1.
+
+Image ids number the sorted names of the whole data set, training and test together; categories follow the data set's
+own order. An annotation id of 0 would mean `unmatched` to the evaluators, and a numeric name is no id.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detection.boxes import Box
+from fusion.artefacts import read_json
+from fusion.stage import InputError
+
+
+def build_truth(
+    ids: Mapping[str, int],
+    sizes: Mapping[str, tuple[int, int]],
+    boxes: Mapping[str, Sequence[Box]],
+    classes: Sequence[str],
+) -> dict[str, Any]:
+    """Return the ground truth of the images named in `sizes`, in the order of their names.
+
+    Args:
+        ids: image ids by name.
+        sizes: (width, height) in pixels by name.
+        boxes: the boxes by name.
+        classes: class names in the order of their category ids.
+    """
+    images, annotations = [], []
+    for name in sorted(sizes):
+        width, height = sizes[name]
+        images.append({"id": ids[name], "file_name": name, "width": width, "height": height})
+        for box in boxes[name]:
+            w, h = box.xmax - box.xmin, box.ymax - box.ymin
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": ids[name],
+                    "category_id": classes.index(box.name) + 1,
+                    "bbox": [round(value, 4) for value in (box.xmin, box.ymin, w, h)],
+                    "area": round(w * h, 4),
+                    "iscrowd": 0,
+                }
+            )
+    categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def boxes_per_class(truth: Mapping[str, Any]) -> dict[str, int]:
+    """Return the number of boxes of each class, those without any included."""
+    counts = {category["id"]: 0 for category in truth["categories"]}
+    for annotation in truth["annotations"]:
+        counts[annotation["category_id"]] += 1
+    return {category["name"]: counts[category["id"]] for category in truth["categories"]}
+
+
+def read_truth(path: Path) -> dict[str, Any]:
+    """Read a ground truth of ours.
+
+    Raises:
+        InputError: the file is missing or no COCO ground truth numbered as ours.
+    """
+    truth = read_json(path)
+    try:
+        images = [image["id"] for image in truth["images"]]
+        categories = [category["id"] for category in truth["categories"]]
+        annotations = [annotation["id"] for annotation in truth["annotations"]]
+        known = {(image, category) for image in images for category in categories}
+        stray = [a["id"] for a in truth["annotations"] if (a["image_id"], a["category_id"]) not in known]
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{path} is no COCO ground truth: {error!r} is missing or of another kind") from None
+    if not images or len(set(images)) < len(images):
+        raise InputError(
+            f"{path} has {len(images)} images, {len(set(images))} ids; wanted one image or more, ids different"
+        )
+    if categories != list(range(1, len(categories) + 1)):
+        raise InputError(f"{path} has the category ids {categories}; wanted them numbered from 1")
+    if annotations != list(range(1, len(annotations) + 1)):
+        raise InputError(f"{path} has annotation ids that are not 1 to {len(annotations)} in order")
+    if stray:
+        raise InputError(f"{path}: annotation {stray[0]} names an image or a category that the file has not")
+    return truth
