@@ -1,0 +1,129 @@
+"""From what was painted to what two cameras record: light, fog, glare and noise in the visible; heat in infrared."""
+
+import math
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from fusion.synthetic.painting import Camera
+from fusion.synthetic.street import FAR
+from fusion.synthetic.weather import (
+    INFRARED_GAIN,
+    INFRARED_NOISE,
+    INFRARED_PATTERN,
+    VISIBLE_NOISE,
+    Weather,
+)
+
+# How bright lamps and headlights are beside what they light: by day they hardly count.
+GLOW_GAIN = {"day": 0.35, "night": 1.0, "fog": 0.9, "glare": 1.0}
+# Strength of the glare's disc and veil; 1 washes out about a third of the picture.
+GLARE_STRENGTH = (0.8, 1.15)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A patch of light on the street, in wanted pixels, with its half axes and its brightness as a factor."""
+
+    x: float
+    y: float
+    wide: float
+    tall: float
+    light: float
+
+
+def see_distance(camera: Camera, owners: np.ndarray, distances: np.ndarray, wall: float) -> np.ndarray:
+    """Return the distance in metres of every drawn pixel: by the thing seen there, else by ground and house fronts."""
+    height, width = owners.shape
+    down = np.maximum(np.arange(height) - camera.horizon, 1e-3)[:, None]
+    across = np.maximum(np.abs(np.arange(width) - camera.centre), 1e-3)[None]
+    street = camera.focal * np.minimum(np.minimum(camera.height / down, wall / across), FAR)
+    return np.where(owners > 0, distances[owners], np.minimum(street, FAR)).astype(np.float32)
+
+
+def see_visible(
+    colour: np.ndarray,
+    glow: np.ndarray,
+    clear: np.ndarray | None,
+    pools: list[Pool],
+    glares: list[tuple[float, float]],
+    weather: Weather,
+    unit: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the visible image, uint8 (H, W, 3) RGB.
+
+    `colour` and `glow` are float32 (H, W, 3) in 0..255, `clear` the share of light that fog lets through (H, W),
+    `glares` the pixels (x, y) of blinding lights, `unit` the pixels that are one at 320x240.
+    """
+    height, width = colour.shape[:2]
+    size = (width, height)
+    coarse = cv2.resize(rng.standard_normal((height // 6 + 2, width // 6 + 2), np.float32), size)
+    fine = rng.standard_normal((height, width), np.float32)
+    image = colour * (1.0 + 0.035 * coarse + 0.03 * fine)[..., None]
+    light = np.empty((height, width, 3), np.float32)
+    light[:] = weather.ambient
+    rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
+    for pool in pools:
+        fall = np.exp(-0.5 * ((rows - pool.y) / pool.tall) ** 2) * np.exp(-0.5 * ((columns - pool.x) / pool.wide) ** 2)
+        light += (pool.light * fall)[..., None] * np.array([1.0, 0.9, 0.7], np.float32)
+    image *= light
+    shine = glow * GLOW_GAIN[weather.condition]
+    if clear is not None:
+        image = image * clear[..., None] + np.array(weather.sky_low, np.float32) * (1.0 - clear[..., None])
+        shine = shine * np.sqrt(clear)[..., None]
+    image = np.maximum(image, shine) + 0.25 * shine
+    if weather.condition != "day":
+        image += _bloom(np.maximum(shine - 60.0, 0.0), unit, 1.6 if weather.condition == "fog" else 1.0)
+    for x, y in glares:
+        image = _dazzle(image, x, y, unit, weather, rng)
+    noise = VISIBLE_NOISE[weather.condition]
+    image += noise * rng.standard_normal((height, width, 3), np.float32)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def see_infrared(heat: np.ndarray, weather: Weather, unit: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the infrared image, uint8 (H, W), of the heat painted, float32 (H, W) in 0..255."""
+    height, width = heat.shape
+    coarse = cv2.resize(rng.standard_normal((height // 8 + 2, width // 8 + 2), np.float32), (width, height))
+    image = heat + 1.2 * coarse
+    if weather.contrast < 1.0:
+        haze = 0.7 * float(heat.mean()) + 0.3 * cv2.blur(heat, (max(3, int(24 * unit)) | 1,) * 2)
+        image = haze + (image - haze) * weather.contrast
+    image = cv2.GaussianBlur(image, (0, 0), max(0.4, 0.7 * unit))
+    across = np.linspace(-1, 1, width, dtype=np.float32)[None] ** 2
+    down = np.linspace(-1, 1, height, dtype=np.float32)[:, None] ** 2
+    gain = rng.uniform(*INFRARED_GAIN)
+    image = (image * gain + rng.uniform(-4, 10)) * (1.0 - 0.07 * (across + down))
+    image += INFRARED_PATTERN * rng.standard_normal((1, width), np.float32)
+    image += 0.5 * INFRARED_PATTERN * rng.standard_normal((height, 1), np.float32)
+    image += INFRARED_NOISE * rng.standard_normal((height, width), np.float32)
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+
+
+def _bloom(shine: np.ndarray, unit: float, strength: float) -> np.ndarray:
+    """Light scattered round what glows, in a narrow and a wide halo."""
+    height, width = shine.shape[:2]
+    small = cv2.resize(shine, (max(8, width // 4), max(8, height // 4)), interpolation=cv2.INTER_AREA)
+    near = cv2.GaussianBlur(small, (0, 0), max(0.6, 1.1 * unit))
+    far = cv2.GaussianBlur(small, (0, 0), max(1.5, 5.0 * unit))
+    return cv2.resize(strength * (0.55 * near + 0.75 * far), (width, height))
+
+
+def _dazzle(
+    image: np.ndarray, x: float, y: float, unit: float, weather: Weather, rng: np.random.Generator
+) -> np.ndarray:
+    """A blinding light: a burnt-out disc, a veil over the picture and faint rays."""
+    height, width = image.shape[:2]
+    rows, columns = np.arange(height, dtype=np.float32)[:, None] - y, np.arange(width, dtype=np.float32)[None] - x
+    far = np.hypot(rows, columns) / unit
+    strength = rng.uniform(*GLARE_STRENGTH)
+    sun = weather.glare == "sun"
+    disc, veil = (22.0, 95.0) if sun else (9.0, 48.0)
+    rays = 1.0 + 0.35 * np.cos(6 * np.arctan2(rows, columns) + rng.uniform(0, math.pi)) ** 8
+    spill = strength * (420.0 / (1.0 + (far / disc) ** 2.6) + 110.0 * rays * np.exp(-far / veil))
+    streak = strength * 90.0 * np.exp(-np.abs(rows) / (1.6 * unit)) * np.exp(-np.abs(columns) / (70.0 * unit))
+    colour = np.array([1.0, 0.9, 0.72] if sun else [1.0, 0.98, 0.92], np.float32)
+    # The veil also lifts the black level: an exposure meter would darken the rest, which the ambient light stands for.
+    return image + (spill + streak)[..., None] * colour

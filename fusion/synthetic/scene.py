@@ -1,0 +1,366 @@
+"""One scene: which things it holds, where they stand, both images of it, and the boxes of what is seen."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from fusion.synthetic import shapes
+from fusion.synthetic.bands import Pool, see_distance, see_infrared, see_visible
+from fusion.synthetic.painting import FOCAL, SUPERSAMPLING, Camera, Painter, Pose
+from fusion.synthetic.street import HALF_ROAD, Street, choose_street, paint_street
+from fusion.synthetic.weather import CONDITIONS, Weather, choose_weather
+
+CLASSES = ("People", "Car", "Bus", "Lamp", "Motorcycle", "Truck")
+RARE = ("Bus", "Lamp", "Motorcycle", "Truck")
+
+# Two rare classes are sure in each scene, each in half of all scenes; People and Car come as often as drawn here.
+PEOPLE_COUNT, CAR_COUNT = (1, 3), (1, 2)
+# Metres from the camera to the nearest point of a thing: farther makes boxes smaller and detection harder.
+DISTANCE = {
+    "People": (5.0, 13.0),
+    "Car": (5.0, 14.0),
+    "Bus": (6.5, 15.0),
+    "Lamp": (7.0, 13.0),
+    "Motorcycle": (4.5, 10.0),
+    "Truck": (6.0, 14.0),
+}
+# Share of cars and lorries whose engine is off and cold, so that infrared hardly shows them; at night hardly anything
+# else would show them either, so fewer.
+PARKED_SHARE = {"day": 0.55, "night": 0.2, "fog": 0.3, "glare": 0.4}
+# Smallest side of a box in pixels, and the smallest that a thing is placed with where nothing hides it.
+SMALLEST_BOX, SMALLEST_PLACED = 6, 8
+# Largest share of a thing that a nearer one may hide when it is placed, and beyond which it is taken away.
+MAY_HIDE, MUST_SHOW = 0.45, 0.25
+# Smallest share of a thing that must be inside the picture.
+INSIDE = 0.6
+ATTEMPTS = 40
+
+
+@dataclass(frozen=True)
+class Box:
+    """What is seen of an object: pixel edges, `right` and `bottom` exclusive."""
+
+    label: str
+    left: int
+    top: int
+    right: int
+    bottom: int
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Both images of a scene, uint8 (H, W, 3) RGB and (H, W), and its boxes."""
+
+    condition: str
+    visible: np.ndarray
+    infrared: np.ndarray
+    boxes: tuple[Box, ...]
+
+
+@dataclass(frozen=True)
+class _Thing:
+    shape: shapes.Shape
+    pose: Pose
+    size: tuple[float, float, float]  # width, height, length in metres
+    label: str | None = None  # None: clutter
+    running: bool = False
+    belongs: int = 0  # things of one number may cover one another and go together
+    shadow: bool = True
+
+    @property
+    def distance(self) -> float:
+        return math.hypot(self.pose.x, self.pose.z)
+
+
+def make_scene(seed: int, index: int, width: int, height: int) -> Scene:
+    """Return scene `index` of the data set of this seed; it depends on nothing else.
+
+    Four scenes in a row have the four conditions in some order, and each rare class twice.
+    """
+    block = np.random.default_rng([seed, 1, index // len(CONDITIONS)])
+    at = index % len(CONDITIONS)
+    condition = CONDITIONS[block.permutation(len(CONDITIONS))[at]]
+    turn = block.permutation(len(RARE))
+    sure = [RARE[turn[at]], RARE[turn[(at + 1) % len(RARE)]]]
+    rng = np.random.default_rng([seed, 0, index])
+    weather, street = choose_weather(condition, rng), choose_street(rng)
+    unit = min(width / 320.0, height / 240.0)
+    camera = Camera(
+        focal=SUPERSAMPLING * FOCAL * unit,
+        centre=SUPERSAMPLING * width * rng.uniform(0.4, 0.6),
+        horizon=SUPERSAMPLING * height * rng.uniform(0.4, 0.46),
+        height=rng.uniform(1.85, 2.3),
+    )
+    frame = (SUPERSAMPLING * width, SUPERSAMPLING * height)
+    things = _choose_things(sure, camera, frame, street, weather, rng)
+    backdrop = Painter(camera, *frame, weather.sun)
+    paint_street(backdrop, street, weather, rng)
+    seeds = rng.integers(0, 2**32, 2)
+    while True:
+        painter = _paint_things(backdrop, things, weather)
+        boxes = _find_boxes(painter, things)
+        lost = {thing.belongs for thing, box in zip(things, boxes, strict=True) if thing.label and box is None}
+        if not lost:
+            break
+        things = [thing for thing in things if thing.belongs not in lost]
+    visible, infrared = _expose(painter, things, (width, height), street.wall, weather, unit, seeds)
+    return Scene(condition, visible, infrared, tuple(box for box in boxes if box is not None))
+
+
+def _choose_things(
+    sure: Sequence[str],
+    camera: Camera,
+    frame: tuple[int, int],
+    street: Street,
+    weather: Weather,
+    rng: np.random.Generator,
+) -> list[_Thing]:
+    """Place the wanted objects, then clutter, where each is inside the picture and leaves enough of the others."""
+    wanted = list(sure)
+    if weather.glare == "headlights":
+        wanted.insert(0, "Oncoming")
+    wanted += ["Car"] * int(rng.integers(CAR_COUNT[0], CAR_COUNT[1] + 1))
+    wanted += ["People"] * int(rng.integers(PEOPLE_COUNT[0], PEOPLE_COUNT[1] + 1))
+    wanted += ["Tree"] * int(rng.integers(0, 4)) + ["Clutter"] * int(rng.integers(1, 4))
+    things: list[_Thing] = []
+    for number, what in enumerate(wanted, start=1):
+        for _ in range(ATTEMPTS):
+            found = [replace(thing, belongs=number) for thing in _try_thing(what, camera, frame, street, weather, rng)]
+            if all(_fits(thing, things, camera, frame) for thing in found):
+                things += found
+                break
+    return things
+
+
+def _try_thing(
+    what: str, camera: Camera, frame: tuple[int, int], street: Street, weather: Weather, rng: np.random.Generator
+) -> list[_Thing]:
+    """Draw a thing and a place for it: one thing, or those that go together (a lamp and its post)."""
+    if what in ("Car", "Bus", "Truck", "Oncoming"):
+        return [_try_vehicle(what, weather, rng)]
+    if what == "Motorcycle":
+        return _try_motorcycle(weather, rng)
+    near = rng.uniform(*DISTANCE.get(what, (7.0, 22.0)))
+    reach = 0.5 * frame[0] * near / camera.focal  # metres to the side that the picture shows at this distance
+    if what == "People":
+        x = float(np.clip(rng.uniform(-reach, reach), 0.8 - street.wall, street.wall - 0.8))
+        pose = Pose(x, near, rng.uniform(0, 2 * math.pi))
+        shape, tall = shapes.person(weather, rng), rng.uniform(0.93, 1.06)
+        return [_Thing(_grow(shape, tall), pose, (0.6, 1.75 * tall, 0.5), "People")]
+    side = float(rng.choice([-1.0, 1.0]))
+    kerb = side * rng.uniform(HALF_ROAD + 0.5, HALF_ROAD + 2.2)
+    if what == "Lamp":
+        return _try_lamp(side, near, reach, weather, rng)
+    if what == "Tree":
+        tall = rng.uniform(4.5, 7.5)
+        shape, size = shapes.tree(weather, rng, tall), (0.5 * tall, tall, 0.5 * tall)
+        return [_Thing(shape, Pose(kerb + 0.8 * side, near + 2.0), size)]
+    kind = rng.integers(3)
+    make, size = ((shapes.bin_, (0.7, 1.2, 0.7)), (shapes.bush, (1.2, 0.9, 1.2)), (shapes.road_sign, (0.8, 2.8, 0.2)))[
+        kind
+    ]
+    return [_Thing(make(weather, rng), Pose(kerb, near, math.pi), size)]
+
+
+def _try_vehicle(what: str, weather: Weather, rng: np.random.Generator) -> _Thing:
+    label = "Car" if what == "Oncoming" else what
+    parked = what in ("Car", "Truck") and rng.random() < PARKED_SHARE[weather.condition]
+    if what == "Oncoming":
+        x, yaw = rng.uniform(-2.0, -1.2), math.pi + rng.uniform(-0.08, 0.08)
+    elif parked:
+        side = float(rng.choice([-1.0, 1.0]))
+        x, yaw = side * rng.uniform(4.2, 4.5), (0.0 if side > 0 else math.pi) + rng.uniform(-0.06, 0.06)
+    else:
+        x, yaw = (
+            (rng.uniform(-2.1, -1.4), math.pi + rng.uniform(-0.2, 0.2)),
+            (rng.uniform(1.4, 2.1), rng.uniform(-0.2, 0.2)),
+            (rng.uniform(-4.0, 4.0), float(rng.choice([-0.5, 0.5])) * math.pi + rng.uniform(-0.4, 0.4)),
+        )[int(rng.choice(3, p=(0.35, 0.3, 0.35)))]
+    shape, size = getattr(shapes, label.lower())(weather, rng, not parked)
+    ahead = 0.5 * (size[2] * abs(math.cos(yaw)) + size[0] * abs(math.sin(yaw)))
+    return _Thing(shape, Pose(x, rng.uniform(*DISTANCE[label]) + ahead, yaw), size, label, running=not parked)
+
+
+def _try_motorcycle(weather: Weather, rng: np.random.Generator) -> list[_Thing]:
+    """A motorcycle: parked at the kerb without a rider, or ridden; a rider is a person of their own, as in M3FD."""
+    ridden = rng.random() < 0.65
+    near = rng.uniform(*DISTANCE["Motorcycle"])
+    if ridden:
+        x = rng.uniform(-3.5, 3.5)
+        yaw = (math.pi if x < 0 else 0.0) + rng.uniform(-1.4, 1.4)
+    else:
+        x = float(rng.choice([-1.0, 1.0])) * rng.uniform(4.2, 6.6)
+        yaw = float(rng.choice([-0.5, 0.5])) * math.pi + rng.uniform(-0.7, 0.7)
+    shape, size = shapes.motorcycle(weather, rng, ridden)
+    pose = Pose(x, near + 0.6, yaw)
+    things = [_Thing(shape, pose, size, "Motorcycle", running=ridden)]
+    if ridden:
+        rider = _Thing(shapes.person(weather, rng, riding=True), pose, (0.7, 1.75, 0.8), "People", shadow=False)
+        things.append(rider)
+    return things
+
+
+def _try_lamp(side: float, near: float, reach: float, weather: Weather, rng: np.random.Generator) -> list[_Thing]:
+    """A traffic light or a street lamp: as in M3FD, only its head is the object; post and arm are clutter."""
+    heat, x = weather.heat["metal"], side * rng.uniform(HALF_ROAD + 0.4, HALF_ROAD + 1.6)
+    if abs(x) > reach - 1.0:
+        x = side * max(reach - 1.0, 1.0)  # the near street is wider than the picture: the post stands on an island
+    metal, arm, look = (92.0, 96.0, 98.0), 0.0, math.pi
+    if rng.random() < 0.55:
+        (shape, size), high = shapes.traffic_light(weather, rng), rng.uniform(3.3, 4.3)
+        look += rng.uniform(-0.25, 0.25)
+        if rng.random() < 0.5 and abs(x) > 4.0:
+            high, arm = rng.uniform(4.4, 5.2), -side * rng.uniform(1.5, 4.0)
+        tall = high + (0.0 if arm else -0.8)
+    else:
+        (shape, size), high = shapes.lantern(weather, rng), rng.uniform(3.6, 4.8)
+        tall, metal = high - 0.55, (44.0, 50.0, 48.0)
+    post = shapes.post(tall, 0.07, metal, heat, arm)
+    head = _Thing(
+        shape, Pose(x + arm, near - 0.1, look, high - (0.9 if arm else 0.0) * 0.0), size, "Lamp", shadow=False
+    )
+    return [_Thing(post, Pose(x, near), (0.2, tall, 0.2), shadow=False), head]
+
+
+def _fits(thing: _Thing, others: Sequence[_Thing], camera: Camera, frame: tuple[int, int]) -> bool:
+    """Tell whether a thing is well inside the picture, stands in nobody's place and leaves enough to be seen."""
+    box = _outline(thing, camera)
+    if thing.label:
+        shown = (max(box[0], 0), max(box[1], 0), min(box[2], frame[0]), min(box[3], frame[1]))
+        sides = shown[2] - shown[0], shown[3] - shown[1]
+        if min(sides) < SUPERSAMPLING * SMALLEST_PLACED or _area(shown) < INSIDE * _area(box):
+            return False
+    for other in others:
+        apart = 0.5 * (np.array(_footprint(thing)) + np.array(_footprint(other)))
+        if abs(thing.pose.x - other.pose.x) < apart[0] and abs(thing.pose.z - other.pose.z) < apart[1]:
+            return False
+        theirs = _outline(other, camera)
+        both = (max(box[0], theirs[0]), max(box[1], theirs[1]), min(box[2], theirs[2]), min(box[3], theirs[3]))
+        behind, seen = (thing, box) if thing.distance > other.distance else (other, theirs)
+        if behind.label and both[2] > both[0] and both[3] > both[1] and _area(both) > MAY_HIDE * _area(seen):
+            return False
+    return True
+
+
+def _footprint(thing: _Thing) -> tuple[float, float]:
+    wide, _, long = thing.size
+    cosine, sine = abs(math.cos(thing.pose.yaw)), abs(math.sin(thing.pose.yaw))
+    return wide * cosine + long * sine, wide * sine + long * cosine
+
+
+def _corners(thing: _Thing) -> np.ndarray:
+    """The corners of a thing's bounding block, its base first, in world coordinates."""
+    wide, tall, long = thing.size
+    base = -0.5 * tall if thing.label == "Lamp" else 0.0
+    flat = [(sx * wide / 2, sz * long / 2) for sx, sz in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
+    return thing.pose.place(np.array([(x, base + y, z) for y in (0.0, tall) for x, z in flat]))
+
+
+def _outline(thing: _Thing, camera: Camera) -> tuple[float, float, float, float]:
+    pixels = camera.project(_corners(thing))
+    return (*pixels.min(axis=0), *pixels.max(axis=0))
+
+
+def _area(box: Sequence[float]) -> float:
+    return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
+
+
+def _grow(shape: shapes.Shape, factor: float) -> shapes.Shape:
+    return [[replace(part, points=part.points * factor) for part in group] for group in shape]
+
+
+def _paint_things(backdrop: Painter, things: Sequence[_Thing], weather: Weather) -> Painter:
+    """Paint shadows, then the things from far to near, over a copy of the street; thing i is owner i + 1."""
+    painter = Painter(backdrop.camera, backdrop.width, backdrop.height, weather.sun)
+    painter.surface[:], painter.light[:] = backdrop.surface, backdrop.light
+    for thing in things:
+        if not thing.shadow:
+            continue
+        base = _corners(thing)[:4]
+        points = [base]
+        if weather.condition == "day" or weather.glare == "sun":
+            points.append(base - np.array([weather.sun[0], 0.0, weather.sun[2]]) * 0.4 * thing.size[1])
+        ground = cv2.convexHull(painter.camera.project(np.concatenate(points)).astype(np.float32))[:, 0]
+        warm = 14.0 if thing.running else -3.0
+        painter.fill([ground], (56.0, 56.0, 62.0), weather.heat["road"] + warm)
+    for thing, owner in sorted(zip(things, range(1, 256), strict=False), key=lambda pair: -pair[0].distance):
+        painter.draw(thing.shape, thing.pose, owner)
+    return painter
+
+
+def _find_boxes(painter: Painter, things: Sequence[_Thing]) -> list[Box | None]:
+    """Return the box round what is seen of each thing; None for clutter and for what is hidden or too small."""
+    owners = painter.light[..., 3]
+    boxes: list[Box | None] = []
+    for owner, thing in enumerate(things, start=1):
+        boxes.append(None)
+        if thing.label is None:
+            continue
+        seen = owners == owner
+        rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
+        if not len(rows):
+            continue
+        alone = Painter(painter.camera, painter.width, painter.height, (0.0, 1.0, 0.0))
+        alone.draw(thing.shape, thing.pose, 1)
+        edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
+        # A pixel belongs to the box where at least half of it does.
+        left, top, right, bottom = (int(edge / SUPERSAMPLING + 0.5) for edge in edges)
+        if min(right - left, bottom - top) < SMALLEST_BOX or seen.sum() < MUST_SHOW * alone.light[..., 3].sum():
+            continue
+        boxes[-1] = Box(thing.label, left, top, right, bottom)
+    return boxes
+
+
+def _expose(
+    painter: Painter,
+    things: Sequence[_Thing],
+    size: tuple[int, int],
+    wall: float,
+    weather: Weather,
+    unit: float,
+    seeds: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Average the painting down and return what the visible and the infrared camera record."""
+    shrink: Callable[[np.ndarray], np.ndarray] = lambda canvas: cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)  # noqa: E731
+    surface, light = shrink(painter.surface).astype(np.float32), shrink(painter.light).astype(np.float32)
+    clear = None
+    if weather.extinction:
+        distances = np.array([0.0] + [thing.distance for thing in things], np.float32)
+        metres = see_distance(painter.camera, painter.light[..., 3], distances, wall)
+        clear = shrink(np.exp(-weather.extinction * metres))
+    pools, glares = _find_lights(painter, things, weather)
+    rng_visible, rng_infrared = map(np.random.default_rng, seeds)
+    visible = see_visible(surface[..., :3], light[..., :3], clear, pools, glares, weather, unit, rng_visible)
+    return visible, see_infrared(surface[..., 3], weather, unit, rng_infrared)
+
+
+def _find_lights(
+    painter: Painter, things: Sequence[_Thing], weather: Weather
+) -> tuple[list[Pool], list[tuple[float, float]]]:
+    """Return the light on the street below lamps and before headlights, and the lights that blind the camera."""
+    camera, pools, glares = painter.camera, [], []
+    if weather.glare == "sun":
+        glares.append((camera.centre / SUPERSAMPLING, 0.72 * camera.horizon / SUPERSAMPLING))
+    if not weather.dark:
+        return pools, glares
+    for thing in things:
+        scale = camera.focal / thing.pose.z / SUPERSAMPLING
+        if thing.label == "Lamp" and thing.size[2] > 0.5:  # street lamps light the street, traffic lights do not
+            x, y = camera.project(np.array([thing.pose.x, 0.4, thing.pose.z])) / SUPERSAMPLING
+            pools.append(Pool(float(x), float(y), 2.2 * scale, 1.1 * scale, 0.26))
+        if thing.label in ("Car", "Bus", "Truck") and thing.running:
+            ahead = thing.pose.place(np.array([[0.0, 0.0, 0.5 * thing.size[2] + 2.2]]))[0]
+            if ahead[2] > 2.5:
+                x, y = camera.project(ahead) / SUPERSAMPLING
+                near = camera.focal / ahead[2] / SUPERSAMPLING
+                pools.append(Pool(float(x), float(y), 1.2 * near, 0.4 * near, 0.3))
+            if weather.glare and math.cos(thing.pose.yaw) < -0.9:
+                lamps = np.array([(0.72 * side, 0.67, 0.5 * thing.size[2]) for side in (-1, 1)]) * (thing.size[0] / 1.8)
+                for x, y in camera.project(thing.pose.place(lamps)):
+                    inside = 0 <= x < painter.width and 0 <= y < painter.height
+                    if inside and painter.light[int(y), int(x), 0] > 150:
+                        glares.append((float(x) / SUPERSAMPLING, float(y) / SUPERSAMPLING))
+    return pools, glares
