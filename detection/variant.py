@@ -40,9 +40,10 @@ class Data:
     sha256: dict[str, str]
 
     def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of the labels, and of the names and bytes of the images."""
-        lines = (f"{name} {self.sha256[name]}" for name in sorted(self.images))
-        return {"labels": sha256_json(self.truth), "images": sha256_lines(lines)}
+        """Return the SHA-256 of the names (as of a split's list), of the labels, and of the images' bytes by name."""
+        names = sorted(self.images)
+        lines = (f"{name} {self.sha256[name]}" for name in names)
+        return {"names": sha256_lines(names), "labels": sha256_json(self.truth), "images": sha256_lines(lines)}
 
 
 def read_data(path: Path, part: Part) -> Data:

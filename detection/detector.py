@@ -1,0 +1,262 @@
+"""The detector: YOLOv5 as the package ultralytics builds it, and the one place that imports that package.
+
+The architecture, its loss, its augmentations and its moving average are the package's. The training loop, scoring and
+files are ours (detection.train, detection.test), because the package's trainer halves the batch when memory runs out,
+rounds what it resumes from to half precision, and scores by an integral of its own that changed between versions.
+
+The result is called YOLOv5u, never YOLOv5: the package puts its anchor-free head on YOLOv5's backbone and neck, so the
+numbers do not compare row by row with papers that used the original repository.
+
+The package is kept offline and private: nothing is installed, downloaded or reported, and its settings live in a
+temporary folder that goes with the process.
+"""
+
+import atexit
+import os
+import random
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+import yaml
+
+_settings_folder = tempfile.mkdtemp(prefix="detector-settings-")
+atexit.register(shutil.rmtree, _settings_folder, ignore_errors=True)
+os.environ.update(
+    YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="false", YOLO_CONFIG_DIR=_settings_folder
+)  # fmt: skip
+
+import ultralytics  # noqa: E402
+from ultralytics.data.augment import Compose  # noqa: E402
+from ultralytics.data.dataset import YOLODataset  # noqa: E402
+from ultralytics.nn.tasks import DetectionModel  # noqa: E402
+from ultralytics.utils import SETTINGS, IterableSimpleNamespace  # noqa: E402
+
+from detection.variant import Data  # noqa: E402
+from fusion.artefacts import replacing  # noqa: E402
+from fusion.pairs import read_image  # noqa: E402
+from fusion.stage import InputError  # noqa: E402
+
+SETTINGS.update(dict.fromkeys((key for key, value in SETTINGS.items() if value is True), False))
+
+MODELS = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
+STRIDE = 32  # pixels; image sides are multiples of it
+WEIGHTS_FORMAT = 1
+
+
+def describe(model: str) -> str:
+    """Return the detector's name as tables print it."""
+    return f"YOLOv5u ({model}, anchor-free head, ultralytics {ultralytics.__version__})"
+
+
+def build_model(model: str, classes: Sequence[str]) -> DetectionModel:
+    """Return the architecture `model` (yolov5n, -s, -m, -l or -x) with torch's current random weights.
+
+    Raises:
+        InputError: the name is unknown.
+    """
+    if model not in MODELS:
+        raise InputError(f"--model {model!r} is unknown; wanted one of {', '.join(MODELS)}")
+    # By path and as a dictionary: by name the package would look in the working folder first.
+    path = Path(ultralytics.__file__).parent / "cfg" / "models" / "v5" / "yolov5.yaml"
+    architecture = yaml.safe_load(path.read_text(encoding="utf-8"))
+    built = DetectionModel({**architecture, "scale": model[-1], "yaml_file": path.name}, nc=len(classes), verbose=False)
+    built.names = dict(enumerate(classes))
+    return built
+
+
+def save_weights(path: Path, model: DetectionModel, facts: Mapping[str, Any]) -> None:
+    """Write weights as plain float32 tensors with `facts` (model, classes, ...): no code, so no one need trust them."""
+    state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
+    with replacing(path) as part:
+        torch.save({"format": WEIGHTS_FORMAT, "facts": dict(facts), "weights": state}, part)
+
+
+def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
+    """Return the model that `save_weights` wrote, ready to predict, and its facts.
+
+    Raises:
+        InputError: the file is missing, or not one of ours.
+    """
+    stored = _read_tensors(path)
+    if not isinstance(stored, dict) or stored.get("format") != WEIGHTS_FORMAT:
+        raise InputError(f"{path} is not a detector's weights as detection.train writes them")
+    facts = stored["facts"]
+    model = build_model(facts["model"], facts["classes"])
+    model.load_state_dict(stored["weights"])
+    return model.eval(), facts
+
+
+def start_from(model: DetectionModel, path: Path, trust: bool) -> int:
+    """Copy into `model` the tensors of the weights file `path` that fit by name and shape; return how many.
+
+    A file of ours, or any file of plain tensors, is read as data. Those of ultralytics are pickles, which can run code
+    as they load, and are read only on `trust`.
+
+    Raises:
+        InputError: the file is missing, or needs trust, or nothing in it fits.
+    """
+    try:
+        stored = _read_tensors(path)
+    except InputError:
+        if not trust or not path.is_file():
+            raise
+        stored = torch.load(path, map_location="cpu", weights_only=False)
+    if isinstance(stored, dict) and "weights" in stored:
+        source = stored["weights"]
+    elif isinstance(stored, dict) and (stored.get("ema") or stored.get("model")) is not None:
+        source = (stored.get("ema") or stored["model"]).float().state_dict()
+    else:
+        source = stored.state_dict() if isinstance(stored, torch.nn.Module) else stored
+    own = model.state_dict()
+    fitting = {
+        name: tensor.float()
+        for name, tensor in (source.items() if isinstance(source, Mapping) else ())
+        if name in own and isinstance(tensor, torch.Tensor) and tensor.shape == own[name].shape
+    }
+    if not fitting:
+        raise InputError(f"{path} holds no tensor that fits the model; wanted weights of the same architecture")
+    model.load_state_dict(fitting, strict=False)
+    return len(fitting)
+
+
+def _read_tensors(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist; wanted a detector's weights (nothing is downloaded)") from None
+    except Exception as error:  # torch names neither the file nor one kind of error
+        raise InputError(
+            f"{path} is not a file of plain tensors ({type(error).__name__}). If it is a pickle of ultralytics', which "
+            "can run any code as it loads, and you trust its origin: --trust-weights"
+        ) from None
+
+
+def loss_of(model: DetectionModel, batch: Mapping[str, Any], recipe: Any, device: str) -> tuple[Any, torch.Tensor]:
+    """Return the loss of a batch, summed over its images, and its parts box, cls, dfl, means over the images.
+
+    The network runs in `recipe.precision`; the loss is always float32.
+    """
+    model.args = recipe  # the package's loss takes its weights from here
+    pixels = batch["img"].to(device, non_blocking=True).float() / 255
+    targets = {key: batch[key].to(device, non_blocking=True) for key in ("batch_idx", "cls", "bboxes")}
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+        found = model(pixels)
+    found = {key: [x.float() for x in value] if key == "feats" else value.float() for key, value in found.items()}
+    parts, items = model.loss(targets, found)
+    return parts.sum(), torch.stack([items[name] for name in ("box_loss", "cls_loss", "dfl_loss")])
+
+
+class TrainingImages(YOLODataset):
+    """The training images of one variant, augmented by the package's own transforms.
+
+    An item is asked for by (epoch, index), and what is random about it hangs on the seed, the epoch and the index
+    alone: neither on the order of reading, nor on how many processes read, nor on what a killed run had read before.
+    So every variant sees the same crops of the same scenes, and only the pixels differ.
+
+    Labels come from the ground truth and images from the variant's folders; nothing is written beside them.
+    """
+
+    def __init__(self, data: Data, augmentation: Mapping[str, float], size: int, seed: int, mosaic_epochs: int) -> None:
+        """`augmentation` are the package's names and values; from epoch `mosaic_epochs` on, images are not mixed."""
+        self.source, self.seed, self.mosaic_epochs = data, seed, mosaic_epochs
+        self.kept: dict[int, np.ndarray] = {}
+        fixed = {"copy_paste": 0.0, "copy_paste_mode": "flip", "cutmix": 0.0, "bgr": 0.0, "augmentations": []}
+        unused = {"mask_ratio": 1, "overlap_mask": True}
+        values = IterableSimpleNamespace(**augmentation, **fixed, **unused)
+        super().__init__(
+            img_path=[], imgsz=size, cache=None, augment=True, hyp=values, rect=False, batch_size=1, stride=STRIDE,
+            pad=0.0, data={"names": dict(enumerate(data.classes)), "channels": 3}, task="detect",
+        )  # fmt: skip
+        values.mosaic = values.mixup = 0.0
+        self.transforms_unmixed = self.build_transforms(values)
+
+    def get_img_files(self, img_path: list[str]) -> list[str]:
+        """Return the files that the variant names, instead of looking in folders."""
+        return [str(self.source.images[image["file_name"]]) for image in self.source.truth["images"]]
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        """Return the boxes of the ground truth in the package's form, instead of reading text files."""
+        boxes: dict[int, list[tuple[float, ...]]] = {image["id"]: [] for image in self.source.truth["images"]}
+        for annotation in self.source.truth["annotations"]:
+            boxes[annotation["image_id"]].append((annotation["category_id"] - 1, *annotation["bbox"]))
+        labels = []
+        for image, file in zip(self.source.truth["images"], self.im_files, strict=True):
+            rows = np.array(boxes[image["id"]], dtype=np.float32).reshape(-1, 5)
+            x, y, w, h = (rows[:, 1:] / np.tile(np.float32([image["width"], image["height"]]), 2)).T
+            labels.append(
+                {
+                    "im_file": file,
+                    "shape": (image["height"], image["width"]),
+                    "cls": rows[:, :1],
+                    "bboxes": np.stack([x + w / 2, y + h / 2, w, h], axis=1),
+                    "segments": [],
+                    "keypoints": None,
+                    "normalized": True,
+                    "bbox_format": "xywh",
+                }
+            )
+        return labels
+
+    def build_transforms(self, hyp: SimpleNamespace) -> Compose:
+        """Return the package's transforms, mosaics drawn from all images rather than from those last read."""
+        self.cache = "ram"  # what the package asks to decide it
+        return super().build_transforms(hyp)
+
+    def load_image(
+        self, i: int, rect_mode: bool = True, resize_short: bool = False
+    ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        """Return image `i` as BGR with its long side resized to the training size, its size before and after."""
+        shape = self.labels[i]["shape"]
+        if i in self.kept:
+            return self.kept[i], shape, self.kept[i].shape[:2]
+        image = read_bgr(Path(self.im_files[i]), *shape)
+        image = resize_long_side(image, self.imgsz)
+        return image, shape, image.shape[:2]
+
+    def keep(self, i: int) -> int:
+        """Read image `i` once and for all; return its bytes."""
+        image = self.load_image(i)[0]
+        image.setflags(write=False)
+        self.kept[i] = image
+        return image.nbytes
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """Return image `index` as training sees it in `epoch`."""
+        epoch, index = key
+        state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
+        random.seed(int(state[0]))
+        np.random.seed(int(state[1]))  # the transforms draw from the global generators
+        transforms = self.transforms if epoch < self.mosaic_epochs else self.transforms_unmixed
+        return transforms(self.get_image_and_label(index))
+
+
+def read_bgr(path: Path, height: int, width: int) -> np.ndarray:
+    """Read an image as the detector takes it: uint8 BGR (H, W, 3); one channel becomes three equal ones.
+
+    Raises:
+        InputError: the file is unreadable, or of another size than its ground truth says.
+    """
+    image = read_image(path)
+    if image.shape[:2] != (height, width):
+        found = f"{image.shape[1]}x{image.shape[0]}"
+        raise InputError(f"{path} is {found}, expected {width}x{height} as its labels say")
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def resize_long_side(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize to a long side of `size` pixels, bilinearly and rounded up as in training by the package."""
+    height, width = image.shape[:2]
+    ratio = size / max(height, width)
+    if ratio == 1:
+        return image
+    sides = (min(int(np.ceil(side * ratio)), size) for side in (width, height))
+    return cv2.resize(image, tuple(sides), interpolation=cv2.INTER_LINEAR)

@@ -1,0 +1,198 @@
+"""Test a detector on one variant's test images.
+
+Writes `predictions.json` (COCO results, boxes in pixels of the original images) and `ap.json` (average precision per
+class and average, by the COCO protocol).
+"""
+
+import argparse
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+
+from detection.average_precision import MOST_DETECTIONS, PROTOCOL, score
+from detection.detector import STRIDE, describe, load_weights, read_bgr, resize_long_side
+from detection.variant import Data, read_data
+from fusion.artefacts import sha256_file, sha256_json, versions, write_json
+from fusion.devices import DEVICES, claimed_device
+from fusion.stage import InputError, Progress, run
+
+GREY = 114  # around an image, as in training
+MOST_CANDIDATES = 30000  # boxes of an image that go into suppression
+
+
+def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Resize uint8 (H, W, 3) to a long side of `size`, centred on grey whose sides are multiples of the stride.
+
+    Returns:
+        The image and how far (x, y) its left upper corner lies from the grey's.
+    """
+    image = resize_long_side(image, size)
+    height, width = image.shape[:2]
+    full = [-(-side // STRIDE) * STRIDE for side in (height, width)]
+    top, left = (full[0] - height) // 2, (full[1] - width) // 2
+    boxed = np.full((*full, 3), GREY, np.uint8)
+    boxed[top : top + height, left : left + width] = image
+    return boxed, (left, top)
+
+
+def suppress(
+    found: torch.Tensor, confidence: float, overlap: float, most: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what is left of one image's raw detections after non-maximum suppression within each class.
+
+    Every class whose score is above `confidence` makes a candidate of a box. Of two of a class that overlap by more
+    than `overlap`, the one with the lower score goes; the `most` best are left. (The package's own function gives up
+    after a time limit, so that a busy machine would lose detections.)
+
+    Args:
+        found: (4 + K, N): centre x, centre y, width, height, and a score for each of K classes.
+        confidence: least score.
+        overlap: greatest intersection over union.
+        most: detections to keep.
+
+    Returns:
+        Boxes (M, 4) as xmin, ymin, xmax, ymax, scores (M,) in falling order, class indices (M,).
+    """
+    centre, half, scores = found[:2].T, found[2:4].T / 2, found[4:].T
+    boxes = torch.cat([centre - half, centre + half], dim=1)
+    index, label = torch.where(scores > confidence)
+    kept = scores[index, label]
+    if len(kept) > MOST_CANDIDATES:
+        best = kept.argsort(descending=True, stable=True)[:MOST_CANDIDATES]
+        index, label, kept = index[best], label[best], kept[best]
+    left = torchvision.ops.batched_nms(boxes[index], kept, label, overlap)[:most]
+    return boxes[index[left]], kept[left], label[left]
+
+
+@torch.inference_mode()
+def predict(
+    model: Any, data: Data, device: str, size: int, batch: int, confidence: float, overlap: float, most: int
+) -> list[dict[str, Any]]:
+    """Return the detections in all images of `data` as COCO results, boxes clipped to the original image."""
+    model = model.to(device).eval()
+    progress = Progress("testing", len(data.images), "images")
+    results = []
+    for images in _batches(data.truth["images"], batch):
+        boxed = [letterbox(read_bgr(data.images[i["file_name"]], i["height"], i["width"]), size) for i in images]
+        pixels = np.stack([image[..., ::-1].transpose(2, 0, 1) for image, _ in boxed])
+        found, _ = model(torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float() / 255)
+        for image, (_, offset), raw in zip(images, boxed, found, strict=True):
+            boxes, scores, labels = (x.cpu().numpy() for x in suppress(raw, confidence, overlap, most))
+            sides = np.array([image["width"], image["height"]] * 2, dtype=float)
+            resized = _resized(image["width"], image["height"], size)
+            edges = (boxes.astype(float) - np.tile(offset, 2)) * sides / np.tile(resized, 2)
+            edges = np.clip(edges, 0, sides)
+            for (xmin, ymin, xmax, ymax), value, label in zip(edges, scores, labels, strict=True):
+                if xmax > xmin and ymax > ymin:
+                    results.append(
+                        {
+                            "image_id": image["id"],
+                            "category_id": int(label) + 1,
+                            "bbox": [round(float(v), 4) for v in (xmin, ymin, xmax - xmin, ymax - ymin)],
+                            "score": float(value),
+                        }
+                    )
+        progress.step(len(images))
+    return results
+
+
+def _resized(width: int, height: int, size: int) -> tuple[int, int]:
+    image = resize_long_side(np.empty((height, width), np.uint8), size)
+    return image.shape[1], image.shape[0]
+
+
+def _batches(images: Sequence[dict[str, Any]], batch: int) -> Iterator[list[dict[str, Any]]]:
+    """Yield batches of images of one size."""
+    by_size = sorted(images, key=lambda image: (image["width"], image["height"]))
+    for _, group in groupby(by_size, key=lambda image: (image["width"], image["height"])):
+        same = list(group)
+        for start in range(0, len(same), batch):
+            yield same[start : start + batch]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Predict, score, write."""
+    args = _parse(argv)
+    data = read_data(args.data, "test")
+    model, facts = load_weights(args.weights)
+    if tuple(facts["classes"]) != data.classes:
+        raise InputError(f"{args.weights} knows the classes {facts['classes']}; {args.data} wants {list(data.classes)}")
+    if facts["variant"] != data.variant:
+        logging.warning(
+            "warning: %s was trained on %s and is tested on %s", args.weights, facts["variant"], data.variant
+        )
+    size = args.image_size or facts["image_size"]
+    with claimed_device(args.device, args.threads) as device:
+        predictions = predict(
+            model, data, device, size, args.batch, args.conf, args.iou, args.max_detections
+        )  # fmt: skip
+    scores = score(data.truth, predictions).table()
+    if scores["classes_without_boxes"]:
+        logging.warning("warning: no test box of %s: without AP", ", ".join(scores["classes_without_boxes"]))
+    write_json(args.output / "predictions.json", predictions)
+    write_json(
+        args.output / "ap.json",
+        {
+            "variant": data.variant,
+            "seed": facts["seed"],
+            "detector": describe(facts["model"]),
+            "protocol": PROTOCOL,
+            **scores,
+            "images": len(data.images),
+            "boxes": len(data.truth["annotations"]),
+            "detections": len(predictions),
+            "provenance": {
+                "weights": sha256_file(args.weights),
+                "training": facts["digest"],
+                "trained_on": facts["variant"],
+                "start": facts["start"],
+                "data": data.digests(),
+                "predictions": sha256_json(predictions),
+                "image_size": size,
+                "confidence": args.conf,
+                "nms_iou": args.iou,
+                "max_detections": args.max_detections,
+                "versions": versions("torch", "torchvision", "ultralytics", "pycocotools"),
+            },
+        },
+    )
+    for name, values in scores["classes"].items():
+        logging.info("%-12s AP %.3f  AP50 %.3f  boxes %d", name, values["AP"], values["AP50"], values["boxes"])
+    logging.info("%-12s AP %.3f  AP50 %.3f", "average", scores["average"]["AP"], scores["average"]["AP50"])
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m detection.test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="weights.pt written by detection.train")
+    parser.add_argument("--data", type=Path, required=True, help="a variant's data.yaml")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--image-size", type=int, help="long side in pixels (default: as in training)")
+    parser.add_argument("--batch", type=int, default=16, help="images at a time (default: 16)")
+    parser.add_argument("--conf", type=float, default=0.001, help="least score of a detection (default: 0.001)")
+    parser.add_argument(
+        "--iou", type=float, default=0.7, help="overlap above which the weaker of two detections goes (default: 0.7)"
+    )
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        default=MOST_DETECTIONS,
+        help=f"detections kept in an image; the protocol counts the best {MOST_DETECTIONS} of each class "
+        f"(default: {MOST_DETECTIONS})",
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one (default: auto)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,467 @@
+"""Train the detector YOLOv5u on one variant's training images.
+
+Writes `weights.pt` (the moving average of the weights, plain float32 tensors), `results.csv` (losses and learning rate
+of each epoch) and last `provenance.json`. Progress is kept after each epoch in `checkpoints/`, in a folder named by the
+digest of the recipe and the data; with --resume a killed run goes on from there and ends where it would have ended.
+
+The loop follows ultralytics' trainer of the pinned version (warm-up, accumulated gradients, clipping, moving average),
+every value stated here; it differs where that trainer changes a recipe by itself or depends on what was read before.
+"""
+
+import argparse
+import contextlib
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from detection.variant import Data, read_data
+from fusion.artefacts import (
+    read_json,
+    replacing,
+    sha256_file,
+    sha256_json,
+    versions,
+    write_csv,
+    write_json,
+)
+from fusion.devices import DEVICES, claimed_device
+from fusion.stage import InputError, Progress, run, threads_available
+
+# Raise it when a change of the code changes what a recipe leads to: checkpoints of before are then passed over.
+REVISION = 1
+KEPT_CHECKPOINTS = 2
+
+
+def _option(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
+    return field(default=default, metadata={"help": text, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides the weights but the data: two runs of one recipe on the same data end alike."""
+
+    model: str = _option("yolov5n", "architecture: yolov5n, -s, -m, -l or -x")
+    image_size: int = _option(640, "long side in pixels, a multiple of 32")
+    epochs: int = _option(100, "passes over the training images")
+    batch: int = _option(16, "images in a step; never changed to fit memory")
+    nominal_batch: int = _option(64, "images in an optimiser step: gradients of smaller batches are accumulated")
+    optimizer: str = _option("SGD", "SGD with Nesterov momentum, or AdamW", ("SGD", "AdamW"))
+    lr0: float = _option(0.01, "learning rate after warm-up")
+    lrf: float = _option(0.01, "learning rate at the end, as a fraction of the first")
+    schedule: str = _option("linear", "how the learning rate falls, epoch by epoch", ("linear", "cosine"))
+    momentum: float = _option(0.937, "momentum of SGD, first beta of AdamW")
+    weight_decay: float = _option(0.0005, "of convolutions' weights, for a nominal batch")
+    warmup_epochs: float = _option(
+        3.0, "epochs over which the learning rate rises from 0; the last epoch is never warm-up"
+    )
+    warmup_momentum: float = _option(0.8, "SGD's momentum at the start of warm-up")
+    warmup_bias_lr: float = _option(0.1, "learning rate of biases at the start of warm-up")
+    gradient_clip: float = _option(10.0, "greatest norm of all gradients together")
+    ema_decay: float = _option(0.9999, "decay of the moving average of the weights")
+    ema_tau: float = _option(2000.0, "optimiser steps over which that decay sets in; small for short trainings")
+    box: float = _option(7.5, "weight of the loss of boxes (CIoU)")
+    cls: float = _option(0.5, "weight of the loss of classes")
+    dfl: float = _option(1.5, "weight of the loss of edges' distributions")
+    hsv_h: float = _option(0.015, "hue is varied by up to this fraction")
+    hsv_s: float = _option(0.7, "saturation is varied by up to this fraction")
+    hsv_v: float = _option(0.4, "brightness is varied by up to this fraction")
+    degrees: float = _option(0.0, "images are turned by up to so many degrees")
+    translate: float = _option(0.1, "images are shifted by up to this fraction")
+    scale: float = _option(0.5, "images are enlarged or shrunk by up to this fraction")
+    shear: float = _option(0.0, "images are sheared by up to so many degrees")
+    perspective: float = _option(0.0, "images are tilted by up to this factor, 0 to 0.001")
+    flipud: float = _option(0.0, "probability of a flip upside down")
+    fliplr: float = _option(0.5, "probability of a flip left to right")
+    mosaic: float = _option(1.0, "probability that four images are tiled into one")
+    mixup: float = _option(0.0, "probability that two images are blended")
+    close_mosaic: int = _option(10, "last epochs without mosaic and mixup")
+    precision: str = _option(
+        "fp32",
+        "of the network; the loss is always fp32; auto: bf16 where the processor has it",
+        ("fp32", "bf16", "auto"),
+    )
+    seed: int = _option(0, "of the first weights, the order and the augmentation")
+
+    def __post_init__(self) -> None:
+        """Refuse values that no training can have."""
+        at_least = {"epochs": 1, "batch": 1, "nominal_batch": 1, "image_size": 64, "seed": 0, "close_mosaic": 0}
+        for name, least in at_least.items():
+            if getattr(self, name) < least:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: wanted at least {least}")
+        if self.image_size % 32:
+            raise InputError(f"--image-size {self.image_size}: wanted a multiple of 32")
+        for name in ("mosaic", "mixup", "flipud", "fliplr", "translate", "lrf", "momentum", "ema_decay"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: wanted 0 to 1")
+
+
+AUGMENTATION = (
+    "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "mosaic",
+    "mixup",
+)  # fmt: skip
+
+
+def epoch_order(recipe: Recipe, images: int, epoch: int) -> np.ndarray:
+    """Return the order in which an epoch goes through the images: the same for every variant and machine."""
+    return np.random.Generator(np.random.PCG64([recipe.seed, epoch])).permutation(images)
+
+
+def epoch_batches(recipe: Recipe, images: int, first_epoch: int) -> Iterator[list[tuple[int, int]]]:
+    """Yield the batches of all epochs from `first_epoch` on, as keys (epoch, index) of `TrainingImages`."""
+    for epoch in range(first_epoch, recipe.epochs):
+        order = epoch_order(recipe, images, epoch)
+        for start in range(0, images, recipe.batch):
+            yield [(epoch, int(index)) for index in order[start : start + recipe.batch]]
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Return an epoch's learning rate after warm-up."""
+    done = epoch / recipe.epochs
+    falls = 1 - done if recipe.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
+    return recipe.lr0 * (falls * (1 - recipe.lrf) + recipe.lrf)
+
+
+def train(
+    data: Data,
+    recipe: Recipe,
+    device: str,
+    *,
+    weights: Path | None = None,
+    trust: bool = False,
+    workers: int = 0,
+    keep_images: bool = False,
+    checkpoints: Path,
+    checkpoint_epochs: int = 1,
+    resume: bool = False,
+) -> tuple[Any, list[dict[str, float]]]:
+    """Train and return the moving average of the model, and one row of losses an epoch.
+
+    Args:
+        data: the training part of a variant.
+        recipe: all that decides the outcome.
+        device: `cpu` or `cuda:N`.
+        weights: file to start from, instead of random weights.
+        trust: `weights` may be a pickle.
+        workers: processes that read and augment images; 0 is this one. They do not change the outcome.
+        keep_images: hold the resized images in memory.
+        checkpoints: folder for progress.
+        checkpoint_epochs: progress is written after every so many epochs.
+        resume: go on from the progress there.
+
+    Raises:
+        InputError: memory does not suffice for the batch; the loss is no number any more.
+    """
+    import torch
+    from ultralytics.utils.torch_utils import ModelEMA
+
+    from detection.detector import TrainingImages, build_model, loss_of, start_from
+
+    torch.manual_seed(recipe.seed)
+    model = build_model(recipe.model, data.classes)
+    if weights:
+        logging.info(
+            "%d of %d tensors start from %s", start_from(model, weights, trust), len(model.state_dict()), weights
+        )
+    model = model.to(device, memory_format=torch.channels_last)  # faster on CPUs and GPUs
+    optimizer = _optimizer(model, recipe)
+    average = ModelEMA(model, decay=recipe.ema_decay, tau=recipe.ema_tau)
+    images = TrainingImages(
+        data,
+        {name: getattr(recipe, name) for name in AUGMENTATION},
+        recipe.image_size,
+        recipe.seed,
+        recipe.epochs - recipe.close_mosaic,
+    )
+    first_epoch, last_step, history = 0, -1, []
+    if resume:
+        stored = _read_checkpoint(checkpoints, device)
+        if stored:
+            model.load_state_dict(stored["model"])
+            average.ema.load_state_dict(stored["average"])
+            average.updates = stored["updates"]
+            optimizer.load_state_dict(stored["optimizer"])
+            for name, parameter in model.named_parameters():
+                parameter.grad = stored["gradients"].get(name)
+            first_epoch, last_step, history = stored["epoch"] + 1, stored["last_step"], stored["history"]
+            logging.info("going on after epoch %d of %d", first_epoch, recipe.epochs)
+    if keep_images:
+        with ThreadPoolExecutor(threads_available()) as pool:
+            kept = sum(pool.map(images.keep, range(len(images))))
+        logging.info("%d images kept in memory: %.0f MB", len(images), kept / 1e6)
+
+    steps = math.ceil(len(images) / recipe.batch)  # in an epoch
+    # Rounded as in the trainer that we follow, so that a share of an epoch means the same there and here.
+    warm = round(min(recipe.warmup_epochs, recipe.epochs - 1) * steps)
+    accumulated = min(max(round(recipe.nominal_batch / recipe.batch), 1), steps * recipe.epochs)
+    loader = torch.utils.data.DataLoader(
+        images,
+        batch_sampler=list(epoch_batches(recipe, len(images), first_epoch)),
+        num_workers=workers,
+        collate_fn=images.collate_fn,
+        pin_memory=device != "cpu",
+    )
+    progress = Progress("training", recipe.epochs * len(images), "images", done=first_epoch * len(images))
+    batches = iter(loader)
+    for epoch in range(first_epoch, recipe.epochs):
+        model.train()
+        rate = learning_rate(recipe, epoch)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        accumulate = accumulated
+        sums = torch.zeros(3, device=device)
+        for step in range(epoch * steps, (epoch + 1) * steps):
+            if warm and step <= warm:
+                accumulate = _warm_up(optimizer, recipe, step / warm, rate, accumulated)
+            batch = next(batches)
+            try:
+                loss, parts = loss_of(model, batch, recipe, device)
+                loss.backward()
+            except torch.OutOfMemoryError:
+                raise InputError(
+                    f"--batch {recipe.batch} of --image-size {recipe.image_size} with {recipe.model} does not fit the "
+                    f"memory of {device}; wanted a smaller --batch (--nominal-batch {recipe.nominal_batch} keeps the "
+                    "optimiser's steps), image size or model, the same for every variant"
+                ) from None
+            sums += parts
+            if step - last_step >= accumulate:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=recipe.gradient_clip)
+                optimizer.step()
+                optimizer.zero_grad()
+                average.update(model)
+                last_step = step
+            progress.step(len(batch["im_file"]), note=f"epoch {epoch + 1}/{recipe.epochs}{_loss_note(history)}")
+        losses = dict(zip(("box", "cls", "dfl"), (float(value) / steps for value in sums), strict=True))
+        if not all(math.isfinite(value) for value in losses.values()):
+            raise InputError(
+                f"the loss is no number in epoch {epoch + 1}: {losses}; wanted a lower --lr0 than {recipe.lr0}"
+            )
+        history.append({"epoch": epoch + 1, **losses, "loss": sum(losses.values()), "lr": rate})
+        if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == recipe.epochs:
+            gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+            _write_checkpoint(
+                checkpoints,
+                {
+                    "epoch": epoch,
+                    "last_step": last_step,
+                    "history": history,
+                    "model": model.state_dict(),
+                    "average": average.ema.state_dict(),
+                    "updates": average.updates,
+                    "optimizer": optimizer.state_dict(),
+                    "gradients": gradients,
+                },
+            )
+    return average.ema, history
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Make torch choose algorithms that repeat; it warns where it has none."""
+    import torch
+
+    cudnn, filling = torch.backends.cudnn, torch.utils.deterministic.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over each tensor
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
+        torch.utils.deterministic.fill_uninitialized_memory = filling
+
+
+def resolved_precision(precision: str, device: str) -> str:
+    """Return `fp32` or `bf16`; `auto` is bf16 where the processor multiplies it in hardware."""
+    import torch
+
+    if precision != "auto":
+        return precision
+    fast = torch.cpu._is_amx_tile_supported() if device == "cpu" else torch.cuda.is_bf16_supported(False)
+    return "bf16" if fast else "fp32"
+
+
+def _optimizer(model: Any, recipe: Recipe) -> Any:
+    """Return the optimiser; decay is for weights of convolutions, not for norms and biases."""
+    import torch
+
+    groups: dict[str, list[Any]] = {"bias": [], "weight": [], "norm": []}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+                groups["bias" if "bias" in name else "norm" if norm else "weight"].append(parameter)
+    accumulated = max(round(recipe.nominal_batch / recipe.batch), 1)
+    decay = recipe.weight_decay * recipe.batch * accumulated / recipe.nominal_batch
+    settings = [
+        {"params": parameters, "name": name, "weight_decay": decay if name == "weight" else 0.0}
+        for name, parameters in groups.items()
+    ]
+    if recipe.optimizer == "SGD":
+        return torch.optim.SGD(settings, lr=recipe.lr0, momentum=recipe.momentum, nesterov=True, fused=True)
+    return torch.optim.AdamW(settings, lr=recipe.lr0, betas=(recipe.momentum, 0.999), fused=True)
+
+
+def _warm_up(optimizer: Any, recipe: Recipe, done: float, rate: float, accumulated: int) -> int:
+    """Set learning rates and momentum at the fraction `done` of warm-up; return the batches to accumulate."""
+    for group in optimizer.param_groups:
+        first = recipe.warmup_bias_lr if group["name"] == "bias" else 0.0
+        group["lr"] = first + (rate - first) * done
+        if "momentum" in group:
+            group["momentum"] = recipe.warmup_momentum + (recipe.momentum - recipe.warmup_momentum) * done
+    return max(1, round(1 + (accumulated - 1) * done))
+
+
+def _loss_note(history: list[dict[str, float]]) -> str:
+    return f", loss {history[-1]['loss']:.3f}" if history else ""
+
+
+def _write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
+    """Write an epoch's state and keep the one before it, in case the newest is cut off."""
+    import torch
+
+    with replacing(folder / f"epoch-{state['epoch']:05}.pt") as part:
+        torch.save(state, part)
+    for old in sorted(folder.glob("epoch-*.pt"))[:-KEPT_CHECKPOINTS]:
+        old.unlink()
+
+
+def _read_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
+    """Return the newest state in `folder` that can be read."""
+    import torch
+
+    for path in sorted(folder.glob("epoch-*.pt"), reverse=True):
+        try:
+            return torch.load(path, map_location=device, weights_only=True)
+        except Exception as error:  # whatever is wrong with it, the one before will do
+            logging.warning("warning: %s cannot be read (%s); passed over", path, type(error).__name__)
+    return None
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse, train, write."""
+    args = _parse(argv)
+    data = read_data(args.data, "train")
+    recipe = Recipe(**{item.name: getattr(args, item.name) for item in fields(Recipe)})
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: its matrix products repeat
+    with claimed_device(args.device, args.threads) as device, deterministic():
+        recipe = replace(recipe, precision=resolved_precision(recipe.precision, device))
+        _train_and_write(args, recipe, data, device)
+
+
+def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, device: str) -> None:
+    order = [epoch_order(recipe, len(data.images), epoch).tolist() for epoch in range(recipe.epochs)]
+    identity = {
+        "revision": REVISION,
+        "recipe": asdict(recipe),
+        "weights": sha256_file(args.weights) if args.weights and args.weights.is_file() else None,
+        "data": {**data.digests(), "order": sha256_json(order)},
+        "versions": versions("torch", "ultralytics", "numpy", "opencv-python-headless"),
+    }
+    digest = sha256_json(identity)
+    outputs = {name: args.output / name for name in ("weights.pt", "results.csv", "provenance.json")}
+    if args.resume and all(path.is_file() for path in outputs.values()):
+        done = read_json(outputs["provenance.json"])
+        if done.get("digest") == digest and done.get("weights_sha256") == sha256_file(outputs["weights.pt"]):
+            logging.info("%s is finished already, of the same recipe and data", args.output)
+            return
+    checkpoints = args.output / "checkpoints" / digest[:16]
+    if args.resume and not checkpoints.is_dir() and (args.output / "checkpoints").is_dir():
+        logging.info("the progress in %s is of another recipe or other data; starting afresh", args.output)
+    if not args.resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    for path in outputs.values():  # of an earlier run: they must not pass for this one's
+        path.unlink(missing_ok=True)
+
+    import torch
+
+    from detection.detector import describe, save_weights
+
+    logging.info("%s on %d images of %s, %s", describe(recipe.model), len(data.images), data.variant, device)
+    model, history = train(
+        data,
+        recipe,
+        device,
+        weights=args.weights,
+        trust=args.trust_weights,
+        workers=args.workers if args.workers is not None else (0 if device == "cpu" else min(8, threads_available())),
+        keep_images=args.cache == "ram",
+        checkpoints=checkpoints,
+        checkpoint_epochs=args.checkpoint_epochs,
+        resume=args.resume,
+    )
+    facts = {
+        "detector": describe(recipe.model),
+        "model": recipe.model,
+        "classes": list(data.classes),
+        "variant": data.variant,
+        "image_size": recipe.image_size,
+        "seed": recipe.seed,
+        "start": "random" if args.weights is None else args.weights.name,
+        "digest": digest,
+    }
+    save_weights(outputs["weights.pt"], model, facts)
+    write_csv(outputs["results.csv"], pd.DataFrame(history), {key: facts[key] for key in ("variant", "seed", "digest")})
+    write_json(
+        outputs["provenance.json"],
+        {
+            **facts,
+            "images": len(data.images),
+            "boxes": len(data.truth["annotations"]),
+            **identity,
+            "device": device if device == "cpu" else torch.cuda.get_device_name(),
+            "threads": torch.get_num_threads(),
+            "weights_sha256": sha256_file(outputs["weights.pt"]),
+        },
+    )
+    shutil.rmtree(args.output / "checkpoints")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m detection.train", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="a variant's data.yaml")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--weights", type=Path, help="weights to start from (default: random, that is, from scratch)")
+    parser.add_argument(
+        "--trust-weights",
+        action="store_true",
+        help="--weights may be a pickle, which can run any code as it loads: only for files whose origin you trust",
+    )
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one (default: auto)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all)")
+    parser.add_argument("--workers", type=int, help="processes that read images (default: 0 on the CPU, else up to 8)")
+    parser.add_argument(
+        "--cache", choices=("ram", "none"), default="none", help="ram: keep resized images (default: none)"
+    )
+    parser.add_argument(
+        "--checkpoint-epochs", type=int, default=1, metavar="N", help="write progress every N epochs (default: 1)"
+    )
+    parser.add_argument("--resume", action="store_true", help="go on after the last epoch of a killed run")
+    recipe = parser.add_argument_group("recipe", "what decides the weights, besides the data")
+    for item in fields(Recipe):
+        recipe.add_argument(
+            f"--{item.name.replace('_', '-')}",
+            type=item.type,
+            default=item.default,
+            choices=item.metadata["choices"],
+            help=f"{item.metadata['help']} (default: {item.default})",
+        )
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run(main)
