@@ -1,0 +1,186 @@
+"""The fuse stage: its contract, its agreement with the authors' images, and what it refuses."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fusion.artefacts import read_csv, sha256_file
+from fusion.fuse import main
+from fusion.methods import METHODS
+from fusion.methods.laplacian import pyramid
+from fusion.networks.fnet import FNet
+from fusion.pairs import read_image, write_image
+from fusion.stage import InputError
+
+
+@pytest.fixture
+def folders(tmp_path, rng):
+    """Two coloured pairs and a grey one, small."""
+    for name, channels in (("a", 3), ("b c", 3), ("ü'", 1)):
+        shape = (20, 26, 3) if channels == 3 else (20, 26)
+        write_image(tmp_path / "vi" / f"{name}.png", rng.integers(0, 256, shape, dtype=np.uint8))
+        write_image(tmp_path / "ir" / f"{name}.png", rng.integers(0, 256, (20, 26), dtype=np.uint8))
+    return tmp_path
+
+
+def fuse(folders, *options, method="average", output="out"):
+    main(
+        ["--method", method, "--visible", str(folders / "vi"), "--infrared", str(folders / "ir"), "--device", "cpu"]
+        + ["--output", str(folders / output), *map(str, options)]
+    )
+    return folders / output
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("weights") / "fnet.safetensors"
+    save_file(FNet().state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_writes_one_image_a_pair_and_a_manifest(folders, weights, method):
+    output = fuse(folders, "--weights", weights, method=method)
+    manifest, facts = read_csv(output / "manifest.csv")
+    assert manifest["name"].tolist() == ["a", "b c", "ü'"]
+    assert manifest["colour"].tolist() == ["ycbcr-studio", "ycbcr-studio", "grey"]
+    assert facts["method"] == method
+    assert facts["weights"] == (sha256_file(weights) if METHODS[method].needs_weights else "none")
+    for row in manifest.itertuples():
+        image = read_image(output / row.file)
+        assert image.shape[:2] == (row.height, row.width) == (20, 26)
+        assert image.ndim == (2 if row.colour == "grey" else 3)
+        assert sha256_file(output / row.file) == row.sha256
+    assert sorted(path.name for path in output.glob("*.png")) == ["a.png", "b c.png", "ü'.png"]
+
+
+def test_average_is_the_mean_of_the_luma(folders):
+    output = fuse(folders, "--colour", "grey")
+    for name in ("a", "b c", "ü'"):
+        grey = [cv2.imdecode(np.fromfile(folders / kind / f"{name}.png", np.uint8), 0) for kind in ("vi", "ir")]
+        wanted = np.rint(np.mean(np.float32(grey) / 255, axis=0, dtype=np.float32) * 255)
+        assert np.abs(read_image(output / f"{name}.png") - wanted).max() <= 1
+
+
+def test_the_laplacian_pyramid_adds_up_to_its_image(rng):
+    for shape in ((37, 52), (1, 9), (2, 2)):
+        image = rng.random(shape).astype(np.float32)
+        *details, rest = pyramid(image)
+        for detail in reversed(details):
+            rest = cv2.pyrUp(rest, dstsize=detail.shape[::-1]) + detail
+        assert np.allclose(rest, image, atol=1e-6)
+
+
+def test_a_second_run_fuses_nothing_and_changes_nothing(folders, monkeypatch):
+    output = fuse(folders)
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.glob("*.png")}
+    manifest = (output / "manifest.csv").read_bytes()
+    fuse(folders)
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in output.glob("*.png")} == before
+    assert (output / "manifest.csv").read_bytes() == manifest
+
+
+def test_a_run_that_broke_off_goes_on_and_ends_the_same(folders):
+    whole = fuse(folders, output="whole")
+    broken = folders / "ir" / "b c.png"
+    good = broken.read_bytes()
+    broken.write_bytes(good[:-20])
+    with pytest.raises(InputError, match=r"b c\.png is truncated"):
+        fuse(folders)
+    output = folders / "out"
+    assert [path.name for path in output.glob("*.png")] == ["a.png"]
+    assert not (output / "manifest.csv").exists()
+    with (output / ".journal.jsonl").open("a") as journal:
+        journal.write('{"name": "cut off')
+    broken.write_bytes(good)
+    fuse(folders)
+    assert (output / "manifest.csv").read_bytes() == (whole / "manifest.csv").read_bytes()
+
+
+def test_a_changed_source_or_a_damaged_result_is_fused_again(folders, rng):
+    output = fuse(folders)
+    first = (output / "a.png").read_bytes()
+    write_image(folders / "ir" / "a.png", rng.integers(0, 256, (20, 26), dtype=np.uint8))
+    (output / "b c.png").write_bytes(b"damaged")
+    fuse(folders)
+    assert (output / "a.png").read_bytes() != first
+    assert read_image(output / "b c.png").shape == (20, 26, 3)
+
+
+def test_other_settings_fuse_all_again(folders):
+    first = (fuse(folders) / "a.png").read_bytes()
+    assert (fuse(folders, method="maximum") / "a.png").read_bytes() != first
+
+
+def test_fewer_names_remove_our_own_leftovers_but_a_strange_image_stops_the_run(folders, rng):
+    output = fuse(folders)
+    (folders / "names.txt").write_text("a\n")
+    fuse(folders, "--names", folders / "names.txt")
+    assert [path.name for path in output.glob("*.png")] == ["a.png"]
+    write_image(output / "mine.png", rng.integers(0, 256, (4, 4), dtype=np.uint8))
+    with pytest.raises(InputError, match=r"mine\.png is no image of this run"):
+        fuse(folders)
+    assert (output / "mine.png").exists()
+
+
+def test_jpeg_is_written_on_request(folders):
+    output = fuse(folders, "--format", "jpg", "--quality", "95")
+    manifest, facts = read_csv(output / "manifest.csv")
+    assert manifest["file"].tolist() == ["a.jpg", "b c.jpg", "ü'.jpg"]
+    assert facts["format"] == "jpg quality 95"
+
+
+def test_bad_options_say_what_was_wanted(folders, weights, tmp_path):
+    with pytest.raises(InputError, match="--method nosuch is unknown; wanted one of average"):
+        fuse(folders, method="nosuch")
+    with pytest.raises(InputError, match="needs --weights"):
+        fuse(folders, method="fnet")
+    with pytest.raises(InputError, match="absent"):
+        fuse(folders, "--weights", tmp_path / "absent", method="fnet")
+
+
+def test_foreign_weights_are_refused_with_what_is_missing(folders, tmp_path):
+    state = FNet().state_dict()
+    state["other"] = state.pop("fuse_common.weight")
+    save_file(state, tmp_path / "w.safetensors")
+    with pytest.raises(InputError, match=r"missing fuse_common\.weight \(1\); unexpected other \(1\)"):
+        fuse(folders, "--weights", tmp_path / "w.safetensors", method="fnet")
+
+
+def test_a_malicious_pickle_is_not_run(folders, tmp_path):
+    class Malice:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "owned"), "w"))
+
+    torch.save({"weights": Malice()}, tmp_path / "w.pth")
+    with pytest.raises(InputError, match="not loaded"):
+        fuse(folders, "--weights", tmp_path / "w.pth", method="fnet")
+    assert not (tmp_path / "owned").exists()
+
+
+def test_bfloat16_stays_close_to_float32(folders, weights):
+    exact = fuse(folders, "--weights", weights, method="fnet", output="exact")
+    rough = fuse(folders, "--weights", weights, "--precision", "bf16", method="fnet", output="rough")
+    difference = np.abs(read_image(exact / "ü'.png").astype(int) - read_image(rough / "ü'.png"))
+    assert 0 < difference.mean() < 8
+
+
+@pytest.mark.parametrize(
+    ("dataset", "visible", "infrared", "colour", "names", "most"),
+    [("TNO", "vi", "ir", "grey", ["07", "19"], 1), ("MRI_CT", "CT", "MRI", "ycbcr-studio", ["11", "24"], 2)],
+)
+def test_the_authors_weights_give_the_authors_images(shared, tmp_path, dataset, visible, infrared, colour, names, most):
+    root = shared / "data/fusion_test" / dataset
+    (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in names))
+    main(
+        ["--method", "fnet", "--weights", str(shared / "data/checkpoints/FNet/FNet.pth"), "--colour", colour]
+        + ["--visible", str(root / visible), "--infrared", str(root / infrared), "--names", str(tmp_path / "names.txt")]
+        + ["--output", str(tmp_path / "out"), "--device", "cpu"]
+    )
+    for name in names:
+        ours = read_image(tmp_path / "out" / f"{name}.png").astype(int)
+        (path,) = (shared / "data/reference_fused/FNet" / dataset).glob(f"{name}.*")
+        assert np.abs(ours - read_image(path)).max() <= most

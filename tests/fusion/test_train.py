@@ -1,0 +1,148 @@
+"""Training reproduces, survives a kill, and stops where it must."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fusion.artefacts import read_csv
+from fusion.pairs import write_image
+from fusion.stage import InputError
+from fusion.train import batch_indices, draw_batch, main
+
+SMALL = ["--stage1-iterations", "3", "--stage2-iterations", "5", "--batch", "2", "--crop", "16", "--checkpoint-every"]
+SMALL += ["1", "--log-every", "2", "--device", "cpu", "--threads", "1", "--ema", "0.5"]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    root, rng = tmp_path_factory.mktemp("pairs"), np.random.default_rng(7)
+    for name in "abcde":
+        image = rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)
+        write_image(root / "vi" / f"{name}.png", image)
+        write_image(root / "ir" / f"{name}.png", 255 - image[..., 0])
+    return root
+
+
+def arguments(folders, output, *more):
+    where = ["--visible", folders / "vi", "--infrared", folders / "ir", "--output", output]
+    return [*map(str, where), *SMALL, *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folders, tmp_path_factory):
+    output = tmp_path_factory.mktemp("trained")
+    main(arguments(folders, output))
+    return output
+
+
+RESULTS = ("weights.safetensors", "weights_raw.safetensors", "ifnet.safetensors", "losses.csv", "provenance.json")
+
+
+def test_the_stage_writes_its_contract(undisturbed):
+    assert sorted(path.name for path in undisturbed.iterdir()) == sorted([*RESULTS, "checkpoints"])
+    losses, _ = read_csv(undisturbed / "losses.csv")
+    assert losses[["stage", "iteration"]].values.tolist() == [[1, 2], [1, 3], [2, 2], [2, 4], [2, 5]]
+    assert np.isfinite(losses["total"]).all() and losses["intensity"].isna().tolist() == [True, True] + [False] * 3
+    provenance = json.loads((undisturbed / "provenance.json").read_text())
+    assert provenance["settings"]["stage2_iterations"] == 5 and provenance["data"]["pairs"] == 5
+    raw, ema = (load_file(undisturbed / name) for name in ("weights_raw.safetensors", "weights.safetensors"))
+    assert any(not torch.equal(raw[key], ema[key]) for key in raw)
+
+
+def test_a_killed_run_ends_where_it_would_have_ended(folders, undisturbed, tmp_path):
+    command = [sys.executable, "-m", "fusion.train", *arguments(folders, tmp_path, "--resume")]
+    moments = ["stage1-0000002.pt", "stage2-0000003.pt"]
+    for moment in moments:
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stderr=subprocess.PIPE)
+        while not (tmp_path / "checkpoints" / moment).exists():
+            assert process.poll() is None, process.stderr.read().decode()
+            time.sleep(0.002)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert not (tmp_path / "weights.safetensors").exists()
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    assert "resuming at stage 2" in result.stderr
+    for name in RESULTS:
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(folders, undisturbed, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    older, newer = sorted((undisturbed / "checkpoints").iterdir())
+    (checkpoints / older.name).write_bytes(older.read_bytes())
+    (checkpoints / newer.name).write_bytes(newer.read_bytes()[:1000])
+    main(arguments(folders, tmp_path, "--resume"))
+    for name in RESULTS:
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+def test_checkpoints_of_other_settings_are_not_resumed(folders, undisturbed, tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    for path in (undisturbed / "checkpoints").iterdir():
+        (checkpoints / path.name).write_bytes(path.read_bytes())
+    main(arguments(folders, tmp_path, "--resume", "--seed", "1"))
+    other, same = load_file(tmp_path / "weights.safetensors"), load_file(undisturbed / "weights.safetensors")
+    assert not torch.equal(other["fuse_common.weight"], same["fuse_common.weight"])
+
+
+def test_without_stage_one_is_the_ablation_without_ifnet(folders, tmp_path):
+    main(arguments(folders, tmp_path, "--stage1-iterations", "0", "--block", "lcsc", "--without", "ssim", "gradient"))
+    losses, _ = read_csv(tmp_path / "losses.csv")
+    assert set(losses["stage"]) == {2}
+    assert list(losses.columns) == ["stage", "iteration", "total", "intensity"]
+    assert "code_common.sizes.0" in load_file(tmp_path / "weights.safetensors")
+
+
+def test_training_lowers_the_loss(folders, tmp_path):
+    options = ["--stage1-iterations", "0", "--stage2-iterations", "40", "--lr", "1e-3", "--log-every", "10"]
+    main(arguments(folders, tmp_path, *options))
+    losses, _ = read_csv(tmp_path / "losses.csv")
+    assert losses["total"].iloc[-1] < 0.7 * losses["total"].iloc[0]
+
+
+def test_a_loss_that_is_not_finite_stops_with_iteration_and_batch(folders, tmp_path):
+    with pytest.raises(InputError, match=r"not finite at stage 1, iteration \d+, pairs \['[a-e]', '[a-e]'\]"):
+        main(arguments(folders, tmp_path, "--lr", "1e30"))
+    assert list((tmp_path / "checkpoints").glob("*.pt"))
+    assert not (tmp_path / "weights.safetensors").exists()
+
+
+def test_an_epoch_sees_every_pair_once_and_batches_depend_on_the_iteration_alone():
+    order = np.concatenate([batch_indices(10, 2, seed=0, stage=1, iteration=i) for i in range(5)])
+    assert sorted(order) == list(range(10))
+    images = [np.arange(2 * 30 * 40, dtype=np.uint32).reshape(2, 30, 40).astype(np.uint8) for _ in range(2)]
+    draws = [draw_batch(images, np.array([0, 1]), 16, 0, 2, i) for i in (4, 4, 5)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert draws[0].shape == (2, 2, 1, 16, 16)
+
+
+def test_both_images_of_a_pair_get_the_same_crop_and_all_eight_turns_occur(rng):
+    image = rng.integers(0, 256, (40, 40), dtype=np.uint8)
+    seen = set()
+    for iteration in range(64):
+        visible, infrared = draw_batch([np.stack([image, image])], np.array([0]), 40, 0, 1, iteration)[:, 0, 0]
+        assert torch.equal(visible, infrared)
+        seen.add(visible.numpy().tobytes())
+    assert len(seen) == 8
+
+
+def test_bad_options_say_what_was_wanted(folders, tmp_path):
+    for more, message in (
+        (["--crop", "21"], "smaller than the crop"),
+        (["--batch", "6"], "found 5 pairs"),
+        (["--without", "ssim", "gradient", "intensity"], "no loss"),
+        (["--method", "nosuch"], "nosuch cannot be trained"),
+        (["--batch", "0"], "--batch 0 is too small"),
+    ):
+        with pytest.raises(InputError, match=message):
+            main(arguments(folders, tmp_path, *more))

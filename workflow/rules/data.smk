@@ -1,0 +1,53 @@
+"""Pairs, boxes and the split."""
+
+if SYNTHETIC:
+
+    rule generate_pairs:
+        output:
+            "<results>/data/pairs/train.txt",
+            "<results>/data/pairs/test.txt",
+        log:
+            "<results>/logs/generate_pairs.log",
+        benchmark:
+            "<results>/benchmarks/generate_pairs.tsv"
+        params:
+            folder=dataset_root(),
+            options=options(config["synthetic"]),
+            revision=revision("fusion/synthetic/__init__.py"),
+        threads: 1
+        resources:
+            mem_mb=1000,
+            runtime=30,
+        shell:
+            "python -m fusion.synthetic --output {params.folder:q} {params.options:q} 2>&1 | tee {log:q}"
+
+
+rule prepare_split:
+    input:
+        sources("visible", "infrared", "labels"),
+    output:
+        train="<results>/data/split/train.txt",
+        test="<results>/data/split/test.txt",
+        truth_train="<results>/data/split/truth_train.json",
+        truth_test="<results>/data/split/truth_test.json",
+        dataset="<results>/data/split/dataset.json",
+    log:
+        "<results>/logs/prepare_split.log",
+    benchmark:
+        "<results>/benchmarks/prepare_split.tsv"
+    params:
+        root=dataset_root(),
+        options=options(
+            {
+                "dataset": DATASET["name"],
+                **{key: DATASET[key] for key in DATASET if key not in ("name", "root")},
+            }
+        ),
+        code=digest("detection/datasets", "detection/prepare.py", "detection/splits.py"),
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    shell:
+        "python -m detection.prepare --root {params.root:q} {params.options:q}"
+        ' --output "$(dirname {output.dataset:q})" 2>&1 | tee {log:q}'

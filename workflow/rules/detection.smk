@@ -1,0 +1,81 @@
+"""The detector: trained and tested on every variant with one recipe."""
+
+
+rule describe_variant:
+    input:
+        train="<results>/data/split/truth_train.json",
+        test="<results>/data/split/truth_test.json",
+        images=variant_sources,
+    output:
+        "<results>/detection/{variant}/data.yaml",
+    log:
+        "<results>/logs/describe_variant-{variant}.log",
+    params:
+        folders=lambda wildcards: variant_folders(wildcards.variant),
+        manifest=lambda wildcards: variant_manifest(wildcards.variant),
+    threads: 1
+    resources:
+        mem_mb=500,
+        runtime=10,
+    shell:
+        'python -m detection.variant --variant {wildcards.variant} --prepared "$(dirname {input.train:q})"'
+        " --images {params.folders:q} {params.manifest:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule train_detector:
+    input:
+        data="<results>/detection/{variant}/data.yaml",
+        truth="<results>/data/split/truth_train.json",
+        images=variant_sources,
+    output:
+        weights="<results>/detection/{variant}/seed{seed}/weights.pt",
+        losses="<results>/detection/{variant}/seed{seed}/results.csv",
+        provenance="<results>/detection/{variant}/seed{seed}/provenance.json",
+    log:
+        "<results>/logs/train_detector-{variant}-seed{seed}.log",
+    benchmark:
+        "<results>/benchmarks/train_detector-{variant}-seed{seed}.tsv"
+    params:
+        options=options(config["detection"]["training"]),
+        model=config["detection"]["model"],
+        image_size=config["detection"]["image_size"],
+        device=config["device"],
+        revision=revision("detection/train.py"),
+    threads: config["threads"]
+    resources:
+        gpu=1,
+        mem_mb=12000,
+        runtime=1440,
+    shell:
+        "python -m detection.train --data {input.data:q} --model {params.model:q} --image-size {params.image_size}"
+        " {params.options:q} --seed {wildcards.seed} --device {params.device} --threads {threads} --resume"
+        ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
+
+
+rule test_detector:
+    input:
+        data="<results>/detection/{variant}/data.yaml",
+        weights="<results>/detection/{variant}/seed{seed}/weights.pt",
+        truth="<results>/data/split/truth_test.json",
+        images=variant_sources,
+    output:
+        predictions="<results>/detection/{variant}/seed{seed}/predictions.json",
+        ap="<results>/detection/{variant}/seed{seed}/ap.json",
+    log:
+        "<results>/logs/test_detector-{variant}-seed{seed}.log",
+    benchmark:
+        "<results>/benchmarks/test_detector-{variant}-seed{seed}.tsv"
+    params:
+        options=options(config["detection"]["testing"]),
+        image_size=config["detection"]["image_size"],
+        device=config["device"],
+        revision=revision("detection/test.py"),
+    threads: config["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=60,
+    shell:
+        "python -m detection.test --data {input.data:q} --weights {input.weights:q} --image-size {params.image_size}"
+        " {params.options:q} --device {params.device} --threads {threads}"
+        ' --output "$(dirname {output.ap:q})" 2>&1 | tee {log:q}'

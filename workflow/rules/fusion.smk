@@ -1,0 +1,61 @@
+"""FNet's training and the fused images."""
+
+
+rule train_fnet:
+    input:
+        fnet_sources,
+    output:
+        weights="<results>/fusion/fnet/weights.safetensors",
+        raw="<results>/fusion/fnet/weights_raw.safetensors",
+        ifnet="<results>/fusion/fnet/ifnet.safetensors",
+        losses="<results>/fusion/fnet/losses.csv",
+        provenance="<results>/fusion/fnet/provenance.json",
+    log:
+        "<results>/logs/train_fnet.log",
+    benchmark:
+        "<results>/benchmarks/train_fnet.tsv"
+    params:
+        visible=fnet_folders("visible"),
+        infrared=fnet_folders("infrared"),
+        names=fnet_names(),
+        options=options(config["fnet"]["training"]),
+        device=config["device"],
+        revision=revision("fusion/train.py"),
+    threads: config["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=720,
+    shell:
+        "python -m fusion.train --method fnet --visible {params.visible:q} --infrared {params.infrared:q}"
+        " {params.names:q} {params.options:q} --device {params.device} --threads {threads} --resume"
+        ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
+
+
+rule fuse_pairs:
+    input:
+        weights=method_weights,
+        names=["<results>/data/split/train.txt", "<results>/data/split/test.txt"],
+        pairs=sources("visible", "infrared"),
+    output:
+        "<results>/fused/{method}/manifest.csv",
+    log:
+        "<results>/logs/fuse_pairs-{method}.log",
+    benchmark:
+        "<results>/benchmarks/fuse_pairs-{method}.tsv"
+    params:
+        visible=folders("visible"),
+        infrared=folders("infrared"),
+        weights=lambda wildcards, input: options({"weights": list(input.weights)}),
+        options=options({key: config["fusion"][key] for key in ("colour", "precision")}),
+        device=config["device"],
+        revision=lambda wildcards: METHODS[wildcards.method].revision,
+    threads: config["threads"]
+    resources:
+        gpu=lambda wildcards: int(METHODS[wildcards.method].needs_weights),
+        mem_mb=4000,
+        runtime=240,
+    shell:
+        "python -m fusion.fuse --method {wildcards.method} {params.weights:q} {params.options:q}"
+        " --visible {params.visible:q} --infrared {params.infrared:q} --names {input.names:q}"
+        ' --device {params.device} --threads {threads} --output "$(dirname {output:q})" 2>&1 | tee {log:q}'

@@ -1,0 +1,26 @@
+"""The fusion metrics of every method, image by image."""
+
+
+rule score_fusion:
+    input:
+        manifest="<results>/fused/{method}/manifest.csv",
+        names="<results>/data/split/test.txt",
+        pairs=sources("visible", "infrared"),
+    output:
+        "<results>/metrics/{method}.csv",
+    log:
+        "<results>/logs/score_fusion-{method}.log",
+    benchmark:
+        "<results>/benchmarks/score_fusion-{method}.tsv"
+    params:
+        visible=folders("visible"),
+        infrared=folders("infrared"),
+        code=digest("fusion/metrics"),
+    threads: config["threads"]
+    resources:
+        mem_mb=2000,
+        runtime=240,
+    shell:
+        "python -m fusion.evaluate --visible {params.visible:q} --infrared {params.infrared:q}"
+        ' --fused "$(dirname {input.manifest:q})" --names {input.names:q} --workers {threads}'
+        " --output {output:q} 2>&1 | tee {log:q}"
