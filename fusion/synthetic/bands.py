@@ -18,6 +18,7 @@ from fusion.synthetic.weather import (
 
 # How bright lamps and headlights are beside what they light: by day they hardly count.
 GLOW_GAIN = {"day": 0.35, "night": 1.0, "fog": 0.9, "glare": 1.0}
+LAMPLIGHT = (1.0, 0.9, 0.7)
 # Strength of the glare's disc and veil; 1 washes out about a third of the picture.
 GLARE_STRENGTH = (0.8, 1.15)
 
@@ -59,28 +60,31 @@ def see_visible(
     """
     height, width = colour.shape[:2]
     size = (width, height)
-    coarse = cv2.resize(rng.standard_normal((height // 6 + 2, width // 6 + 2), np.float32), size)
-    fine = rng.standard_normal((height, width), np.float32)
-    image = colour * (1.0 + 0.035 * coarse + 0.03 * fine)[..., None]
-    light = np.empty((height, width, 3), np.float32)
-    light[:] = weather.ambient
-    rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
-    for pool in pools:
-        fall = np.exp(-0.5 * ((rows - pool.y) / pool.tall) ** 2) * np.exp(-0.5 * ((columns - pool.x) / pool.wide) ** 2)
-        light += (pool.light * fall)[..., None] * np.array([1.0, 0.9, 0.7], np.float32)
-    image *= light
-    shine = glow * GLOW_GAIN[weather.condition]
+    texture = cv2.resize(rng.standard_normal((height // 6 + 2, width // 6 + 2), np.float32), size)
+    texture = 1.0 + 0.035 * texture + 0.03 * rng.standard_normal((height, width), np.float32)
+    texture[: int(0.3 * height)] = 1.0  # the sky is smooth
+    if pools:
+        lit = np.zeros((height, width), np.float32)
+        rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
+        for pool in pools:
+            down, across = np.exp(-0.5 * ((rows - pool.y) / pool.tall) ** 2), ((columns - pool.x) / pool.wide) ** 2
+            lit += pool.light * down * np.exp(-0.5 * across)
+        light = np.array(weather.ambient, np.float32) + lit[..., None] * np.array(LAMPLIGHT, np.float32)
+        image = colour * (light * texture[..., None])
+    else:
+        image = colour * texture[..., None] * np.array(weather.ambient, np.float32)
+    shine = glow * np.float32(GLOW_GAIN[weather.condition])
     if clear is not None:
-        image = image * clear[..., None] + np.array(weather.sky_low, np.float32) * (1.0 - clear[..., None])
-        shine = shine * np.sqrt(clear)[..., None]
-    image = np.maximum(image, shine) + 0.25 * shine
+        air = np.array(weather.sky_low, np.float32)
+        image = air + (image - air) * clear[..., None]
+        shine *= np.sqrt(clear)[..., None]
+    image = np.maximum(image, 1.25 * shine)
     if weather.condition != "day":
         image += _bloom(np.maximum(shine - 60.0, 0.0), unit, 1.6 if weather.condition == "fog" else 1.0)
     for x, y in glares:
         image = _dazzle(image, x, y, unit, weather, rng)
-    noise = VISIBLE_NOISE[weather.condition]
-    image += noise * rng.standard_normal((height, width, 3), np.float32)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    image += VISIBLE_NOISE[weather.condition] * rng.standard_normal((height, width, 3), np.float32)
+    return cv2.convertScaleAbs(np.maximum(image, 0.0))
 
 
 def see_infrared(heat: np.ndarray, weather: Weather, unit: float, rng: np.random.Generator) -> np.ndarray:
@@ -99,7 +103,7 @@ def see_infrared(heat: np.ndarray, weather: Weather, unit: float, rng: np.random
     image += INFRARED_PATTERN * rng.standard_normal((1, width), np.float32)
     image += 0.5 * INFRARED_PATTERN * rng.standard_normal((height, 1), np.float32)
     image += INFRARED_NOISE * rng.standard_normal((height, width), np.float32)
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    return cv2.convertScaleAbs(np.maximum(image, 0.0))
 
 
 def _bloom(shine: np.ndarray, unit: float, strength: float) -> np.ndarray:
@@ -108,7 +112,7 @@ def _bloom(shine: np.ndarray, unit: float, strength: float) -> np.ndarray:
     small = cv2.resize(shine, (max(8, width // 4), max(8, height // 4)), interpolation=cv2.INTER_AREA)
     near = cv2.GaussianBlur(small, (0, 0), max(0.6, 1.1 * unit))
     far = cv2.GaussianBlur(small, (0, 0), max(1.5, 5.0 * unit))
-    return cv2.resize(strength * (0.55 * near + 0.75 * far), (width, height))
+    return cv2.resize(strength * (1.1 * near + 2.2 * far), (width, height))
 
 
 def _dazzle(

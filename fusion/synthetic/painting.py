@@ -6,6 +6,7 @@ front as filled polygons at twice the wanted size, and averaged down afterwards.
 
 import math
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import dataclass
 
 import cv2
@@ -19,6 +20,8 @@ SUPERSAMPLING = 2
 FOCAL = 260.0
 # Nothing is drawn closer than this, in metres.
 NEAREST = 1.0
+# Brightness of a face that is turned away from the light, as a fraction.
+DIM_SIDE = 0.66
 _SHIFT = 4  # binary digits after the point in the coordinates handed to OpenCV
 _CIRCLE = np.stack([np.cos(np.arange(12) * math.pi / 6), np.sin(np.arange(12) * math.pi / 6)], axis=1)
 
@@ -35,9 +38,10 @@ class Camera:
     def project(self, points: np.ndarray) -> np.ndarray:
         """Return where the world points (..., 3) appear, in drawn pixels (..., 2)."""
         scale = self.focal / np.maximum(points[..., 2], NEAREST)
-        return np.stack(
-            [self.centre + points[..., 0] * scale, self.horizon + (self.height - points[..., 1]) * scale], -1
-        )
+        pixels = np.empty((*points.shape[:-1], 2))
+        pixels[..., 0] = self.centre + points[..., 0] * scale
+        pixels[..., 1] = self.horizon + (self.height - points[..., 1]) * scale
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ class Part:
     heat: float  # what the infrared camera sees, 0..255
     glow: RGB = BLACK  # visible light that it sends out, 0..255
     normal: tuple[float, float, float] | None = None
-    radius: Sequence[float] | float = 0.0
+    radius: np.ndarray | float = 0.0
 
 
 @dataclass(frozen=True)
@@ -69,7 +73,9 @@ class Pose:
         """Turn vectors (..., 3) of the thing into the world's directions."""
         cosine, sine = math.cos(self.yaw), math.sin(self.yaw)
         x, y, z = vectors[..., 0], vectors[..., 1], vectors[..., 2]
-        return np.stack([x * cosine + z * sine, y, z * cosine - x * sine], axis=-1)
+        turned = np.empty(vectors.shape)
+        turned[..., 0], turned[..., 1], turned[..., 2] = x * cosine + z * sine, y, z * cosine - x * sine
+        return turned
 
     def place(self, points: np.ndarray) -> np.ndarray:
         """Move points (..., 3) of the thing into the world."""
@@ -88,48 +94,53 @@ class Painter:
         self.surface = np.zeros((height, width, 4), np.uint8)  # red, green, blue, heat
         self.light = np.zeros((height, width, 4), np.uint8)  # red, green, blue of what glows, owner
 
-    def fill(self, outlines: Sequence[np.ndarray], colour: RGB, heat: float, glow: RGB = BLACK, owner: int = 0) -> None:
+    def copy(self) -> "Painter":
+        """Return a painter that goes on from what has been painted so far."""
+        other = copy(self)
+        other.surface, other.light = self.surface.copy(), self.light.copy()
+        return other
+
+    def fill(
+        self, outlines: Sequence[np.ndarray] | np.ndarray, colour: RGB, heat: float, glow: RGB = BLACK, owner: int = 0
+    ) -> None:
         """Fill polygons given in drawn pixels, each (N, 2); those that overlap one another must not be in one call."""
-        corners = [np.rint(outline * (1 << _SHIFT)).astype(np.int32) for outline in outlines]
-        cv2.fillPoly(self.surface, corners, _bytes(*colour, heat), shift=_SHIFT)
-        cv2.fillPoly(self.light, corners, _bytes(*glow, owner), shift=_SHIFT)
+        corners = [(outline * (1 << _SHIFT)).astype(np.int32) for outline in outlines]
+        # OpenCV rounds and clips the four numbers of a pixel itself.
+        cv2.fillPoly(self.surface, corners, (*colour, heat), shift=_SHIFT)
+        cv2.fillPoly(self.light, corners, (*glow, owner), shift=_SHIFT)
 
     def fill_world(self, polygons: np.ndarray, colour: RGB, heat: float, glow: RGB = BLACK, owner: int = 0) -> None:
         """Fill polygons (M, N, 3) given in the world's metres."""
         if len(polygons):
-            self.fill(list(self.camera.project(np.asarray(polygons, float))), colour, heat, glow, owner)
+            self.fill(self.camera.project(np.asarray(polygons, float)), colour, heat, glow, owner)
 
-    def draw(self, groups: Sequence[Sequence[Part]], pose: Pose, owner: int = 0) -> None:
-        """Draw a thing: its groups from the farthest to the nearest, the parts of a group in their order."""
-        parts = [(number, part) for number, group in enumerate(groups) for part in group]
-        ends = np.cumsum([len(part.points) for _, part in parts])
-        world = pose.place(np.concatenate([part.points for _, part in parts]))
+    def draw(self, groups: Sequence[Sequence[Part]], pose: Pose, owner: int = 0, warmer: float = 0.0) -> None:
+        """Draw a thing: its groups from the farthest to the nearest, the parts of a group in their order.
+
+        `warmer` is added to the heat of all its parts.
+        """
+        middles = [np.concatenate([part.points for part in group]).mean(axis=0) for group in groups]
+        centres = pose.place(np.array(middles))
+        order = np.argsort(-np.hypot(centres[:, 0], centres[:, 2]), kind="stable")
+        parts = [part for number in order for part in groups[number]]
+        ends = np.cumsum([len(part.points) for part in parts])
+        starts = np.concatenate([[0], ends[:-1]])
+        world = pose.place(np.concatenate([part.points for part in parts]))
         pixels = self.camera.project(world)
-        distance = np.hypot(world[:, 0], world[:, 2])
-        normals = pose.turn(np.array([part.normal or (0.0, 0.0, 0.0) for _, part in parts]))
-        starts = ends - [len(part.points) for _, part in parts]
+        scale = self.camera.focal / np.maximum(world[:, 2], NEAREST)
+        normals = pose.turn(np.array([part.normal or (0.0, 0.0, 0.0) for part in parts]))
         # A face looks at the camera where its normal points from the face towards the camera.
-        towards = np.array([0.0, self.camera.height, 0.0]) - world[starts]
-        facing = (normals * towards).sum(axis=1) > 0
-        shade = 0.66 + 0.38 * np.maximum(normals @ self.sun, 0.0)
-        sums = np.zeros((len(groups), 2))
-        for (number, _), start, end in zip(parts, starts, ends, strict=True):
-            sums[number] += distance[start:end].sum(), end - start
-        order = np.argsort(-sums[:, 0] / np.maximum(sums[:, 1], 1), kind="stable")
-        rank = np.empty(len(groups), int)
-        rank[order] = np.arange(len(groups))
-        for at in sorted(range(len(parts)), key=lambda at: rank[parts[at][0]]):
-            part, outline = parts[at][1], pixels[starts[at] : ends[at]]
+        facing = (normals * (np.array([0.0, self.camera.height, 0.0]) - world[starts])).sum(axis=1) > 0
+        shade = DIM_SIDE + (1.04 - DIM_SIDE) * np.maximum(normals @ self.sun, 0.0)
+        for part, start, end, seen, light in zip(parts, starts, ends, facing, shade, strict=True):
+            outline, colour = pixels[start:end], part.colour
             if part.normal is None:
-                scale = self.camera.focal / np.maximum(world[starts[at] : ends[at], 2], NEAREST)
-                radius = np.broadcast_to(np.asarray(part.radius, float), (len(outline),)) * scale
+                radius = scale[start:end] * part.radius
                 if radius.any():
                     outline = (outline[:, None] + radius[:, None, None] * _CIRCLE).reshape(-1, 2)
-                self.fill([cv2.convexHull(outline.astype(np.float32))[:, 0]], part.colour, part.heat, part.glow, owner)
-            elif facing[at]:
-                colour = tuple(channel * shade[at] for channel in part.colour)
-                self.fill([outline], colour, part.heat, part.glow, owner)
-
-
-def _bytes(*values: float) -> tuple[int, ...]:
-    return tuple(min(max(round(value), 0), 255) for value in values)
+                outline = cv2.convexHull(outline.astype(np.float32))[:, 0]
+            elif not seen:
+                continue
+            else:
+                colour = (light * colour[0], light * colour[1], light * colour[2])
+            self.fill([outline], colour, part.heat + warmer, part.glow, owner)

@@ -69,6 +69,7 @@ class _Thing:
     running: bool = False
     belongs: int = 0  # things of one number may cover one another and go together
     shadow: bool = True
+    mirrors: bool = False  # bare metal and glass: nearly as warm as what is behind
 
     @property
     def distance(self) -> float:
@@ -100,8 +101,8 @@ def make_scene(seed: int, index: int, width: int, height: int) -> Scene:
     paint_street(backdrop, street, weather, rng)
     seeds = rng.integers(0, 2**32, 2)
     while True:
-        painter = _paint_things(backdrop, things, weather)
-        boxes = _find_boxes(painter, things)
+        painter, whole = _paint_things(backdrop, things, weather)
+        boxes = _find_boxes(painter, things, whole)
         lost = {thing.belongs for thing, box in zip(things, boxes, strict=True) if thing.label and box is None}
         if not lost:
             break
@@ -219,10 +220,8 @@ def _try_lamp(side: float, near: float, reach: float, weather: Weather, rng: np.
         (shape, size), high = shapes.lantern(weather, rng), rng.uniform(3.6, 4.8)
         tall, metal = high - 0.55, (44.0, 50.0, 48.0)
     post = shapes.post(tall, 0.07, metal, heat, arm)
-    head = _Thing(
-        shape, Pose(x + arm, near - 0.1, look, high - (0.9 if arm else 0.0) * 0.0), size, "Lamp", shadow=False
-    )
-    return [_Thing(post, Pose(x, near), (0.2, tall, 0.2), shadow=False), head]
+    head = _Thing(shape, Pose(x + arm, near - 0.1, look, high), size, "Lamp", shadow=False, mirrors=True)
+    return [_Thing(post, Pose(x, near), (0.2, tall, 0.2), shadow=False, mirrors=True), head]
 
 
 def _fits(thing: _Thing, others: Sequence[_Thing], camera: Camera, frame: tuple[int, int]) -> bool:
@@ -272,10 +271,13 @@ def _grow(shape: shapes.Shape, factor: float) -> shapes.Shape:
     return [[replace(part, points=part.points * factor) for part in group] for group in shape]
 
 
-def _paint_things(backdrop: Painter, things: Sequence[_Thing], weather: Weather) -> Painter:
-    """Paint shadows, then the things from far to near, over a copy of the street; thing i is owner i + 1."""
-    painter = Painter(backdrop.camera, backdrop.width, backdrop.height, weather.sun)
-    painter.surface[:], painter.light[:] = backdrop.surface, backdrop.light
+def _paint_things(backdrop: Painter, things: Sequence[_Thing], weather: Weather) -> tuple[Painter, list[int]]:
+    """Paint shadows, then the things from far to near, over a copy of the street; thing i is owner i + 1.
+
+    Returns:
+        The painter, and the number of drawn pixels of each thing while nothing hides it.
+    """
+    painter = backdrop.copy()
     for thing in things:
         if not thing.shadow:
             continue
@@ -286,14 +288,21 @@ def _paint_things(backdrop: Painter, things: Sequence[_Thing], weather: Weather)
         ground = cv2.convexHull(painter.camera.project(np.concatenate(points)).astype(np.float32))[:, 0]
         warm = 14.0 if thing.running else -3.0
         painter.fill([ground], (56.0, 56.0, 62.0), weather.heat["road"] + warm)
-    for thing, owner in sorted(zip(things, range(1, 256), strict=False), key=lambda pair: -pair[0].distance):
-        painter.draw(thing.shape, thing.pose, owner)
-    return painter
+    whole = [0] * len(things)
+    for number in sorted(range(len(things)), key=lambda number: -things[number].distance):
+        thing, warmer = things[number], 0.0
+        if thing.mirrors:
+            left, top, right, bottom = (max(round(edge), 0) for edge in _outline(thing, painter.camera))
+            warmer = float(painter.surface[top : bottom + 1, left : right + 1, 3].mean()) - weather.heat["metal"]
+        painter.draw(thing.shape, thing.pose, number + 1, warmer)
+        if thing.label:
+            whole[number] = np.count_nonzero(painter.light[..., 3] == number + 1)
+    return painter, whole
 
 
-def _find_boxes(painter: Painter, things: Sequence[_Thing]) -> list[Box | None]:
+def _find_boxes(painter: Painter, things: Sequence[_Thing], whole: Sequence[int]) -> list[Box | None]:
     """Return the box round what is seen of each thing; None for clutter and for what is hidden or too small."""
-    owners = painter.light[..., 3]
+    owners = np.ascontiguousarray(painter.light[..., 3])
     boxes: list[Box | None] = []
     for owner, thing in enumerate(things, start=1):
         boxes.append(None)
@@ -303,12 +312,10 @@ def _find_boxes(painter: Painter, things: Sequence[_Thing]) -> list[Box | None]:
         rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
         if not len(rows):
             continue
-        alone = Painter(painter.camera, painter.width, painter.height, (0.0, 1.0, 0.0))
-        alone.draw(thing.shape, thing.pose, 1)
         edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
         # A pixel belongs to the box where at least half of it does.
         left, top, right, bottom = (int(edge / SUPERSAMPLING + 0.5) for edge in edges)
-        if min(right - left, bottom - top) < SMALLEST_BOX or seen.sum() < MUST_SHOW * alone.light[..., 3].sum():
+        if min(right - left, bottom - top) < SMALLEST_BOX or np.count_nonzero(seen) < MUST_SHOW * whole[owner - 1]:
             continue
         boxes[-1] = Box(thing.label, left, top, right, bottom)
     return boxes

@@ -29,6 +29,9 @@ HEADLIGHT, TAILLIGHT = (255.0, 250.0, 225.0), (255.0, 36.0, 24.0)
 FRONT, REAR, UP = (0.0, 0.0, 1.0), (0.0, 0.0, -1.0), (0.0, 1.0, 0.0)
 
 
+_CIRCLE = [(math.cos(turn * math.pi / 7), math.sin(turn * math.pi / 7)) for turn in range(14)]
+
+
 def person(weather: Weather, rng: np.random.Generator, riding: bool = False) -> Shape:
     """A person of about 1.75 m: walking at a random moment of the gait, standing, or sitting on a motorcycle."""
     heat = weather.heat
@@ -168,7 +171,8 @@ def truck(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Sh
     back = long - 1.75  # where the cab ends
     axles = (-long * 0.7, -long * 0.38, long * 0.72)
     cab = ((back, 0.45), (long, 0.45), (long, 1.35), (long - 0.3, roof), (back, roof))
-    cab_parts = _prism(cab, half - 0.08, paint, body_heat, heats={1: engine})
+    cab_parts = _tyres(axles[2:], half - 0.15, 0.46, wheel)
+    cab_parts += _prism(cab, half - 0.08, paint, body_heat, heats={1: engine})
     cab_parts.append(_glass(cab, 2, half - 0.08, glass_heat))
     for side in (-1, 1):
         cab_parts.append(_face_x(side, half - 0.08, back + 0.45, long - 0.3, 1.4, roof - 0.2, GLASS, glass_heat))
@@ -190,7 +194,7 @@ def truck(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Sh
         bed_parts.append(_limb(heap, 0.4, (126, 104, 76), body_heat - 2))
     bed_parts += _back(long, half, 0.68, 0.88, weather, running, body_heat, engine)
     bed_parts += _wheels(axles[:2], half - 0.05, 0.46, wheel)
-    under = _tyres(axles, half - 0.15, 0.46, wheel)
+    under = _tyres(axles[:2], half - 0.15, 0.46, wheel)
     return [under + bed_parts, cab_parts], (2 * half, top if not open_bed else roof, 2 * long)
 
 
@@ -283,12 +287,12 @@ def tree(weather: Weather, rng: np.random.Generator, height: float) -> Shape:
     heat, crown = weather.heat["tree"], 0.3 * height
     trunk = _limb([(0, 0, 0), (0.1, 0.55 * height, 0)], (0.035 * height, 0.02 * height), (74, 58, 44), heat + 6)
     hue = _pick(((54, 88, 40), (70, 100, 44), (94, 104, 48), (120, 92, 40)), rng, 8)
-    return [[trunk, *_leaves((0, 0.68 * height, 0), crown, hue, heat, rng, 24)]]
+    return [[trunk, *_leaves((0, 0.68 * height, 0), crown, hue, heat, rng, 44)]]
 
 
 def bush(weather: Weather, rng: np.random.Generator) -> Shape:
     """A bush of about a metre."""
-    return [_leaves((0, 0.4, 0), 0.5, _pick(((58, 92, 44), (80, 104, 52)), rng, 8), weather.heat["tree"], rng, 14)]
+    return [_leaves((0, 0.4, 0), 0.5, _pick(((58, 92, 44), (80, 104, 52)), rng, 8), weather.heat["tree"], rng, 22)]
 
 
 def bin_(weather: Weather, rng: np.random.Generator) -> Shape:
@@ -430,7 +434,7 @@ def _face_z(
 
 
 def _limb(points: Sequence, radius: Sequence[float] | float, colour: RGB, heat: float, glow: RGB = BLACK) -> Part:
-    return Part(np.array(points, float), colour, heat, glow, radius=radius)
+    return Part(np.array(points, float), colour, heat, glow, radius=np.array(radius))
 
 
 def _leaves(
@@ -439,12 +443,13 @@ def _leaves(
     """Blobs of leaves in a ball, the upper ones lighter."""
     places = rng.normal(0.0, 0.42, (count, 3)) * radius
     places[:, 1] *= 0.8
+    heats, lights = heat + rng.uniform(-4, 5, count), rng.uniform(-0.12, 0.12, count)
     parts = []
-    for place in places[np.argsort(places[:, 1])]:
-        light = 0.78 + 0.3 * place[1] / radius + rng.uniform(-0.12, 0.12)
-        colour = tuple(channel * light for channel in hue)
-        grown = [np.array(centre) + place, np.array(centre) + place + rng.normal(0, 0.15, 3) * radius]
-        parts.append(_limb(grown, (0.3 * radius, 0.36 * radius), colour, heat + rng.uniform(-4, 5)))
+    for at in np.argsort(places[:, 1] - 0.5 * places[:, 2]):
+        light = 0.8 + 0.28 * places[at, 1] / radius + lights[at]
+        parts.append(
+            _limb([places[at] + centre], (0.27 * radius,), tuple(channel * light for channel in hue), heats[at])
+        )
     return parts
 
 
@@ -454,7 +459,7 @@ def _ring(z: float, y: float, radius: float) -> list[tuple[float, float]]:
 
 
 def _circle(radius: float = 1.0) -> list[tuple[float, float]]:
-    return [(radius * math.cos(turn), radius * math.sin(turn)) for turn in np.arange(14) * math.pi / 7]
+    return [(radius * cosine, radius * sine) for cosine, sine in _CIRCLE]
 
 
 def _pick(colours: Sequence[RGB], rng: np.random.Generator, spread: float) -> RGB:

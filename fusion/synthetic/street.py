@@ -10,7 +10,7 @@ from fusion.synthetic.painting import BLACK, RGB, Painter
 from fusion.synthetic.weather import Weather
 
 HALF_ROAD = 5.6  # metres from the middle line to the kerb
-FAR = 160.0  # metres at which the road is drawn to an end
+FAR = 400.0  # metres at which the road is drawn to an end
 FACADES = (
     (168, 148, 126), (190, 178, 156), (150, 92, 74), (134, 140, 148), (202, 194, 182), (120, 112, 104), (176, 156, 110),
 )  # fmt: skip
@@ -46,14 +46,18 @@ def paint_street(painter: Painter, street: Street, weather: Weather, rng: np.ran
 
 
 def _paint_sky(painter: Painter, weather: Weather, rng: np.random.Generator) -> None:
-    rows = max(1, min(painter.height, math.ceil(painter.camera.horizon)))
-    down = np.linspace(0.0, 1.0, rows)[:, None] ** 1.3
-    top = np.array([*weather.sky_top, weather.heat["sky_top"]])
-    low = np.array([*weather.sky_low, weather.heat["sky_low"]])
-    sky = np.broadcast_to((top + (low - top) * down)[:, None], (rows, painter.width, 4)).copy()
-    clouds = cv2.resize(rng.standard_normal((5, 7)), (painter.width, rows), interpolation=cv2.INTER_CUBIC)
-    amount = np.array([13.0, 12.0, 10.0, 5.0]) * (0.25 if weather.dark else 0.3 if weather.condition == "fog" else 1.0)
-    painter.surface[:rows] = np.clip(sky + np.maximum(clouds, -0.3)[..., None] * amount, 0, 255)
+    rows = max(1, min(painter.height, math.ceil(painter.camera.horizon) + 8))
+    size = (painter.width, rows)
+    wide, tall = size[0] // 4 + 2, size[1] // 4 + 2  # smooth, so drawn small
+    down = np.linspace(0.0, 1.0, tall, dtype=np.float32)[:, None, None] ** 1.3
+    top = np.array([*weather.sky_top, weather.heat["sky_top"]], np.float32)
+    low = np.array([*weather.sky_low, weather.heat["sky_low"]], np.float32)
+    amount = np.array([13.0, 12.0, 10.0, 5.0], np.float32)
+    amount *= 0.25 if weather.dark else 0.3 if weather.condition == "fog" else 1.0
+    clouds = cv2.resize(rng.standard_normal((5, 7), np.float32), (wide, tall), interpolation=cv2.INTER_CUBIC)
+    sky = np.maximum(clouds, -0.3)[..., None] * amount
+    sky += top + (low - top) * down
+    painter.surface[:rows] = cv2.resize(cv2.convertScaleAbs(np.maximum(sky, 0.0)), size)
     if weather.dark:  # the sky is not lit by lamps: it is drawn as dark as it is seen
         painter.light[:rows, :, :3] = painter.surface[:rows, :, :3]
 
@@ -80,7 +84,7 @@ def _paint_skyline(painter: Painter, weather: Weather, rng: np.random.Generator)
         x += wide * rng.uniform(0.8, 1.8)
     steps = np.linspace(0, painter.width, 40)
     crowns = horizon - unit * rng.uniform(1.0, 4.5, 40)
-    outline = np.stack([[0, *steps, painter.width], [horizon + 2, *crowns, horizon + 2]], axis=1)
+    outline = np.stack([[0, *steps, painter.width], [horizon + 8, *crowns, horizon + 8]], axis=1)
     painter.fill([outline], (84, 102, 82), weather.heat["tree"] - 6)
 
 
@@ -222,11 +226,11 @@ def _flat(left: np.ndarray, right: np.ndarray, near: np.ndarray, far: np.ndarray
     """Oblongs on the ground, (N, 4, 3)."""
     zero = np.zeros_like(left, dtype=float)
     corners = [(left, zero, near), (right, zero, near), (right, zero, far), (left, zero, far)]
-    return np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)
+    return np.array(corners).transpose(2, 0, 1)
 
 
 def _upright(x: float, z: np.ndarray, y: np.ndarray, wide: float, tall: float) -> np.ndarray:
     """Oblongs on a wall along the road, (N, 4, 3)."""
     wall = np.full_like(z, x)
     corners = [(wall, y, z), (wall, y, z + wide), (wall, y + tall, z + wide), (wall, y + tall, z)]
-    return np.stack([np.stack(corner, axis=-1) for corner in corners], axis=1)
+    return np.array(corners).transpose(2, 0, 1)

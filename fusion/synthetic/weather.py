@@ -13,22 +13,22 @@ from fusion.synthetic.painting import RGB
 CONDITIONS = ("day", "night", "fog", "glare")
 
 # Light on unlit surfaces at night as a fraction of day: 0.05 hides people wholly, 0.3 shows them like an overcast day.
-NIGHT_LIGHT = (0.08, 0.15)
+NIGHT_LIGHT = (0.07, 0.14)
 # Metres at which fog leaves a third of the visible contrast: less hides more from the visible image.
-FOG_RANGE = (6.0, 12.0)
+FOG_RANGE = (5.0, 10.0)
 # How much of the infrared contrast fog leaves: 1 makes infrared indifferent to it.
 FOG_INFRARED_CONTRAST = (0.6, 0.75)
 # Grey levels by which people's clothes, and their bare skin beyond that, exceed the road: less makes infrared harder.
-PEOPLE_WARMTH = {"day": (32.0, 48.0), "night": (60.0, 85.0), "fog": (60.0, 80.0), "glare": (45.0, 70.0)}
-SKIN_WARMTH = 22.0
+PEOPLE_WARMTH = {"day": (40.0, 58.0), "night": (80.0, 105.0), "fog": (85.0, 110.0), "glare": (55.0, 80.0)}
+SKIN_WARMTH = 26.0
 # Grey levels of a running engine above the road, and of a parked vehicle's difference from it (its sign varies).
-ENGINE_WARMTH = (70.0, 105.0)
+ENGINE_WARMTH = (85.0, 125.0)
 PARKED_WARMTH = 9.0
 # Standard deviation of the visible sensor's noise in grey levels, by light; of infrared's, temporal and fixed pattern.
 VISIBLE_NOISE = {"day": 2.5, "night": 6.0, "fog": 3.0, "glare": 4.0}
-INFRARED_NOISE, INFRARED_PATTERN = 2.5, 1.8
+INFRARED_NOISE, INFRARED_PATTERN = 2.5, 1.2
 # Gain of the infrared camera: below 1 is low contrast.
-INFRARED_GAIN = (0.75, 0.95)
+INFRARED_GAIN = (0.92, 1.12)
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def choose_weather(condition: str, rng: np.random.Generator) -> Weather:
         "verge": road - rng.uniform(10, 20),
         "building": road + (rng.uniform(-14, 10) if not dark else rng.uniform(-8, 22)),
         "tree": road - rng.uniform(14, 26),
-        "metal": sky[1] + 9.0,  # bare metal mirrors the cold sky
+        "metal": sky[1] + 20.0,  # bare metal mirrors the cold sky
         "cloth": cloth,
         "skin": cloth + SKIN_WARMTH,
         "engine": road + rng.uniform(*ENGINE_WARMTH),
