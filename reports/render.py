@@ -1,0 +1,123 @@
+"""Turns a frame into Markdown and LaTeX: the only place where a number is rounded.
+
+The best value of a column is bold, the second best underlined. Values that print alike are tied and get the same mark.
+"""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+UNDEFINED = "n/a"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a frame is printed: columns in order with their headings, digits, and which of them are ranked.
+
+    `columns` maps a frame's column to its heading. `digits` holds the decimals of a numeric column (0 where absent).
+    `higher_is_better` names the columns that are ranked, and their direction.
+    """
+
+    columns: Mapping[str, str]
+    digits: Mapping[str, int]
+    higher_is_better: Mapping[str, bool]
+
+
+def format_value(value: object, digits: int) -> str:
+    """Return a cell's text: a number with `digits` decimals, `n/a` where undefined, text as it is."""
+    if isinstance(value, str):
+        return value
+    number = float(value)
+    return UNDEFINED if math.isnan(number) else f"{number:.{digits}f}"
+
+
+def printed(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+    """Return the frame's cells as they are printed, columns in the layout's order under their own names."""
+    return pd.DataFrame(
+        {name: [format_value(value, layout.digits.get(name, 0)) for value in frame[name]] for name in layout.columns}
+    )
+
+
+def rank_marks(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
+    """Return `best`, `second` or an empty string for each printed cell.
+
+    Ranks are taken over the printed values, so that no mark rests on a digit that the reader cannot see.
+    """
+    marks = pd.DataFrame("", index=range(len(frame)), columns=list(layout.columns))
+    cells = printed(frame, layout)
+    for name, higher in layout.higher_is_better.items():
+        values = cells[name].replace(UNDEFINED, "nan").astype(float)
+        ranked = sorted(values.dropna().unique(), reverse=higher)
+        for mark, value in zip(("best", "second"), ranked, strict=False):
+            marks.loc[values == value, name] = mark
+    return marks
+
+
+def to_markdown(frame: pd.DataFrame, layout: Layout, caption: str, notes: Sequence[str]) -> str:
+    """Return the table as GitHub Markdown with its caption above and its notes below."""
+    cells, marks = printed(frame, layout), rank_marks(frame, layout)
+    wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
+    lines = [
+        f"**{_markdown(caption)}**",
+        "",
+        "| " + " | ".join(_markdown(heading) for heading in layout.columns.values()) + " |",
+        "| " + " | ".join("---" if _is_text(frame[name]) else "---:" for name in layout.columns) + " |",
+    ]
+    for row in range(len(frame)):
+        texts = [wrap[marks.at[row, name]].format(_markdown(cells.at[row, name])) for name in layout.columns]
+        lines.append("| " + " | ".join(texts) + " |")
+    lines += ["", *(f"- {_markdown(note)}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def to_latex(frame: pd.DataFrame, layout: Layout, caption: str, notes: Sequence[str], label: str) -> str:
+    """Return the table as LaTeX for a two-column paper: booktabs, over both columns, never wider than the page.
+
+    Needs the packages booktabs and graphicx.
+    """
+    cells, marks = printed(frame, layout), rank_marks(frame, layout)
+    styles = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
+    styler = cells.style.hide(axis="index").format(escape="latex")
+    styler = styler.apply(lambda _: marks.map(styles.__getitem__), axis=None)
+    styler = styler.relabel_index([_latex(heading) for heading in layout.columns.values()], axis="columns")
+    tabular = styler.to_latex(
+        hrules=True, column_format="".join("l" if _is_text(frame[name]) else "r" for name in layout.columns)
+    ).strip()
+    lines = [
+        r"% Needs \usepackage{booktabs,graphicx}.",
+        r"\begin{table*}",
+        r"\centering",
+        rf"\caption{{{_latex(caption)}}}",
+        rf"\label{{{label}}}",
+        # Shrunk where it is wider than the page, and only there.
+        r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
+        tabular + "}",
+        r"\par\medskip",
+        r"\begin{minipage}{\textwidth}\footnotesize\raggedright",
+        *(rf"{_latex(note)}\par" for note in notes),
+        r"\end{minipage}",
+        r"\end{table*}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _is_text(column: pd.Series) -> bool:
+    return not pd.api.types.is_numeric_dtype(column)
+
+
+def _markdown(text: str) -> str:
+    return re.sub(r"([\\`*_|~\[\]])", r"\\\1", text.replace("&", "&amp;").replace("<", "&lt;"))
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}",
+    ">": r"\textgreater{}", "|": r"\textbar{}",
+    **{character: "\\" + character for character in "&%$#_{}"},
+}  # fmt: skip
+
+
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(character, character) for character in text)

@@ -1,0 +1,219 @@
+"""Write Table II (the detector's average precision for each variant) and the table of fusion metrics.
+
+Each is written as CSV (full precision, with `# key: value` facts on top), Markdown and LaTeX. Everything that the rows
+must share is compared first: the split and its digests, the detector's recipe, the seeds, the metrics' convention. A
+missing variant, seed or image is an error, never a gap.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fusion.artefacts import read_json, sha256_json, write_csv, write_text
+from fusion.stage import InputError, run
+from reports import collect, paper
+from reports.collect import BANDS, Split
+from reports.render import Layout, to_latex, to_markdown
+
+YOLOV5U = (
+    "YOLOv5u is the anchor-free re-issue of YOLOv5 in the ultralytics package: its rows are not comparable one to one "
+    "with a paper that used the original YOLOv5."
+)
+MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
+
+
+def detection_layout(table: pd.DataFrame, classes: Sequence[str]) -> Layout:
+    """Return how Table II is printed: the spread only where there are several seeds, the paper where it has rows."""
+    ranked = [*classes, "Average"]
+    columns = {"variant": "Variant", **{name: name for name in ranked}}
+    if table["Average_low"].notna().any():
+        columns |= {"Average_low": "lowest seed", "Average_high": "highest seed"}
+    if "Average_paper" in table:
+        columns |= {"Average_paper": "Average (paper)"}
+    digits = {name: 3 for name in columns if name != "variant"}
+    return Layout(columns, digits, dict.fromkeys(ranked, True))
+
+
+def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> Layout:
+    """Return how the fusion metrics are printed; a metric of unknown direction is printed but not ranked."""
+    counts = [name for name in table.columns if name == "images" or name.endswith("_undefined")]
+    columns = {name: name.replace("_", " ") for name in table.columns} | {"method": "Method", "images": "Images"}
+    digits = {name: 2 for name in table.columns if name != "method" and name not in counts}
+    return Layout(columns, digits, {name: higher_is_better[name] for name in digits if name in higher_is_better})
+
+
+def metric_directions() -> dict[str, bool]:
+    """Return for each known fusion metric whether a higher value is the better one."""
+    from fusion.metrics import METRICS  # late: Table II needs no compiled metrics
+
+    return {name: metric.higher_is_better for name, metric in METRICS.items()}
+
+
+def detection_facts(split: Split, shared: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
+    """Return what Table II says about itself: data, split, detector, recipe, seeds, versions."""
+    return {
+        "dataset": split.dataset["dataset"],
+        **_split_facts(split),
+        "boxes": split.dataset["boxes"]["test"],
+        **shared,
+        "seeds": " ".join(map(str, seeds)),
+        "spread": (
+            "Average_low and Average_high are the smallest and largest over the seeds"
+            if len(seeds) > 1
+            else "not measured: one seed"
+        ),
+    }
+
+
+def detection_notes(facts: Mapping[str, Any]) -> list[str]:
+    """Return the footnotes of Table II."""
+    seeds = facts["seeds"].split()
+    notes = [
+        f"Detector: {facts['detector']}. {YOLOV5U}",
+        _recipe_note(facts),
+        f"Protocol: {facts['protocol']}.",
+        _split_note(facts),
+        "Boxes of the test set: " + ", ".join(f"{name} {count}" for name, count in facts["boxes"].items()) + ".",
+    ]
+    if len(seeds) == 1:
+        notes.append(
+            f"One seed ({seeds[0]}), no interval: differences smaller than the spread between seeds, which was not "
+            "measured, are not known to be real."
+        )
+    else:
+        notes.append(
+            f"Means over {len(seeds)} seeds ({', '.join(seeds)}); lowest and highest seed are a spread, not a "
+            "confidence interval."
+        )
+    if "paper" in facts:
+        notes.append(f"Paper: {facts['paper']}.")
+    return [*notes, MARKS]
+
+
+def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
+    """Return the footnotes of the fusion metrics."""
+    notes = [
+        f"Convention: {facts['convention']}.",
+        _split_note(facts),
+    ]
+    if any(name.endswith("_undefined") for name in table.columns):
+        notes.append("Undefined values take no part in a mean; they are counted beside it.")
+    return [*notes, MARKS]
+
+
+def write_tables(stem: Path, table: pd.DataFrame, facts: Mapping, layout: Layout, caption: str, notes: list) -> None:
+    """Write one table as `stem`.csv, .md and .tex."""
+    write_csv(stem.with_suffix(".csv"), table, facts)
+    write_text(stem.with_suffix(".md"), to_markdown(table, layout, caption, notes))
+    write_text(stem.with_suffix(".tex"), to_latex(table, layout, caption, notes, f"tab:{stem.name}"))
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Write the tables of one run."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reports.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--split", type=Path, required=True, help="folder of the prepared split (dataset.json, ...)")
+    parser.add_argument("--ap", type=Path, nargs="+", required=True, help="ap.json of every variant and seed")
+    parser.add_argument(
+        "--training", type=Path, nargs="*", default=[], help="provenance.json of every detector, to compare recipes"
+    )
+    parser.add_argument("--metrics", type=Path, nargs="*", default=[], help="metrics CSV of every method, METHOD.csv")
+    parser.add_argument(
+        "--fused-manifests", type=Path, nargs="*", default=[], help="manifest of every method, METHOD/manifest.csv"
+    )
+    parser.add_argument(
+        "--variants", nargs="+", required=True, help="rows of Table II in order: visible, infrared, then methods"
+    )
+    parser.add_argument(
+        "--config-snapshot", type=Path, help="the run's whole configuration (JSON); its digest is printed"
+    )
+    parser.add_argument("--output", type=Path, required=True, help="folder for table2.* and fusion.*")
+    options = parser.parse_args(argv)
+
+    if len(set(options.variants)) < len(options.variants):
+        raise InputError(f"--variants {' '.join(options.variants)}: wanted each variant once")
+    split = collect.read_split(options.split)
+    methods = [variant for variant in options.variants if variant not in BANDS]
+    config = {}
+    if options.config_snapshot:
+        config = {"config": sha256_json(read_json(options.config_snapshot))}
+
+    manifests = collect.read_manifests(options.fused_manifests, methods, split)
+    if not options.training:
+        logging.warning("warning: without --training the detectors' recipes are not compared")
+    scores, shared = collect.read_scores(options.ap, options.variants, split, options.training, manifests)
+    metrics, metric_facts = collect.read_metrics(options.metrics, methods)
+
+    # The paper's numbers belong beside numbers on its own data only.
+    on_m3fd = str(split.dataset["dataset"]).casefold() == "m3fd"
+    table = collect.detection_table(
+        scores, split.classes, {name: paper.paper_row(name) for name in options.variants} if on_m3fd else None
+    )
+    facts = detection_facts(split, shared, sorted(scores["seed"].unique().tolist())) | config
+    if on_m3fd:
+        facts["paper"] = paper.SOURCE
+    caption = (
+        f"Average precision, mAP@[0.5:0.95], of one detector trained and tested on each variant of {facts['dataset']}"
+    )
+    layout = detection_layout(table, split.classes)
+    write_tables(options.output / "table2", table, facts, layout, caption, detection_notes(facts))
+
+    if methods:
+        for method, (digests, _) in manifests.items():
+            strangers = sorted(set(metrics.loc[metrics["method"] == method, "name"]) - digests.keys())
+            if strangers:
+                raise InputError(f"--metrics: {method}.csv scores {strangers[0]!r}, which is not in its manifest")
+        table = collect.fusion_table(metrics)
+        facts = {
+            "dataset": split.dataset["dataset"],
+            "images": int(table["images"].iloc[0]),
+            **metric_facts,
+            **_split_facts(split),
+            "fused": {method: facts for method, (_, facts) in manifests.items()},
+        } | config
+        layout = fusion_layout(table, metric_directions())
+        caption = f"Fusion metrics on {facts['dataset']}, means over {facts['images']} pairs"
+        write_tables(options.output / "fusion", table, facts, layout, caption, fusion_notes(table, facts))
+    logging.info("tables: %d variants, %d methods in %s", len(options.variants), len(methods), options.output)
+
+
+def _recipe_note(facts: Mapping[str, Any]) -> str:
+    if "training.recipe.epochs" not in facts:
+        return "The detectors' training recipes were not compared."
+    recipe = {key.removeprefix("training.recipe."): value for key, value in facts.items()}
+    return (
+        f"The same recipe for every variant: {recipe['model']}, images {recipe['image_size']} pixels long, "
+        f"{recipe['epochs']} epochs from {facts['training.start']} weights, {recipe['optimizer']}, learning rate "
+        f"{recipe['lr0']}, batch {recipe['batch']}."
+    )
+
+
+def _split_facts(split: Split) -> dict[str, Any]:
+    kind = {key: value for key, value in split.dataset["split"].items() if not key.startswith("digest_")}
+    return {
+        "split": json.dumps(kind, ensure_ascii=False),
+        "train_images": len(split.train),
+        "test_images": len(split.test),
+        "digest_train": split.dataset["split"]["digest_train"],
+        "digest_test": split.dataset["split"]["digest_test"],
+    }
+
+
+def _split_note(facts: Mapping[str, Any]) -> str:
+    split = json.loads(facts["split"])
+    return (
+        f"Split {split['kind']}"
+        + (f", seed {split['seed']}" if split.get("seed") is not None else "")
+        + f": {facts['train_images']} training and {facts['test_images']} test images, "
+        f"digests {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
+    )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,350 @@
+"""The tables: their contract, and everything that must not end up in one table."""
+
+import math
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from fusion.artefacts import read_csv, read_json, write_csv, write_json, write_text
+from fusion.stage import InputError
+from reports import collect, paper, tables
+from reports.render import Layout, rank_marks, to_latex, to_markdown
+
+PAPER_ORDER = ["People", "Car", "Truck", "Bus", "Lamp", "Motorcycle"]
+
+
+def write(run) -> pd.DataFrame:
+    tables.main(run.tables_arguments())
+    return read_csv(run.tables / "table2.csv")[0]
+
+
+# The contract of table2.csv
+
+
+def test_rows_are_the_variants_in_order_and_columns_the_papers_classes(example):
+    table = write(example())
+    assert table["variant"].tolist() == ["visible", "infrared", "average", "fnet"]
+    assert list(table.columns[:8]) == ["variant", *PAPER_ORDER, "Average"]
+
+
+def test_values_are_the_fractions_of_ap_json_unrounded(example):
+    run = example()
+    run.write_ap("fnet", 0, Car=0.123456789)
+    assert write(run).set_index("variant").at["fnet", "Car"] == 0.123456789
+
+
+def test_several_seeds_give_their_mean_and_spread(example):
+    run = example(seeds=(0, 1, 4))
+    averages = [read_json(run.ap("fnet", seed))["average"]["AP"] for seed in run.seeds]
+    row = write(run).set_index("variant").loc["fnet"]
+    assert row["Average"] == pytest.approx(sum(averages) / 3, abs=1e-12)
+    assert (row["Average_low"], row["Average_high"]) == (min(averages), max(averages))
+    assert row["seeds"] == 3
+
+
+def test_one_seed_has_no_spread(example):
+    table = write(example())
+    assert table[["Average_low", "Average_high"]].isna().all(axis=None)
+
+
+def test_paper_columns_are_on_m3fd_only(example, tmp_path):
+    run = example()
+    table = write(run).set_index("variant")
+    assert table.at["fnet", "Average_paper"] == 0.620
+    assert table.at["infrared", "Truck_paper"] == 0.609
+    assert math.isnan(table.at["average", "Average_paper"])
+    shutil.rmtree(run.folder)
+    assert not any(name.endswith("_paper") for name in write(example(dataset="synthetic")).columns)
+
+
+def test_other_classes_keep_the_data_sets_order():
+    split = collect.Split(Path("dataset.json"), {"classes": ["person", "bicycle", "car"]}, [], [])
+    assert split.classes == ["person", "bicycle", "car"]
+
+
+def test_paper_numbers_are_those_of_the_papers_table(shared):
+    table = pd.read_csv(shared / "paper/table2.csv").set_index("variant")
+    ours = pd.DataFrame.from_dict(paper.TABLE2, orient="index", columns=[*paper.CLASSES, "Average"])
+    pd.testing.assert_frame_equal(ours, table, check_names=False)
+
+
+def test_facts_say_what_the_rows_share(example):
+    run = example(seeds=(0, 1))
+    write(run)
+    facts = read_csv(run.tables / "table2.csv")[1]
+    dataset = read_json(run.split / "dataset.json")
+    assert facts["detector"].startswith("YOLOv5u")
+    assert facts["digest_test"] == dataset["split"]["digest_test"]
+    assert facts["training.recipe.epochs"] == "40"
+    assert facts["training.start"] == "random"
+    assert facts["testing.versions.ultralytics"] == "8.4.190"
+    assert facts["seeds"] == "0 1"
+    assert "recipe.seed" not in " ".join(facts)
+
+
+def test_undefined_is_nan_in_csv_and_printed_as_such(example):
+    run = example()
+    for variant in run.variants:
+        run.write_ap(variant, 0, Lamp=None)
+    table = write(run)
+    assert table["Lamp"].isna().all()
+    row = next(line for line in (run.tables / "table2.md").read_text().splitlines() if line.startswith("| fnet"))
+    assert row.split(" | ")[5] == "n/a"
+    assert "n/a" in (run.tables / "table2.tex").read_text()
+
+
+def test_same_input_gives_the_same_bytes(example):
+    run = example()
+    write(run)
+    before = {path.name: path.read_bytes() for path in run.tables.iterdir()}
+    write(run)
+    assert before == {path.name: path.read_bytes() for path in run.tables.iterdir()}
+    assert set(before) == {f"{name}.{kind}" for name in ("table2", "fusion") for kind in ("csv", "md", "tex")}
+
+
+# What must not end up in one table
+
+
+def refused(run, *parts: str) -> None:
+    with pytest.raises(InputError) as error:
+        tables.main(run.tables_arguments())
+    for part in parts:
+        assert part in str(error.value)
+    assert not run.tables.exists()
+
+
+def test_method_without_manifest_is_refused(example):
+    with pytest.raises(InputError, match="--fused-manifests: no file for method 'maximum'; found average, fnet"):
+        tables.main([*example().tables_arguments(), "maximum"])
+
+
+def test_method_without_metrics_is_refused(example):
+    run = example()
+    arguments = run.tables_arguments()
+    arguments.remove(str(run.folder / "metrics/fnet.csv"))
+    with pytest.raises(InputError, match="--metrics: no file for method 'fnet'; found average"):
+        tables.main(arguments)
+
+
+def test_missing_ap_file_of_a_variant_is_refused(example):
+    run = example()
+    arguments = run.tables_arguments()
+    arguments.remove(str(run.ap("infrared")))
+    with pytest.raises(InputError, match="--ap: no file holds variant 'infrared'"):
+        tables.main(arguments)
+
+
+def test_missing_seed_is_refused(example):
+    run = example(seeds=(0, 1))
+    arguments = run.tables_arguments()
+    arguments.remove(str(run.ap("average", 1)))
+    with pytest.raises(InputError, match="variant 'average' has no file with seed 1, which variant 'visible' has"):
+        tables.main(arguments)
+
+
+def test_variant_that_is_not_asked_for_is_refused(example):
+    run = example()
+    arguments = run.tables_arguments()
+    arguments.remove("visible")
+    with pytest.raises(InputError, match=r"ap.json holds variant 'visible', which --variants does not name"):
+        tables.main(arguments)
+
+
+def test_same_variant_and_seed_twice_is_refused(example):
+    run = example()
+    arguments = run.tables_arguments()
+    arguments.insert(arguments.index("--ap") + 1, str(run.ap("fnet")))
+    with pytest.raises(InputError, match="both hold variant 'fnet' with seed 0"):
+        tables.main(arguments)
+
+
+def test_other_recipe_is_refused(example):
+    run = example()
+    run.change(run.training("fnet"), "recipe", "epochs", value=41)
+    refused(run, str(run.ap("fnet")), str(run.ap("visible")), "training.recipe.epochs is 41, expected 40")
+
+
+def test_recipe_key_that_only_one_variant_has_is_refused(example):
+    run = example()
+    run.change(run.training("infrared"), "recipe", "mixup", value=0.5)
+    refused(run, "training.recipe.mixup is 0.5, expected None")
+
+
+def test_other_protocol_is_refused(example):
+    run = example()
+    run.change(run.ap("fnet"), "protocol", value="another")
+    refused(run, str(run.ap("fnet")), str(run.ap("visible")), "protocol is 'another'")
+
+
+def test_other_version_is_refused(example):
+    run = example()
+    run.change(run.ap("fnet"), "provenance", "versions", "ultralytics", value="8.4.0")
+    refused(run, str(run.ap("fnet")), "testing.versions.ultralytics is '8.4.0'")
+
+
+def test_detector_trained_on_another_variant_is_refused(example):
+    run = example()
+    run.change(run.ap("fnet"), "provenance", "trained_on", value="visible")
+    refused(run, str(run.ap("fnet")), "trained on 'visible'")
+
+
+def test_detector_without_its_training_is_refused(example):
+    run = example()
+    run.change(run.ap("fnet"), "provenance", "training", value="0123456789abcdef")
+    refused(run, str(run.ap("fnet")), "no provenance.json with digest 0123456789ab")
+
+
+def test_other_test_labels_are_refused(example):
+    run = example()
+    run.change(run.ap("visible"), "provenance", "data", "labels", value="other")
+    refused(run, str(run.ap("visible")), "truth_test.json", "data.labels is 'other'")
+
+
+def test_other_training_labels_are_refused(example):
+    run = example()
+    run.change(run.training("visible"), "data", "labels", value="other")
+    refused(run, str(run.training("visible")), "truth_train.json", "data.labels is 'other'")
+
+
+def test_other_number_of_test_boxes_is_refused(example):
+    run = example()
+    run.change(run.ap("fnet"), "classes", "Car", "boxes", value=5)
+    refused(run, str(run.ap("fnet")), "dataset.json", "boxes is")
+
+
+def test_fused_images_that_were_made_anew_after_scoring_are_refused(example):
+    run = example()
+    manifest = run.folder / "fused/fnet/manifest.csv"
+    frame, facts = read_csv(manifest)
+    frame.loc[frame["name"] == run.test[0], "sha256"] = "0" * 64
+    write_csv(manifest, frame, facts)
+    refused(run, str(run.ap("fnet")), "other fused images than its variant's manifest describes")
+
+
+def test_manifest_that_lacks_an_image_of_the_split_is_refused(example):
+    run = example()
+    manifest = run.folder / "fused/average/manifest.csv"
+    frame, facts = read_csv(manifest)
+    write_csv(manifest, frame[frame["name"] != run.test[2]], facts)
+    refused(run, str(manifest), "lacks 1 of the 14 images", repr(run.test[2]))
+
+
+def test_list_that_is_not_the_one_of_dataset_json_is_refused(example):
+    run = example()
+    write_text(run.split / "test.txt", "".join(f"{name}\n" for name in run.test[1:]))
+    refused(run, str(run.split / "test.txt"), str(run.split / "dataset.json"), "digest")
+
+
+def test_method_scored_on_other_images_is_refused(example):
+    run = example()
+    metrics = run.folder / "metrics/fnet.csv"
+    frame, facts = read_csv(metrics)
+    write_csv(metrics, frame.iloc[1:], facts)
+    refused(run, str(metrics), "average.csv", "scores 5 images", repr(run.test[0]))
+
+
+def test_method_scored_in_another_convention_is_refused(example):
+    run = example()
+    metrics = run.folder / "metrics/fnet.csv"
+    write_csv(metrics, read_csv(metrics)[0], {"convention": "bits"})
+    refused(run, str(metrics), "convention 'bits', expected 'reference'")
+
+
+def test_method_scored_by_other_metrics_is_refused(example):
+    run = example()
+    metrics = run.folder / "metrics/fnet.csv"
+    frame, facts = read_csv(metrics)
+    write_csv(metrics, frame.drop(columns="VIF"), facts)
+    refused(run, str(metrics), "expected name, MI, VIF, Qabf, SSIM")
+
+
+def test_file_without_a_key_is_named(example):
+    run = example()
+    scores = read_json(run.ap("infrared"))
+    del scores["average"]
+    write_json(run.ap("infrared"), scores)
+    refused(run, str(run.ap("infrared")), "'average'")
+
+
+def test_variant_named_twice_is_refused(example):
+    with pytest.raises(InputError, match="wanted each variant once"):
+        tables.main([*example().tables_arguments(), "fnet"])
+
+
+# The fusion metrics
+
+
+def test_fusion_table_holds_means_over_the_images(example):
+    run = example()
+    write(run)
+    table, facts = read_csv(run.tables / "fusion.csv")
+    assert list(table.columns) == ["method", "MI", "VIF", "Qabf", "SSIM", "images"]
+    images = read_csv(run.folder / "metrics/fnet.csv")[0]
+    assert table.set_index("method").at["fnet", "VIF"] == pytest.approx(images["VIF"].mean(), abs=1e-12)
+    assert facts["convention"] == "reference"
+    assert facts["images"] == "6"
+
+
+def test_undefined_metric_values_are_left_out_and_counted():
+    metrics = pd.DataFrame({"method": ["a", "a", "b", "b"], "name": ["1", "2"] * 2, "MI": [1.0, math.nan, 2.0, 4.0]})
+    table = collect.fusion_table(metrics).set_index("method")
+    assert table["MI"].tolist() == [1.0, 3.0]
+    assert table["MI_undefined"].tolist() == [1, 0]
+    assert table["images"].tolist() == [2, 2]
+
+
+# Rendering
+
+LAYOUT = Layout({"variant": "Variant", "x": "X"}, {"x": 3}, {"x": True})
+
+
+def marks_of(values: list[float], higher: bool = True) -> list[str]:
+    frame = pd.DataFrame({"variant": [str(index) for index in range(len(values))], "x": values})
+    return rank_marks(frame, Layout(LAYOUT.columns, LAYOUT.digits, {"x": higher}))["x"].tolist()
+
+
+def test_best_and_second_are_marked():
+    assert marks_of([0.1, 0.3, 0.2]) == ["", "best", "second"]
+
+
+def test_values_that_print_alike_share_a_mark():
+    assert marks_of([0.5004, 0.4996, 0.4, 0.4001, 0.1]) == ["best", "best", "second", "second", ""]
+
+
+def test_lower_can_be_better():
+    assert marks_of([0.1, 0.3, 0.2], higher=False) == ["best", "", "second"]
+
+
+def test_undefined_is_never_marked():
+    assert marks_of([math.nan, 0.0, math.nan]) == ["", "best", ""]
+
+
+def test_markdown_marks_and_escapes():
+    frame = pd.DataFrame({"variant": ["a|b_c", "<b>"], "x": [0.25, 0.5]})
+    text = to_markdown(frame, LAYOUT, "Caption", ["note"])
+    assert r"| a\|b\_c | <u>0.250</u> |" in text
+    assert "| &lt;b> | **0.500** |" in text
+
+
+def test_latex_marks_and_escapes_every_special_character():
+    frame = pd.DataFrame({"variant": ["a_b & 5% #1 $x$ {y} ~ ^ \\z", "c"], "x": [0.25, 0.5]})
+    text = to_latex(frame, LAYOUT, "50 % & more", ["a_note"], "tab:x")
+    assert r"a\_b \& 5\% \#1 \$x\$ \{y\} \textasciitilde" in text
+    assert r"\textbackslash" in text
+    assert r"\underline{0.250}" in text
+    assert r"\textbf{0.500}" in text
+    assert r"\caption{50 \% \& more}" in text
+    assert r"a\_note" in text
+    assert r"\toprule" in text
+    assert r"\begin{table*}" in text
+
+
+def test_single_seed_tables_say_that_small_differences_may_be_noise(example):
+    run = example()
+    write(run)
+    for kind in ("md", "tex"):
+        text = (run.tables / f"table2.{kind}").read_text(encoding="utf-8")
+        assert "not known to be real" in text
+        assert "anchor-free re-issue of YOLOv5" in text
