@@ -8,3 +8,5 @@ from fusion.synthetic.scene import CLASSES, Box, Scene, make_scene
 from fusion.synthetic.weather import CONDITIONS
 
 __all__ = ["CLASSES", "CONDITIONS", "Box", "Scene", "make_scene"]
+
+REVISION = 1  # raise when the same options would draw other pixels or boxes

@@ -56,10 +56,18 @@ def revision(file):
     raise WorkflowError(f"{file} has no REVISION")
 
 
-def digest(*folders):
-    """Return a digest of the source files in folders: what cheap rules run again for."""
-    files = sorted(file for folder in folders for file in (ROOT / folder).rglob("*") if file.suffix in (".py", ".j2"))
-    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[:12]
+def digest(*places):
+    """Return a digest of source files, given as files or folders: cheap rules run again when one changes."""
+    paths = [
+        path for place in places for path in (ROOT / place, *(ROOT / place).rglob("*"))
+    ]
+    files = sorted(
+        path for path in paths if path.suffix in (".py", ".html", ".css", ".js")
+    )
+    assert files, places
+    return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[
+        :12
+    ]
 
 
 def dataset_root():
@@ -95,7 +103,9 @@ def fnet_sources(wildcards):
 
 def fnet_names():
     """Return the option that keeps test pairs out of FNet's training where it shares the detection data set."""
-    return [] if config["fnet"]["data"] else ["--names", f"{RESULTS}/data/split/train.txt"]
+    return (
+        [] if config["fnet"]["data"] else ["--names", f"{RESULTS}/data/split/train.txt"]
+    )
 
 
 def method_weights(wildcards):
@@ -123,3 +133,27 @@ def variant_manifest(variant):
     """Return the option that names a fused variant's manifest."""
     fused = variant not in ("visible", "infrared")
     return ["--manifest", f"{RESULTS}/fused/{variant}/manifest.csv"] if fused else []
+
+
+def per_variant(pattern):
+    """Return the files of every variant and seed, in the tables' order."""
+    return expand(
+        f"<results>/detection/{{variant}}/seed{{seed}}/{pattern}",
+        variant=VARIANTS,
+        seed=SEEDS,
+    )
+
+
+def gallery_images():
+    """Return VARIANT=FOLDER words: where the report finds every variant's images."""
+    return [
+        f"{variant}={folder}"
+        for variant in VARIANTS
+        for folder in variant_folders(variant)
+    ]
+
+
+def losses_of_training(wildcards):
+    """Return the loss curves of what this run trains: FNet's, unless its weights are the user's."""
+    trained = "fnet" in METHOD_NAMES and not config["fnet"]["weights"]
+    return ["<results>/fusion/fnet/losses.csv"] if trained else []

@@ -10,14 +10,14 @@ if SYNTHETIC:
             "<results>/logs/generate_pairs.log",
         benchmark:
             "<results>/benchmarks/generate_pairs.tsv"
-        params:
-            folder=dataset_root(),
-            options=options(config["synthetic"]),
-            revision=revision("fusion/synthetic/__init__.py"),
         threads: 1
         resources:
             mem_mb=1000,
             runtime=30,
+        params:
+            folder=lambda wildcards: dataset_root(),
+            options=options(config["synthetic"]),
+            revision=revision("fusion/synthetic/__init__.py"),
         shell:
             "python -m fusion.synthetic --output {params.folder:q} {params.options:q} 2>&1 | tee {log:q}"
 
@@ -35,19 +35,21 @@ rule prepare_split:
         "<results>/logs/prepare_split.log",
     benchmark:
         "<results>/benchmarks/prepare_split.tsv"
-    params:
-        root=dataset_root(),
-        options=options(
-            {
-                "dataset": DATASET["name"],
-                **{key: DATASET[key] for key in DATASET if key not in ("name", "root")},
-            }
-        ),
-        code=digest("detection/datasets", "detection/prepare.py", "detection/splits.py"),
     threads: 1
     resources:
         mem_mb=2000,
         runtime=60,
+    params:
+        root=lambda wildcards: dataset_root(),
+        options=options(
+            {
+                "dataset": DATASET["name"],
+                **{
+                    key: DATASET[key] for key in DATASET if key not in ("name", "root")
+                },
+            }
+        ),
+        code=digest("detection/datasets", "detection/prepare.py", "detection/splits.py"),
     shell:
         "python -m detection.prepare --root {params.root:q} {params.options:q}"
         ' --output "$(dirname {output.dataset:q})" 2>&1 | tee {log:q}'

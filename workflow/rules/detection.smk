@@ -10,13 +10,13 @@ rule describe_variant:
         "<results>/detection/{variant}/data.yaml",
     log:
         "<results>/logs/describe_variant-{variant}.log",
-    params:
-        folders=lambda wildcards: variant_folders(wildcards.variant),
-        manifest=lambda wildcards: variant_manifest(wildcards.variant),
     threads: 1
     resources:
         mem_mb=500,
         runtime=10,
+    params:
+        folders=lambda wildcards: variant_folders(wildcards.variant),
+        manifest=lambda wildcards: variant_manifest(wildcards.variant),
     shell:
         'python -m detection.variant --variant {wildcards.variant} --prepared "$(dirname {input.train:q})"'
         " --images {params.folders:q} {params.manifest:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -35,20 +35,23 @@ rule train_detector:
         "<results>/logs/train_detector-{variant}-seed{seed}.log",
     benchmark:
         "<results>/benchmarks/train_detector-{variant}-seed{seed}.tsv"
-    params:
-        options=options(config["detection"]["training"]),
-        model=config["detection"]["model"],
-        image_size=config["detection"]["image_size"],
-        device=config["device"],
-        revision=revision("detection/train.py"),
     threads: config["threads"]
     resources:
         gpu=1,
         mem_mb=12000,
         runtime=1440,
+    params:
+        options=options(config["detection"]["training"]),
+        start=options(
+            {key: config["detection"][key] for key in ("weights", "trust_weights")}
+        ),
+        model=config["detection"]["model"],
+        image_size=config["detection"]["image_size"],
+        device=config["device"],
+        revision=revision("detection/train.py"),
     shell:
         "python -m detection.train --data {input.data:q} --model {params.model:q} --image-size {params.image_size}"
-        " {params.options:q} --seed {wildcards.seed} --device {params.device} --threads {threads} --resume"
+        " {params.start:q} {params.options:q} --seed {wildcards.seed} --device {params.device} --threads {threads} --resume"
         ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
 
 
@@ -65,16 +68,16 @@ rule test_detector:
         "<results>/logs/test_detector-{variant}-seed{seed}.log",
     benchmark:
         "<results>/benchmarks/test_detector-{variant}-seed{seed}.tsv"
-    params:
-        options=options(config["detection"]["testing"]),
-        image_size=config["detection"]["image_size"],
-        device=config["device"],
-        revision=revision("detection/test.py"),
     threads: config["threads"]
     resources:
         gpu=1,
         mem_mb=8000,
         runtime=60,
+    params:
+        options=options(config["detection"]["testing"]),
+        image_size=config["detection"]["image_size"],
+        device=config["device"],
+        code=digest("detection/test.py", "detection/average_precision.py"),
     shell:
         "python -m detection.test --data {input.data:q} --weights {input.weights:q} --image-size {params.image_size}"
         " {params.options:q} --device {params.device} --threads {threads}"

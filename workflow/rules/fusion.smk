@@ -14,6 +14,11 @@ rule train_fnet:
         "<results>/logs/train_fnet.log",
     benchmark:
         "<results>/benchmarks/train_fnet.tsv"
+    threads: config["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=720,
     params:
         visible=fnet_folders("visible"),
         infrared=fnet_folders("infrared"),
@@ -21,11 +26,6 @@ rule train_fnet:
         options=options(config["fnet"]["training"]),
         device=config["device"],
         revision=revision("fusion/train.py"),
-    threads: config["threads"]
-    resources:
-        gpu=1,
-        mem_mb=8000,
-        runtime=720,
     shell:
         "python -m fusion.train --method fnet --visible {params.visible:q} --infrared {params.infrared:q}"
         " {params.names:q} {params.options:q} --device {params.device} --threads {threads} --resume"
@@ -43,6 +43,11 @@ rule fuse_pairs:
         "<results>/logs/fuse_pairs-{method}.log",
     benchmark:
         "<results>/benchmarks/fuse_pairs-{method}.tsv"
+    threads: config["threads"]
+    resources:
+        gpu=lambda wildcards: int(METHODS[wildcards.method].needs_weights),
+        mem_mb=4000,
+        runtime=240,
     params:
         visible=folders("visible"),
         infrared=folders("infrared"),
@@ -50,11 +55,6 @@ rule fuse_pairs:
         options=options({key: config["fusion"][key] for key in ("colour", "precision")}),
         device=config["device"],
         revision=lambda wildcards: METHODS[wildcards.method].revision,
-    threads: config["threads"]
-    resources:
-        gpu=lambda wildcards: int(METHODS[wildcards.method].needs_weights),
-        mem_mb=4000,
-        runtime=240,
     shell:
         "python -m fusion.fuse --method {wildcards.method} {params.weights:q} {params.options:q}"
         " --visible {params.visible:q} --infrared {params.infrared:q} --names {input.names:q}"

@@ -12,14 +12,14 @@ rule score_fusion:
         "<results>/logs/score_fusion-{method}.log",
     benchmark:
         "<results>/benchmarks/score_fusion-{method}.tsv"
-    params:
-        visible=folders("visible"),
-        infrared=folders("infrared"),
-        code=digest("fusion/metrics"),
     threads: config["threads"]
     resources:
         mem_mb=2000,
         runtime=240,
+    params:
+        visible=folders("visible"),
+        infrared=folders("infrared"),
+        code=digest("fusion/metrics"),
     shell:
         "python -m fusion.evaluate --visible {params.visible:q} --infrared {params.infrared:q}"
         ' --fused "$(dirname {input.manifest:q})" --names {input.names:q} --workers {threads}'

@@ -1,0 +1,87 @@
+"""The tables and the page."""
+
+
+rule save_config:
+    output:
+        "<results>/config.json",
+    log:
+        "<results>/logs/save_config.log",
+    localrule: True
+    params:
+        config=json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False),
+    shell:
+        "printf '%s\n' {params.config:q} > {output:q}.part 2> {log:q} && mv {output:q}.part {output:q}"
+
+
+rule build_tables:
+    input:
+        config="<results>/config.json",
+        split="<results>/data/split/dataset.json",
+        ap=per_variant("ap.json"),
+        training=per_variant("provenance.json"),
+        metrics=expand("<results>/metrics/{method}.csv", method=METHOD_NAMES),
+        manifests=expand("<results>/fused/{method}/manifest.csv", method=METHOD_NAMES),
+    output:
+        table2_csv=report(
+            "<results>/tables/table2.csv",
+            caption="../report/table2.rst",
+            category="Tables",
+        ),
+        table2=multiext("<results>/tables/table2", ".md", ".tex"),
+        fusion_csv=report(
+            "<results>/tables/fusion.csv",
+            caption="../report/fusion.rst",
+            category="Tables",
+        ),
+        fusion=multiext("<results>/tables/fusion", ".md", ".tex"),
+    log:
+        "<results>/logs/build_tables.log",
+    localrule: True
+    params:
+        variants=VARIANTS,
+        code=digest("reports"),
+    shell:
+        'python -m reports.tables --split "$(dirname {input.split:q})" --ap {input.ap:q} --training {input.training:q}'
+        " --metrics {input.metrics:q} --fused-manifests {input.manifests:q} --variants {params.variants:q}"
+        ' --config-snapshot {input.config:q} --output "$(dirname {output.table2_csv:q})" 2>&1 | tee {log:q}'
+
+
+rule build_report:
+    input:
+        config="<results>/config.json",
+        split="<results>/data/split/dataset.json",
+        tables=[
+            "<results>/tables/table2.csv",
+            "<results>/tables/fusion.csv",
+        ],
+        ap=per_variant("ap.json"),
+        predictions=expand(
+            "<results>/detection/{variant}/seed{seed}/predictions.json",
+            variant=VARIANTS,
+            seed=SEEDS[0],
+        ),
+        losses=losses_of_training,
+        images=sources("visible", "infrared"),
+    output:
+        report(
+            "<results>/report.html",
+            caption="../report/page.rst",
+            category="Report",
+        ),
+    log:
+        "<results>/logs/build_report.log",
+    localrule: True
+    params:
+        images=gallery_images(),
+        predictions=lambda wildcards, input: [
+            f"{variant}={file}"
+            for variant, file in zip(VARIANTS, input.predictions, strict=True)
+        ],
+        losses=lambda wildcards, input: options(
+            {"losses": [f"fnet={file}" for file in input.losses]}
+        ),
+        code=digest("reports"),
+    shell:
+        'python -m reports.page --split "$(dirname {input.split:q})" --tables "$(dirname {input.tables[0]:q})"'
+        " --images {params.images:q} --ap {input.ap:q} --predictions {params.predictions:q} {params.losses:q}"
+        " --config-snapshot {input.config:q} --output {output:q} 2>&1 | tee {log:q}"
