@@ -1,0 +1,288 @@
+"""Score fused images against their sources: one CSV a fused folder, one row an image, and the mean row.
+
+Images are matched by file stem. A fused folder must hold one image for each pair and no other; with `--names`, one for
+each name of the list. Where a fused folder has a `manifest.csv`, its digests are checked against the files. What is
+scored already is kept beside the output until the end, so that an evaluation that was killed goes on where it was.
+"""
+
+import argparse
+import json
+import logging
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from fusion import artefacts
+from fusion.metrics import CONVENTIONS, METRICS, REVISION, find_convention, luma, prepare, score
+from fusion.metrics.conventions import convention_facts
+from fusion.pairs import Pair, find_images, find_pairs, read_image, read_names
+from fusion.stage import InputError, Progress, run, threads_available
+
+
+@dataclass(frozen=True)
+class FusedFolder:
+    """One method's fused images by name, the digests that its manifest states, and where its table goes."""
+
+    folder: Path
+    images: dict[str, Path]
+    output: Path
+    manifest: dict[str, str] | None  # by file name; None: the folder has no manifest
+    facts: dict[str, str] = field(default_factory=dict)  # the manifest's
+
+
+@dataclass(frozen=True)
+class Row:
+    """One image's scores and the digests of the files that they were computed from."""
+
+    name: str
+    digests: tuple[str, str, str]  # visible, infrared, fused
+    scores: dict[str, float]
+
+
+def open_folder(folder: Path, output: Path, pairs: Sequence[Pair], exact: bool) -> FusedFolder:
+    """List a fused folder and check that it holds an image for every pair, and, if `exact`, no other.
+
+    Raises:
+        InputError: it lacks an image or adds one, or its manifest does not list one of them.
+    """
+    images, names = find_images(folder), [pair.name for pair in pairs]
+    missing = [name for name in names if name not in images]
+    if missing:
+        raise InputError(f"{folder} lacks {_some(missing)}; wanted a fused image for each of {len(names)} pairs")
+    surplus = sorted(images.keys() - set(names))
+    if exact and surplus:
+        raise InputError(f"{folder} holds {_some(surplus)}, which no pair has; wanted one image for each pair")
+    manifest, facts = None, {}
+    path = folder / "manifest.csv"
+    if path.exists():
+        frame, facts = artefacts.read_csv(path)
+        if not {"file", "sha256"} <= set(frame.columns):
+            raise InputError(f"{path} has the columns {', '.join(map(str, frame.columns))}; wanted file and sha256")
+        manifest = dict(zip(frame["file"].astype(str), frame["sha256"].astype(str), strict=True))
+        for name in names:
+            if images[name].name not in manifest:
+                raise InputError(f"{path} does not list {images[name].name}; wanted every image of {folder}")
+    return FusedFolder(folder, {name: images[name] for name in names}, output, manifest, facts)
+
+
+def score_pair(
+    pair: Pair, folders: Sequence[FusedFolder], convention: str, finished: Sequence[Mapping[str, Row]]
+) -> list[Row]:
+    """Return a pair's row for each folder: the finished one where all three files are as they were, else a new one.
+
+    Raises:
+        InputError: a file is unreadable, differs in size from the visible one, or is not what its manifest says.
+    """
+    of_sources = artefacts.sha256_file(pair.visible), artefacts.sha256_file(pair.infrared)
+    sources, rows = None, []
+    for folder, known in zip(folders, finished, strict=True):
+        path = folder.images[pair.name]
+        digests = (*of_sources, artefacts.sha256_file(path))
+        if folder.manifest is not None and folder.manifest[path.name] != digests[2]:
+            raise InputError(
+                f"{path} has SHA-256 {digests[2][:12]}..., expected {folder.manifest[path.name][:12]}... as in "
+                f"{folder.folder / 'manifest.csv'}: it was changed after fusion"
+            )
+        if pair.name in known and known[pair.name].digests == digests:
+            rows.append(known[pair.name])
+            continue
+        if sources is None:
+            visible, infrared = _read(pair.visible), _read(pair.infrared)
+            _check_same_size(pair.infrared, infrared, pair.visible, visible)
+            sources = prepare(visible, infrared, convention)
+        fused = _read(path)
+        _check_same_size(path, fused, pair.visible, sources.visible)
+        rows.append(Row(pair.name, digests, score(sources, fused)))
+    return rows
+
+
+def evaluate(pairs: Sequence[Pair], folders: Sequence[FusedFolder], convention: str, workers: int) -> list[list[Row]]:
+    """Score every pair's fused images on `workers` threads and return the rows of each folder, in the pairs' order.
+
+    Finished rows are kept in a file beside each output as they come and taken up again by the next call.
+    """
+    settings = artefacts.sha256_json({"convention": convention_facts(convention), "revision": [*METRICS, REVISION]})
+    partials = [_partial_path(folder.output) for folder in folders]
+    finished = [_read_partial(path, settings) for path in partials]
+    rows: dict[str, list[Row]] = {}
+    progress = Progress("evaluate", len(pairs), "pairs")
+    files = [_open_partial(path, settings, known.values()) for path, known in zip(partials, finished, strict=True)]
+    try:
+        jobs = ((pair, folders, convention, finished) for pair in pairs)
+        for pair_rows in _in_parallel(score_pair, jobs, workers):
+            rows[pair_rows[0].name] = pair_rows
+            for row, known, file in zip(pair_rows, finished, files, strict=True):
+                if known.get(row.name) is not row:
+                    file.write(json.dumps([row.name, row.digests, row.scores]) + "\n")
+                    file.flush()
+            progress.step()
+    finally:
+        for file in files:
+            file.close()
+    return [[rows[pair.name][index] for pair in pairs] for index in range(len(folders))]
+
+
+def write_table(folder: FusedFolder, rows: Sequence[Row], convention: str) -> None:
+    """Write a folder's CSV: `name` and the metrics of each image, below what they were computed by and from."""
+    frame = pd.DataFrame([{"name": row.name, **row.scores} for row in rows], columns=["name", *METRICS])
+    facts = {
+        **({"method": folder.facts["method"]} if "method" in folder.facts else {}),
+        "convention": convention,
+        "definition": find_convention(convention).describe(),
+        "images": len(rows),
+        "names_sha256": artefacts.sha256_lines(row.name for row in rows),
+        "sources_sha256": artefacts.sha256_lines(f"{row.name} {row.digests[0]} {row.digests[1]}" for row in rows),
+        "fused_sha256": artefacts.sha256_lines(f"{row.name} {row.digests[2]}" for row in rows),
+        "manifest_sha256": "none" if folder.manifest is None else artefacts.sha256_file(folder.folder / "manifest.csv"),
+        "metrics_revision": REVISION,
+        "versions": artefacts.versions("fusion-detection-benchmark", "numpy", "numba", "opencv-python-headless"),
+    }
+    artefacts.write_csv(folder.output, frame, facts)
+    _partial_path(folder.output).unlink(missing_ok=True)
+
+
+def mean_row(rows: Sequence[Row]) -> str:
+    """Return the means as one line; a metric that is undefined in some images says over how many it is taken."""
+    parts = []
+    for name in METRICS:
+        values = np.array([row.scores[name] for row in rows])
+        defined = values[~np.isnan(values)]
+        mean = defined.mean() if defined.size else math.nan
+        parts.append(f"{name} {mean:.4f}" + ("" if defined.size == values.size else f" (over {defined.size})"))
+    return f"mean of {len(rows)} images: {', '.join(parts)}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Parse the command line, score, write the tables and print the mean rows."""
+    parser = argparse.ArgumentParser(prog="python -m fusion.evaluate", description=__doc__)
+    add = parser.add_argument
+    add(
+        "--visible", type=Path, nargs="+", required=True, metavar="DIR", help="folders of visible images (CT, PET, ...)"
+    )
+    add("--infrared", type=Path, nargs="+", required=True, metavar="DIR", help="folders of infrared images (MRI, NIR)")
+    add(
+        "--fused",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of fused images, one a method; several at once share the work on the sources",
+    )
+    add(
+        "--output",
+        type=Path,
+        required=True,
+        metavar="PATH",
+        help="the CSV to write; with several --fused, the folder that receives one <folder name>.csv each",
+    )
+    add("--names", type=Path, metavar="FILE", help="score only these names, one a line (a test split, say)")
+    add(
+        "--convention",
+        choices=list(CONVENTIONS),
+        default="reference",
+        help="what the definitions leave open: units, sums or means, SSIM's window and range (default: reference)",
+    )
+    add("--workers", type=int, metavar="N", help="images scored at the same time (default: the CPU cores at hand)")
+    options = parser.parse_args(argv)
+
+    names = None if options.names is None else read_names(options.names)
+    pairs = find_pairs(options.visible, options.infrared, names)
+    folders = [
+        open_folder(folder, output, pairs, exact=names is None)
+        for folder, output in zip(options.fused, _outputs(options.fused, options.output), strict=True)
+    ]
+    workers = threads_available(options.workers)
+    logging.info("evaluate: %d pairs, %d fused folders, convention %s", len(pairs), len(folders), options.convention)
+    for folder, rows in zip(folders, evaluate(pairs, folders, options.convention, workers), strict=True):
+        _warn_undefined(folder, rows)
+        write_table(folder, rows, options.convention)
+        print(f"{folder.output.stem}: {mean_row(rows)}")
+
+
+def _outputs(folders: Sequence[Path], output: Path) -> list[Path]:
+    if len(folders) == 1:
+        if output.is_dir():
+            raise InputError(f"{output} is a folder; wanted a CSV file's name for one fused folder")
+        return [output]
+    names = [folder.resolve().name for folder in folders]
+    if len(set(names)) < len(names):
+        raise InputError(f"fused folders share a name: {', '.join(names)}; wanted one <folder name>.csv for each")
+    return [output / f"{name}.csv" for name in names]
+
+
+def _in_parallel(function, jobs: Iterable[tuple], workers: int) -> Iterator:
+    """Yield `function(*job)` as they finish; few jobs are under way at a time, so that memory stays flat."""
+    with ThreadPoolExecutor(workers) as pool:
+        jobs = iter(jobs)
+        pending = {pool.submit(function, *job) for job in islice(jobs, 2 * workers)}
+        try:
+            while pending:
+                done, pending = wait(pending, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                pending |= {pool.submit(function, *job) for job in islice(jobs, len(done))}
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _partial_path(output: Path) -> Path:
+    return output.with_name(f".{output.name}.partial")
+
+
+def _read_partial(path: Path, settings: str) -> dict[str, Row]:
+    """Return the finished rows of a killed run by name; none where its settings differ, and no torn line."""
+    try:
+        first, *lines = path.read_text(encoding="utf-8").split("\n")
+    except (FileNotFoundError, UnicodeDecodeError):
+        return {}
+    if first != settings:
+        return {}
+    rows = {}
+    for line in lines:
+        try:
+            name, digests, scores = json.loads(line)
+            row = Row(name, tuple(digests), {metric: float(scores[metric]) for metric in METRICS})
+        except (ValueError, TypeError, KeyError):
+            continue
+        rows[name] = row
+    return rows
+
+
+def _open_partial(path: Path, settings: str, rows: Iterable[Row]):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lines = [settings, *(json.dumps([row.name, row.digests, row.scores]) for row in rows)]
+    artefacts.write_text(path, "".join(f"{line}\n" for line in lines))
+    return path.open("a", encoding="utf-8")
+
+
+def _read(path: Path) -> np.ndarray:
+    return luma(read_image(path))
+
+
+def _check_same_size(path: Path, image: np.ndarray, like: Path, wanted: np.ndarray) -> None:
+    if image.shape != wanted.shape:
+        (h, w), (hw, ww) = image.shape, wanted.shape
+        raise InputError(f"{path} is {w}x{h}, expected {ww}x{hw} like {like}")
+
+
+def _warn_undefined(folder: FusedFolder, rows: Sequence[Row]) -> None:
+    for metric in METRICS:
+        undefined = [row.name for row in rows if math.isnan(row.scores[metric])]
+        if undefined:
+            logging.warning("warning: %s of %s is undefined for %s", metric, folder.folder, _some(undefined))
+
+
+def _some(names: Sequence[str]) -> str:
+    shown = ", ".join(repr(name) for name in names[:5])
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,47 @@
+"""What a metric sees: one luma image of whole grey levels."""
+
+import cv2
+import numpy as np
+
+from fusion.stage import InputError
+
+
+def luma(image: np.ndarray) -> np.ndarray:
+    """Return the luma of an image as uint8 (H, W): 0.299 R + 0.587 G + 0.114 B, rounded to the nearest level.
+
+    Takes (H, W) or RGB (H, W, 3) of any number type; one channel is returned as it is. Computed in float32, as
+    OpenCV's conversion of a float image does; its conversion of a uint8 image differs by single levels.
+
+    Raises:
+        InputError: another shape, or grey levels other than the whole numbers 0..255.
+    """
+    if image.ndim == 3 and image.shape[2] == 3:
+        return np.rint(cv2.cvtColor(levels(image).astype(np.float32), cv2.COLOR_RGB2GRAY)).astype(np.uint8)
+    if image.ndim != 2 or image.size == 0:
+        raise InputError(f"an array of shape {image.shape} is no image; wanted (H, W) or (H, W, 3)")
+    return levels(image)
+
+
+def levels(image: np.ndarray) -> np.ndarray:
+    """Return an array of whole grey levels 0..255 as contiguous uint8.
+
+    Raises:
+        InputError: there are other values. Rounding is left to the caller, as it changes every metric.
+    """
+    if image.dtype != np.uint8:
+        with np.errstate(invalid="ignore"):
+            rounded = image.astype(np.uint8)
+        if not np.array_equal(rounded, image):
+            odd = image[rounded != image].flat[0]
+            raise InputError(f"an image holds the value {odd}; wanted whole grey levels 0..255 (8 bits, rounded)")
+        image = rounded
+    return np.ascontiguousarray(image)
+
+
+def stretched(image: np.ndarray) -> np.ndarray:
+    """Stretch a uint8 image so that its levels span 0..255, rounded to the nearest; a constant one is left alone."""
+    low, high = int(image.min()), int(image.max())
+    if low == high:
+        return image
+    table = np.clip(np.rint((np.arange(256) - low) * (255 / (high - low))), 0, 255).astype(np.uint8)
+    return table[image]
