@@ -27,9 +27,12 @@ DISTANCE = {
     "Motorcycle": (4.5, 10.0),
     "Truck": (6.0, 14.0),
 }
+CLUTTER_DISTANCE = (7.0, 24.0)
 # Share of cars and lorries whose engine is off and cold, so that infrared hardly shows them; at night hardly anything
 # else would show them either, so fewer.
 PARKED_SHARE = {"day": 0.55, "night": 0.2, "fog": 0.3, "glare": 0.4}
+# Share of motorcycles with a rider and a running engine, and of lamps that are traffic lights, not street lamps.
+RIDDEN_SHARE, TRAFFIC_LIGHT_SHARE = 0.65, 0.55
 # Smallest side of a box in pixels, and the smallest that a thing is placed with where nothing hides it.
 SMALLEST_BOX, SMALLEST_PLACED = 6, 8
 # Largest share of a thing that a nearer one may hide when it is placed, and beyond which it is taken away.
@@ -37,6 +40,7 @@ MAY_HIDE, MUST_SHOW = 0.45, 0.25
 # Smallest share of a thing that must be inside the picture.
 INSIDE = 0.6
 ATTEMPTS = 40
+VEHICLES = {"Car": shapes.car, "Bus": shapes.bus, "Truck": shapes.truck}
 
 
 @dataclass(frozen=True)
@@ -128,100 +132,108 @@ def _choose_things(
     wanted += ["Tree"] * int(rng.integers(0, 4)) + ["Clutter"] * int(rng.integers(1, 4))
     things: list[_Thing] = []
     for number, what in enumerate(wanted, start=1):
+        made = _make_things(what, weather, rng)
         for _ in range(ATTEMPTS):
-            found = [replace(thing, belongs=number) for thing in _try_thing(what, camera, frame, street, weather, rng)]
-            if all(_fits(thing, things, camera, frame) for thing in found):
-                things += found
+            place = _choose_place(what, made, camera, frame, street, rng)
+            moved = [replace(thing, pose=_add(place, thing.pose), belongs=number) for thing in made]
+            if all(_fits(thing, things, camera, frame) for thing in moved):
+                things += moved
                 break
     return things
 
 
-def _try_thing(
-    what: str, camera: Camera, frame: tuple[int, int], street: Street, weather: Weather, rng: np.random.Generator
-) -> list[_Thing]:
-    """Draw a thing and a place for it: one thing, or those that go together (a lamp and its post)."""
-    if what in ("Car", "Bus", "Truck", "Oncoming"):
-        return [_try_vehicle(what, weather, rng)]
-    if what == "Motorcycle":
-        return _try_motorcycle(weather, rng)
-    near = rng.uniform(*DISTANCE.get(what, (7.0, 22.0)))
-    reach = 0.5 * frame[0] * near / camera.focal  # metres to the side that the picture shows at this distance
+def _make_things(what: str, weather: Weather, rng: np.random.Generator) -> list[_Thing]:
+    """Make a thing at the world's origin, or the things that go together."""
+    here = Pose(0.0, 0.0)
     if what == "People":
-        x = float(np.clip(rng.uniform(-reach, reach), 0.8 - street.wall, street.wall - 0.8))
-        pose = Pose(x, near, rng.uniform(0, 2 * math.pi))
-        shape, tall = shapes.person(weather, rng), rng.uniform(0.93, 1.06)
-        return [_Thing(_grow(shape, tall), pose, (0.6, 1.75 * tall, 0.5), "People")]
-    side = float(rng.choice([-1.0, 1.0]))
-    kerb = side * rng.uniform(HALF_ROAD + 0.5, HALF_ROAD + 2.2)
+        tall = rng.uniform(0.93, 1.06)
+        return [_Thing(_grow(shapes.person(weather, rng), tall), here, (0.6, 1.75 * tall, 0.5), "People")]
+    if what == "Motorcycle":
+        ridden = rng.random() < RIDDEN_SHARE
+        shape, size = shapes.motorcycle(weather, rng, ridden)
+        things = [_Thing(shape, here, size, "Motorcycle", running=ridden)]
+        if ridden:  # a rider is a person of their own, as in M3FD
+            rider = shapes.person(weather, rng, riding=True)
+            things.append(_Thing(rider, here, (0.7, 1.75, 0.8), "People", shadow=False))
+        return things
     if what == "Lamp":
-        return _try_lamp(side, near, reach, weather, rng)
+        return _make_lamp(weather, rng)
     if what == "Tree":
         tall = rng.uniform(4.5, 7.5)
-        shape, size = shapes.tree(weather, rng, tall), (0.5 * tall, tall, 0.5 * tall)
-        return [_Thing(shape, Pose(kerb + 0.8 * side, near + 2.0), size)]
-    kind = rng.integers(3)
-    make, size = ((shapes.bin_, (0.7, 1.2, 0.7)), (shapes.bush, (1.2, 0.9, 1.2)), (shapes.road_sign, (0.8, 2.8, 0.2)))[
-        kind
-    ]
-    return [_Thing(make(weather, rng), Pose(kerb, near, math.pi), size)]
-
-
-def _try_vehicle(what: str, weather: Weather, rng: np.random.Generator) -> _Thing:
+        return [_Thing(shapes.tree(weather, rng, tall), here, (0.5 * tall, tall, 0.5 * tall))]
+    if what == "Clutter":
+        kinds = ((shapes.bin_, (0.7, 1.2, 0.7)), (shapes.bush, (1.2, 0.9, 1.2)), (shapes.road_sign, (0.8, 2.8, 0.2)))
+        make, size = kinds[int(rng.integers(len(kinds)))]
+        return [_Thing(make(weather, rng), Pose(0.0, 0.0, math.pi), size)]
     label = "Car" if what == "Oncoming" else what
-    parked = what in ("Car", "Truck") and rng.random() < PARKED_SHARE[weather.condition]
+    running = what in ("Oncoming", "Bus") or rng.random() >= PARKED_SHARE[weather.condition]
+    shape, size = VEHICLES[label](weather, rng, running)
+    return [_Thing(shape, here, size, label, running=running)]
+
+
+def _make_lamp(weather: Weather, rng: np.random.Generator) -> list[_Thing]:
+    """A traffic light or a street lamp: as in M3FD, only its head is the object; post and arm are clutter."""
+    arm, yaw, metal = 0.0, math.pi, (92.0, 96.0, 98.0)
+    if rng.random() < TRAFFIC_LIGHT_SHARE:
+        (shape, size), high = shapes.traffic_light(weather, rng), rng.uniform(3.3, 4.3)
+        yaw += rng.uniform(-0.25, 0.25)
+        top = high - 0.8
+        if rng.random() < 0.5:  # hung over the road from an arm
+            top = high = rng.uniform(4.4, 5.2)
+            arm = float(rng.choice([-1.0, 1.0])) * rng.uniform(1.5, 4.0)
+    else:
+        (shape, size), high, metal = shapes.lantern(weather, rng), rng.uniform(3.6, 4.8), (44.0, 50.0, 48.0)
+        top = high - 0.55
+    post = shapes.post(top, 0.07, metal, weather.heat["metal"], arm)
+    return [
+        _Thing(post, Pose(0.0, 0.0), (0.2, top, 0.2), shadow=False, mirrors=True),
+        _Thing(shape, Pose(arm, -0.1, yaw, high), size, "Lamp", shadow=False, mirrors=True),
+    ]
+
+
+def _choose_place(
+    what: str, made: Sequence[_Thing], camera: Camera, frame: tuple[int, int], street: Street, rng: np.random.Generator
+) -> Pose:
+    """Draw a place for things where such things may be: a lane, the kerb, the pavement."""
+    thing = made[0]
+    near = rng.uniform(*DISTANCE.get(thing.label or what, DISTANCE["Lamp"] if what == "Lamp" else CLUTTER_DISTANCE))
+    reach = 0.5 * frame[0] * near / camera.focal  # metres to the side that the picture shows at this distance
+    side = float(rng.choice([-1.0, 1.0]))
+    if what == "People":
+        return Pose(_clip(rng.uniform(-reach, reach), street.wall - 0.8), near, rng.uniform(0.0, 2 * math.pi))
+    if what == "Motorcycle" and thing.running:
+        x = rng.uniform(-3.5, 3.5)
+        return Pose(x, near + 0.6, (math.pi if x < 0 else 0.0) + rng.uniform(-1.4, 1.4))
+    if what == "Motorcycle":  # leaning on its stand at the kerb, across the road
+        return Pose(side * rng.uniform(4.2, 6.6), near + 0.6, 0.5 * math.pi * side + rng.uniform(-0.7, 0.7))
+    if what == "Lamp":
+        arm = made[-1].pose.x
+        side = -math.copysign(1.0, arm) if arm else side
+        # The street near by is wider than the picture: there the post stands on an island.
+        return Pose(side * min(rng.uniform(HALF_ROAD + 0.4, HALF_ROAD + 1.6), max(reach - 1.0, 1.0)), near)
+    if what in ("Tree", "Clutter"):
+        x = rng.uniform(HALF_ROAD + 0.5, HALF_ROAD + 2.2) + (0.8 if what == "Tree" else 0.0)
+        return Pose(side * x, near)
     if what == "Oncoming":
         x, yaw = rng.uniform(-2.0, -1.2), math.pi + rng.uniform(-0.08, 0.08)
-    elif parked:
-        side = float(rng.choice([-1.0, 1.0]))
+    elif not thing.running:
         x, yaw = side * rng.uniform(4.2, 4.5), (0.0 if side > 0 else math.pi) + rng.uniform(-0.06, 0.06)
     else:
         x, yaw = (
             (rng.uniform(-2.1, -1.4), math.pi + rng.uniform(-0.2, 0.2)),
             (rng.uniform(1.4, 2.1), rng.uniform(-0.2, 0.2)),
-            (rng.uniform(-4.0, 4.0), float(rng.choice([-0.5, 0.5])) * math.pi + rng.uniform(-0.4, 0.4)),
+            (rng.uniform(-4.0, 4.0), 0.5 * math.pi * side + rng.uniform(-0.4, 0.4)),
         )[int(rng.choice(3, p=(0.35, 0.3, 0.35)))]
-    shape, size = getattr(shapes, label.lower())(weather, rng, not parked)
-    ahead = 0.5 * (size[2] * abs(math.cos(yaw)) + size[0] * abs(math.sin(yaw)))
-    return _Thing(shape, Pose(x, rng.uniform(*DISTANCE[label]) + ahead, yaw), size, label, running=not parked)
+    ahead = 0.5 * (thing.size[2] * abs(math.cos(yaw)) + thing.size[0] * abs(math.sin(yaw)))
+    return Pose(x, near + ahead, yaw)
 
 
-def _try_motorcycle(weather: Weather, rng: np.random.Generator) -> list[_Thing]:
-    """A motorcycle: parked at the kerb without a rider, or ridden; a rider is a person of their own, as in M3FD."""
-    ridden = rng.random() < 0.65
-    near = rng.uniform(*DISTANCE["Motorcycle"])
-    if ridden:
-        x = rng.uniform(-3.5, 3.5)
-        yaw = (math.pi if x < 0 else 0.0) + rng.uniform(-1.4, 1.4)
-    else:
-        x = float(rng.choice([-1.0, 1.0])) * rng.uniform(4.2, 6.6)
-        yaw = float(rng.choice([-0.5, 0.5])) * math.pi + rng.uniform(-0.7, 0.7)
-    shape, size = shapes.motorcycle(weather, rng, ridden)
-    pose = Pose(x, near + 0.6, yaw)
-    things = [_Thing(shape, pose, size, "Motorcycle", running=ridden)]
-    if ridden:
-        rider = _Thing(shapes.person(weather, rng, riding=True), pose, (0.7, 1.75, 0.8), "People", shadow=False)
-        things.append(rider)
-    return things
+def _add(place: Pose, offset: Pose) -> Pose:
+    return Pose(place.x + offset.x, place.z + offset.z, place.yaw + offset.yaw, place.y + offset.y)
 
 
-def _try_lamp(side: float, near: float, reach: float, weather: Weather, rng: np.random.Generator) -> list[_Thing]:
-    """A traffic light or a street lamp: as in M3FD, only its head is the object; post and arm are clutter."""
-    heat, x = weather.heat["metal"], side * rng.uniform(HALF_ROAD + 0.4, HALF_ROAD + 1.6)
-    if abs(x) > reach - 1.0:
-        x = side * max(reach - 1.0, 1.0)  # the near street is wider than the picture: the post stands on an island
-    metal, arm, look = (92.0, 96.0, 98.0), 0.0, math.pi
-    if rng.random() < 0.55:
-        (shape, size), high = shapes.traffic_light(weather, rng), rng.uniform(3.3, 4.3)
-        look += rng.uniform(-0.25, 0.25)
-        if rng.random() < 0.5 and abs(x) > 4.0:
-            high, arm = rng.uniform(4.4, 5.2), -side * rng.uniform(1.5, 4.0)
-        tall = high + (0.0 if arm else -0.8)
-    else:
-        (shape, size), high = shapes.lantern(weather, rng), rng.uniform(3.6, 4.8)
-        tall, metal = high - 0.55, (44.0, 50.0, 48.0)
-    post = shapes.post(tall, 0.07, metal, heat, arm)
-    head = _Thing(shape, Pose(x + arm, near - 0.1, look, high), size, "Lamp", shadow=False, mirrors=True)
-    return [_Thing(post, Pose(x, near), (0.2, tall, 0.2), shadow=False, mirrors=True), head]
+def _clip(value: float, limit: float) -> float:
+    return min(max(value, -limit), limit)
 
 
 def _fits(thing: _Thing, others: Sequence[_Thing], camera: Camera, frame: tuple[int, int]) -> bool:
@@ -293,7 +305,8 @@ def _paint_things(backdrop: Painter, things: Sequence[_Thing], weather: Weather)
         thing, warmer = things[number], 0.0
         if thing.mirrors:
             left, top, right, bottom = (max(round(edge), 0) for edge in _outline(thing, painter.camera))
-            warmer = float(painter.surface[top : bottom + 1, left : right + 1, 3].mean()) - weather.heat["metal"]
+            behind = painter.surface[top : bottom + 1, left : right + 1, 3]
+            warmer = float(behind.mean()) - weather.heat["metal"] if behind.size else 0.0
         painter.draw(thing.shape, thing.pose, number + 1, warmer)
         if thing.label:
             whole[number] = np.count_nonzero(painter.light[..., 3] == number + 1)
@@ -350,7 +363,10 @@ def _find_lights(
     """Return the light on the street below lamps and before headlights, and the lights that blind the camera."""
     camera, pools, glares = painter.camera, [], []
     if weather.glare == "sun":
-        glares.append((camera.centre / SUPERSAMPLING, 0.72 * camera.horizon / SUPERSAMPLING))
+        y = 0.72 * camera.horizon
+        places = [camera.centre + share * painter.width for share in (0.0, -0.12, 0.12, -0.24, 0.24)]
+        free = [x for x in places if painter.light[int(y), int(x), 3] == 0]  # nothing stands before the sun
+        glares.append(((free or places)[0] / SUPERSAMPLING, y / SUPERSAMPLING))
     if not weather.dark:
         return pools, glares
     for thing in things:
