@@ -18,9 +18,11 @@ from reports.paper import CLASSES as PAPER_CLASSES
 
 BANDS = ("visible", "infrared")
 
-# What rightly differs between two runs of one recipe, in ap.json's provenance and in the training's. Everything else
-# must agree: a new key is compared until somebody decides here that it need not be.
+# What rightly differs between two runs of one recipe, in ap.json's provenance and in the training's, and between the
+# metrics of two methods. Everything else must agree: a new key is compared until somebody decides here that it need
+# not be.
 PER_TEST = frozenset({"weights", "training", "trained_on", "predictions", "data.images"})
+PER_METHOD = frozenset({"method", "fused_sha256", "manifest_sha256"})
 PER_TRAINING = frozenset(
     {
         *("variant", "seed", "recipe.seed", "data.images", "data.order"),
@@ -153,25 +155,40 @@ def read_scores(
     return frame.reset_index(drop=True), shared
 
 
-def read_metrics(files: Sequence[Path], methods: Sequence[str]) -> tuple[pd.DataFrame, dict[str, str]]:
+def read_metrics(
+    files: Sequence[Path],
+    methods: Sequence[str],
+    manifests: Mapping[str, tuple[Mapping[str, str], Any]] | None = None,
+) -> tuple[pd.DataFrame, dict[str, str]]:
     """Read the metrics of all methods (the file's stem): one row an image, with a first column `method`.
 
     Returns:
-        The rows, ordered as `methods`, and the facts on which all files agree.
+        The rows, ordered as `methods`, and the facts that all files share.
 
     Raises:
-        InputError: a method is missing, or two files hold other images, other metrics or another convention.
+        InputError: a method is missing; two files hold other images, other metrics or another convention; or a file
+            scores other fused images than its method's manifest, where `manifests` are given.
     """
     tables = {}
     for file in map(Path, files):
         frame, facts = read_csv(file)
-        _wanted(frame, "name", file)
+        names = _wanted(frame, "name", file)
+        digests = manifests[file.stem][0] if manifests and file.stem in manifests else None
+        if digests is not None:
+            strangers = [name for name in names if name not in digests]
+            if strangers:
+                raise InputError(f"{file} scores {strangers[0]!r}, which is not in the manifest of {file.stem!r}")
+            wanted = sha256_lines(f"{name} {digests[name]}" for name in names)
+            if facts.get("fused_sha256", wanted) != wanted:
+                raise InputError(
+                    f"{file} scores other fused images than the manifest of {file.stem!r}; score them again"
+                )
         _add(tables, file.stem, (file, frame, facts), file)
     _require_methods(tables, methods, "--metrics")
     if not methods:
         return pd.DataFrame(), {}
     first, frame, facts = tables[methods[0]]
-    common = dict(facts)
+    shared = {key: value for key, value in facts.items() if key not in PER_METHOD}
     for method in methods[1:]:
         file, other, its_facts = tables[method]
         if list(other.columns) != list(frame.columns):
@@ -182,14 +199,9 @@ def read_metrics(files: Sequence[Path], methods: Sequence[str]) -> tuple[pd.Data
                 f"{file} scores {len(other)} images, {first} {len(frame)}"
                 + (f"; {differing[0]!r} is in one of them only" if differing else "")
             )
-        if its_facts.get("convention") != facts.get("convention"):
-            raise InputError(
-                f"{file} has convention {its_facts.get('convention')!r}, "
-                f"expected {facts.get('convention')!r} like {first}"
-            )
-        common = {key: value for key, value in common.items() if its_facts.get(key) == value}
+        _require_equal(first, shared, file, {key: value for key, value in its_facts.items() if key not in PER_METHOD})
     rows = pd.concat([tables[method][1].assign(method=method) for method in methods], ignore_index=True)
-    return rows[["method", *frame.columns]], common
+    return rows[["method", *frame.columns]], shared
 
 
 def detection_table(scores: pd.DataFrame, classes: Sequence[str], paper: Mapping[str, Mapping] | None) -> pd.DataFrame:

@@ -44,14 +44,15 @@ def printed(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
 def rank_marks(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Return `best`, `second` or an empty string for each printed cell.
 
-    Ranks are taken over the printed values, so that no mark rests on a digit that the reader cannot see.
+    Ranks are taken over the printed values, so that no mark rests on a digit that the reader cannot see. Where all
+    values of a column print alike, none is the best.
     """
     marks = pd.DataFrame("", index=range(len(frame)), columns=list(layout.columns))
     cells = printed(frame, layout)
     for name, higher in layout.higher_is_better.items():
         values = cells[name].replace(UNDEFINED, "nan").astype(float)
         ranked = sorted(values.dropna().unique(), reverse=higher)
-        for mark, value in zip(("best", "second"), ranked, strict=False):
+        for mark, value in zip(("best", "second"), ranked if len(ranked) > 1 else [], strict=False):
             marks.loc[values == value, name] = mark
     return marks
 

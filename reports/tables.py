@@ -98,7 +98,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
 def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of the fusion metrics."""
     notes = [
-        f"Convention: {facts['convention']}.",
+        f"Convention: {facts.get('convention')}" + (f" ({facts['definition']})." if "definition" in facts else "."),
         _split_note(facts),
     ]
     if any(name.endswith("_undefined") for name in table.columns):
@@ -148,7 +148,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.training:
         logging.warning("warning: without --training the detectors' recipes are not compared")
     scores, shared = collect.read_scores(options.ap, options.variants, split, options.training, manifests)
-    metrics, metric_facts = collect.read_metrics(options.metrics, methods)
+    metrics, metric_facts = collect.read_metrics(options.metrics, methods, manifests)
 
     # The paper's numbers belong beside numbers on its own data only.
     on_m3fd = str(split.dataset["dataset"]).casefold() == "m3fd"
@@ -165,10 +165,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_tables(options.output / "table2", table, facts, layout, caption, detection_notes(facts))
 
     if methods:
-        for method, (digests, _) in manifests.items():
-            strangers = sorted(set(metrics.loc[metrics["method"] == method, "name"]) - digests.keys())
-            if strangers:
-                raise InputError(f"--metrics: {method}.csv scores {strangers[0]!r}, which is not in its manifest")
         table = collect.fusion_table(metrics)
         facts = {
             "dataset": split.dataset["dataset"],
@@ -188,9 +184,9 @@ def _recipe_note(facts: Mapping[str, Any]) -> str:
         return "The detectors' training recipes were not compared."
     recipe = {key.removeprefix("training.recipe."): value for key, value in facts.items()}
     return (
-        f"The same recipe for every variant: {recipe['model']}, images {recipe['image_size']} pixels long, "
-        f"{recipe['epochs']} epochs from {facts['training.start']} weights, {recipe['optimizer']}, learning rate "
-        f"{recipe['lr0']}, batch {recipe['batch']}."
+        f"The same recipe for every variant: {recipe['model']}, image size {recipe['image_size']}, epochs "
+        f"{recipe['epochs']}, starting weights {facts['training.start']}, {recipe['optimizer']}, learning rate "
+        f"{recipe['lr0']}, batch {recipe['batch']}; the rest stands in table2.csv."
     )
 
 
@@ -210,6 +206,7 @@ def _split_note(facts: Mapping[str, Any]) -> str:
     return (
         f"Split {split['kind']}"
         + (f", seed {split['seed']}" if split.get("seed") is not None else "")
+        + (", drawn from it at random" if split.get("limits") else "")
         + f": {facts['train_images']} training and {facts['test_images']} test images, "
         f"digests {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
     )

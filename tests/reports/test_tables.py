@@ -249,7 +249,15 @@ def test_method_scored_in_another_convention_is_refused(example):
     run = example()
     metrics = run.folder / "metrics/fnet.csv"
     write_csv(metrics, read_csv(metrics)[0], {"convention": "bits"})
-    refused(run, str(metrics), "convention 'bits', expected 'reference'")
+    refused(run, str(metrics), "average.csv", "convention is 'bits', expected 'reference'")
+
+
+def test_metrics_of_other_fused_images_than_the_manifests_are_refused(example):
+    run = example()
+    metrics = run.folder / "metrics/fnet.csv"
+    frame, facts = read_csv(metrics)
+    write_csv(metrics, frame, facts | {"fused_sha256": "0" * 64})
+    refused(run, str(metrics), "other fused images than the manifest of 'fnet'")
 
 
 def test_method_scored_by_other_metrics_is_refused(example):
@@ -318,7 +326,11 @@ def test_lower_can_be_better():
 
 
 def test_undefined_is_never_marked():
-    assert marks_of([math.nan, 0.0, math.nan]) == ["", "best", ""]
+    assert marks_of([math.nan, 0.0, 0.1]) == ["", "second", "best"]
+
+
+def test_where_all_are_tied_none_is_best():
+    assert marks_of([0.0001, 0.0, math.nan]) == ["", "", ""]
 
 
 def test_markdown_marks_and_escapes():
