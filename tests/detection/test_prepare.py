@@ -1,0 +1,134 @@
+import json
+
+import cv2
+import numpy as np
+import pytest
+
+from detection import prepare
+from detection.truth import read_truth
+from fusion.artefacts import sha256_lines
+from fusion.stage import InputError
+
+
+def run(root, output, *options, dataset="m3fd"):
+    prepare.main(["--dataset", dataset, "--root", str(root), "--output", str(output), *options])
+    return json.loads((output / "dataset.json").read_text(encoding="utf-8"))
+
+
+RANDOM = ("--split", "random", "--train", "4", "--test", "2")
+
+
+def test_ground_truth_is_numbered_from_one_over_the_sorted_names(m3fd, tmp_path):
+    run(m3fd, tmp_path / "out", *RANDOM)
+    names = sorted(path.stem for path in (m3fd / "Vis").iterdir())
+    for part in ("train", "test"):
+        truth = read_truth(tmp_path / "out" / f"truth_{part}.json")
+        assert [image["id"] for image in truth["images"]] == [
+            names.index(image["file_name"]) + 1 for image in truth["images"]
+        ]
+        assert [a["id"] for a in truth["annotations"]] == list(range(1, len(truth["annotations"]) + 1))
+        assert [c["id"] for c in truth["categories"]] == [1, 2, 3, 4, 5, 6]
+        listed = (tmp_path / "out" / f"{part}.txt").read_text(encoding="utf-8").splitlines()
+        assert listed == [image["file_name"] for image in truth["images"]]
+
+
+def test_boxes_are_stated_as_corner_and_size_in_pixels(m3fd, tmp_path):
+    run(m3fd, tmp_path / "out", *RANDOM)
+    truth = read_truth(tmp_path / "out" / "truth_train.json")
+    assert all(a["bbox"][2:] == [32, 24] and a["area"] == 768 and a["iscrowd"] == 0 for a in truth["annotations"])
+
+
+def test_data_set_is_described_with_counts_and_digests(m3fd, tmp_path):
+    facts = run(m3fd, tmp_path / "out", *RANDOM)
+    assert facts["pairs"] == 6
+    assert facts["visible"] == ["../m3fd/Vis"]
+    assert sum(facts["boxes"]["train"].values()) == 4
+    listed = (tmp_path / "out" / "train.txt").read_text(encoding="utf-8").splitlines()
+    assert facts["split"]["digest_train"] == sha256_lines(listed)
+    assert facts["split"]["kind"] == "random"
+
+
+def test_own_split_is_that_of_the_lists_beside_the_folders(m3fd, tmp_path):
+    (m3fd / "train.txt").write_text("00000\n00001\n")
+    (m3fd / "test.txt").write_text("a b's ü\n", encoding="utf-8")
+    run(m3fd, tmp_path / "out")
+    assert (tmp_path / "out" / "test.txt").read_text(encoding="utf-8") == "a b's ü\n"
+
+
+def test_own_split_of_a_data_set_without_one_is_refused(m3fd, tmp_path):
+    with pytest.raises(InputError, match=r"has no train\.txt and test\.txt"):
+        run(m3fd, tmp_path / "out")
+
+
+@pytest.mark.parametrize("kind", ["random", "list"])
+def test_split_without_its_options_is_refused(m3fd, tmp_path, kind):
+    with pytest.raises(InputError, match=f"--split {kind} wants --train"):
+        run(m3fd, tmp_path / "out", "--split", kind)
+
+
+def test_name_of_a_list_without_a_pair_is_refused(m3fd, tmp_path):
+    (m3fd / "train.txt").write_text("00000\nnone\n")
+    (m3fd / "test.txt").write_text("00001\n")
+    with pytest.raises(InputError, match="lacks 1 of the 3 images of the split, 'none' among them"):
+        run(m3fd, tmp_path / "out")
+
+
+def test_yolo_labels_are_read_as_well(m3fd, tmp_path):
+    for path in (m3fd / "Annotation").iterdir():
+        path.with_suffix(".txt").write_text("5 0.5 0.5 0.5 0.5\n")
+        path.unlink()
+    facts = run(m3fd, tmp_path / "out", *RANDOM)
+    assert facts["boxes"]["train"]["Truck"] == 4
+
+
+def test_warnings_about_labels_are_kept(m3fd, tmp_path, write_voc):
+    from detection.boxes import Box
+
+    write_voc(m3fd / "Annotation" / "00000.xml", [Box("Car", 1, 1, 97, 60)])
+    facts = run(m3fd, tmp_path / "out", *RANDOM)
+    assert len(facts["warnings"]) == 1 and "00000.xml" in facts["warnings"][0]
+
+
+def test_pair_of_different_sizes_is_refused(m3fd, tmp_path):
+    cv2.imwrite(str(m3fd / "Ir" / "00000.png"), np.zeros((32, 32), np.uint8))
+    with pytest.raises(InputError, match=r"Ir/00000\.png is 32x32, expected 96x64 like .*Vis/00000\.png"):
+        run(m3fd, tmp_path / "out", *RANDOM)
+    assert not (tmp_path / "out").exists()
+
+
+def test_truncated_image_is_refused_before_anything_is_written(m3fd, tmp_path):
+    data = (m3fd / "Vis" / "00001.png").read_bytes()
+    (m3fd / "Vis" / "00001.png").write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"Vis/00001\.png is truncated"):
+        run(m3fd, tmp_path / "out", *RANDOM)
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_partner_and_missing_labels_are_refused(m3fd, tmp_path):
+    (m3fd / "Annotation" / "z.xml").unlink()
+    with pytest.raises(InputError, match="no label file for image 'z'"):
+        run(m3fd, tmp_path / "out", *RANDOM)
+    (m3fd / "Ir" / "z.png").unlink()
+    with pytest.raises(InputError, match="no infrared image in .* for visible 'z'"):
+        run(m3fd, tmp_path / "out", *RANDOM)
+
+
+def test_limits_are_recorded(m3fd, tmp_path):
+    facts = run(m3fd, tmp_path / "out", *RANDOM, "--limit-train", "2", "--limit-test", "1", "--seed", "7")
+    assert (facts["split"]["train"], facts["split"]["test"]) == (2, 1)
+    assert facts["split"]["limits"] == {"train": 2, "test": 1, "seed": 7}
+
+
+def test_msrs_brings_its_split_and_counts(shared, tmp_path):
+    facts = run(shared / "data" / "msrs", tmp_path / "out", dataset="msrs")
+    assert (facts["split"]["train"], facts["split"]["test"]) == (440, 120)
+    assert facts["boxes"] == {
+        "train": {"person": 1185, "bicycle": 259, "car": 595},
+        "test": {"person": 295, "bicycle": 40, "car": 168},
+    }
+
+
+def test_m3fd_sample_has_the_counts_of_its_readme(shared, tmp_path):
+    facts = run(shared / "data" / "m3fd_sample", tmp_path / "out", "--split", "random", "--train", "6", "--test", "3")
+    found = {name: facts["boxes"]["train"][name] + facts["boxes"]["test"][name] for name in facts["classes"]}
+    assert found == {"People": 76, "Car": 49, "Bus": 0, "Lamp": 5, "Motorcycle": 1, "Truck": 0}
