@@ -30,6 +30,9 @@ from reports.tables import detection_layout, detection_notes, fusion_layout, fus
 
 TITLE = "Does fusion help the detector?"
 
+# Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
+LEARNED = 0.05
+
 
 def verdict(table: pd.DataFrame, dataset: str) -> tuple[str, str]:
     """Return the answer in one sentence and, in another, how far it can be trusted.
@@ -41,6 +44,8 @@ def verdict(table: pd.DataFrame, dataset: str) -> tuple[str, str]:
     fused = average[[name for name in average.index if name not in BANDS]]
     if bands.empty or fused.empty:
         return "This run cannot say: it has no score for a single band, or none for a fused variant.", ""
+    if average.max() < LEARNED:
+        return f"This run cannot say: no detector has learned, the best reached {average.max():.3f}.", ""
     band, method = bands.idxmax(), fused.idxmax()
     gain = round(float(fused[method] - bands[band]), 3)
     said = "Fusion scored higher" if gain > 0 else "Fusion scored lower" if gain < 0 else "Fusion made no difference"

@@ -81,7 +81,7 @@ def to_latex(frame: pd.DataFrame, layout: Layout, caption: str, notes: Sequence[
     """
     cells, marks = printed(frame, layout), rank_marks(frame, layout)
     styles = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
-    styler = cells.style.hide(axis="index").format(escape="latex")
+    styler = cells.map(_latex).style.hide(axis="index")
     styler = styler.apply(lambda _: marks.map(styles.__getitem__), axis=None)
     styler = styler.relabel_index([_latex(heading) for heading in layout.columns.values()], axis="columns")
     tabular = styler.to_latex(

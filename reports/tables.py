@@ -24,6 +24,7 @@ YOLOV5U = (
     "YOLOv5u is the anchor-free re-issue of YOLOv5 in the ultralytics package: its rows are not comparable one to one "
     "with a paper that used the original YOLOv5."
 )
+SPLITS = {"own": "the data set's own", "random": "random", "list": "two given lists"}
 MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
 
 
@@ -41,9 +42,9 @@ def detection_layout(table: pd.DataFrame, classes: Sequence[str]) -> Layout:
 
 def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> Layout:
     """Return how the fusion metrics are printed; a metric of unknown direction is printed but not ranked."""
-    counts = [name for name in table.columns if name == "images" or name.endswith("_undefined")]
-    columns = {name: name.replace("_", " ") for name in table.columns} | {"method": "Method", "images": "Images"}
-    digits = {name: 2 for name in table.columns if name != "method" and name not in counts}
+    counts = [name for name in table.columns if name.endswith("_undefined")]
+    columns = {name: name.replace("_", " ") for name in table.columns if name != "images"} | {"method": "Method"}
+    digits = {name: 2 for name in columns if name != "method" and name not in counts}
     return Layout(columns, digits, {name: higher_is_better[name] for name in digits if name in higher_is_better})
 
 
@@ -99,7 +100,7 @@ def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of the fusion metrics."""
     notes = [
         f"Convention: {facts.get('convention')}" + (f" ({facts['definition']})." if "definition" in facts else "."),
-        _split_note(facts),
+        f"Means over {facts['images']} pairs. {_split_note(facts)}",
     ]
     if any(name.endswith("_undefined") for name in table.columns):
         notes.append("Undefined values take no part in a mean; they are counted beside it.")
@@ -174,7 +175,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "fused": {method: facts for method, (_, facts) in manifests.items()},
         } | config
         layout = fusion_layout(table, metric_directions())
-        caption = f"Fusion metrics on {facts['dataset']}, means over {facts['images']} pairs"
+        caption = f"Fusion metrics on {facts['dataset']}"
         write_tables(options.output / "fusion", table, facts, layout, caption, fusion_notes(table, facts))
     logging.info("tables: %d variants, %d methods in %s", len(options.variants), len(methods), options.output)
 
@@ -204,10 +205,10 @@ def _split_facts(split: Split) -> dict[str, Any]:
 def _split_note(facts: Mapping[str, Any]) -> str:
     split = json.loads(facts["split"])
     return (
-        f"Split {split['kind']}"
+        f"Split: {SPLITS.get(split['kind'], split['kind'])}"
         + (f", seed {split['seed']}" if split.get("seed") is not None else "")
-        + (", drawn from it at random" if split.get("limits") else "")
-        + f": {facts['train_images']} training and {facts['test_images']} test images, "
+        + (", a random part of it" if split.get("limits") else "")
+        + f", {facts['train_images']} training and {facts['test_images']} test images, "
         f"digests {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
     )
 

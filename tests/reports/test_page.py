@@ -163,6 +163,11 @@ def test_verdict_on_undefined_scores_says_so():
     assert page.verdict(scores_of(visible=0.5, fnet=float("nan")), "msrs")[0].startswith("This run cannot say")
 
 
+def test_verdict_on_detectors_that_learned_nothing_says_so():
+    answer = page.verdict(scores_of(visible=0.01, infrared=0.0, fnet=0.02), "msrs")[0]
+    assert answer == "This run cannot say: no detector has learned, the best reached 0.020."
+
+
 # The scenes
 
 

@@ -341,10 +341,10 @@ def test_markdown_marks_and_escapes():
 
 
 def test_latex_marks_and_escapes_every_special_character():
-    frame = pd.DataFrame({"variant": ["a_b & 5% #1 $x$ {y} ~ ^ \\z", "c"], "x": [0.25, 0.5]})
+    frame = pd.DataFrame({"variant": ["a_b & 5% #1 $x$ {y} ~ ^ \\z <|>", "c"], "x": [0.25, 0.5]})
     text = to_latex(frame, LAYOUT, "50 % & more", ["a_note"], "tab:x")
     assert r"a\_b \& 5\% \#1 \$x\$ \{y\} \textasciitilde" in text
-    assert r"\textbackslash" in text
+    assert r"\textbackslash{}z \textless{}\textbar{}\textgreater{}" in text
     assert r"\underline{0.250}" in text
     assert r"\textbf{0.500}" in text
     assert r"\caption{50 \% \& more}" in text
