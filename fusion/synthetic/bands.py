@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 
 from fusion.synthetic.painting import Camera
-from fusion.synthetic.street import FAR
 from fusion.synthetic.weather import (
     INFRARED_GAIN,
     INFRARED_NOISE,
@@ -34,13 +33,19 @@ class Pool:
     light: float
 
 
-def see_distance(camera: Camera, owners: np.ndarray, distances: np.ndarray, wall: float) -> np.ndarray:
-    """Return the distance in metres of every drawn pixel: by the thing seen there, else by ground and house fronts."""
+def see_clear(camera: Camera, owners: np.ndarray, distances: np.ndarray, wall: float, extinction: float) -> np.ndarray:
+    """Return the share of light that fog lets through at each drawn pixel, float32 (H, W).
+
+    A thing is as far as `distances` (256,) says for its owner, the street as its ground or its house fronts, which are
+    `wall` metres from the middle.
+    """
     height, width = owners.shape
-    down = np.maximum(np.arange(height) - camera.horizon, 1e-3)[:, None]
-    across = np.maximum(np.abs(np.arange(width) - camera.centre), 1e-3)[None]
-    street = camera.focal * np.minimum(np.minimum(camera.height / down, wall / across), FAR)
-    return np.where(owners > 0, distances[owners], np.minimum(street, FAR)).astype(np.float32)
+    down = np.maximum(np.arange(height, dtype=np.float32) - camera.horizon, 1e-3)[:, None]
+    across = np.maximum(np.abs(np.arange(width, dtype=np.float32) - camera.centre), 1e-3)[None]
+    street = np.maximum(down / camera.height, across / wall)  # drawn pixels a metre
+    clear = np.exp(-extinction * camera.focal / street)
+    things = cv2.LUT(owners, np.exp(-extinction * distances).astype(np.float32))
+    return np.where(owners > 0, things, clear)
 
 
 def see_visible(
@@ -61,8 +66,8 @@ def see_visible(
     height, width = colour.shape[:2]
     size = (width, height)
     texture = cv2.resize(rng.standard_normal((height // 6 + 2, width // 6 + 2), np.float32), size)
-    texture = 1.0 + 0.035 * texture + 0.03 * rng.standard_normal((height, width), np.float32)
-    texture[: int(0.3 * height)] = 1.0  # the sky is smooth
+    rough = np.clip(np.linspace(-1.0, 3.0, height, dtype=np.float32), 0.0, 1.0)[:, None]  # the sky is smooth
+    texture = 1.0 + rough * (0.035 * texture + 0.03 * rng.standard_normal((height, width), np.float32))
     if pools:
         lit = np.zeros((height, width), np.float32)
         rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]

@@ -1,14 +1,14 @@
 """One scene: which things it holds, where they stand, both images of it, and the boxes of what is seen."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from fusion.synthetic import shapes
-from fusion.synthetic.bands import Pool, see_distance, see_infrared, see_visible
+from fusion.synthetic.bands import Pool, see_clear, see_infrared, see_visible
 from fusion.synthetic.painting import FOCAL, SUPERSAMPLING, Camera, Painter, Pose
 from fusion.synthetic.street import HALF_ROAD, Street, choose_street, paint_street
 from fusion.synthetic.weather import CONDITIONS, Weather, choose_weather
@@ -35,8 +35,9 @@ PARKED_SHARE = {"day": 0.55, "night": 0.2, "fog": 0.3, "glare": 0.4}
 RIDDEN_SHARE, TRAFFIC_LIGHT_SHARE = 0.65, 0.55
 # Smallest side of a box in pixels, and the smallest that a thing is placed with where nothing hides it.
 SMALLEST_BOX, SMALLEST_PLACED = 6, 8
-# Largest share of a thing that a nearer one may hide when it is placed, and beyond which it is taken away.
-MAY_HIDE, MUST_SHOW = 0.45, 0.25
+# Largest share of an object's outline that one nearer object, or one piece of clutter, may cover when it is placed; and
+# the smallest share that must be seen in the end, or the object is taken away.
+MAY_HIDE, CLUTTER_MAY_HIDE, MUST_SHOW = 0.45, 0.15, 0.25
 # Smallest share of a thing that must be inside the picture.
 INSIDE = 0.6
 ATTEMPTS = 40
@@ -166,7 +167,9 @@ def _make_things(what: str, weather: Weather, rng: np.random.Generator) -> list[
         make, size = kinds[int(rng.integers(len(kinds)))]
         return [_Thing(make(weather, rng), Pose(0.0, 0.0, math.pi), size)]
     label = "Car" if what == "Oncoming" else what
-    running = what in ("Oncoming", "Bus") or rng.random() >= PARKED_SHARE[weather.condition]
+    running = (
+        what in ("Oncoming", "Bus") or rng.random() >= PARKED_SHARE["night" if weather.dark else weather.condition]
+    )
     shape, size = VEHICLES[label](weather, rng, running)
     return [_Thing(shape, here, size, label, running=running)]
 
@@ -250,8 +253,9 @@ def _fits(thing: _Thing, others: Sequence[_Thing], camera: Camera, frame: tuple[
             return False
         theirs = _outline(other, camera)
         both = (max(box[0], theirs[0]), max(box[1], theirs[1]), min(box[2], theirs[2]), min(box[3], theirs[3]))
-        behind, seen = (thing, box) if thing.distance > other.distance else (other, theirs)
-        if behind.label and both[2] > both[0] and both[3] > both[1] and _area(both) > MAY_HIDE * _area(seen):
+        behind, before, seen = (thing, other, box) if thing.distance > other.distance else (other, thing, theirs)
+        limit = MAY_HIDE if before.label else CLUTTER_MAY_HIDE
+        if behind.label and both[2] > both[0] and both[3] > both[1] and _area(both) > limit * _area(seen):
             return False
     return True
 
@@ -325,9 +329,9 @@ def _find_boxes(painter: Painter, things: Sequence[_Thing], whole: Sequence[int]
         rows, columns = np.flatnonzero(seen.any(axis=1)), np.flatnonzero(seen.any(axis=0))
         if not len(rows):
             continue
-        edges = (columns[0], rows[0], columns[-1] + 1, rows[-1] + 1)
-        # A pixel belongs to the box where at least half of it does.
-        left, top, right, bottom = (int(edge / SUPERSAMPLING + 0.5) for edge in edges)
+        # The box holds every wanted pixel that shows some of the thing.
+        left, top = int(columns[0]) // SUPERSAMPLING, int(rows[0]) // SUPERSAMPLING
+        right, bottom = int(columns[-1]) // SUPERSAMPLING + 1, int(rows[-1]) // SUPERSAMPLING + 1
         if min(right - left, bottom - top) < SMALLEST_BOX or np.count_nonzero(seen) < MUST_SHOW * whole[owner - 1]:
             continue
         boxes[-1] = Box(thing.label, left, top, right, bottom)
@@ -344,13 +348,15 @@ def _expose(
     seeds: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Average the painting down and return what the visible and the infrared camera record."""
-    shrink: Callable[[np.ndarray], np.ndarray] = lambda canvas: cv2.resize(canvas, size, interpolation=cv2.INTER_AREA)  # noqa: E731
-    surface, light = shrink(painter.surface).astype(np.float32), shrink(painter.light).astype(np.float32)
+    surface = cv2.resize(painter.surface, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    light = cv2.resize(painter.light, size, interpolation=cv2.INTER_AREA).astype(np.float32)
     clear = None
     if weather.extinction:
-        distances = np.array([0.0] + [thing.distance for thing in things], np.float32)
-        metres = see_distance(painter.camera, painter.light[..., 3], distances, wall)
-        clear = shrink(np.exp(-weather.extinction * metres))
+        distances = np.zeros(256)
+        distances[1 : len(things) + 1] = [thing.distance for thing in things]
+        owners = np.ascontiguousarray(painter.light[..., 3])
+        clear = see_clear(painter.camera, owners, distances, wall, weather.extinction)
+        clear = cv2.resize(clear, size, interpolation=cv2.INTER_AREA)
     pools, glares = _find_lights(painter, things, weather)
     rng_visible, rng_infrared = map(np.random.default_rng, seeds)
     visible = see_visible(surface[..., :3], light[..., :3], clear, pools, glares, weather, unit, rng_visible)

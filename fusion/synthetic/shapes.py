@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from fusion.synthetic.painting import BLACK, RGB, Part
-from fusion.synthetic.weather import PARKED_WARMTH, Weather
+from fusion.synthetic.weather import PARKED_WARMTH, RUNNING_WARMTH, Weather
 
 Shape = list[list[Part]]
 Profile = Sequence[tuple[float, float]]
@@ -103,11 +103,11 @@ def car(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Shap
     inner = half - 0.1
     parts = _tyres((-long * 0.62, long * 0.62), half - 0.05, 0.33, wheel)
     parts += _prism(body, half, paint, body_heat, heats={2: engine, 3: engine, 1: engine - 12})
-    parts += _wheels((-long * 0.62, long * 0.62), half, 0.33, wheel)
     parts += [
         _face_x(side, half, -long, long, 0.3, 0.42, tuple(0.5 * channel for channel in paint), body_heat)
         for side in (-1, 1)
     ]
+    parts += _wheels((-long * 0.62, long * 0.62), half, 0.33, wheel)
     parts += _front(long + 0.03, half, 0.58, 0.76, weather, running, engine)
     parts += _back(long + 0.01, half, waist - 0.3, waist - 0.1, weather, running, body_heat, engine)
     parts += _prism(cabin, inner, paint, body_heat)
@@ -328,7 +328,7 @@ def _vehicle_heat(weather: Weather, rng: np.random.Generator, running: bool) -> 
     if not running:
         body = road + float(rng.choice([-1.0, 1.0])) * rng.uniform(0.5, 1.0) * PARKED_WARMTH
         return body, body - 5.0, body + 1.0, body - 3.0
-    body = road + rng.uniform(2.0, 16.0)
+    body = road + rng.uniform(*RUNNING_WARMTH)
     return body, road - rng.uniform(14.0, 26.0), weather.heat["engine"], road + rng.uniform(35.0, 55.0)
 
 

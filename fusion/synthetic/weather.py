@@ -21,8 +21,10 @@ FOG_INFRARED_CONTRAST = (0.6, 0.75)
 # Grey levels by which people's clothes, and their bare skin beyond that, exceed the road: less makes infrared harder.
 PEOPLE_WARMTH = {"day": (40.0, 58.0), "night": (80.0, 105.0), "fog": (85.0, 110.0), "glare": (55.0, 80.0)}
 SKIN_WARMTH = 26.0
-# Grey levels of a running engine above the road, and of a parked vehicle's difference from it (its sign varies).
+# Grey levels of a running engine and of its bodywork above the road, and of a parked vehicle's difference from the
+# road (its sign varies): less of the last hides parked vehicles from infrared altogether.
 ENGINE_WARMTH = (85.0, 125.0)
+RUNNING_WARMTH = (5.0, 20.0)
 PARKED_WARMTH = 9.0
 # Standard deviation of the visible sensor's noise in grey levels, by light; of infrared's, temporal and fixed pattern.
 VISIBLE_NOISE = {"day": 2.5, "night": 6.0, "fog": 3.0, "glare": 4.0}

@@ -15,7 +15,8 @@ from fusion.stage import InputError
 from fusion.synthetic import CLASSES, CONDITIONS, Scene, make_scene
 from fusion.synthetic.__main__ import main, write_scenes
 from fusion.synthetic.painting import BLACK, Camera, Painter, Part, Pose
-from fusion.synthetic.scene import SMALLEST_BOX
+from fusion.synthetic.scene import SMALLEST_BOX, Box, _find_boxes, _paint_things, _Thing
+from fusion.synthetic.shapes import person, truck
 from fusion.synthetic.street import _paint_markings, choose_street
 from fusion.synthetic.weather import choose_weather
 
@@ -229,7 +230,7 @@ def test_a_box_of_known_size_is_painted_where_a_pinhole_camera_sees_it() -> None
     corners = np.array([(-1, 0, 0), (1, 0, 0), (1, 1, 0), (-1, 1, 0)], float)
     face = Part(corners, (200.0, 100.0, 50.0), 77.0, (0.0, 9.0, 0.0), normal=(0.0, 0.0, 1.0))
     painter.draw([[face]], Pose(0.5, 10.0, np.pi), owner=3)
-    # 10 m away a metre is 20 px: x from 160 + 20 (0.5 - 1) to 160 + 20 (0.5 + 1), y from 100 + 20 (2 - 1) to 100 + 20 * 2.
+    # 10 m away a metre is 20 px: x from 160 + 20 (0.5 - 1) to 160 + 20 (0.5 + 1), y from 100 + 20 (2 - 1) to 100 + 40.
     rows, columns = np.nonzero(painter.light[..., 3] == 3)
     assert (columns.min(), columns.max(), rows.min(), rows.max()) == (150, 190, 120, 140)
     assert painter.surface[130, 170, 3] == 77 and painter.light[130, 170].tolist() == [0, 9, 0, 3]
@@ -240,6 +241,26 @@ def test_a_face_that_looks_away_is_not_painted() -> None:
     corners = np.array([(-1, 0, 0), (1, 0, 0), (1, 1, 0), (-1, 1, 0)], float)
     painter.draw([[Part(corners, (200.0, 0.0, 0.0), 9.0, BLACK, normal=(0.0, 0.0, 1.0))]], Pose(0.0, 10.0), owner=1)
     assert not painter.surface.any() and not painter.light.any()
+
+
+def test_a_box_holds_what_is_seen_and_a_hidden_object_has_none(rng: np.random.Generator) -> None:
+    weather, camera = choose_weather("day", rng), Camera(800.0, 320.0, 200.0, 2.0)
+    lorry_shape, size = truck(weather, rng, running=True)
+    person_shape = person(weather, rng)
+
+    def boxes_with_person_at(x: float, *others: _Thing) -> list[Box | None]:
+        things = [_Thing(person_shape, Pose(x, 20.0), (0.6, 1.75, 0.5), "People"), *others]
+        painter, whole = _paint_things(Painter(camera, 640, 480, weather.sun), things, weather)
+        return _find_boxes(painter, things, whole)
+
+    lorry = _Thing(lorry_shape, Pose(0.0, 12.0), size, "Truck")
+    alone = boxes_with_person_at(2.2)[0]
+    assert boxes_with_person_at(0.5, lorry)[0] is None
+    edge = boxes_with_person_at(0.5, lorry)[1].right
+    x = (edge * 2 - 320.0) * 20.0 / 800.0  # the edge of the lorry goes through the person's middle
+    partly, whole = boxes_with_person_at(x, lorry)[0], boxes_with_person_at(x)[0]
+    assert alone.bottom - alone.top == pytest.approx(1.75 * 40 / 2, abs=2)
+    assert partly.left == pytest.approx(edge, abs=1) > whole.left + 2 and partly.right == whole.right
 
 
 # Bad input
