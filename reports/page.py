@@ -200,7 +200,7 @@ def write_page(output: Path, context: Mapping[str, Any]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report of one run."""
     parser = argparse.ArgumentParser(
-        prog="python -m reports.page", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        prog="python -m reports.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     pairs = {"nargs": "+", "default": [], "metavar": "NAME=PATH"}
     parser.add_argument("--tables", type=Path, required=True, help="folder that reports.tables wrote")
@@ -210,9 +210,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--predictions", **pairs, required=True, help="VARIANT=predictions.json that the gallery draws")
     parser.add_argument("--losses", **pairs, help="METHOD=losses.csv of a method that was trained")
     parser.add_argument("--config-snapshot", type=Path, help="the run's whole configuration (JSON), to be shown")
-    parser.add_argument("--scenes", type=int, default=6, help="test scenes in the gallery")
-    parser.add_argument("--score", type=float, default=0.25, help="detections below this score are not drawn")
-    parser.add_argument("--image-width", type=int, default=480, help="pixels; wider gallery images are scaled down")
+    parser.add_argument("--scenes", type=int, default=6, help="test scenes in the gallery (default: %(default)s)")
+    parser.add_argument(
+        "--score", type=float, default=0.25, help="detections below this score are not drawn (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--image-width",
+        type=int,
+        default=480,
+        help="pixels; wider gallery images are scaled down (default: %(default)s)",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the page, such as results/report.html")
     options = parser.parse_args(argv)
 
@@ -230,14 +237,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
 
     tables = [
-        _table_context("table2", "Table II: what the detector gains", table, detection_layout(table, split.classes))
+        _table_context(
+            "table2", "Table II: the detector on each variant", table, detection_layout(table, split.classes)
+        )
     ]
     tables[0]["notes"] = detection_notes(facts)
     fusion_facts: dict[str, Any] = {}
     if methods:
         fusion, fusion_facts = _read_table(options.tables / "fusion.csv")
         layout = fusion_layout(fusion, metric_directions())
-        tables.append(_table_context("fusion", "Fusion metrics: what the images gain", fusion, layout))
+        tables.append(_table_context("fusion", "Fusion metrics: the images of each method", fusion, layout))
         tables[1]["notes"] = fusion_notes(fusion, fusion_facts)
 
     answer, trust = verdict(table, facts["dataset"])

@@ -178,3 +178,9 @@ def example(tmp_path: Path):
         return ExampleRun(tmp_path / "run", variants, seeds, dataset)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def ordinary_run(tmp_path_factory: pytest.TempPathFactory) -> ExampleRun:
+    """An example run that several tests share and none changes."""
+    return ExampleRun(tmp_path_factory.mktemp("run"), ("visible", "infrared", "average", "fnet"), (0,), "m3fd")

@@ -39,12 +39,9 @@ def write(run) -> str:
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory) -> str:
+def text(ordinary_run) -> str:
     """The page of an ordinary run, for the tests that only look."""
-    from conftest import ExampleRun
-
-    run = ExampleRun(tmp_path_factory.mktemp("page"), ("visible", "infrared", "average", "fnet"), (0,), "m3fd")
-    return write(run)
+    return write(ordinary_run)
 
 
 def test_page_needs_nothing_but_itself(text):
