@@ -26,19 +26,19 @@ class Convention:
 
 
 REFERENCE = Convention()
-_GAUSSIAN = replace(REFERENCE, ssim_window="gaussian 11x11", ssim_range=255.0)
 
 CONVENTIONS = {
     # Behind the tables of CDDFuse, FNet and the many papers that score with CDDFuse's evaluator.
     "reference": REFERENCE,
-    # The same but for one choice.
+    # The same but for one choice each. MATLAB toolboxes take bits, and the mean of both sources' SSIM.
     "bits": replace(REFERENCE, mi_unit="bits"),
-    "range-255": replace(REFERENCE, ssim_range=255.0),
-    "gaussian": _GAUSSIAN,
     "means": replace(REFERENCE, sources="mean"),
+    # What CDDFuse's evaluator gives where the data range that newer scikit-image demands is filled in.
+    "range-255": replace(REFERENCE, ssim_range=255.0),
+    # SSIM as published; VIFB's. (VIFB's stretch before MI changes no value: it keeps levels apart.)
+    "gaussian": replace(REFERENCE, ssim_window="gaussian 11x11", ssim_range=255.0),
+    # For methods that stretch what they save, so that all are treated alike.
     "stretch": replace(REFERENCE, stretch=True),
-    # As VIFB scores: nats after the stretch, sums, SSIM of Wang et al.
-    "vifb": replace(_GAUSSIAN, stretch=True),
 }
 
 

@@ -1,0 +1,71 @@
+"""Intervals of means and paired tests: against scipy, by exhaustive count, and where nothing can be said."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from fusion.metrics.statistics import bootstrap_mean, paired_test
+
+
+def test_interval_is_that_of_scipy(rng):
+    values = rng.gamma(2, 1, 60)
+    expected = stats.bootstrap((values,), np.mean, method="percentile", n_resamples=20_000).confidence_interval
+    assert bootstrap_mean(values, seed=1) == pytest.approx((expected.low, expected.high), abs=0.03)
+
+
+def test_interval_covers_the_true_mean_as_often_as_it_says(rng):
+    inside = 0
+    for seed in range(1000):
+        low, high = bootstrap_mean(rng.normal(3, 1, 50), seed=seed, confidence=0.8, samples=300)
+        inside += low <= 3 <= high
+    assert 0.74 < inside / 1000 < 0.82
+
+
+def test_interval_of_equal_values_is_that_value():
+    assert bootstrap_mean(np.full(10, 0.25)) == (0.25, 0.25)
+
+
+def test_the_same_seed_gives_the_same_interval(rng):
+    values = rng.normal(size=30)
+    assert bootstrap_mean(values, seed=5) == bootstrap_mean(values, seed=5)
+    assert bootstrap_mean(values, seed=5) != bootstrap_mean(values, seed=6)
+
+
+def test_undefined_values_are_left_out(rng):
+    values = rng.normal(size=30)
+    holed = np.concatenate([values, [np.nan]])
+    assert bootstrap_mean(holed) == bootstrap_mean(values)
+    other = rng.normal(size=30)
+    assert paired_test(holed, np.append(other, 0.0)) == paired_test(values, other)
+
+
+def test_fewer_than_two_values_say_nothing():
+    assert all(math.isnan(bound) for bound in bootstrap_mean(np.array([1.0, np.nan])))
+    assert all(math.isnan(bound) for bound in bootstrap_mean(np.array([])))
+    assert math.isnan(paired_test(np.array([1.0]), np.array([2.0])))
+
+
+def test_p_value_is_the_exhaustive_count_of_signs(rng):
+    first, second = rng.normal(0.4, 1, 10), rng.normal(0, 1, 10)
+    differences = first - second
+    sums = [abs(np.dot(signs, differences)) for signs in itertools.product((-1, 1), repeat=10)]
+    exact = np.mean(np.array(sums) >= abs(differences.sum()) - 1e-12)
+    assert paired_test(first, second, samples=40_000) == pytest.approx(exact, abs=0.01)
+
+
+def test_equal_methods_do_not_differ():
+    values = np.arange(20.0)
+    assert paired_test(values, values) == 1
+
+
+def test_a_steady_difference_is_found_however_much_images_differ(rng):
+    values = rng.normal(0, 100, 40)
+    assert paired_test(values + 0.1, values) == pytest.approx(1 / 10_001)
+
+
+def test_order_of_the_methods_does_not_matter(rng):
+    first, second = rng.normal(size=(2, 25))
+    assert paired_test(first, second) == paired_test(second, first)
