@@ -132,13 +132,16 @@ def _choose_things(
     wanted += ["People"] * int(rng.integers(PEOPLE_COUNT[0], PEOPLE_COUNT[1] + 1))
     wanted += ["Tree"] * int(rng.integers(0, 4)) + ["Clutter"] * int(rng.integers(1, 4))
     things: list[_Thing] = []
+    outlines: list[tuple[float, float, float, float]] = []
     for number, what in enumerate(wanted, start=1):
         made = _make_things(what, weather, rng)
         for _ in range(ATTEMPTS):
             place = _choose_place(what, made, camera, frame, street, rng)
             moved = [replace(thing, pose=_add(place, thing.pose), belongs=number) for thing in made]
-            if all(_fits(thing, things, camera, frame) for thing in moved):
+            boxes = [_outline(thing, camera) for thing in moved]
+            if all(_fits(thing, box, things, outlines, frame) for thing, box in zip(moved, boxes, strict=True)):
                 things += moved
+                outlines += boxes
                 break
     return things
 
@@ -239,19 +242,25 @@ def _clip(value: float, limit: float) -> float:
     return min(max(value, -limit), limit)
 
 
-def _fits(thing: _Thing, others: Sequence[_Thing], camera: Camera, frame: tuple[int, int]) -> bool:
-    """Tell whether a thing is well inside the picture, stands in nobody's place and leaves enough to be seen."""
-    box = _outline(thing, camera)
+def _fits(
+    thing: _Thing,
+    box: tuple[float, float, float, float],
+    others: Sequence[_Thing],
+    outlines: Sequence[tuple[float, float, float, float]],
+    frame: tuple[int, int],
+) -> bool:
+    """Tell whether a thing with this outline is well inside the picture, in nobody's place, and leaves enough seen."""
     if thing.label:
         shown = (max(box[0], 0), max(box[1], 0), min(box[2], frame[0]), min(box[3], frame[1]))
         sides = shown[2] - shown[0], shown[3] - shown[1]
         if min(sides) < SUPERSAMPLING * SMALLEST_PLACED or _area(shown) < INSIDE * _area(box):
             return False
-    for other in others:
-        apart = 0.5 * (np.array(_footprint(thing)) + np.array(_footprint(other)))
-        if abs(thing.pose.x - other.pose.x) < apart[0] and abs(thing.pose.z - other.pose.z) < apart[1]:
+    wide, long = _footprint(thing)
+    for other, theirs in zip(others, outlines, strict=True):
+        side, ahead = abs(thing.pose.x - other.pose.x), abs(thing.pose.z - other.pose.z)
+        other_wide, other_long = _footprint(other)
+        if 2 * side < wide + other_wide and 2 * ahead < long + other_long:
             return False
-        theirs = _outline(other, camera)
         both = (max(box[0], theirs[0]), max(box[1], theirs[1]), min(box[2], theirs[2]), min(box[3], theirs[3]))
         behind, before, seen = (thing, other, box) if thing.distance > other.distance else (other, thing, theirs)
         limit = MAY_HIDE if before.label else CLUTTER_MAY_HIDE
@@ -276,7 +285,7 @@ def _corners(thing: _Thing) -> np.ndarray:
 
 def _outline(thing: _Thing, camera: Camera) -> tuple[float, float, float, float]:
     pixels = camera.project(_corners(thing))
-    return (*pixels.min(axis=0), *pixels.max(axis=0))
+    return (*pixels.min(axis=0).tolist(), *pixels.max(axis=0).tolist())
 
 
 def _area(box: Sequence[float]) -> float:

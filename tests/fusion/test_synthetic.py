@@ -260,7 +260,7 @@ def test_a_box_holds_what_is_seen_and_a_hidden_object_has_none(rng: np.random.Ge
     x = (edge * 2 - 320.0) * 20.0 / 800.0  # the edge of the lorry goes through the person's middle
     partly, whole = boxes_with_person_at(x, lorry)[0], boxes_with_person_at(x)[0]
     assert alone.bottom - alone.top == pytest.approx(1.75 * 40 / 2, abs=2)
-    assert partly.left == pytest.approx(edge, abs=1) > whole.left + 2 and partly.right == whole.right
+    assert partly.left == pytest.approx(edge, abs=1) and partly.left > whole.left + 2 and partly.right == whole.right
 
 
 # Bad input
