@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--method {options.method} needs --weights; found none")
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
-    with claimed_device(options.device, options.threads) as device:
+    # What has no weights computes in numpy: it takes no GPU from others, and torch need not be imported.
+    claim = claimed_device(options.device, options.threads) if method.needs_weights else nullcontext("cpu")
+    with claim as device:
         settings = {
             "method": options.method,
             "revision": method.revision,

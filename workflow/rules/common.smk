@@ -3,6 +3,8 @@
 import ast
 import hashlib
 import json
+import os
+import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -12,6 +14,9 @@ from detection.datasets import DATASETS
 from fusion.methods import METHODS
 
 validate(config, schema="../schemas/config.schema.yaml")
+
+# Jobs call `python -m`: the one that runs this workflow, also where its environment was not activated.
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
 
 ROOT = Path(workflow.basedir).parent
 RESULTS = config["pathvars"]["results"]
