@@ -3,9 +3,9 @@
 import ast
 import hashlib
 import json
-import os
 import sys
 from pathlib import Path
+from shlex import quote
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
@@ -16,7 +16,7 @@ from fusion.methods import METHODS
 validate(config, schema="../schemas/config.schema.yaml")
 
 # Jobs call `python -m`: the one that runs this workflow, also where its environment was not activated.
-os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+shell.prefix(f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH; ")
 
 ROOT = Path(workflow.basedir).parent
 RESULTS = config["pathvars"]["results"]

@@ -1,0 +1,202 @@
+"""The workflow: clean, planned as the configuration says, strict about it, and real on a very small run."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from detection.datasets import DATASETS
+from fusion.artefacts import read_csv
+from fusion.methods import METHODS
+from fusion.pairs import write_image
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+
+
+def snakemake(folder, *options, overlays=(), check=True):
+    """Run the workflow in `folder`, with the root's config.yaml and more overlays (dictionaries)."""
+    (folder / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    files = []
+    for number, overlay in enumerate(overlays):
+        files.append(folder / f"overlay{number}.yaml")
+        text = overlay.read_text() if isinstance(overlay, Path) else yaml.safe_dump(overlay)
+        files[-1].write_text(text)
+    command = [BIN / "snakemake", "--snakefile", ROOT / "workflow/Snakefile", "--directory", folder, "--cores", "2"]
+    command += ["--workflow-profile", ROOT / "workflow/profiles/default", *options]
+    command += ["--configfile", *files] if files else []
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    result = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True, env=environment)
+    text = result.stdout + result.stderr
+    assert not check or result.returncode == 0, text[-6000:]
+    return text
+
+
+def plan(text):
+    """Return how often each rule is planned."""
+    table = text[text.index("Job stats") :].split("\n\n")[0]
+    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+
+
+def keys(mapping, prefix=""):
+    for key, value in mapping.items():
+        yield from keys(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}"]
+
+
+def test_the_workflow_is_linted_and_formatted():
+    for command in (["snakemake", "--lint"], ["snakefmt", "--check", "workflow"]):
+        result = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True)
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_default_plan_trains_every_variant_once(tmp_path):
+    stats = plan(snakemake(tmp_path, "-n"))
+    assert stats == {
+        **{"generate_pairs": 1, "save_config": 1, "prepare_split": 1, "train_fnet": 1, "fuse_pairs": 4},
+        **{"score_fusion": 4, "describe_variant": 6, "train_detector": 6, "test_detector": 6},
+        **{"build_tables": 1, "build_report": 1, "all": 1, "total": 33},
+    }
+
+
+def lay_out(folder, name, files):
+    for file in files:
+        (folder / "data" / name / file).parent.mkdir(parents=True, exist_ok=True)
+        (folder / "data" / name / file).touch()
+
+
+def test_the_papers_plan_is_right_with_the_data_laid_out_as_the_readme_says(tmp_path):
+    lay_out(tmp_path, "M3FD", ["Vis/00000.png", "Ir/00000.png", "Annotation/00000.xml"])
+    lay_out(tmp_path, "MSRS", [f"{part}/{kind}/1.png" for part in ("train", "test") for kind in ("vi", "ir")])
+    text = snakemake(tmp_path, "-n", "-p", overlays=[ROOT / "config/paper.yaml"])
+    stats = plan(text)
+    assert (stats["train_fnet"], stats["fuse_pairs"], stats["train_detector"], stats["test_detector"]) == (1, 4, 18, 18)
+    assert "generate_pairs" not in stats
+    assert "--dataset m3fd --split random --train 3800 --test 400" in text
+    (training,) = re.findall(r"python -m fusion.train .*", text)
+    assert "--visible data/MSRS/train/vi data/MSRS/test/vi --infrared data/MSRS/train/ir data/MSRS/test/ir" in training
+    assert "--stage1-iterations 20000 --stage2-iterations 20000 --batch 16 --crop 128 --lr 0.0001" in training
+    assert "--names" not in training
+    commands = re.findall(r"python -m detection.train .*", text)
+    (recipe,) = {re.search(r"--model .*(?= --seed)", command)[0] for command in commands}
+    for wanted in ("--optimizer SGD", "--lr0 0.01", "--epochs 100", "--batch 16", "--model yolov5s --image-size 640"):
+        assert wanted in recipe
+
+
+def test_without_the_data_the_plan_says_which_folders_are_missing(tmp_path):
+    text = snakemake(tmp_path, "-n", overlays=[ROOT / "config/paper.yaml"], check=False)
+    assert "data/M3FD/Vis" in text and "Missing" in text
+
+
+def test_fnet_sees_training_pairs_only_where_it_shares_the_detection_data(tmp_path):
+    kinds = ("vi", "ir", "labels")
+    lay_out(tmp_path, "MSRS", [f"{part}/{kind}/1.png" for part in ("train", "test") for kind in kinds])
+    text = snakemake(tmp_path, "-n", "-p", overlays=[ROOT / "config/msrs.yaml"])
+    (training,) = re.findall(r"python -m fusion.train .*", text)
+    assert "--names results/msrs/data/split/train.txt" in training
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"fuson": {}}, "fuson"),
+        ({"detection": {"training": {"epoch": 3}}}, "epoch"),
+        ({"fusion": {"methods": ["fnet", "nosuch"]}}, "nosuch"),
+        ({"fusion": {"methods": ["visible"]}}, "visible"),
+        ({"detection": {"model": "yolov99"}}, "yolov99"),
+        ({"dataset": {"name": "nosuch"}}, "nosuch"),
+        ({"fusion": {"methods": ["a; touch x"]}}, "a; touch x"),
+    ],
+)
+def test_what_the_configuration_does_not_know_is_refused_by_name(tmp_path, overlay, message):
+    text = snakemake(tmp_path, "-n", overlays=[overlay], check=False)
+    assert message in text and "Job stats" not in text
+
+
+def test_the_papers_overlay_leaves_nothing_to_the_embedded_default():
+    paper, default = (yaml.safe_load((ROOT / name).read_text()) for name in ("config/paper.yaml", "config.yaml"))
+    del default["synthetic"]
+    missing = [key for key in keys(default) if not any(f"{own}.".startswith(f"{key}.") for own in keys(paper))]
+    assert missing == []
+
+
+def test_the_schema_knows_the_methods_and_data_sets_of_the_code():
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["properties"]
+    assert set(schema["dataset"]["properties"]["name"]["enum"]) == set(DATASETS)
+    assert set(schema["fusion"]["properties"]["methods"]["default"]) <= set(METHODS)
+
+
+SMALLEST = {
+    "device": "cpu",
+    "threads": 2,
+    "synthetic": {"train": 8, "test": 8, "size": [96, 64]},
+    "fusion": {"methods": ["fnet", "maximum"]},
+    "fnet": {"training": {"stage1_iterations": 2, "stage2_iterations": 3, "batch": 2, "crop": 32}},
+    "detection": {"image_size": 64, "training": {"epochs": 1}},
+}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("run")
+    snakemake(folder, "--resources", "gpu=1", overlays=[SMALLEST])
+    return folder
+
+
+@pytest.mark.slow
+def test_one_command_ends_with_the_tables_and_the_report(finished):
+    results = finished / "results"
+    table, facts = read_csv(results / "tables/table2.csv")
+    assert table["variant"].tolist() == ["visible", "infrared", "fnet", "maximum"]
+    classes = ["People", "Car", "Truck", "Bus", "Lamp", "Motorcycle"]
+    assert list(table.columns[:8]) == ["variant", *classes, "Average"]
+    assert table[classes].stack().between(0, 1).all()
+    assert "YOLOv5u" in facts["detector"]
+    for path in ("tables/table2.md", "tables/table2.tex", "tables/fusion.csv", "tables/fusion.md", "report.html"):
+        assert (results / path).stat().st_size > 200, path
+    fusion, _ = read_csv(results / "tables/fusion.csv")
+    assert list(fusion.columns[:5]) == ["method", "MI", "VIF", "Qabf", "SSIM"]
+    assert np.isfinite(fusion[["MI", "VIF", "Qabf", "SSIM"]]).all(axis=None)
+    config = json.loads((results / "config.json").read_text())
+    assert config["detection"]["training"]["epochs"] == 1 and config["detection"]["training"]["momentum"] == 0.937
+    # The recipe and the order of training images are the same for all variants; only the pixels differ.
+    recipes = [json.loads(path.read_text()) for path in results.glob("detection/*/seed0/provenance.json")]
+    assert len(recipes) == 4 and len({json.dumps(recipe["recipe"]) for recipe in recipes}) == 1
+
+
+@pytest.mark.slow
+def test_a_second_run_does_nothing(finished):
+    assert "Nothing to be done" in snakemake(finished, "-n", overlays=[SMALLEST])
+
+
+@pytest.mark.slow
+def test_a_changed_value_runs_only_what_depends_on_it(finished):
+    longer = {"detection": {"training": {"epochs": 2}}}
+    stats = plan(snakemake(finished, "-n", overlays=[SMALLEST, longer]))
+    assert {"train_detector", "test_detector", "build_tables", "build_report"} <= set(stats)
+    assert not {"generate_pairs", "prepare_split", "train_fnet", "fuse_pairs", "score_fusion"} & set(stats)
+    more = {"fusion": {"methods": ["fnet", "maximum", "average"]}}
+    stats = plan(snakemake(finished, "-n", overlays=[SMALLEST, more]))
+    assert (stats["fuse_pairs"], stats["score_fusion"], stats["train_detector"]) == (1, 1, 1)
+
+
+@pytest.mark.slow
+def test_a_missing_fused_image_is_refused_by_name(finished, tmp_path):
+    fused = finished / "results/fused/maximum"
+    name = read_csv(fused / "manifest.csv")[0]["name"].iloc[0]
+    kept = (fused / f"{name}.png").read_bytes()
+    (fused / f"{name}.png").unlink()
+    try:
+        targets = ["results/metrics/maximum.csv", "results/detection/maximum/data.yaml"]
+        text = snakemake(
+            finished, "--forcerun", "score_fusion", "describe_variant", "--", *targets, overlays=[], check=False
+        )
+    finally:
+        write_image(fused / f"{name}.png", np.zeros((2, 2), np.uint8))
+        (fused / f"{name}.png").write_bytes(kept)
+    assert re.search(rf"error: .*{name}", text), text[-3000:]
