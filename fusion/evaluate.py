@@ -15,6 +15,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+import cv2
+import numba
 import numpy as np
 import pandas as pd
 
@@ -141,7 +143,7 @@ def write_table(folder: FusedFolder, rows: Sequence[Row], convention: str) -> No
         "fused_sha256": artefacts.sha256_lines(f"{row.name} {row.digests[2]}" for row in rows),
         "manifest_sha256": "none" if folder.manifest is None else artefacts.sha256_file(folder.folder / "manifest.csv"),
         "metrics_revision": REVISION,
-        "versions": artefacts.versions("fusion-detection-benchmark", "numpy", "numba", "opencv-python-headless"),
+        "versions": {"numpy": np.__version__, "numba": numba.__version__, "opencv": cv2.__version__},
     }
     artefacts.write_csv(folder.output, frame, facts)
     _partial_path(folder.output).unlink(missing_ok=True)

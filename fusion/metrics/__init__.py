@@ -1,8 +1,8 @@
 """Metrics of image fusion on arrays, in the convention behind the field's tables or another one by name.
 
-    from fusion.metrics import METRICS, mi, vif, qabf, ssim
+    from fusion.metrics import mi, prepare, score, vif
     print(mi(visible, infrared, fused), vif(visible, infrared, fused, convention="means"))
-    values = score(prepare(visible, infrared), fused)  # all of them; `prepare` once for all images of a pair
+    print(score(prepare(visible, infrared), fused))  # all of METRICS; `prepare` once for all images of a pair
 
 Needs neither torch nor a detector.
 """

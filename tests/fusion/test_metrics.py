@@ -187,6 +187,14 @@ def test_a_constant_fused_image_tells_nothing(trio):
     assert sd(visible, infrared, constant) == 0
 
 
+@pytest.mark.parametrize("level", range(0, 256, 15))
+def test_a_flat_image_of_any_level_has_no_variance(level):
+    flat = np.full((130, 150), level, np.uint8)
+    assert vif(flat, flat, flat) == 2
+    assert ssim(flat, flat, flat) == 2
+    assert ag(flat, flat, flat) == sf(flat, flat, flat) == sd(flat, flat, flat) == 0
+
+
 def test_identical_images_are_wholly_faithful(trio):
     visible = trio[0]
     assert vif(visible, visible, visible) == pytest.approx(2, rel=1e-9)
