@@ -49,3 +49,20 @@ def make_m3fd(root: Path, names: Sequence[str], width: int = 96, height: int = 6
 def m3fd(tmp_path: Path) -> Path:
     """Six pairs, one of whose names has a space, a quote and a letter beyond ASCII."""
     return make_m3fd(tmp_path / "m3fd", ["00000", "00001", "00002", "00003", "a b's ü", "z"])
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with `visible/data.yaml` and `infrared/data.yaml` on ten training and four test pairs."""
+    from detection import prepare, variant
+
+    base = tmp_path_factory.mktemp("tiny")
+    make_m3fd(base / "m3fd", [f"{number:02}" for number in range(14)])
+    options = ["--split", "random", "--train", "10", "--test", "4"]
+    prepare.main(["--dataset", "m3fd", "--root", str(base / "m3fd"), "--output", str(base / "split"), *options])
+    for name, folder in (("visible", "Vis"), ("infrared", "Ir")):
+        variant.main(
+            ["--variant", name, "--prepared", str(base / "split"), "--images", str(base / "m3fd" / folder)]
+            + ["--output", str(base / name / "data.yaml")]
+        )
+    return base

@@ -59,7 +59,7 @@ def test_box_without_area_is_dropped_with_a_warning(tmp_path, write_voc):
 
 def test_box_turned_inside_out_is_refused(tmp_path, write_voc):
     write_voc(tmp_path / "a.xml", [Box("Car", 30, 20, 10, 50)])
-    with pytest.raises(InputError, match="a.xml, object 1: Car at 30, 20, 10, 50 is turned inside out"):
+    with pytest.raises(InputError, match=r"a\.xml, object 1: Car at 30, 20, 10, 50 is turned inside out"):
         read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
 
 

@@ -109,7 +109,7 @@ def test_missing_partner_and_missing_labels_are_refused(m3fd, tmp_path):
     with pytest.raises(InputError, match="no label file for image 'z'"):
         run(m3fd, tmp_path / "out", *RANDOM)
     (m3fd / "Ir" / "z.png").unlink()
-    with pytest.raises(InputError, match="no infrared image in .* for visible 'z'"):
+    with pytest.raises(InputError, match=r"no infrared image in .* for visible 'z'"):
         run(m3fd, tmp_path / "out", *RANDOM)
 
 

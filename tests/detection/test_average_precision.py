@@ -1,0 +1,148 @@
+import numpy as np
+import pytest
+
+from detection.average_precision import score
+from detection.truth import build_truth
+from fusion.stage import InputError
+
+
+def truth_of(boxes, classes=("a", "b"), images=2):
+    """Ground truth of images 1, 2, ... from (image, class index from 0, x, y, w, h)."""
+    truth = {
+        "images": [{"id": n, "file_name": str(n), "width": 100, "height": 100} for n in range(1, images + 1)],
+        "categories": [{"id": n, "name": name} for n, name in enumerate(classes, 1)],
+        "annotations": [],
+    }
+    for number, (image, label, *bbox) in enumerate(boxes, 1):
+        truth["annotations"].append(
+            {"id": number, "image_id": image, "category_id": label + 1, "bbox": list(map(float, bbox))}
+            | {"area": float(bbox[2] * bbox[3]), "iscrowd": 0}
+        )
+    return truth
+
+
+def found(image, label, x, y, w, h, value):
+    return {"image_id": image, "category_id": label + 1, "bbox": [x, y, w, h], "score": value}
+
+
+def test_perfect_detections_score_one_even_of_the_first_annotation():
+    truth = truth_of([(1, 0, 10, 10, 20, 20), (2, 1, 30, 30, 40, 40)])
+    scores = score(truth, [found(1, 0, 10, 10, 20, 20, 0.9), found(2, 1, 30, 30, 40, 40, 0.8)])
+    assert scores.average_precision() == pytest.approx([1, 1])
+
+
+def test_no_detections_at_all_score_zero():
+    table = score(truth_of([(1, 0, 10, 10, 20, 20)]), []).table()
+    assert table["classes"]["a"]["AP"] == 0
+    assert table["average"]["AP"] == 0
+
+
+def test_class_without_boxes_is_undefined_and_left_out_of_the_average():
+    table = score(truth_of([(1, 0, 10, 10, 20, 20)]), [found(1, 0, 10, 10, 20, 20, 0.9)]).table()
+    assert np.isnan(table["classes"]["b"]["AP"])
+    assert table["classes"]["b"]["boxes"] == 0
+    assert table["average"]["AP"] == pytest.approx(1)
+    assert table["classes_without_boxes"] == ["b"]
+
+
+def test_detections_of_a_class_without_boxes_change_no_average():
+    truth = truth_of([(1, 0, 10, 10, 20, 20)])
+    table = score(truth, [found(1, 0, 10, 10, 20, 20, 0.9), found(1, 1, 50, 50, 9, 9, 0.9)]).table()
+    assert table["average"]["AP"] == pytest.approx(1)
+    assert np.isnan(table["classes"]["b"]["AP"])
+
+
+def test_ground_truth_without_boxes_has_no_score():
+    table = score(truth_of([]), []).table()
+    assert np.isnan(table["average"]["AP"])
+
+
+def test_overlap_of_sixty_percent_counts_at_three_of_ten_thresholds():
+    # 20x20 found as 12x20 within it: intersection over union 0.6, a match at 0.50, 0.55 and 0.60.
+    scores = score(truth_of([(1, 0, 10, 10, 20, 20)]), [found(1, 0, 10, 10, 12, 20, 0.9)])
+    assert scores.average_precision()[0] == pytest.approx(0.3)
+    assert scores.average_precision(0.5)[0] == pytest.approx(1)
+    assert scores.average_precision(0.75)[0] == 0
+
+
+def test_stronger_false_detection_halves_the_precision():
+    truth = truth_of([(1, 0, 10, 10, 20, 20)])
+    scores = score(truth, [found(1, 0, 60, 60, 20, 20, 0.9), found(1, 0, 10, 10, 20, 20, 0.8)])
+    assert scores.average_precision()[0] == pytest.approx(0.5)
+
+
+def test_half_of_the_boxes_found_gives_half_of_the_recalls():
+    # Precision 1 at the recalls 0, 0.01, ..., 0.50: 51 of 101.
+    scores = score(truth_of([(1, 0, 10, 10, 20, 20), (2, 0, 10, 10, 20, 20)]), [found(1, 0, 10, 10, 20, 20, 0.9)])
+    assert scores.average_precision()[0] == pytest.approx(51 / 101)
+
+
+def test_recall_and_areas_stay_at_hand():
+    scores = score(truth_of([(1, 0, 10, 10, 20, 20)]), [found(1, 0, 10, 10, 20, 20, 0.9)])
+    assert scores.precision.shape == (10, 101, 2, 4, 3)
+    assert scores.recall.shape == (10, 2, 4, 3)
+    assert scores.average_precision(area=1)[0] == pytest.approx(1)  # small: under 32x32
+    assert np.isnan(scores.average_precision(area=3)[0])  # no large box
+
+
+@pytest.mark.parametrize(
+    ("prediction", "message"),
+    [
+        (found(0, 0, 1, 1, 2, 2, 0.5), "image_id 0; wanted one of the ground truth's 2, 1 to 2"),
+        (found("1", 0, 1, 1, 2, 2, 0.5), "image_id '1'"),
+        (found(1, -1, 1, 1, 2, 2, 0.5), "category_id 0; wanted one of the ground truth's 2"),
+        (found(1, 2, 1, 1, 2, 2, 0.5), "category_id 3"),
+        (found(1, 0, 1, 1, 2, 2, float("nan")), "five finite numbers"),
+        (found(1, 0, 1, 1, 2, None, 0.5), "five finite numbers"),
+    ],
+)
+def test_prediction_of_an_unknown_id_or_without_numbers_is_refused(prediction, message):
+    with pytest.raises(InputError, match=message):
+        score(truth_of([(1, 0, 10, 10, 20, 20)]), [prediction])
+
+
+def test_nothing_is_printed_and_nothing_written_into_the_input(capsys):
+    truth = truth_of([(1, 0, 10, 10, 20, 20)])
+    predictions = [found(1, 0, 10, 10, 20, 20, 0.9)]
+    before = repr(truth), repr(predictions)
+    score(truth, predictions)
+    assert capsys.readouterr() == ("", "")
+    assert (repr(truth), repr(predictions)) == before
+
+
+def random_case(rng, images=12, classes=4):
+    boxes, predictions = [], []
+    for image in range(1, images + 1):
+        for _ in range(rng.integers(0, 9)):
+            label = int(rng.integers(0, classes - 1))  # the last class has no box
+            box = np.concatenate([rng.uniform(0, 60, 2), rng.uniform(4, 40, 2)]).round(3)
+            boxes.append((image, label, *map(float, box)))
+            for _ in range(rng.integers(0, 3)):
+                near = np.abs(box + rng.normal(0, 1, 4)).round(3)
+                predictions.append(found(image, label, *map(float, near), float(rng.random())))
+        for _ in range(rng.integers(0, 5)):
+            box = np.concatenate([rng.uniform(0, 60, 2), rng.uniform(4, 40, 2)]).round(3)
+            predictions.append(found(image, int(rng.integers(0, classes)), *map(float, box), float(rng.random())))
+    return truth_of(boxes, tuple("abcd"[:classes]), images), predictions
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_second_evaluator_agrees(seed):
+    faster = pytest.importorskip("faster_coco_eval", reason="the second evaluator is not installed")
+    truth, predictions = random_case(np.random.default_rng(seed))
+    ours = score(truth, predictions)
+    expected = faster.COCO(truth)
+    evaluation = faster.COCOeval_faster(expected, expected.loadRes(predictions), "bbox", print_function=lambda *_: None)
+    evaluation.evaluate()
+    evaluation.accumulate()
+    theirs = np.where(evaluation.eval["precision"] < 0, np.nan, evaluation.eval["precision"])
+    np.testing.assert_allclose(ours.precision, theirs, atol=1e-9)
+    assert 0.05 < np.nanmean(ours.average_precision()) < 0.95
+
+
+def test_truth_that_we_build_can_be_scored():
+    from detection.boxes import Box
+
+    truth = build_truth({"00042": 7}, {"00042": (50, 40)}, {"00042": [Box("b", 1.5, 2, 10, 20)]}, ("a", "b"))
+    assert truth["annotations"][0]["bbox"] == [1.5, 2, 8.5, 18]
+    assert score(truth, [found(7, 1, 1.5, 2, 8.5, 18, 0.9)]).table()["classes"]["b"]["AP"] == pytest.approx(1)

@@ -1,0 +1,375 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from detection import detector, train
+from detection.detector import build_model, load_weights, save_weights, start_from
+from detection.train import Recipe, learning_rate
+from detection.variant import read_data
+from fusion.artefacts import read_json
+from fusion.stage import InputError
+
+# Ten images in batches of four, stepped after eight: gradients are pending at the end of every epoch.
+SMALL = ["--image-size", "64", "--epochs", "3", "--batch", "4", "--nominal-batch", "8", "--warmup-epochs", "1"]
+SMALL += ["--close-mosaic", "1", "--lr0", "0.005", "--device", "cpu", "--threads", "1", "--mixup", "0.2"]
+
+
+def run(tiny, output, *options, variant="visible"):
+    train.main(["--data", str(tiny / variant / "data.yaml"), "--output", str(output), *SMALL, *options])
+    return output
+
+
+def weights_of(folder):
+    return torch.load(folder / "weights.pt", weights_only=True)["weights"]
+
+
+def equal(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny, tmp_path_factory):
+    return run(tiny, tmp_path_factory.mktemp("undisturbed"))
+
+
+def test_training_leaves_weights_losses_and_provenance(undisturbed, tiny):
+    assert sorted(path.name for path in undisturbed.iterdir()) == ["provenance.json", "results.csv", "weights.pt"]
+    losses = pd.read_csv(undisturbed / "results.csv", comment="#")
+    assert losses["epoch"].tolist() == [1, 2, 3]
+    assert np.isfinite(losses.to_numpy()).all()
+    provenance = read_json(undisturbed / "provenance.json")
+    assert provenance["detector"].startswith("YOLOv5u (yolov5n")
+    assert provenance["recipe"]["optimizer"] == "SGD"
+    data = read_data(tiny / "visible" / "data.yaml", "train")
+    assert provenance["data"] | data.digests() == provenance["data"]
+    assert (provenance["images"], provenance["boxes"]) == (10, 10)
+
+
+def test_same_recipe_and_data_give_the_same_weights_however_images_are_read(tiny, tmp_path, undisturbed):
+    again = run(tiny, tmp_path, "--workers", "2", "--cache", "ram", "--checkpoint-epochs", "2")
+    assert equal(weights_of(again), weights_of(undisturbed))
+    assert (again / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
+
+
+def test_another_seed_or_another_band_gives_other_weights(tiny, tmp_path, undisturbed):
+    assert not equal(weights_of(run(tiny, tmp_path / "a", "--seed", "1")), weights_of(undisturbed))
+    infrared = run(tiny, tmp_path / "b", variant="infrared")
+    assert not equal(weights_of(infrared), weights_of(undisturbed))
+    ours, theirs = (read_json(folder / "provenance.json") for folder in (undisturbed, infrared))
+    assert ours["recipe"] == theirs["recipe"]
+    assert [key for key in ours["data"] if ours["data"][key] != theirs["data"][key]] == ["images"]
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_interrupted_training_ends_where_an_undisturbed_one_ends(tiny, tmp_path, monkeypatch, caplog, optimizer):
+    options = ("--optimizer", optimizer, "--epochs", "4")
+    expected = run(tiny, tmp_path / "undisturbed", *options)
+    losses, real = [], detector.loss_of
+
+    def failing(*args):
+        losses.append(1)
+        if len(losses) == 8:  # in the third epoch of three batches each
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(detector, "loss_of", failing)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, tmp_path / "killed", *options)
+    assert not (tmp_path / "killed" / "weights.pt").exists()
+    monkeypatch.setattr(detector, "loss_of", real)
+    caplog.set_level("INFO")
+    resumed = run(tiny, tmp_path / "killed", *options, "--resume")
+    assert "going on after epoch 2 of 4" in caplog.text
+    assert equal(weights_of(resumed), weights_of(expected))
+    for name in ("weights.pt", "results.csv", "provenance.json"):
+        assert (resumed / name).read_bytes() == (expected / name).read_bytes()
+
+
+def test_training_killed_outright_and_without_a_network_ends_alike(tiny, tmp_path, undisturbed):
+    program = textwrap.dedent(
+        """
+        import socket, sys, time
+
+        def no_network(*args, **kwargs):
+            print("network", args, flush=True)
+            raise OSError("no network here")
+
+        socket.socket.connect = socket.getaddrinfo = socket.create_connection = no_network
+        from detection import train
+        real = train._write_checkpoint
+
+        def slow(folder, state):
+            real(folder, state)
+            print("epoch", state["epoch"], flush=True)
+            time.sleep(60)
+
+        train._write_checkpoint = slow
+        train.main(sys.argv[1:])
+        """
+    )
+    options = ["--data", str(tiny / "visible" / "data.yaml"), "--output", str(tmp_path / "killed"), *SMALL]
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**os.environ, "HOME": str(home), "PYTHONPATH": os.pathsep.join(sys.path)}
+    environment.pop("PYTEST_CURRENT_TEST", None)
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, *options], stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+    )
+    assert process.stdout.readline() == "epoch 0\n"  # and no word of a network before it
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert list(home.rglob("*")) == []
+    resumed = run(tiny, tmp_path / "killed", "--resume")
+    assert equal(weights_of(resumed), weights_of(undisturbed))
+
+
+def test_cut_off_checkpoint_is_passed_over_for_the_one_before(tiny, tmp_path, monkeypatch, caplog, undisturbed):
+    real = train._write_checkpoint
+
+    def killed(folder, state):
+        real(folder, state)
+        if state["epoch"] == 1:
+            newest = max(folder.glob("epoch-*.pt"))
+            newest.write_bytes(newest.read_bytes()[:1000])
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_write_checkpoint", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny, tmp_path)
+    monkeypatch.setattr(train, "_write_checkpoint", real)
+    caplog.set_level("INFO")
+    run(tiny, tmp_path, "--resume")
+    assert "epoch-00001.pt cannot be read" in caplog.text and "going on after epoch 1 of 3" in caplog.text
+    assert equal(weights_of(tmp_path), weights_of(undisturbed))
+
+
+def test_progress_of_another_recipe_is_not_gone_on_with(tiny, tmp_path, monkeypatch, caplog, undisturbed):
+    def stop(folder, state):
+        (folder).mkdir(parents=True)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(train, "_write_checkpoint", stop)
+        run(tiny, tmp_path, "--lr0", "0.001")
+    caplog.set_level("INFO")
+    run(tiny, tmp_path, "--resume")
+    assert "is of another recipe or other data; starting afresh" in caplog.text
+    assert equal(weights_of(tmp_path), weights_of(undisturbed))
+
+
+def test_finished_training_is_not_repeated_on_resume(tiny, tmp_path, caplog):
+    run(tiny, tmp_path)
+    before = (tmp_path / "weights.pt").stat().st_mtime_ns
+    caplog.set_level("INFO")
+    run(tiny, tmp_path, "--resume")
+    assert "is finished already" in caplog.text
+    assert (tmp_path / "weights.pt").stat().st_mtime_ns == before
+
+
+def test_memory_that_does_not_suffice_is_an_error_that_says_what_to_set(tiny, tmp_path, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(detector, "loss_of", full)
+    with pytest.raises(InputError, match=r"--batch 4 of --image-size 64 with yolov5n does not fit .* smaller --batch"):
+        run(tiny, tmp_path)
+
+
+def test_loss_that_is_no_number_is_an_error(tiny, tmp_path, monkeypatch):
+    real = detector.loss_of
+
+    def broken(*args):
+        loss, parts = real(*args)
+        return loss, parts * float("nan")
+
+    monkeypatch.setattr(detector, "loss_of", broken)
+    with pytest.raises(InputError, match=r"the loss is no number in epoch 1.*lower --lr0 than 0.005"):
+        run(tiny, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "yolov9q"], "--model 'yolov9q' is unknown; wanted one of yolov5n, yolov5s"),
+        (["--image-size", "100"], "--image-size 100: wanted a multiple of 32"),
+        (["--image-size", "32"], "--image-size 32: wanted at least 64"),
+        (["--epochs", "0"], "--epochs 0: wanted at least 1"),
+        (["--mosaic", "2"], "--mosaic 2.0: wanted 0 to 1"),
+        (["--weights", "none.pt"], r"none\.pt does not exist.*nothing is downloaded"),
+    ],
+)
+def test_bad_option_is_refused(tiny, tmp_path, options, message):
+    with pytest.raises(InputError, match=message):
+        run(tiny, tmp_path, *options)
+
+
+def test_unknown_optimizer_is_no_choice(tiny, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(tiny, tmp_path, "--optimizer", "auto")
+    assert "invalid choice: 'auto'" in capsys.readouterr().err
+
+
+def test_training_can_start_from_weights_of_ours(tiny, tmp_path, undisturbed, caplog):
+    caplog.set_level("INFO")
+    run(tiny, tmp_path, "--weights", str(undisturbed / "weights.pt"))
+    total = len(weights_of(undisturbed))
+    assert f"{total} of {total} tensors start from" in caplog.text
+    assert read_json(tmp_path / "provenance.json")["start"] == "weights.pt"
+
+
+class Bomb:
+    def __reduce__(self):
+        return (os.system, ("touch exploded",))
+
+
+def test_pickled_weights_are_refused_unless_trusted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Bomb()}, "bomb.pt")
+    model = build_model("yolov5n", ["a"])
+    for load in (lambda path: start_from(model, path, trust=False), load_weights):
+        with pytest.raises(InputError, match=r"bomb\.pt is not a file of plain tensors.*--trust-weights"):
+            load(tmp_path / "bomb.pt")
+    assert not (tmp_path / "exploded").exists()
+    torch.save({"model": None, "ema": build_model("yolov5n", ["a", "b"]).half()}, "theirs.pt")
+    taken = start_from(model, tmp_path / "theirs.pt", trust=True)
+    assert len(model.state_dict()) - 12 < taken < len(model.state_dict())  # all but the layers that know the classes
+
+
+def test_weights_of_another_architecture_are_refused(tmp_path):
+    torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
+    with pytest.raises(InputError, match=r"other\.pt holds no tensor that fits"):
+        start_from(build_model("yolov5n", ["a"]), tmp_path / "other.pt", trust=False)
+    with pytest.raises(InputError, match=r"other\.pt is not a detector's weights as detection\.train writes them"):
+        load_weights(tmp_path / "other.pt")
+
+
+def test_weights_come_back_as_they_were_saved(tmp_path):
+    model = build_model("yolov5n", ["a", "ü"])
+    save_weights(tmp_path / "w.pt", model, {"model": "yolov5n", "classes": ["a", "ü"]})
+    loaded, facts = load_weights(tmp_path / "w.pt")
+    assert equal(loaded.state_dict(), model.state_dict())
+    assert facts["classes"] == ["a", "ü"]
+
+
+def test_learning_rate_falls_from_the_first_to_the_last_value():
+    for schedule in ("linear", "cosine"):
+        recipe = Recipe(lr0=0.1, lrf=0.01, epochs=100, schedule=schedule)
+        assert learning_rate(recipe, 0) == pytest.approx(0.1)
+        assert learning_rate(recipe, 50) == pytest.approx(0.0505)
+        assert learning_rate(recipe, 100) == pytest.approx(0.001)
+
+
+@pytest.mark.parametrize("optimizer", ["SGD", "AdamW"])
+def test_recipe_means_what_the_trainer_of_ultralytics_means_by_it(tiny, tmp_path, monkeypatch, optimizer):
+    """The package's own trainer, given our images, order and first weights, takes the same steps at the same rates."""
+    from ultralytics.engine.trainer import BaseTrainer
+    from ultralytics.models.yolo.detect import DetectionTrainer
+
+    recipe = Recipe(
+        image_size=128, epochs=4, batch=5, nominal_batch=10, optimizer=optimizer, lr0=0.002, warmup_epochs=1.5
+    )
+    data = read_data(tiny / "visible" / "data.yaml", "train")
+    augmentation = {name: getattr(recipe, name) for name in train.AUGMENTATION}
+    images = detector.TrainingImages(data, augmentation, 128, recipe.seed, recipe.epochs - recipe.close_mosaic)
+
+    class Loader:
+        dataset, sampler, batch_size, drop_last, num_workers = images, images, recipe.batch, False, 0
+        epoch = -1
+
+        def __len__(self):
+            return 2
+
+        def __iter__(self):
+            self.epoch += 1
+            for batch in list(train.epoch_batches(recipe, 10, self.epoch))[:2]:
+                yield images.collate_fn([images[key] for key in batch])
+
+    class Theirs(DetectionTrainer):
+        def get_dataset(self):
+            return {"names": dict(enumerate(data.classes)), "nc": 6, "channels": 3, "train": "", "val": ""}
+
+        def get_dataloader(self, *args, **kwargs):
+            return Loader()
+
+        def _build_train_pipeline(self):
+            BaseTrainer._build_train_pipeline(self)
+
+        def get_validator(self):
+            return type("Nothing", (), {"metrics": type("Nothing", (), {"keys": []})})
+
+        def validate(self):
+            return {}, 0.0
+
+        def save_model(self):
+            return False
+
+        def final_eval(self):
+            pass
+
+    def recorded(optimizer):
+        """Record at each step of the optimiser its groups' settings and the norm of its gradients."""
+        steps = []
+
+        def hook(optimizer, *_):
+            momenta = [
+                group["momentum"] if "momentum" in group else group["betas"][0] for group in optimizer.param_groups
+            ]
+            rates = [(group["weight_decay"], group["lr"]) for group in optimizer.param_groups]
+            groups = sorted((*rate, momentum) for rate, momentum in zip(rates, momenta, strict=True))
+            gradients = [
+                p.grad.norm() for group in optimizer.param_groups for p in group["params"] if p.grad is not None
+            ]
+            steps.append((groups, float(torch.stack(gradients).norm())))
+
+        optimizer.register_step_pre_hook(hook)
+        return steps
+
+    stated = ("epochs", "batch", "optimizer", "lr0", "lrf", "momentum", "box", "cls", "dfl", "weight_decay")
+    stated += ("warmup_epochs", "warmup_momentum", "warmup_bias_lr")
+    theirs = Theirs(
+        overrides={name: getattr(recipe, name) for name in stated}
+        | {"imgsz": 128, "nbs": 10, "amp": False, "device": "cpu", "plots": False, "val": False, "patience": 0}
+        | {"save_dir": str(tmp_path / "theirs"), "close_mosaic": 0, "model": "yolov5n.yaml", "cos_lr": False}
+    )
+    torch.manual_seed(recipe.seed)
+    theirs.model = build_model("yolov5n", data.classes)
+    expected = []
+    theirs.add_callback("on_train_start", lambda trainer: expected.append(recorded(trainer.optimizer)))
+    theirs.train()
+
+    found, real = [], train._optimizer
+
+    def ours(model, recipe):
+        optimizer = real(model, recipe)
+        found.append(recorded(optimizer))
+        return optimizer
+
+    monkeypatch.setattr(train, "_optimizer", ours)
+    average, _ = train.train(data, recipe, "cpu", checkpoints=tmp_path / "ours")
+    (expected,), (found,) = expected, found
+    assert len(found) == len(expected) > 4
+    np.testing.assert_allclose([groups for groups, _ in found], [groups for groups, _ in expected], rtol=1e-9)
+    # What rounding differs by grows from step to step: the first gradients must agree, the averages be near.
+    assert found[0][1] == pytest.approx(expected[0][1], rel=1e-3)
+    assert found[1][1] == pytest.approx(expected[1][1], rel=0.1)
+    start = torch.manual_seed(recipe.seed) and build_model("yolov5n", data.classes).state_dict()
+    reached, averaged = theirs.ema.ema.state_dict(), average.state_dict()
+    names = [name for name in start if name.endswith("running_var")]
+    moved, apart = (sum(float((reached[name] - other[name]).norm()) for name in names) for other in (start, averaged))
+    assert apart < 0.1 * moved
+
+
+def test_training_is_told_how_long_it_takes(tiny, tmp_path, caplog):
+    caplog.set_level("INFO")
+    began = time.monotonic()
+    run(tiny, tmp_path, "--epochs", "1")
+    assert time.monotonic() > began
+    assert "training: 10/10 images" in caplog.text and "images/s" in caplog.text and "epoch 1/1" in caplog.text

@@ -1,0 +1,104 @@
+from collections import Counter
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from detection.detector import TrainingImages, read_bgr
+from detection.train import AUGMENTATION, Recipe, epoch_batches, epoch_order
+from detection.variant import read_data
+from fusion.stage import InputError
+
+PLAIN = dict.fromkeys(AUGMENTATION, 0.0)
+VARIED = {name: getattr(Recipe(mixup=0.5), name) for name in AUGMENTATION}
+
+
+def images_of(data, augmentation=VARIED, size=64, seed=0, mosaic_epochs=2):
+    return TrainingImages(data, augmentation, size, seed, mosaic_epochs)
+
+
+def same(one, other):
+    return all(torch.equal(one[key], other[key]) for key in ("img", "bboxes", "cls"))
+
+
+def test_boxes_stay_on_their_objects(tiny):
+    data = read_data(tiny / "infrared" / "data.yaml", "train")
+    item = images_of(data, PLAIN, size=96)[0, 3]
+    grey = item["img"][0].numpy()
+    x, y, w, h = item["bboxes"][0].numpy() * 96
+    inside = grey[round(y - h / 2) : round(y + h / 2), round(x - w / 2) : round(x + w / 2)]
+    assert inside.shape == (24, 32)
+    assert np.mean(inside > 200) > 0.95  # 220 in the objects, at most 60 around, 114 beside the image
+    assert np.sum(grey > 200) <= 24 * 32
+
+
+def test_one_channel_becomes_three_equal_ones(tiny):
+    item = images_of(read_data(tiny / "infrared" / "data.yaml", "train"), PLAIN)[0, 0]
+    assert torch.equal(item["img"][0], item["img"][1]) and torch.equal(item["img"][0], item["img"][2])
+
+
+def test_colours_reach_the_network_as_rgb(tiny):
+    data = read_data(tiny / "visible" / "data.yaml", "train")
+    item = images_of(data, PLAIN, size=96)[0, 0]
+    x, y = (item["bboxes"][0, :2] * 96).int().tolist()
+    assert item["img"][:, y, x].tolist() == [220, 160, 40]  # written by OpenCV as blue 40, green 160, red 220
+
+
+def test_an_item_hangs_on_seed_epoch_and_index_alone(tiny):
+    data = read_data(tiny / "visible" / "data.yaml", "train")
+    first, second = images_of(data), images_of(data)
+    items = [first[epoch, index] for epoch in range(3) for index in range(4)]
+    again = [second[epoch, index] for epoch in reversed(range(3)) for index in reversed(range(4))]
+    assert all(same(one, other) for one, other in zip(items, reversed(again), strict=True))
+    assert not same(first[0, 0], first[1, 0])
+    assert not same(first[0, 0], images_of(data, seed=1)[0, 0])
+
+
+def test_variants_see_the_same_boxes_in_every_augmented_image(tiny):
+    visible, infrared = (images_of(read_data(tiny / name / "data.yaml", "train")) for name in ("visible", "infrared"))
+    for key in [(0, 0), (0, 7), (1, 3), (5, 2)]:
+        one, other = visible[key], infrared[key]
+        assert torch.equal(one["bboxes"], other["bboxes"]) and torch.equal(one["cls"], other["cls"])
+        assert not torch.equal(one["img"], other["img"])
+
+
+def test_mosaic_ends_with_its_epochs(tiny):
+    data = read_data(tiny / "visible" / "data.yaml", "train")
+    images = images_of(data, {**PLAIN, "mosaic": 1.0}, mosaic_epochs=1)
+    assert max(len(images[0, index]["cls"]) for index in range(10)) > 1
+    assert all(len(images[1, index]["cls"]) == 1 for index in range(10))
+
+
+def test_images_kept_in_memory_are_the_same(tiny):
+    data = read_data(tiny / "visible" / "data.yaml", "train")
+    kept = images_of(data)
+    assert sum(kept.keep(index) for index in range(10)) == 10 * 64 * 43 * 3
+    assert all(same(kept[0, index], images_of(data)[0, index]) for index in range(10))
+
+
+def test_nothing_is_written_beside_the_images(tiny):
+    before = sorted(tiny.rglob("*"))
+    images = images_of(read_data(tiny / "visible" / "data.yaml", "train"))
+    assert len([images[0, index] for index in range(10)]) == 10
+    assert sorted(tiny.rglob("*")) == before
+
+
+def test_image_of_another_size_than_its_labels_say_is_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((10, 20), np.uint8))
+    with pytest.raises(InputError, match=r"a\.png is 20x10, expected 10x20 as its labels say"):
+        read_bgr(tmp_path / "a.png", 20, 10)
+
+
+def test_every_epoch_goes_once_through_all_images_in_its_own_order():
+    recipe = Recipe(epochs=3, batch=4, seed=3)
+    batches = list(epoch_batches(recipe, 10, 0))
+    assert [len(batch) for batch in batches] == [4, 4, 2] * 3
+    keys = [key for batch in batches for key in batch]
+    assert Counter(keys) == Counter((epoch, index) for epoch in range(3) for index in range(10))
+    assert not np.array_equal(epoch_order(recipe, 10, 0), epoch_order(recipe, 10, 1))
+    assert list(epoch_batches(recipe, 10, 1)) == batches[3:]
+
+
+def test_order_does_not_change_with_the_machine():
+    assert epoch_order(Recipe(seed=3), 8, 2).tolist() == [1, 7, 4, 0, 2, 6, 3, 5]
