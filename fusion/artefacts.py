@@ -89,8 +89,14 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
         key, _, value = line.lstrip("# ").partition(": ")
         facts[key] = value
     try:
-        # Names such as `NA` or `00042` are text; only numbers may be undefined.
-        frame = pd.read_csv(io.StringIO(text), converters={"name": str}, keep_default_na=False, na_values=["nan", ""])
+        # Only numbers may be undefined: names such as `NA`, `nan` or `00042` are text.
+        numbers = [column for column in pd.read_csv(io.StringIO(text), nrows=0).columns if column != "name"]
+        frame = pd.read_csv(
+            io.StringIO(text),
+            dtype={"name": str},
+            keep_default_na=False,
+            na_values={column: ["nan", ""] for column in numbers},
+        )
     except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
         raise InputError(f"{path} is not a table: {error}") from None
     return frame, facts

@@ -14,7 +14,6 @@ import yaml
 from detection.datasets import DATASETS
 from fusion.artefacts import read_csv
 from fusion.methods import METHODS
-from fusion.pairs import write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -29,8 +28,9 @@ def snakemake(folder, *options, overlays=(), check=True):
         text = overlay.read_text() if isinstance(overlay, Path) else yaml.safe_dump(overlay)
         files[-1].write_text(text)
     command = [BIN / "snakemake", "--snakefile", ROOT / "workflow/Snakefile", "--directory", folder, "--cores", "2"]
-    command += ["--workflow-profile", ROOT / "workflow/profiles/default", *options]
+    command += ["--workflow-profile", ROOT / "workflow/profiles/default"]
     command += ["--configfile", *files] if files else []
+    command += options
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     result = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True, env=environment)
     text = result.stdout + result.stderr
@@ -186,17 +186,13 @@ def test_a_changed_value_runs_only_what_depends_on_it(finished):
 
 
 @pytest.mark.slow
-def test_a_missing_fused_image_is_refused_by_name(finished, tmp_path):
+def test_a_missing_fused_image_is_refused_by_name(finished):
     fused = finished / "results/fused/maximum"
-    name = read_csv(fused / "manifest.csv")[0]["name"].iloc[0]
-    kept = (fused / f"{name}.png").read_bytes()
-    (fused / f"{name}.png").unlink()
-    try:
-        targets = ["results/metrics/maximum.csv", "results/detection/maximum/data.yaml"]
-        text = snakemake(
-            finished, "--forcerun", "score_fusion", "describe_variant", "--", *targets, overlays=[], check=False
-        )
-    finally:
-        write_image(fused / f"{name}.png", np.zeros((2, 2), np.uint8))
-        (fused / f"{name}.png").write_bytes(kept)
-    assert re.search(rf"error: .*{name}", text), text[-3000:]
+    missing = fused / read_csv(fused / "manifest.csv")[0]["file"].iloc[0]
+    kept = missing.read_bytes()
+    missing.unlink()
+    targets = ["results/metrics/maximum.csv", "results/detection/maximum/data.yaml"]
+    forced = ["--forcerun", "score_fusion", "describe_variant", "--", *targets]
+    text = snakemake(finished, *forced, overlays=[SMALLEST], check=False)
+    missing.write_bytes(kept)
+    assert len(re.findall(rf"^error: .*'{missing.stem}'", text, re.MULTILINE)) >= 2, text[-3000:]
