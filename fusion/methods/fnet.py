@@ -58,6 +58,13 @@ def read_network(weights: Path) -> "FNet":
     return network
 
 
+def network(weights: Path | None) -> "FNet":
+    """Return the plain network, filled from `weights` or, for None, with random ones."""
+    from fusion.networks.fnet import FNet
+
+    return FNet() if weights is None else read_network(weights)
+
+
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     """Return the network as a function; `bf16` runs the convolutions in bfloat16, the rest in float32."""
     import torch
@@ -73,4 +80,4 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     return fuse
 
 
-METHOD = Method(load, needs_weights=True, reference="Panda et al., arXiv 2411.04519")
+METHOD = Method(load, needs_weights=True, reference="Panda et al., arXiv 2411.04519", network=network)

@@ -1,0 +1,225 @@
+"""Stage: what a fusion method costs: parameters, multiply-adds, peak memory, runtime.
+
+Parameters are those that training changes. Multiply-adds are counted by tracing the method's plain network: every
+convolution, transposed convolution, matrix product and attention, whatever its padding is called; nothing else. A
+method that is no network has no parameters and its multiply-adds are not counted (null).
+
+Peak memory is measured in a process of its own: on the CPU, how far resident memory rises above what it was before the
+weights were loaded, while they are loaded and one pair is fused, after a small pair was fused to load the libraries; on
+a GPU, the most that PyTorch allocated. Runtime is the median of several calls after one to warm up, by the path, the
+precision and the threads that `fusion.fuse` would use, from the sources' luma in memory to the fused luma in memory.
+"""
+
+import argparse
+import gc
+import logging
+import math
+import multiprocessing
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion.artefacts import write_json
+from fusion.devices import DEVICES, claimed_device
+from fusion.methods import METHODS, Fuser, Method, Precision
+from fusion.stage import InputError, run, threads_available
+
+if TYPE_CHECKING:
+    from torch import nn
+
+WARM_UP_SIDE = 64  # pixels; of the pair that loads the libraries before memory is measured
+
+
+def count_parameters(network: "nn.Module") -> int:
+    """Return the number of values that training changes; frozen parts (a perceptual loss, fixed kernels) are none."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def count_multiply_adds(network: "nn.Module", width: int, height: int) -> int:
+    """Return the multiply-adds of one fusion of a (height, width) pair, traced without computing it.
+
+    Convolutions, transposed convolutions, matrix products and attention; element-wise work is not counted. One
+    multiply-add is two FLOPs.
+    """
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    image = torch.empty(1, 1, height, width, device="meta")
+    fused_kernels = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it is one operator, which the counter passes over
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            network.eval().to("meta")(image, image)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused_kernels)
+    return counter.get_total_flops() // 2
+
+
+def random_pair(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return two noise images, float32 (height, width) in 0..1."""
+    rng = np.random.default_rng(0)
+    return rng.random((height, width), np.float32), rng.random((height, width), np.float32)
+
+
+def median_runtime(fuser: Fuser, width: int, height: int, repeats: int) -> float:
+    """Return the median seconds of `repeats` fusions of one pair, after one that is not counted."""
+    pair = random_pair(width, height)
+    fuser(*pair)
+    seconds = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        fuser(*pair)  # returns a numpy array, so a GPU has finished
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds)
+
+
+def peak_memory(
+    name: str, weights: Path | None, device: str, precision: Precision, width: int, height: int, threads: int
+) -> int:
+    """Return the bytes that loading and one fusion take at most; meant for a fresh process."""
+    method = METHODS[name]
+    if method.needs_weights:
+        import torch
+
+        torch.set_num_threads(threads)
+    method.load(weights, device, precision)(*random_pair(WARM_UP_SIDE, WARM_UP_SIDE))
+    gc.collect()
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        method.load(weights, device, precision)(*random_pair(width, height))
+        return torch.cuda.max_memory_allocated()
+    pair = random_pair(width, height)
+    before = _resident_bytes()
+    method.load(weights, device, precision)(*pair)
+    return max(0, _peak_resident_bytes() - before)
+
+
+def _resident_bytes() -> int:
+    """Return the memory in use and, on Linux, let the high-water mark start from it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        pass
+    else:
+        return _status_bytes("VmRSS")
+    return _peak_resident_bytes()  # elsewhere only what rises above the highest so far is seen
+
+
+def _peak_resident_bytes() -> int:
+    if Path("/proc/self/status").is_file():
+        return _status_bytes("VmHWM")
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak
+
+
+def _status_bytes(key: str) -> int:
+    return 1024 * int(re.search(rf"{key}:\s+(\d+) kB", Path("/proc/self/status").read_text())[1])
+
+
+@contextmanager
+def weights_or_random(method: Method, weights: Path | None) -> Iterator[Path | None]:
+    """Yield `weights`, or a file of random ones where the method needs some and none are given."""
+    if weights is not None or not method.needs_weights:
+        yield weights
+        return
+    import torch
+
+    from fusion.weights import write_state
+
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "random.safetensors"
+        write_state(path, method.network(None).state_dict())
+        yield path
+
+
+def measure(
+    name: str,
+    weights: Path | None,
+    size: tuple[int, int],
+    device: str,
+    precision: Precision = "fp32",
+    threads: int = 1,
+    repeats: int = 5,
+) -> dict[str, Any]:
+    """Return what a method costs at `size` (width, height), as the command's JSON."""
+    method = METHODS[name]
+    parameters, multiply_adds = 0, math.nan
+    if method.network is not None:
+        network = method.network(weights)
+        parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, *size)
+    with weights_or_random(method, weights) as path:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            peak = process.submit(peak_memory, name, path, device, precision, *size, threads).result()
+        median = median_runtime(method.load(path, device, precision), *size, repeats)
+    return {
+        "method": name,
+        "parameters": parameters,
+        "multiply_adds": multiply_adds,
+        "peak_memory_bytes": peak,
+        "median_s": median,
+        "device": device.split(":")[0],
+        "threads": threads,
+        "size": list(size),
+        "precision": precision if method.needs_weights else "fp32",
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Measure one method and print what it costs."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fusion.cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}")
+    parser.add_argument(
+        "--weights", type=Path, help="weights file or folder; without it random weights, which cost alike"
+    )
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=[320, 320], metavar=("WIDTH", "HEIGHT"), help="pixels; default 320 320"
+    )
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of a network's convolutions")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
+    parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
+    parser.add_argument("--repeats", type=int, default=5, help="runs that the median is taken over; default 5")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the same as JSON")
+    options = parser.parse_args(argv)
+
+    if options.method not in METHODS:
+        raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
+    method = METHODS[options.method]
+    for name, values in (("size", options.size), ("repeats", [options.repeats])):
+        if min(values) < 1:
+            raise InputError(f"--{name} {' '.join(map(str, values))} is too small; wanted at least 1")
+    weights = options.weights if method.needs_weights else None
+    if weights is not None and not weights.exists():
+        raise InputError(f"--weights {weights} does not exist; wanted a weights file or folder")
+    if method.needs_weights and weights is None and method.network is None:
+        raise InputError(f"--method {options.method} needs --weights: it has no network to fill at random")
+    threads = threads_available(options.threads)
+    claim = claimed_device(options.device, threads) if method.needs_weights else nullcontext("cpu")
+    with claim as device:
+        logging.info("cost of %s at %dx%d on %s, %d threads", options.method, *options.size, device, threads)
+        cost = measure(
+            options.method, weights, tuple(options.size), device, options.precision, threads, options.repeats
+        )
+    if options.json:
+        write_json(options.json, cost)
+    for key, value in cost.items():
+        shown = f"{value:,}" if isinstance(value, int) else "not counted" if value != value else value
+        print(f"{key:18} {' '.join(map(str, value)) if isinstance(value, list) else shown}")
+
+
+if __name__ == "__main__":
+    run(main)
