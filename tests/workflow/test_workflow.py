@@ -188,7 +188,7 @@ def test_a_changed_value_runs_only_what_depends_on_it(finished):
 @pytest.mark.slow
 def test_a_missing_fused_image_is_refused_by_name(finished):
     fused = finished / "results/fused/maximum"
-    missing = fused / read_csv(fused / "manifest.csv")[0]["file"].iloc[0]
+    missing = fused / read_csv(fused / "manifest.csv")[0]["file"].iloc[-1]
     kept = missing.read_bytes()
     missing.unlink()
     targets = ["results/metrics/maximum.csv", "results/detection/maximum/data.yaml"]

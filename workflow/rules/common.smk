@@ -16,7 +16,9 @@ from fusion.methods import METHODS
 validate(config, schema="../schemas/config.schema.yaml")
 
 # Jobs call `python -m`: the one that runs this workflow, also where its environment was not activated.
-shell.prefix(f"export PATH={quote(str(Path(sys.executable).parent))}:$PATH; ")
+shell.prefix(
+    f"set -euo pipefail; export PATH={quote(str(Path(sys.executable).parent))}:$PATH; "
+)
 
 ROOT = Path(workflow.basedir).parent
 RESULTS = config["pathvars"]["results"]
