@@ -33,7 +33,7 @@ from fusion.artefacts import (
     write_csv,
     write_json,
 )
-from fusion.devices import DEVICES, claimed_device
+from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.stage import InputError, Progress, run, threads_available
 
 # Raise it when a change of the code changes what a recipe leads to: checkpoints of before are then passed over.
@@ -87,7 +87,7 @@ class Recipe:
     precision: str = _option(
         "fp32",
         "of the network; the loss is always fp32; auto: bf16 where the processor has it",
-        ("fp32", "bf16", "auto"),
+        PRECISIONS,
     )
     seed: int = _option(0, "of the first weights, the order and the augmentation")
 
@@ -279,16 +279,6 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0])
         cudnn.deterministic, cudnn.benchmark = before[1:]
         torch.utils.deterministic.fill_uninitialized_memory = filling
-
-
-def resolved_precision(precision: str, device: str) -> str:
-    """Return `fp32` or `bf16`; `auto` is bf16 where the processor multiplies it in hardware."""
-    import torch
-
-    if precision != "auto":
-        return precision
-    fast = torch.cpu._is_amx_tile_supported() if device == "cpu" else torch.cuda.is_bf16_supported(False)
-    return "bf16" if fast else "fp32"
 
 
 def _optimizer(model: Any, recipe: Recipe) -> Any:

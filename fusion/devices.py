@@ -16,6 +16,7 @@ from fusion.stage import InputError, threads_available
 
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16", "auto")
 
 
 @contextlib.contextmanager
@@ -41,6 +42,22 @@ def claimed_device(choice: Device, threads: int | None = None, wait_s: float = 8
     with claimed_one(identities, wait_s) as index:
         torch.cuda.set_device(index)
         yield f"cuda:{index}"
+
+
+def resolved_precision(precision: str, device: str) -> str:
+    """Return `fp32` or `bf16`; `auto` is bf16 where the processor multiplies it in hardware.
+
+    Elsewhere bf16 is emulated, slower than fp32.
+    """
+    import torch
+
+    if precision != "auto":
+        return precision
+    if device != "cpu":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # Not public in torch, so a version may lack them: then fp32, which is right everywhere.
+    questions = [getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("amx_tile", "avx512_bf16")]
+    return "bf16" if any(question() for question in questions) else "fp32"
 
 
 @contextlib.contextmanager
