@@ -17,7 +17,7 @@ import pandas as pd
 
 from fusion.artefacts import sha256_file, versions, write_csv
 from fusion.colour import COLOURS, Colour, join_chroma, split_pair
-from fusion.devices import DEVICES, claimed_device
+from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.methods import METHODS, Fuser
 from fusion.pairs import EXTENSIONS, Pair, find_pairs, read_names, write_image
 from fusion.stage import InputError, Progress, run
@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see fusion/colour.py")
     parser.add_argument("--format", choices=["png", "jpg"], default="png", help="png is lossless")
     parser.add_argument("--quality", type=int, default=95, help="of jpg, 1..100")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of a network's convolutions")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a network's convolutions")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     options = parser.parse_args(argv)
@@ -150,6 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # What has no weights computes in numpy: it takes no GPU from others, and torch need not be imported.
     claim = claimed_device(options.device, options.threads) if method.needs_weights else nullcontext("cpu")
     with claim as device:
+        precision = resolved_precision(options.precision, device) if method.needs_weights else "fp32"
         settings = {
             "method": options.method,
             "revision": method.revision,
@@ -157,11 +158,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "weights": weights_digest(options.weights if method.needs_weights else None),
             "colour": options.colour,
             "format": options.format if options.format == "png" else f"jpg quality {options.quality}",
-            "precision": options.precision if method.needs_weights else "fp32",
+            "precision": precision,
             "device": device.split(":")[0],
             "versions": versions("numpy", "opencv-python-headless", "torch"),
         }
-        fuser = method.load(options.weights, device, options.precision)
+        fuser = method.load(options.weights, device, precision)
         frame = fuse_pairs(
             pairs, fuser, options.output, options.colour, settings, f".{options.format}", options.quality
         )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fusion.artefacts import replacing, sha256_file, sha256_json, versions, write_csv, write_json
 from fusion.colour import COLOURS, split_pair
-from fusion.devices import DEVICES, claimed_device
+from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.losses import TERMS, stage1_loss, stage2_loss
 from fusion.networks.fnet import BLOCKS, FNet
 from fusion.networks.ifnet import IFNet
@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--ema", type=float, default=0.999, help="decay of the weights' moving average; short: lower")
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, order, crops and flips")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="which luma is trained on")
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of the convolutions")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of the convolutions")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     parser.add_argument("--checkpoint-every", type=int, default=1000, help="iterations between checkpoints")
@@ -314,7 +314,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             ema=options.ema,
             seed=options.seed,
             colour=options.colour,
-            precision=options.precision,
+            precision=resolved_precision(options.precision, device),
             device=device.split(":")[0],
         )
         facts = {
