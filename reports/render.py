@@ -5,7 +5,7 @@ The best value of a column is bold, the second best underlined. Values that prin
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
@@ -17,8 +17,9 @@ UNDEFINED = "n/a"
 class Layout:
     """How a frame is printed: columns in order with their headings, digits, and which of them are ranked.
 
-    `columns` maps a frame's column to its heading. `digits` holds the decimals of a numeric column (0 where absent).
-    `higher_is_better` names the columns that are ranked, and their direction.
+    `columns` maps a frame's column to its heading. `digits` holds the decimals of a numeric column (0 where absent);
+    columns of texts named there are set like numbers. `higher_is_better` names the columns that are ranked, and their
+    direction.
     """
 
     columns: Mapping[str, str]
@@ -57,15 +58,20 @@ def rank_marks(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     return marks
 
 
-def to_markdown(frame: pd.DataFrame, layout: Layout, caption: str, notes: Sequence[str]) -> str:
-    """Return the table as GitHub Markdown with its caption above and its notes below."""
-    cells, marks = printed(frame, layout), rank_marks(frame, layout)
+def to_markdown(
+    frame: pd.DataFrame, layout: Layout, caption: str, notes: Sequence[str], marks: pd.DataFrame | None = None
+) -> str:
+    """Return the table as GitHub Markdown with its caption above and its notes below.
+
+    `marks` are those of `rank_marks`, which ranks columns, where not given.
+    """
+    cells, marks = printed(frame, layout), rank_marks(frame, layout) if marks is None else marks
     wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
     lines = [
         f"**{_markdown(caption)}**",
         "",
         "| " + " | ".join(_markdown(heading) for heading in layout.columns.values()) + " |",
-        "| " + " | ".join("---" if _is_text(frame[name]) else "---:" for name in layout.columns) + " |",
+        "| " + " | ".join("---" if _is_text(frame, layout, name) else "---:" for name in layout.columns) + " |",
     ]
     for row in range(len(frame)):
         texts = [wrap[marks.at[row, name]].format(_markdown(cells.at[row, name])) for name in layout.columns]
@@ -74,19 +80,32 @@ def to_markdown(frame: pd.DataFrame, layout: Layout, caption: str, notes: Sequen
     return "\n".join(lines) + "\n"
 
 
-def to_latex(frame: pd.DataFrame, layout: Layout, caption: str, notes: Sequence[str], label: str) -> str:
+def to_latex(
+    frame: pd.DataFrame,
+    layout: Layout,
+    caption: str,
+    notes: Sequence[str],
+    label: str,
+    marks: pd.DataFrame | None = None,
+    groups: Collection[int] = (),
+) -> str:
     """Return the table as LaTeX for a two-column paper: booktabs, over both columns, never wider than the page.
 
-    Needs the packages booktabs and graphicx.
+    `marks` are those of `rank_marks`, which ranks columns, where not given; `groups` are rows that get some space above
+    them. Needs the packages booktabs and graphicx.
     """
-    cells, marks = printed(frame, layout), rank_marks(frame, layout)
+    cells, marks = printed(frame, layout), rank_marks(frame, layout) if marks is None else marks
     styles = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
     styler = cells.map(_latex).style.hide(axis="index")
     styler = styler.apply(lambda _: marks.map(styles.__getitem__), axis=None)
     styler = styler.relabel_index([_latex(heading) for heading in layout.columns.values()], axis="columns")
     tabular = styler.to_latex(
-        hrules=True, column_format="".join("l" if _is_text(frame[name]) else "r" for name in layout.columns)
+        hrules=True, column_format="".join("l" if _is_text(frame, layout, name) else "r" for name in layout.columns)
     ).strip()
+    if groups:
+        head, rule, body = tabular.partition("\\midrule\n")
+        rows = [f"\\addlinespace\n{row}" if number in groups else row for number, row in enumerate(body.split("\n"))]
+        tabular = head + rule + "\n".join(rows)
     lines = [
         r"% Needs \usepackage{booktabs,graphicx}.",
         r"\begin{table*}",
@@ -105,8 +124,8 @@ def to_latex(frame: pd.DataFrame, layout: Layout, caption: str, notes: Sequence[
     return "\n".join(lines) + "\n"
 
 
-def _is_text(column: pd.Series) -> bool:
-    return not pd.api.types.is_numeric_dtype(column)
+def _is_text(frame: pd.DataFrame, layout: Layout, name: str) -> bool:
+    return name not in layout.digits and not pd.api.types.is_numeric_dtype(frame[name])
 
 
 def _markdown(text: str) -> str:

@@ -14,6 +14,9 @@ import yaml
 from detection.datasets import DATASETS
 from fusion.artefacts import read_csv
 from fusion.methods import METHODS
+from fusion.networks.fnet import FNet
+from fusion.pairs import write_image
+from fusion.weights import write_state
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -101,10 +104,76 @@ def test_fnet_sees_training_pairs_only_where_it_shares_the_detection_data(tmp_pa
     assert "--names results/msrs/data/split/train.txt" in training
 
 
+PAPER_SETS = {
+    **{"TNO": "vi ir", "RoadScene": "vi ir", "NIR": "VIS NIR"},
+    **{"MRI_CT": "CT MRI", "MRI_PET": "PET MRI", "MRI_SPECT": "SPECT MRI"},
+}
+
+
+def lay_out_test_sets(folder):
+    for name, kinds in PAPER_SETS.items():
+        lay_out(folder, f"fusion_test/{name}", [f"{kind}/1.png" for kind in kinds.split()])
+
+
+def test_table1_scores_every_method_on_six_sets_in_two_treatments_and_needs_no_boxes(tmp_path):
+    lay_out_test_sets(tmp_path)
+    lay_out(tmp_path, "checkpoints/FNet", ["FNet.pth"])
+    text = snakemake(tmp_path, "-n", "-p", overlays=[ROOT / "config/table1.yaml"])
+    assert plan(text) == {
+        **{"fuse_test_set": 4 * 6 * 2, "score_test_set": 4 * 6 * 2, "score_source": 2 * 6, "measure_cost": 4},
+        **{"build_test_set_table": 2, "save_config": 1, "all": 1, "total": 116},
+    }
+    fnet = [line for line in re.findall(r"python -m fusion.fuse .*", text) if "--method fnet" in line]
+    assert sum("--weights data/checkpoints/FNet/FNet.pth" in line for line in fnet) == 12
+    treatments = {}
+    for line in fnet:
+        name, how = re.search(r"--visible data/fusion_test/(\w+)/", line)[1], re.search(r"--colour .* --prec", line)[0]
+        treatments.setdefault(name, []).append(how.removesuffix(" --prec").removeprefix("--colour "))
+    equal = "auto --format png"
+    assert {name: sorted(how) for name, how in treatments.items()} == {
+        **{name: sorted([equal, "grey --format png"]) for name in ("TNO", "NIR")},
+        "RoadScene": [equal, "grey --format jpg --quality 95"],
+        **{name: [equal, "ycbcr-studio --format png"] for name in ("MRI_CT", "MRI_PET", "MRI_SPECT")},
+    }
+
+
+def test_table1_of_some_sets_plans_those_alone(tmp_path):
+    lay_out_test_sets(tmp_path)
+    lay_out(tmp_path, "checkpoints/FNet", ["FNet.pth"])
+    some = {"test_sets": {"only": ["NIR"]}, "tables": ["table1"]}
+    stats = plan(snakemake(tmp_path, "-n", overlays=[ROOT / "config/table1.yaml", some]))
+    assert (stats["fuse_test_set"], stats["score_source"], stats["build_test_set_table"]) == (4, 2, 1)
+
+
+def test_table3_trains_each_ablation_with_its_own_override(tmp_path):
+    lay_out_test_sets(tmp_path)
+    lay_out(tmp_path, "MSRS", [f"{part}/{kind}/1.png" for part in ("train", "test") for kind in ("vi", "ir")])
+    text = snakemake(tmp_path, "-n", "-p", overlays=[ROOT / "config/ablation.yaml"])
+    assert plan(text) == {
+        **{"train_ablation": 6, "fuse_test_set": 36, "score_test_set": 36, "build_test_set_table": 1},
+        **{"save_config": 1, "all": 1, "total": 81},
+    }
+    commands = re.findall(r"python -m fusion.train .*", text)
+    by_name = {re.search(r"train_ablation-(\w+)\.log", command)[1]: command for command in commands}
+    changed = {
+        "lcsc": "--block lcsc",
+        "without_ifnet": "--stage1-iterations 0",
+        **{f"without_{term}": f"--without {term}" for term in ("intensity", "gradient", "ssim")},
+    }
+    for name, command in by_name.items():
+        assert {other for other, option in changed.items() if f"{option} " in command} == {name} - {"full"}
+        assert "--stage2-iterations 20000 --batch 16 --crop 128" in command
+    assert len(by_name) == 6
+
+
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
         ({"fuson": {}}, "fuson"),
+        ({"tables": ["table1"]}, "test_sets.sets is empty"),
+        ({"test_sets": {"only": ["B"]}}, "test_sets.only names ['B']"),
+        ({"ablations": {"x": {"blok": "lcsc"}}}, "blok"),
+        ({"ablations": {"maximum": {}}}, "maximum"),
         ({"detection": {"training": {"epoch": 3}}}, "epoch"),
         ({"fusion": {"methods": ["fnet", "nosuch"]}}, "nosuch"),
         ({"fusion": {"methods": ["visible"]}}, "visible"),
@@ -118,17 +187,47 @@ def test_what_the_configuration_does_not_know_is_refused_by_name(tmp_path, overl
     assert message in text and "Job stats" not in text
 
 
-def test_the_papers_overlay_leaves_nothing_to_the_embedded_default():
-    paper, default = (yaml.safe_load((ROOT / name).read_text()) for name in ("config/paper.yaml", "config.yaml"))
+@pytest.mark.parametrize("name", ["paper", "msrs"])
+def test_an_experiments_overlay_leaves_nothing_to_the_embedded_default(name):
+    own, default = (yaml.safe_load((ROOT / file).read_text()) for file in (f"config/{name}.yaml", "config.yaml"))
     del default["synthetic"]
-    missing = [key for key in keys(default) if not any(f"{own}.".startswith(f"{key}.") for own in keys(paper))]
-    assert missing == []
+    assert [key for key in keys(default) if not any(f"{k}.".startswith(f"{key}.") for k in keys(own))] == []
 
 
 def test_the_schema_knows_the_methods_and_data_sets_of_the_code():
     schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["properties"]
     assert set(schema["dataset"]["properties"]["name"]["enum"]) == set(DATASETS)
     assert set(schema["fusion"]["properties"]["methods"]["default"]) <= set(METHODS)
+
+
+@pytest.mark.slow
+def test_table1_is_built_from_folders_of_pairs(tmp_path, rng):
+    for name, channels in (("grey", 1), ("coloured", 3)):
+        for kind in ("vi", "ir"):
+            for number in range(3):
+                image = rng.integers(0, 256, (64, 72, channels) if kind == "vi" and channels == 3 else (64, 72))
+                write_image(tmp_path / f"pairs/{name}/{kind}/{number}.png", image.astype(np.uint8))
+    write_state(tmp_path / "fnet.safetensors", FNet().state_dict())
+    overlay = {
+        **{"device": "cpu", "threads": 1, "tables": ["table1"], "cost": {"size": [24, 16], "repeats": 1}},
+        **{"fusion": {"methods": ["fnet"]}, "fnet": {"weights": "fnet.safetensors"}},
+        "test_sets": {
+            "root": "pairs",
+            "sets": {
+                "grey": {"visible": "vi", "infrared": "ir", "colour": "grey", "format": "jpg"},
+                "coloured": {"visible": "vi", "infrared": "ir", "colour": "ycbcr-studio"},
+            },
+        },
+    }
+    snakemake(tmp_path, overlays=[overlay])
+    table, facts = read_csv(tmp_path / "results/tables/table1.csv")
+    assert list(table.columns[:7]) == ["dataset", "quantity", "visible", "infrared", "average", "maximum", "fnet"]
+    assert table["fnet"].iloc[0] == 419.916 and len(table) == 3 + 2 * 4
+    assert np.isfinite(table.iloc[3:, 2:7].astype(float)).all(axis=None)
+    assert json.loads(facts["treatments"]) == {"grey": "grey, jpg quality 95", "coloured": "ycbcr-studio, png"}
+    assert all((tmp_path / f"results/tables/table1.{kind}").stat().st_size > 500 for kind in ("md", "tex", "html"))
+    assert not (tmp_path / "results/data").exists() and not (tmp_path / "results/detection").exists()
+    assert "Nothing to be done" in snakemake(tmp_path, "-n", overlays=[overlay])
 
 
 SMALLEST = {

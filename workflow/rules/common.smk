@@ -27,15 +27,46 @@ SYNTHETIC = DATASET["name"] == "synthetic"
 METHOD_NAMES = config["fusion"]["methods"]
 VARIANTS = ["visible", "infrared", *METHOD_NAMES]
 SEEDS = config["detection"]["seeds"]
+TEST_SETS = {
+    name: settings
+    for name, settings in config["test_sets"]["sets"].items()
+    if name in (config["test_sets"]["only"] or [name])
+}
+ABLATIONS = config["ablations"]
+# What Table I compares: the two trivial methods are always among them.
+TABLE1_ENTRIES = list(dict.fromkeys(["average", "maximum", *METHOD_NAMES]))
 
 if unknown := [name for name in METHOD_NAMES if name not in METHODS]:
     raise WorkflowError(
         f"config: fusion.methods names {unknown}; wanted names of {sorted(METHODS)}"
     )
+if unknown := set(config["test_sets"]["only"] or []) - set(TEST_SETS):
+    raise WorkflowError(
+        f"config: test_sets.only names {sorted(unknown)}; wanted names of {sorted(config['test_sets']['sets'])}"
+    )
+for tables, section in (
+    ({"table1", "table1_equal", "table3"}, "test_sets.sets"),
+    ({"table3"}, "ablations"),
+):
+    if tables & set(config["tables"]) and not (
+        ABLATIONS if section == "ablations" else TEST_SETS
+    ):
+        raise WorkflowError(
+            f"config: {section} is empty; {sorted(tables & set(config['tables']))} want some"
+        )
+if clash := [name for name in ABLATIONS if name in METHODS]:
+    raise WorkflowError(
+        f"config: ablations names {clash}; wanted names that no method has"
+    )
 
 
 wildcard_constraints:
     method="|".join(METHOD_NAMES),
+    entry="|".join([*TABLE1_ENTRIES, *ABLATIONS]),
+    dataset="|".join(TEST_SETS),
+    treatment="authors|equal",
+    band="visible|infrared",
+    ablation="|".join(ABLATIONS),
     variant="|".join(VARIANTS),
     seed=r"\d+",
 
@@ -115,9 +146,9 @@ def fnet_names():
     )
 
 
-def method_weights(wildcards):
+def method_weights(method):
     """Return the weights file that a method needs, as a list: ours once trained, or the user's."""
-    if not METHODS[wildcards.method].needs_weights:
+    if not METHODS[method].needs_weights:
         return []
     return [config["fnet"]["weights"] or "<results>/fusion/fnet/weights.safetensors"]
 
@@ -164,3 +195,80 @@ def losses_of_training(wildcards):
     """Return the loss curves of what this run trains: FNet's, unless its weights are the user's."""
     trained = "fnet" in METHOD_NAMES and not config["fnet"]["weights"]
     return ["<results>/fusion/fnet/losses.csv"] if trained else []
+
+
+def table_files():
+    """Return the files of `tables`, and the report page with the detector's table."""
+    page = ["<results>/report.html"] if "table2" in config["tables"] else []
+    return [f"<results>/tables/{name}.csv" for name in config["tables"]] + page
+
+
+def test_set_folder(dataset, kind):
+    """Return a test set's folder of `visible` or `infrared` images."""
+    return f"{config['test_sets']['root']}/{dataset}/{TEST_SETS[dataset][kind]}"
+
+
+def test_set_sources(wildcards):
+    """Return both folders of a test set, visible first."""
+    return [
+        test_set_folder(wildcards.dataset, kind) for kind in ("visible", "infrared")
+    ]
+
+
+def treatment_options(wildcards):
+    """Return how a test set is read and written: as its authors published, or losslessly as the whole project does."""
+    if wildcards.treatment == "equal":
+        settings = {"colour": config["fusion"]["colour"], "format": "png"}
+    else:
+        settings = {
+            key: TEST_SETS[wildcards.dataset][key] for key in ("colour", "format")
+        }
+        if settings["format"] == "jpg":
+            settings["quality"] = TEST_SETS[wildcards.dataset]["quality"]
+    return options({**settings, "precision": config["fusion"]["precision"]})
+
+
+def entry_method(entry):
+    """Return the method behind a column of Table I or III: an ablation is FNet with weights of its own."""
+    return "fnet" if entry in ABLATIONS else entry
+
+
+def entry_weights(wildcards):
+    """Return the weights file that a column needs, as a list."""
+    if wildcards.entry in ABLATIONS:
+        return [f"<results>/ablations/{wildcards.entry}/weights.safetensors"]
+    return method_weights(wildcards.entry)
+
+
+def table_columns(table):
+    """Return the columns of a table of test sets, in its order."""
+    if table == "table3":
+        return list(ABLATIONS)
+    return ["visible", "infrared", *TABLE1_ENTRIES]
+
+
+def table_stems(wildcards):
+    """Return where the images of every column and test set lie; a source itself does not depend on the treatment."""
+    treatment = "equal" if wildcards.table == "table1_equal" else "authors"
+    return [
+        f"<results>/test_sets/{'sources' if column in ('visible', 'infrared') else treatment}/{dataset}/{column}"
+        for dataset in TEST_SETS
+        for column in table_columns(wildcards.table)
+    ]
+
+
+def table_scores(wildcards):
+    """Return the metrics of every column and test set."""
+    return [f"{stem}.csv" for stem in table_stems(wildcards)]
+
+
+def table_manifests(wildcards):
+    """Return the manifests of the fused images behind a table."""
+    stems = table_stems(wildcards)
+    return [f"{stem}/manifest.csv" for stem in stems if "/sources/" not in stem]
+
+
+def table_costs(wildcards):
+    """Return the costs that Table I prints."""
+    entries = [] if wildcards.table == "table3" else TABLE1_ENTRIES
+    return [f"<results>/cost/{entry}.json" for entry in entries]

@@ -34,7 +34,7 @@ rule train_fnet:
 
 rule fuse_pairs:
     input:
-        weights=method_weights,
+        weights=lambda wildcards: method_weights(wildcards.method),
         names=["<results>/data/split/train.txt", "<results>/data/split/test.txt"],
         pairs=sources("visible", "infrared"),
     output:
