@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion.artefacts import write_json
-from fusion.devices import DEVICES, claimed_device
+from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.methods import METHODS, Fuser, Method, Precision
 from fusion.stage import InputError, run, threads_available
 
@@ -173,7 +173,7 @@ def measure(
         "device": device.split(":")[0],
         "threads": threads,
         "size": list(size),
-        "precision": precision if method.needs_weights else "fp32",
+        "precision": precision,
     }
 
 
@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--size", type=int, nargs=2, default=[320, 320], metavar=("WIDTH", "HEIGHT"), help="pixels; default 320 320"
     )
-    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="of a network's convolutions")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a network's convolutions")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     parser.add_argument("--repeats", type=int, default=5, help="runs that the median is taken over; default 5")
@@ -210,10 +210,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     threads = threads_available(options.threads)
     claim = claimed_device(options.device, threads) if method.needs_weights else nullcontext("cpu")
     with claim as device:
+        precision = resolved_precision(options.precision, device) if method.needs_weights else "fp32"
         logging.info("cost of %s at %dx%d on %s, %d threads", options.method, *options.size, device, threads)
-        cost = measure(
-            options.method, weights, tuple(options.size), device, options.precision, threads, options.repeats
-        )
+        cost = measure(options.method, weights, tuple(options.size), device, precision, threads, options.repeats)
     if options.json:
         write_json(options.json, cost)
     for key, value in cost.items():
