@@ -69,13 +69,13 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     """Return the network as a function; `bf16` runs the convolutions in bfloat16, the rest in float32."""
     import torch
 
-    network = read_network(weights).eval().to(device, memory_format=torch.channels_last)
+    from fusion.networks.fast import prepare
+
+    network = prepare(read_network(weights).to(device), precision)
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-        bf16 = torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == "bf16")
-        with torch.inference_mode(), bf16:
-            pair = torch.from_numpy(np.stack([visible, infrared])[:, None, None]).to(device)
-            return network(pair[0], pair[1])[0, 0].float().cpu().numpy()
+        pair = torch.from_numpy(np.stack([visible, infrared])[:, None, None]).to(device)
+        return network(pair[0], pair[1])[0, 0].cpu().numpy()
 
     return fuse
 

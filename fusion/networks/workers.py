@@ -1,0 +1,47 @@
+"""Threads that each run torch on one core, for work that falls into independent pieces.
+
+Torch would split every operation among its threads and wait for the slowest, hundreds of times an image. Pieces that
+each go through several operations on one thread keep their data in one core's cache and wait only at the end, and a
+core that is busy elsewhere takes fewer of them. What a piece computes does not depend on how many threads there are.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
+
+
+@contextmanager
+def workers() -> Iterator[Map]:
+    """Yield a `map` that runs without gradients on as many threads as torch has, and returns results in order."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        yield lambda function, pieces: [function(piece) for piece in pieces]
+        return
+    started = threading.Barrier(threads + 1)
+
+    def start() -> None:
+        torch.get_num_threads()  # the first call in a thread would otherwise undo the next line
+        torch.set_num_threads(1)
+        started.wait()
+
+    with ThreadPoolExecutor(threads, initializer=start) as pool:
+        for _ in range(threads):
+            pool.submit(int)
+        started.wait()
+        torch.set_num_threads(threads)  # what threads to come start with was set to 1 as well
+        inference = torch.is_inference_mode_enabled()  # is a thread's own
+
+        def run(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
+            def one(piece: Any) -> Any:
+                with torch.inference_mode(inference), torch.no_grad():
+                    return function(piece)
+
+            return list(pool.map(one, pieces))
+
+        yield run
