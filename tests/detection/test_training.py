@@ -3,7 +3,6 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 
 import numpy as np
 import pandas as pd
@@ -369,7 +368,5 @@ def test_recipe_means_what_the_trainer_of_ultralytics_means_by_it(tiny, tmp_path
 
 def test_training_is_told_how_long_it_takes(tiny, tmp_path, caplog):
     caplog.set_level("INFO")
-    began = time.monotonic()
     run(tiny, tmp_path, "--epochs", "1")
-    assert time.monotonic() > began
     assert "training: 10/10 images" in caplog.text and "images/s" in caplog.text and "epoch 1/1" in caplog.text
