@@ -6,12 +6,14 @@ import json
 import sys
 from pathlib import Path
 from shlex import quote
+from shutil import which
 
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from detection.datasets import DATASETS
 from fusion.methods import METHODS
+from fusion.stage import threads_available
 
 validate(config, schema="../schemas/config.schema.yaml")
 
@@ -35,6 +37,14 @@ TEST_SETS = {
 ABLATIONS = config["ablations"]
 # What Table I compares: the two trivial methods are always among them.
 TABLE1_ENTRIES = list(dict.fromkeys(["average", "maximum", *METHOD_NAMES]))
+
+# Whether jobs compute on a GPU; `auto` asks this machine, so say `cuda` where it only submits jobs to others.
+ON_GPU = config["device"] == "cuda" or (
+    config["device"] == "auto" and which("nvidia-smi")
+)
+# Without a GPU a detector hardly gains from a second core: several train side by side, one core each, few enough for
+# a laptop's memory.
+SIDE_BY_SIDE = 1 if ON_GPU else min(threads_available(), 4)
 
 if unknown := [name for name in METHOD_NAMES if name not in METHODS]:
     raise WorkflowError(
@@ -171,6 +181,18 @@ def variant_manifest(variant):
     """Return the option that names a fused variant's manifest."""
     fused = variant not in ("visible", "infrared")
     return ["--manifest", f"{RESULTS}/fused/{variant}/manifest.csv"] if fused else []
+
+
+def detector_slots():
+    """Return the threads that a detector's job reserves: all of `threads` on a GPU, else its share of --cores."""
+    if ON_GPU:
+        return config["threads"]
+    return max(1, -(-(workflow.cores or 1) // SIDE_BY_SIDE))
+
+
+def detector_threads():
+    """Return the CPU threads that a detector's job uses."""
+    return config["threads"] if ON_GPU else max(1, threads_available() // SIDE_BY_SIDE)
 
 
 def per_variant(pattern):

@@ -35,9 +35,10 @@ rule train_detector:
         "<results>/logs/train_detector-{variant}-seed{seed}.log",
     benchmark:
         "<results>/benchmarks/train_detector-{variant}-seed{seed}.tsv"
-    threads: config["threads"]
+    threads: detector_slots()
     resources:
-        gpu=1,
+        gpu=int(ON_GPU),
+        torch_threads=detector_threads(),
         mem_mb=12000,
         runtime=1440,
     params:
@@ -51,7 +52,7 @@ rule train_detector:
         revision=revision("detection/train.py"),
     shell:
         "python -m detection.train --data {input.data:q} --model {params.model:q} --image-size {params.image_size}"
-        " {params.start:q} {params.options:q} --seed {wildcards.seed} --device {params.device} --threads {threads} --resume"
+        " {params.start:q} {params.options:q} --seed {wildcards.seed} --device {params.device} --threads {resources.torch_threads} --resume"
         ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
 
 
@@ -68,9 +69,10 @@ rule test_detector:
         "<results>/logs/test_detector-{variant}-seed{seed}.log",
     benchmark:
         "<results>/benchmarks/test_detector-{variant}-seed{seed}.tsv"
-    threads: config["threads"]
+    threads: detector_slots()
     resources:
-        gpu=1,
+        gpu=int(ON_GPU),
+        torch_threads=detector_threads(),
         mem_mb=8000,
         runtime=60,
     params:
@@ -80,5 +82,5 @@ rule test_detector:
         code=digest("detection/test.py", "detection/average_precision.py"),
     shell:
         "python -m detection.test --data {input.data:q} --weights {input.weights:q} --image-size {params.image_size}"
-        " {params.options:q} --device {params.device} --threads {threads}"
+        " {params.options:q} --device {params.device} --threads {resources.torch_threads}"
         ' --output "$(dirname {output.ap:q})" 2>&1 | tee {log:q}'
