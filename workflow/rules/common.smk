@@ -40,7 +40,7 @@ TABLE1_ENTRIES = list(dict.fromkeys(["average", "maximum", *METHOD_NAMES]))
 
 # Whether jobs compute on a GPU; `auto` asks this machine, so say `cuda` where it only submits jobs to others.
 ON_GPU = config["device"] == "cuda" or (
-    config["device"] == "auto" and which("nvidia-smi")
+    config["device"] == "auto" and which("nvidia-smi") is not None
 )
 # Without a GPU a detector hardly gains from a second core: several train side by side, one core each, few enough for
 # a laptop's memory.
