@@ -202,29 +202,24 @@ def test_the_schema_knows_the_methods_and_data_sets_of_the_code():
 
 @pytest.mark.slow
 def test_table1_is_built_from_folders_of_pairs(tmp_path, rng):
-    for name, channels in (("grey", 1), ("coloured", 3)):
-        for kind in ("vi", "ir"):
-            for number in range(3):
-                image = rng.integers(0, 256, (64, 72, channels) if kind == "vi" and channels == 3 else (64, 72))
-                write_image(tmp_path / f"pairs/{name}/{kind}/{number}.png", image.astype(np.uint8))
+    for kind, shape in (("vi", (64, 72, 3)), ("ir", (64, 72))):
+        for number in range(3):
+            write_image(tmp_path / f"pairs/ours/{kind}/{number}.png", rng.integers(0, 256, shape, dtype=np.uint8))
     write_state(tmp_path / "fnet.safetensors", FNet().state_dict())
     overlay = {
         **{"device": "cpu", "threads": 1, "tables": ["table1"], "cost": {"size": [24, 16], "repeats": 1}},
         **{"fusion": {"methods": ["fnet"]}, "fnet": {"weights": "fnet.safetensors"}},
         "test_sets": {
             "root": "pairs",
-            "sets": {
-                "grey": {"visible": "vi", "infrared": "ir", "colour": "grey", "format": "jpg"},
-                "coloured": {"visible": "vi", "infrared": "ir", "colour": "ycbcr-studio"},
-            },
+            "sets": {"ours": {"visible": "vi", "infrared": "ir", "colour": "ycbcr-studio", "format": "jpg"}},
         },
     }
     snakemake(tmp_path, overlays=[overlay])
     table, facts = read_csv(tmp_path / "results/tables/table1.csv")
     assert list(table.columns[:7]) == ["dataset", "quantity", "visible", "infrared", "average", "maximum", "fnet"]
-    assert table["fnet"].iloc[0] == 419.916 and len(table) == 3 + 2 * 4
+    assert table["fnet"].iloc[0] == 419.916 and len(table) == 3 + 4
     assert np.isfinite(table.iloc[3:, 2:7].astype(float)).all(axis=None)
-    assert json.loads(facts["treatments"]) == {"grey": "grey, jpg quality 95", "coloured": "ycbcr-studio, png"}
+    assert json.loads(facts["treatments"]) == {"ours": "ycbcr-studio, jpg quality 95"}
     assert all((tmp_path / f"results/tables/table1.{kind}").stat().st_size > 500 for kind in ("md", "tex", "html"))
     assert not (tmp_path / "results/data").exists() and not (tmp_path / "results/detection").exists()
     assert "Nothing to be done" in snakemake(tmp_path, "-n", overlays=[overlay])
