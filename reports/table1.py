@@ -31,8 +31,8 @@ COSTS = {"Params (K)": ("parameters", 1e-3), "MACs (G)": ("multiply_adds", 1e-9)
 DIGITS = {"Params (K)": 0, "MACs (G)": 2, "Runtime (s)": 3}  # of the others: 2, as the paper prints
 ALPHA = 0.05
 CAPTIONS = {
-    "table1": "Fusion metrics, each data set treated as its authors published it, and cost",
-    "table1_equal": "Fusion metrics, all data sets treated alike and without loss, and cost",
+    "table1": "Fusion metrics and cost, each data set treated as FNet's authors did",
+    "table1_equal": "Fusion metrics and cost, all data sets treated alike and without loss",
     "table3": "Fusion metrics of FNet trained whole and without each of its parts",
 }
 
@@ -259,7 +259,9 @@ def print_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts: 
         notes += [_agreement(table, column) for column in with_paper]
         if "fnet" in with_paper and (table["quantity"] == "MACs (G)").any():
             notes.append(paper.GFLOPS_NOTE + " Runtimes are those of other machines.")
-        blocks.append(_block(f"{name}-paper", beside, headings, None, f"{caption}: beside the paper", notes))
+        blocks.append(
+            _block(f"{name}-paper", beside, headings, None, f"{caption}: the paper's numbers beside ours", notes)
+        )
     scored = table[~table["quantity"].isin(COSTS)].reset_index(drop=True)
     intervals = _labels(scored)
     for column in columns:
@@ -269,7 +271,9 @@ def print_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts: 
         ]
     notes = ["95 % intervals of the means above: percentile bootstrap over a data set's images, 10,000 resamples."]
     headings = {column: _heading(column) for column in columns}
-    blocks.append(_block(f"{name}-intervals", intervals, headings, None, f"{caption}: intervals", notes))
+    blocks.append(
+        _block(f"{name}-intervals", intervals, headings, None, f"{caption}: 95 % intervals of the means", notes)
+    )
     blocks[0].notes.extend(table_notes(table, columns, facts))
     return blocks
 
