@@ -76,7 +76,7 @@ def predict(
 ) -> list[dict[str, Any]]:
     """Return the detections in all images of `data` as COCO results, boxes clipped to the original image."""
     model = model.to(device).eval()
-    progress = Progress("testing", len(data.images), "images")
+    progress = Progress(f"test {data.variant}", len(data.images), "images")
     results = []
     for images in _batches(data.truth["images"], batch):
         boxed = [letterbox(read_bgr(data.images[i["file_name"]], i["height"], i["width"]), size) for i in images]
@@ -119,6 +119,8 @@ def _batches(images: Sequence[dict[str, Any]], batch: int) -> Iterator[list[dict
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict, score, write."""
     args = _parse(argv)
+    if args.batch < 1:
+        raise InputError(f"--batch {args.batch}: wanted at least 1")
     data = read_data(args.data, "test")
     model, facts = load_weights(args.weights)
     if tuple(facts["classes"]) != data.classes:

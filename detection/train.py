@@ -209,7 +209,12 @@ def train(
         collate_fn=images.collate_fn,
         pin_memory=device != "cpu",
     )
-    progress = Progress("training", recipe.epochs * len(images), "images", done=first_epoch * len(images))
+    progress = Progress(
+        f"train {data.variant}, seed {recipe.seed}",
+        recipe.epochs * len(images),
+        "images",
+        done=first_epoch * len(images),
+    )
     batches = iter(loader)
     for epoch in range(first_epoch, recipe.epochs):
         model.train()
@@ -341,6 +346,8 @@ def _read_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, train, write."""
     args = _parse(argv)
+    if args.checkpoint_epochs < 1:
+        raise InputError(f"--checkpoint-epochs {args.checkpoint_epochs}: wanted at least 1")
     data = read_data(args.data, "train")
     recipe = Recipe(**{item.name: getattr(args, item.name) for item in fields(Recipe)})
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: its matrix products repeat
@@ -370,8 +377,6 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
         logging.info("the progress in %s is of another recipe or other data; starting afresh", args.output)
     if not args.resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    for path in outputs.values():  # of an earlier run: they must not pass for this one's
-        path.unlink(missing_ok=True)
 
     import torch
 
@@ -400,6 +405,8 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
         "start": "random" if args.weights is None else args.weights.name,
         "digest": digest,
     }
+    # The file that says what the others are goes first and comes last: after a kill none passes for another run's.
+    outputs["provenance.json"].unlink(missing_ok=True)
     save_weights(outputs["weights.pt"], model, facts)
     write_csv(outputs["results.csv"], pd.DataFrame(history), {key: facts[key] for key in ("variant", "seed", "digest")})
     write_json(
@@ -414,7 +421,9 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
             "weights_sha256": sha256_file(outputs["weights.pt"]),
         },
     )
-    shutil.rmtree(args.output / "checkpoints")
+    shutil.rmtree(checkpoints)
+    with contextlib.suppress(OSError):  # the progress of another recipe is still there
+        checkpoints.parent.rmdir()
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

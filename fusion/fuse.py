@@ -5,23 +5,24 @@ stopped: a journal in the output folder lists what was written, with what settin
 """
 
 import argparse
+import contextlib
 import json
-import logging
+import re
 from collections.abc import Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from fusion.artefacts import sha256_file, versions, write_csv
+from fusion.artefacts import sha256_file, versions, write_csv, write_text
 from fusion.colour import COLOURS, Colour, join_chroma, split_pair
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.methods import METHODS, Fuser
 from fusion.pairs import EXTENSIONS, Pair, find_pairs, read_names, write_image
 from fusion.stage import InputError, Progress, run
 
+REVISION = 1  # raise when the same pair, method and options would give another image
 JOURNAL = ".journal.jsonl"
 
 
@@ -59,6 +60,9 @@ def fuse_pairs(
         InputError: a pair is unreadable, or `output` holds an image that no earlier run wrote.
     """
     output.mkdir(parents=True, exist_ok=True)
+    for source in {path.parent for pair in pairs for path in (pair.visible, pair.infrared)}:
+        if output.resolve() == source.resolve():
+            raise InputError(f"--output {output} is a folder of source images; wanted another, for the fused images")
     done = _open_journal(output, settings, {f"{pair.name}{extension}" for pair in pairs})
     progress = Progress(f"fuse {settings['method']}", len(pairs), "pairs")
     rows = []
@@ -82,31 +86,33 @@ def fuse_pairs(
 
 
 def _open_journal(output: Path, settings: dict[str, Any], wanted: set[str]) -> dict[str, dict[str, Any]]:
-    """Return the rows that an earlier run with the same settings left; start the journal anew where there is none."""
+    """Return the rows that an earlier run with the same settings left in `output`, and write the journal anew.
+
+    Its first record names every file that may be written before any is, so that a killed run's files are known as ours.
+    """
     path = output / JOURNAL
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     records = []
-    for line in lines[:-1]:  # the last line is empty, or was cut off by a kill
-        try:
+    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
+        # A kill may cut a line off: what it named is fused again.
+        with contextlib.suppress(json.JSONDecodeError):
             records.append(json.loads(line))
-        except json.JSONDecodeError:
-            logging.warning("warning: %s has a broken line; what it named is fused again", path)
-    ours = {record["file"] for record in records if "file" in record}
-    for leftover in output.iterdir():
-        if leftover.name.startswith("."):
-            if leftover.name != JOURNAL and leftover.suffix in EXTENSIONS:
-                leftover.unlink()  # half-written by a killed run
-        elif leftover.suffix.lower() in EXTENSIONS and leftover.name not in wanted:
-            if leftover.name not in ours:
-                raise InputError(f"{leftover} is no image of this run; wanted a folder of its own for the fused images")
-            leftover.unlink()
-    same = bool(records) and records[0] == {"settings": settings}
-    if same:
-        return {record["name"]: record for record in records[1:] if "name" in record}
-    # The names stay on record, so that a later run with fewer pairs still knows which files are its own.
-    kept = [{"file": name} for name in sorted(ours & wanted)]
-    path.write_text("".join(json.dumps(row) + "\n" for row in [{"settings": settings}, *kept]), encoding="utf-8")
-    return {}
+    head = records[0] if records else {}
+    ours = set(head.get("files", []))
+    for found in sorted(output.iterdir()):
+        half_written = re.fullmatch(r"\.\d+-(.+)", found.name)
+        if half_written and half_written[1] in ours:
+            found.unlink()
+        elif found.suffix.lower() in EXTENSIONS and not found.name.startswith("."):
+            if found.name not in ours:
+                raise InputError(f"{found} is no image of this run; wanted a folder of its own for the fused images")
+            if found.name not in wanted:
+                found.unlink()
+    rows = (
+        [record for record in records[1:] if record.get("file") in wanted] if head.get("settings") == settings else []
+    )
+    lines = [{"settings": settings, "files": sorted(wanted)}, *rows]
+    write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
+    return {row["name"]: row for row in rows}
 
 
 def weights_digest(weights: Path | None) -> str:
@@ -142,13 +148,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if options.method not in METHODS:
         raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
+    if not 1 <= options.quality <= 100:
+        raise InputError(f"--quality {options.quality}: wanted 1 to 100")
     method = METHODS[options.method]
     if method.needs_weights and options.weights is None:
         raise InputError(f"--method {options.method} needs --weights; found none")
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
     # What has no weights computes in numpy: it takes no GPU from others, and torch need not be imported.
-    claim = claimed_device(options.device, options.threads) if method.needs_weights else nullcontext("cpu")
+    claim = claimed_device(options.device, options.threads) if method.needs_weights else contextlib.nullcontext("cpu")
     with claim as device:
         precision = resolved_precision(options.precision, device) if method.needs_weights else "fp32"
         settings = {

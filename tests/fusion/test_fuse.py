@@ -115,15 +115,28 @@ def test_other_settings_fuse_all_again(folders):
     assert (fuse(folders, method="maximum") / "a.png").read_bytes() != first
 
 
-def test_fewer_names_remove_our_own_leftovers_but_a_strange_image_stops_the_run(folders, rng):
+def test_fewer_names_remove_our_own_leftovers(folders):
     output = fuse(folders)
     (folders / "names.txt").write_text("a\n")
     fuse(folders, "--names", folders / "names.txt")
     assert [path.name for path in output.glob("*.png")] == ["a.png"]
-    write_image(output / "mine.png", rng.integers(0, 256, (4, 4), dtype=np.uint8))
-    with pytest.raises(InputError, match=r"mine\.png is no image of this run"):
+
+
+@pytest.mark.parametrize("name", ["mine.png", "a.png"])
+def test_an_image_of_somebody_else_stops_the_run_and_stays(folders, rng, name):
+    data = write_image(folders / "out" / name, rng.integers(0, 256, (4, 4), dtype=np.uint8))
+    (folders / "out" / ".hidden.png").write_bytes(data)
+    with pytest.raises(InputError, match=rf"{name} is no image of this run"):
         fuse(folders)
-    assert (output / "mine.png").exists()
+    assert (folders / "out" / name).read_bytes() == (folders / "out" / ".hidden.png").read_bytes() == data
+
+
+@pytest.mark.parametrize("kind", ["vi", "ir"])
+def test_the_sources_own_folder_is_refused_as_output(folders, kind):
+    before = (folders / kind / "a.png").read_bytes()
+    with pytest.raises(InputError, match="is a folder of source images"):
+        fuse(folders, output=kind)
+    assert (folders / kind / "a.png").read_bytes() == before
 
 
 def test_jpeg_is_written_on_request(folders):

@@ -38,13 +38,17 @@ ABLATIONS = config["ablations"]
 # What Table I compares: the two trivial methods are always among them.
 TABLE1_ENTRIES = list(dict.fromkeys(["average", "maximum", *METHOD_NAMES]))
 
+# Settings of trainings that do not decide their results; numbers and plain words by the schema.
+INDIFFERENT = ("checkpoint_every", "checkpoint_epochs", "cache", "workers")
+
 # Whether jobs compute on a GPU; `auto` asks this machine, so say `cuda` where it only submits jobs to others.
 ON_GPU = config["device"] == "cuda" or (
     config["device"] == "auto" and which("nvidia-smi") is not None
 )
 # Without a GPU a detector hardly gains from a second core: several train side by side, one core each, few enough for
 # a laptop's memory.
-SIDE_BY_SIDE = 1 if ON_GPU else min(threads_available(), 4)
+CORES = min(workflow.cores or 1, threads_available())
+SIDE_BY_SIDE = 1 if ON_GPU else min(CORES, 4)
 
 if unknown := [name for name in METHOD_NAMES if name not in METHODS]:
     raise WorkflowError(
@@ -84,13 +88,25 @@ wildcard_constraints:
 def options(settings):
     """Return `--key value` words for a mapping; a list gives several values, true a bare flag, null and false none."""
     words = []
-    for key, value in settings.items():
+    for key, value in sorted(settings.items()):
         if value is None or value is False or value == []:
             continue
         words.append(f"--{key.replace('_', '-')}")
         if value is not True:
             words += map(str, value if isinstance(value, list) else [value])
     return words
+
+
+def deciding(settings):
+    """Return the settings that decide a training's result, for params; the others may change without a new run."""
+    return {key: value for key, value in settings.items() if key not in INDIFFERENT}
+
+
+def indifferent(settings):
+    """Return the rest of the settings as words; resources carry them, as those make nothing run again."""
+    return " ".join(
+        options({key: value for key, value in settings.items() if key in INDIFFERENT})
+    )
 
 
 def revision(file):
@@ -116,6 +132,23 @@ def digest(*places):
     return hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()[
         :12
     ]
+
+
+def split_lists():
+    """Return the files that name the training and the test images, where the split is made of such files."""
+    names = [DATASET["train_list"], DATASET["test_list"]]
+    if DATASET["split"] == "own" and not SYNTHETIC:
+        names = [
+            str(path)
+            for path in Path(dataset_root()).glob("t*.txt")
+            if path.stem in ("train", "test")
+        ]
+    return sorted(filter(None, names))
+
+
+def start_weights():
+    """Return the weights file that detectors start from, as a list."""
+    return list(filter(None, [config["detection"]["weights"]]))
 
 
 def dataset_root():
@@ -160,6 +193,8 @@ def method_weights(method):
     """Return the weights file that a method needs, as a list: ours once trained, or the user's."""
     if not METHODS[method].needs_weights:
         return []
+    if method != "fnet":
+        raise WorkflowError(f"no weights are known for the method {method}")
     return [config["fnet"]["weights"] or "<results>/fusion/fnet/weights.safetensors"]
 
 
@@ -192,7 +227,7 @@ def detector_slots():
 
 def detector_threads():
     """Return the CPU threads that a detector's job uses."""
-    return config["threads"] if ON_GPU else max(1, threads_available() // SIDE_BY_SIDE)
+    return config["threads"] if ON_GPU else max(1, CORES // SIDE_BY_SIDE)
 
 
 def per_variant(pattern):

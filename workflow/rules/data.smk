@@ -25,6 +25,7 @@ if SYNTHETIC:
 rule prepare_split:
     input:
         sources("visible", "infrared", "labels"),
+        split_lists(),
     output:
         train="<results>/data/split/train.txt",
         test="<results>/data/split/test.txt",
@@ -49,7 +50,13 @@ rule prepare_split:
                 },
             }
         ),
-        code=digest("detection/datasets", "detection/prepare.py", "detection/splits.py"),
+        code=digest(
+            "detection/datasets",
+            *(
+                f"detection/{name}.py"
+                for name in ("boxes", "prepare", "splits", "truth")
+            ),
+        ),
     shell:
         "python -m detection.prepare --root {params.root:q} {params.options:q}"
         ' --output "$(dirname {output.dataset:q})" 2>&1 | tee {log:q}'

@@ -17,6 +17,7 @@ rule describe_variant:
     params:
         folders=lambda wildcards: variant_folders(wildcards.variant),
         manifest=lambda wildcards: variant_manifest(wildcards.variant),
+        code=digest("detection/variant.py"),
     shell:
         'python -m detection.variant --variant {wildcards.variant} --prepared "$(dirname {input.train:q})"'
         " --images {params.folders:q} {params.manifest:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -27,6 +28,7 @@ rule train_detector:
         data="<results>/detection/{variant}/data.yaml",
         truth="<results>/data/split/truth_train.json",
         images=variant_sources,
+        start=start_weights(),
     output:
         weights="<results>/detection/{variant}/seed{seed}/weights.pt",
         losses="<results>/detection/{variant}/seed{seed}/results.csv",
@@ -39,10 +41,11 @@ rule train_detector:
     resources:
         gpu=int(ON_GPU),
         torch_threads=detector_threads(),
+        indifferent=indifferent(config["detection"]["training"]),
         mem_mb=12000,
         runtime=1440,
     params:
-        options=options(config["detection"]["training"]),
+        options=options(deciding(config["detection"]["training"])),
         start=options(
             {key: config["detection"][key] for key in ("weights", "trust_weights")}
         ),
@@ -52,7 +55,7 @@ rule train_detector:
         revision=revision("detection/train.py"),
     shell:
         "python -m detection.train --data {input.data:q} --model {params.model:q} --image-size {params.image_size}"
-        " {params.start:q} {params.options:q} --seed {wildcards.seed} --device {params.device} --threads {resources.torch_threads} --resume"
+        " {params.start:q} {params.options:q} {resources.indifferent} --seed {wildcards.seed} --device {params.device} --threads {resources.torch_threads} --resume"
         ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
 
 
@@ -79,7 +82,12 @@ rule test_detector:
         options=options(config["detection"]["testing"]),
         image_size=config["detection"]["image_size"],
         device=config["device"],
-        code=digest("detection/test.py", "detection/average_precision.py"),
+        code=digest(
+            *(
+                f"detection/{name}.py"
+                for name in ("average_precision", "detector", "test", "variant")
+            )
+        ),
     shell:
         "python -m detection.test --data {input.data:q} --weights {input.weights:q} --image-size {params.image_size}"
         " {params.options:q} --device {params.device} --threads {resources.torch_threads}"

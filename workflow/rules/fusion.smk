@@ -17,18 +17,19 @@ rule train_fnet:
     threads: config["threads"]
     resources:
         gpu=1,
+        indifferent=indifferent(config["fnet"]["training"]),
         mem_mb=8000,
         runtime=720,
     params:
         visible=fnet_folders("visible"),
         infrared=fnet_folders("infrared"),
         names=fnet_names(),
-        options=options(config["fnet"]["training"]),
+        options=options(deciding(config["fnet"]["training"])),
         device=config["device"],
         revision=revision("fusion/train.py"),
     shell:
         "python -m fusion.train --method fnet --visible {params.visible:q} --infrared {params.infrared:q}"
-        " {params.names:q} {params.options:q} --device {params.device} --threads {threads} --resume"
+        " {params.names:q} {params.options:q} {resources.indifferent} --device {params.device} --threads {threads} --resume"
         ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
 
 
@@ -54,7 +55,10 @@ rule fuse_pairs:
         weights=lambda wildcards, input: options({"weights": list(input.weights)}),
         options=options({key: config["fusion"][key] for key in ("colour", "precision")}),
         device=config["device"],
-        revision=lambda wildcards: METHODS[wildcards.method].revision,
+        revision=lambda wildcards: [
+            METHODS[wildcards.method].revision,
+            revision("fusion/fuse.py"),
+        ],
     shell:
         "python -m fusion.fuse --method {wildcards.method} {params.weights:q} {params.options:q}"
         " --visible {params.visible:q} --infrared {params.infrared:q} --names {input.names:q}"

@@ -19,7 +19,7 @@ rule score_fusion:
     params:
         visible=folders("visible"),
         infrared=folders("infrared"),
-        code=digest("fusion/metrics"),
+        code=digest("fusion/metrics", "fusion/evaluate.py"),
     shell:
         "python -m fusion.evaluate --visible {params.visible:q} --infrared {params.infrared:q}"
         ' --fused "$(dirname {input.manifest:q})" --names {input.names:q} --workers {threads}'

@@ -15,6 +15,7 @@ rule train_ablation:
     threads: config["threads"]
     resources:
         gpu=1,
+        indifferent=indifferent(config["fnet"]["training"]),
         mem_mb=8000,
         runtime=720,
     params:
@@ -22,13 +23,13 @@ rule train_ablation:
         infrared=fnet_folders("infrared"),
         names=fnet_names(),
         options=lambda wildcards: options(
-            {**config["fnet"]["training"], **ABLATIONS[wildcards.ablation]}
+            deciding({**config["fnet"]["training"], **ABLATIONS[wildcards.ablation]})
         ),
         device=config["device"],
         revision=revision("fusion/train.py"),
     shell:
         "python -m fusion.train --method fnet --visible {params.visible:q} --infrared {params.infrared:q}"
-        " {params.names:q} {params.options:q} --device {params.device} --threads {threads} --resume"
+        " {params.names:q} {params.options:q} {resources.indifferent} --device {params.device} --threads {threads} --resume"
         ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
 
 
@@ -52,7 +53,10 @@ rule fuse_test_set:
         weights=lambda wildcards, input: options({"weights": list(input.weights)}),
         options=treatment_options,
         device=config["device"],
-        revision=lambda wildcards: METHODS[entry_method(wildcards.entry)].revision,
+        revision=lambda wildcards: [
+            METHODS[entry_method(wildcards.entry)].revision,
+            revision("fusion/fuse.py"),
+        ],
     shell:
         "python -m fusion.fuse --method {params.method} {params.weights:q} {params.options:q}"
         " --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q}"
