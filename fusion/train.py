@@ -9,6 +9,7 @@ import argparse
 import copy
 import logging
 import math
+import shutil
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,13 +24,14 @@ from fusion.artefacts import replacing, sha256_file, sha256_json, versions, writ
 from fusion.colour import COLOURS, split_pair
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.losses import TERMS, stage1_loss, stage2_loss
+from fusion.networks.fast import compute
 from fusion.networks.fnet import BLOCKS, FNet
 from fusion.networks.ifnet import IFNet
 from fusion.pairs import Pair, find_pairs, read_names
 from fusion.stage import InputError, Progress, run
 from fusion.weights import write_state
 
-REVISION = 1  # raise when the same options would train other weights
+REVISION = 2  # raise when the same options would train other weights
 KEPT_CHECKPOINTS = 2
 
 
@@ -100,7 +102,6 @@ def train(
     settings: Settings,
     device: str,
     checkpoints: Path,
-    digest: str,
     resume: bool = True,
     checkpoint_every: int = 1000,
     log_every: int = 20,
@@ -121,7 +122,9 @@ def train(
         network.to(device, memory_format=torch.channels_last)
     ema = copy.deepcopy(fnet).requires_grad_(False)
     rows: list[dict[str, float]] = []
-    start = _restore(checkpoints, digest, device, fnet, ifnet, ema, rows) if resume else None
+    if not resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    start = _restore(checkpoints, device, fnet, ifnet, ema, rows)
     for stage, iterations in ((1, settings.stage1_iterations), (2, settings.stage2_iterations)):
         if start is not None and start["stage"] > stage:
             continue
@@ -152,11 +155,11 @@ def train(
                 sums = {}
             progress.step(note=f"loss {terms['total']:.4f}")
             if done % checkpoint_every == 0 and done < iterations:
-                _save(checkpoints, digest, stage, done, sums, optimiser, fnet, ifnet, ema, rows)
+                _save(checkpoints, stage, done, sums, optimiser, fnet, ifnet, ema, rows)
         # The next stage starts with a fresh optimiser: its checkpoint is that of iteration 0.
         if stage == 1 and iterations:
             fresh = torch.optim.Adam(fnet.parameters(), lr=settings.lr)
-            _save(checkpoints, digest, 2, 0, {}, fresh, fnet, ifnet, ema, rows)
+            _save(checkpoints, 2, 0, {}, fresh, fnet, ifnet, ema, rows)
     states = {"fnet": fnet.state_dict(), "ema": ema.state_dict(), "ifnet": ifnet.state_dict()}
     return states, pd.DataFrame(rows)
 
@@ -166,13 +169,11 @@ def _step(
 ) -> dict[str, float]:
     """Take one optimiser step; return the terms' values. A total that is not finite means that no step was taken."""
     visible, infrared = pair
-    with torch.autocast(pair.device.type, torch.bfloat16, enabled=settings.precision == "bf16"):
-        fused = fnet(visible, infrared)
-        estimates = ifnet(fused) if stage == 1 else None
+    fused = compute(fnet, visible, infrared, precision=settings.precision)
     if stage == 1:
-        terms = stage1_loss(estimates[0].float(), estimates[1].float(), visible, infrared)
+        terms = stage1_loss(*compute(ifnet, fused, precision=settings.precision), visible, infrared)
     else:
-        terms = stage2_loss(fused.float(), visible, infrared, settings.without)
+        terms = stage2_loss(fused, visible, infrared, settings.without)
     optimiser.zero_grad(set_to_none=True)
     terms["total"].backward()
     gradients = [parameter.grad for group in optimiser.param_groups for parameter in group["params"]]
@@ -186,7 +187,6 @@ def _step(
 
 def _save(
     checkpoints: Path,
-    digest: str,
     stage: int,
     iteration: int,
     sums: Mapping[str, float],
@@ -196,7 +196,7 @@ def _save(
     ema: nn.Module,
     rows: Sequence[Mapping[str, float]],
 ) -> None:
-    state = {"digest": digest, "stage": stage, "iteration": iteration, "sums": dict(sums), "rows": list(rows)}
+    state = {"stage": stage, "iteration": iteration, "sums": dict(sums), "rows": list(rows)}
     state |= {"fnet": fnet.state_dict(), "ifnet": ifnet.state_dict(), "ema": ema.state_dict()}
     state["optimiser"] = optimiser.state_dict()
     with replacing(checkpoints / f"stage{stage}-{iteration:07}.pt") as part:
@@ -207,14 +207,13 @@ def _save(
 
 def _restore(
     checkpoints: Path,
-    digest: str,
     device: str,
     fnet: nn.Module,
     ifnet: nn.Module,
     ema: nn.Module,
     rows: list[dict[str, float]],
 ) -> dict[str, Any] | None:
-    """Fill the networks from the newest readable checkpoint of this very run; return its state, None without one."""
+    """Fill the networks from the newest readable checkpoint; return its state, None without one."""
     for path in sorted(checkpoints.glob("stage*.pt"), reverse=True):
         try:
             state = torch.load(path, map_location=device, weights_only=True)
@@ -222,11 +221,6 @@ def _restore(
             logging.warning("warning: %s is unreadable (%s); trying the one before", path, type(error).__name__)
             path.unlink()
             continue
-        if state["digest"] != digest:
-            logging.info("%s is of a run with other settings or data; starting afresh", path)
-            for old in checkpoints.glob("stage*.pt"):
-                old.unlink()
-            return None
         fnet.load_state_dict(state["fnet"])
         ifnet.load_state_dict(state["ifnet"])
         ema.load_state_dict(state["ema"])
@@ -292,11 +286,14 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if options.method != "fnet":
         raise InputError(f"--method {options.method} cannot be trained; wanted fnet")
-    for name, least in (("batch", 1), ("crop", 11), ("stage1_iterations", 0), ("stage2_iterations", 0)):
+    at_least = {"batch": 1, "crop": 11, "stage1_iterations": 0, "stage2_iterations": 0, "seed": 0}
+    for name, least in (at_least | {"checkpoint_every": 1, "log_every": 1}).items():
         if getattr(options, name) < least:
             raise InputError(
                 f"--{name.replace('_', '-')} {getattr(options, name)} is too small; wanted at least {least}"
             )
+    if not (options.lr > 0 and 0 <= options.ema < 1):
+        raise InputError(f"--lr {options.lr} --ema {options.ema}: wanted a rate above 0 and a decay from 0 to below 1")
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
     images = load_luma(pairs, options.colour, options.crop)
@@ -322,17 +319,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             "log_every": options.log_every,
             "data": {"pairs": len(pairs), "sha256": data_digest(pairs)},
             "versions": versions("torch", "numpy"),
-            "threads": torch.get_num_threads(),
         }
         facts["digest"] = sha256_json(facts)
+        facts["threads"] = torch.get_num_threads()
+        # A folder for each digest: what a run with other settings or data left is neither taken up nor lost.
+        checkpoints = options.output / "checkpoints" / facts["digest"][:16]
         logging.info("train %s on %d pairs, %s", options.method, len(pairs), device)
         states, losses = train(
             images,
             [pair.name for pair in pairs],
             settings,
             device,
-            options.output / "checkpoints",
-            facts["digest"],
+            checkpoints,
             options.resume,
             options.checkpoint_every,
             options.log_every,

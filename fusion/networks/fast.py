@@ -83,7 +83,7 @@ def merge_network(network: FNet | IFNet) -> list[Merged]:
     ]
 
 
-def compute(blocks: Sequence[Merged], read: Read, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, Tensor]:
+def connect(blocks: Sequence[Merged], read: Read, inputs: Sequence[Tensor]) -> Tensor | tuple[Tensor, Tensor]:
     """Run FNet (three blocks; visible, infrared) or IFNet (two blocks; fused); outputs as the network's own."""
     if len(blocks) == 2:
         infrared, visible = (read(inputs[0], block) for block in blocks)
@@ -120,6 +120,29 @@ def read_code(image: Tensor, block: Merged) -> Tensor:
     return images
 
 
+def compute(network: FNet | IFNet, *inputs: Tensor, precision: Precision = "fp32") -> Tensor | tuple[Tensor, Tensor]:
+    """Return what the network returns, float32, with gradients: the fast path for training."""
+    device = inputs[0].device
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        if not isinstance(network.code_infrared, LZSC):
+            return _float(network(*inputs))
+        blocks = merge_network(network)
+        if not _in_strips(blocks):
+            return _float(connect(blocks, read_code, inputs))
+    from fusion.networks.strips_backward import read_with_gradients
+
+    kind = torch.bfloat16 if precision == "bf16" else torch.float32
+    return connect(blocks, lambda image, block: read_with_gradients(image, block, kind), inputs)
+
+
+def _in_strips(blocks: Sequence[Merged]) -> bool:
+    return blocks[0].theta.device.type == "cpu" and blocks[0].theta.dtype == torch.float32
+
+
+def _float(outputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
+    return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
+
+
 # --- Inference -------------------------------------------------------------------------------------------------------
 
 
@@ -149,12 +172,12 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
         blocks = [lay_out(block, torch.bfloat16 if bf16 else torch.float32) for block in blocks]
 
         def whole(*inputs: Tensor) -> list[Tensor]:
-            return _listed(compute(blocks, lambda image, block: read_in_strips(image, block, codes), inputs))
+            return _listed(connect(blocks, lambda image, block: read_in_strips(image, block, codes), inputs))
     else:
 
         def whole(*inputs: Tensor) -> list[Tensor]:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                return [output.float() for output in _listed(compute(blocks, read_code, inputs))]
+                return [output.float() for output in _listed(connect(blocks, read_code, inputs))]
 
     def fast(*inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         with torch.inference_mode():

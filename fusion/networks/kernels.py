@@ -128,27 +128,41 @@ def activate_backward(convolved, after, after_next, ahead, back, v, theta, befor
 
 
 @compiled
-def sum_shifted(products, first, second):
-    """Complete a 9x9 convolution that was done as a 9x1 one for every horizontal shift; outside is zero.
+def _put(row, start, out):
+    """Write columns of `row`, (width, maps), to `out`, (width, channels)."""
+    for x in range(out.shape[0]):
+        for j in range(out.shape[1]):
+            out[x, j] = _stored(row[x, start + j], out)
 
-    Map j at x is the sum over shifts d = -4..4 of products[y, x + d, (4 - d) m + j] for m maps. With this order of the
-    products, what a pixel adds to its row lies side by side.
+
+@compiled
+def sum_shifted(products, groups, first, second, third):
+    """Complete a 9x9 convolution of which only the vertical part was done, see `strips.unfolded`; outside is zero.
+
+    Map j of m at (y, x) is the sum over row shifts b < groups and column shifts d = -4..4 of
+    products[y + b, x + d, (9 b + 4 - d) m + j]. With this order, what a pixel adds to a row lies side by side.
 
     Args:
-        products: (rows, width, 9 m).
-        first, second: take the maps, the first ones and the rest, (rows, width, channels) each.
+        products: (rows + groups - 1, width, at least 9 groups m).
+        groups: 1 or 3.
+        first, second, third: take the maps in this order, (rows, width, channels) each, possibly none.
     """
-    width, maps = products.shape[1], first.shape[2] + second.shape[2]
-    row = np.empty((width + 2 * HALF) * maps, np.float32)
-    for y in range(products.shape[0]):
+    width, maps = products.shape[1], first.shape[2] + second.shape[2] + third.shape[2]
+    row, count = np.empty((width + 2 * HALF) * maps, np.float32), KERNEL * maps
+    for y in range(first.shape[0]):
         row[:] = np.float32(0)
-        for x in range(width):
-            sums, terms = row[x * maps : (x + KERNEL) * maps], products[y, x]
-            for i in range(terms.size):
-                sums[i] += _load(terms[i])
+        if groups == 1:
+            for x in range(width):
+                sums, terms = row[x * maps : x * maps + count], products[y, x, :count]
+                for i in range(sums.size):
+                    sums[i] += _load(terms[i])
+        else:
+            for x in range(width):
+                sums, one = row[x * maps : x * maps + count], products[y, x, :count]
+                two, three = products[y + 1, x, count : 2 * count], products[y + 2, x, 2 * count : 3 * count]
+                for i in range(sums.size):
+                    sums[i] += _load(one[i]) + _load(two[i]) + _load(three[i])
         inside = row[HALF * maps : -HALF * maps].reshape(width, maps)
-        for x in range(width):
-            for j in range(first.shape[2]):
-                first[y, x, j] = _stored(inside[x, j], first)
-            for j in range(second.shape[2]):
-                second[y, x, j] = _stored(inside[x, first.shape[2] + j], second)
+        _put(inside, 0, first[y])
+        _put(inside, first.shape[2], second[y])
+        _put(inside, first.shape[2] + second.shape[2], third[y])

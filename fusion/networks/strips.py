@@ -1,15 +1,17 @@
 """A merged LZSC block on a CPU, forward and backward, in strips that fit a core's cache.
 
 Convolution libraries fill registers of sixteen channels, so that a 64 -> m convolution with m = 1 or 2 leaves them
-nearly empty. It is done as a 64 -> 9m convolution with kernel 9x1, one for each horizontal shift, and a sum of nine
-shifted maps. A c -> 64 convolution is fast as it is. Products are of float32 or of bfloat16; sums, thresholds and
-weights' gradients are float32.
+nearly empty. It is done as one with 9 m or 27 m channels, for each horizontal shift and perhaps three vertical ones,
+and a sum of shifted maps. A c -> 64 convolution is fast as it is. Products are of float32 or of bfloat16; sums,
+thresholds and weights' gradients are float32.
 
 Maps (few channels) and codes (64) are channels-last, (N, H, W, channels), with a margin of zeros: maps all around,
 codes above and below.
 """
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -71,11 +73,13 @@ def up(maps: Tensor, weight: Tensor, piece: Piece) -> np.ndarray:
     return numbers(convolved.permute(0, 2, 3, 1)).reshape(bottom - top, -1)
 
 
-def down(code: Tensor, weight: Tensor, piece: Piece, first: Tensor, second: Tensor) -> None:
-    """Convolve a strip of a code with `unfolded` weights; the m maps go to two tensors, (N, H, W, channels) each."""
+def down(code: Tensor, weight: Tensor, piece: Piece, outs: Sequence[Tensor]) -> None:
+    """Convolve a strip of a code with `unfolded` weights; the maps go to three tensors, (N, H, W, channels) each."""
     n, top, bottom = piece
-    products = F.conv2d(images_first(code[n, top : bottom + 2 * HALF]), weight)[0].permute(1, 2, 0)
-    kernels.sum_shifted(numbers(products), numbers(first[n, top:bottom]), numbers(second[n, top:bottom]))
+    groups = KERNEL // weight.shape[2]
+    rows = images_first(code[n, top : bottom + 2 * HALF])
+    products = F.conv2d(rows, weight, dilation=(groups, 1))[0].permute(1, 2, 0)
+    kernels.sum_shifted(numbers(products), groups, *(numbers(out[n, top:bottom]) for out in outs))
 
 
 def strip(code: Tensor, piece: Piece) -> np.ndarray:
@@ -90,23 +94,52 @@ def laid_out(weight: Tensor, kind: torch.dtype) -> Tensor:
 
 
 def unfolded(weight: Tensor, kind: torch.dtype) -> Tensor:
-    """Turn weights of a 9x9 convolution (m, 64, 9, 9) into those of 9x1 ones, (9 m, 64, 9, 1), the last shift first."""
-    return laid_out(weight.flip(3).permute(3, 0, 1, 2).reshape(-1, weight.shape[1], KERNEL, 1), kind)
+    """Turn weights (m, 64, 9, 9) into those of the convolution that `kernels.sum_shifted` completes.
+
+    Its channels are (groups, 9, m): which of the rows between dilated ones, which column from the last, which map. What
+    is missing to whole registers is filled up with zeros; that costs nothing.
+
+    Returns:
+        (9 groups m or more, 64, 9 / groups, 1).
+    """
+    maps = weight.shape[0]
+    if kind == torch.bfloat16:
+        groups, fill = 1, 64 if maps > 3 else 1
+    else:
+        one, three = (KERNEL // groups * -(-KERNEL * groups * maps // 16) for groups in (1, 3))
+        groups, fill = 3 if three < 0.9 * one else 1, 16
+    taps = weight.unflatten(2, (KERNEL // groups, groups)).flip(4).permute(3, 4, 0, 1, 2)
+    taps = taps.reshape(groups * KERNEL * maps, FEATURES, KERNEL // groups, 1)
+    return laid_out(F.pad(taps, (0, 0, 0, 0, 0, 0, 0, -len(taps) % fill)), kind)
 
 
-def mirrored(weight: Tensor) -> Tensor:
-    """Return the weights of the convolution that carries gradients back: (a, b, 9, 9) to (b, a, 9, 9)."""
-    return weight.transpose(0, 1).flip(2, 3)
+@dataclass(frozen=True)
+class LaidOut:
+    """A merged block as the strips want it: `up` laid out, `down` unfolded, scalars as numbers.
+
+    seen: how many maps the readers of the last code make.
+    """
+
+    up: list[Tensor]
+    down: list[Tensor]
+    theta: list[float]
+    rho: list[float]
+    seen: int
+
+
+def lay_out(block: Merged, kind: torch.dtype) -> LaidOut:
+    """Lay a block out for products of a number type."""
+    ups, downs = [laid_out(weight, kind) for weight in block.up], [unfolded(weight, kind) for weight in block.down]
+    return LaidOut(ups, downs, block.theta.tolist(), block.rho.tolist(), block.down[STEPS].shape[0])
 
 
 def forward(
-    image: Tensor, block: Merged, codes: list[Tensor], run: Map, kept: list[Tensor] | None = None
+    image: Tensor, block: LaidOut, codes: list[Tensor], run: Map, kept: list[Tensor] | None = None
 ) -> tuple[Tensor, list[Tensor]]:
     """Return what the readers see in the last code, float32 (N, H, W, m), and the maps that each step's `up` reads.
 
     Args:
         image: (N, c, H, W).
-        block: as from `lay_out`.
         codes: memory for u^k; three codes in turn are enough where u^k is not wanted afterwards.
         kept: memory for v^k, (N, H, W, 64) float32, or None.
     """
@@ -115,32 +148,37 @@ def forward(
     maps = [new_maps((n, height, width), weight.shape[1], kind) for weight in block.up]
     for step in maps:
         interior(step)[..., :channels] = image.permute(0, 2, 3, 1)
-    seen = torch.empty(n, height, width, block.down[STEPS].shape[0] // KERNEL)
-    theta, rho = block.theta.tolist(), block.rho.tolist()
+    seen = torch.empty(n, height, width, block.seen)
+    nothing = seen[..., :0]
+    theta, rho = block.theta, block.rho
     pieces = pieces_of(n, height, width * FEATURES * kind.itemsize)
-    for k in range(STEPS + 1):
-        scalars = [np.float32(x) for x in (1 + rho[k] if k > 0 else 0, -rho[k] if k > 1 else 0, theta[k])]
 
-        def code_strip(piece: Piece, k: int = k, scalars: list[np.float32] = scalars) -> None:
-            n, top, bottom = piece
-            convolved = up(maps[k], block.up[k], piece)
+    def encode(k: int, piece: Piece) -> None:
+        n, top, bottom = piece
+        convolved = up(maps[k], block.up[k], piece)
+        kernels.activate(
+            convolved,
             # Where there is no code before, its factor is 0 and anything finite stands in for it.
-            before = strip(codes[k - 1], piece) if k > 0 else convolved
-            before_last = strip(codes[k - 2], piece) if k > 1 else convolved
-            v = kept[k][n, top:bottom].numpy().reshape(bottom - top, -1) if kept else None
-            kernels.activate(convolved, before, before_last, *scalars, strip(codes[k], piece), v)
+            strip(codes[k - 1], piece) if k > 0 else convolved,
+            strip(codes[k - 2], piece) if k > 1 else convolved,
+            np.float32(1 + rho[k] if k > 0 else 0),
+            np.float32(-rho[k] if k > 1 else 0),
+            np.float32(theta[k]),
+            strip(codes[k], piece),
+            kept[k][n, top:bottom].numpy().reshape(bottom - top, -1) if kept else None,
+        )
 
+    def read(k: int, piece: Piece) -> None:
+        outs = [seen, nothing, nothing]
         if k < STEPS:
-            first = interior(maps[k + 1])[..., channels : 2 * channels]
-            second = interior(maps[k + 2])[..., 2 * channels :] if k + 2 <= STEPS else seen[..., :0]
-        else:
-            first, second = seen, seen[..., :0]
+            outs[0] = interior(maps[k + 1])[..., channels : 2 * channels]
+        if k + 2 <= STEPS:
+            outs[1] = interior(maps[k + 2])[..., 2 * channels :]
+        down(codes[k], block.down[k], piece, outs)
 
-        def read_strip(piece: Piece, k: int = k, first: Tensor = first, second: Tensor = second) -> None:
-            down(codes[k], block.down[k], piece, first, second)
-
-        run(code_strip, pieces)
-        run(read_strip, pieces)
+    for k in range(STEPS + 1):
+        run(partial(encode, k), pieces)
+        run(partial(read, k), pieces)
     return seen, maps
 
 
@@ -162,13 +200,7 @@ class Codes:
         return [self.kept[k % 3] for k in range(STEPS + 1)]
 
 
-def lay_out(block: Merged, kind: torch.dtype) -> Merged:
-    """Return a block with its weights as `forward` wants them."""
-    ups, downs = [laid_out(weight, kind) for weight in block.up], [unfolded(weight, kind) for weight in block.down]
-    return replace(block, up=ups, down=downs)
-
-
-def read_in_strips(image: Tensor, block: Merged, codes: Codes) -> Tensor:
+def read_in_strips(image: Tensor, block: LaidOut, codes: Codes) -> Tensor:
     """Return what the readers of a block that was laid out see in an image's code: (N, c, H, W) to (N, m, H, W)."""
     n, _, height, width = image.shape
     with workers() as run:

@@ -1,11 +1,15 @@
-"""The fast path is the plain one: values, sizes, tiles, precisions."""
+"""The fast path is the plain one: values, gradients, sizes, tiles, precisions."""
+
+import copy
 
 import pytest
 import torch
 
 from fusion.colour import split_pair
+from fusion.losses import stage2_loss
 from fusion.methods.fnet import read_network
-from fusion.networks.fast import REACH, prepare, spans, tiled
+from fusion.networks import strips
+from fusion.networks.fast import REACH, compute, prepare, spans, tiled
 from fusion.networks.fnet import FNet
 from fusion.networks.ifnet import IFNet
 from fusion.pairs import find_pairs
@@ -17,8 +21,9 @@ def fnet():
     return FNet()
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 40, 33), (3, 1, 17, 64), (2, 1, 5, 3), (1, 1, 1, 1), (1, 1, 300, 9)])
-def test_values_are_those_of_the_plain_network(fnet, shape):
+@pytest.mark.parametrize("shape", [(1, 1, 30, 23), (3, 1, 12, 17), (2, 1, 5, 3), (1, 1, 1, 1), (1, 1, 100, 9)])
+def test_values_are_those_of_the_plain_network(fnet, shape, monkeypatch):
+    monkeypatch.setattr(strips, "STRIP_BYTES", 2**15)  # several strips in a small picture
     visible, infrared = torch.rand(2, *shape)
     exact = FNet().double()
     exact.load_state_dict(fnet.state_dict())
@@ -57,8 +62,9 @@ def test_other_number_types_and_blocks_run_as_well(fnet):
         assert (found - expected).abs().max() < 1e-5
 
 
-def test_the_result_does_not_depend_on_threads_or_on_what_was_computed_before(fnet):
-    pictures = [torch.rand(2, 1, 1, 130, 150), torch.rand(2, 1, 1, 31, 40)]
+def test_the_result_does_not_depend_on_threads_or_on_what_was_computed_before(fnet, monkeypatch):
+    monkeypatch.setattr(strips, "STRIP_BYTES", 2**15)
+    pictures = [torch.rand(2, 1, 1, 60, 50), torch.rand(2, 1, 1, 31, 40)]
     fast, threads = prepare(fnet), torch.get_num_threads()
     results = []
     try:
@@ -74,7 +80,7 @@ def test_the_result_does_not_depend_on_threads_or_on_what_was_computed_before(fn
 
 
 def test_a_tiled_picture_is_the_untiled_one(fnet):
-    visible, infrared = torch.rand(2, 1, 1, 190, 70)
+    visible, infrared = torch.rand(2, 1, 1, 185, 40)
     fast = prepare(fnet)
     whole = fast(visible, infrared)
     tiles = tiled(lambda *parts: [fast(*parts)], [visible, infrared], 2 * REACH, tile=60)[0]
@@ -105,7 +111,7 @@ def test_the_authors_weights_fuse_a_tno_pair_to_the_same_grey_levels(shared):
     network = read_network(shared / "data/checkpoints/FNet/FNet.pth")
     folder = shared / "data/fusion_test/TNO"
     visible, infrared, *_ = split_pair(find_pairs([folder / "vi"], [folder / "ir"])[0], "grey")
-    pair = torch.from_numpy(visible[:160, :200]).float() / 255, torch.from_numpy(infrared[:160, :200]).float() / 255
+    pair = torch.from_numpy(visible[:100, :120]).float() / 255, torch.from_numpy(infrared[:100, :120]).float() / 255
     pair = [image[None, None] for image in pair]
 
     def grey(image):
@@ -117,3 +123,109 @@ def test_the_authors_weights_fuse_a_tno_pair_to_the_same_grey_levels(shared):
     assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
     difference = (grey(prepare(network, "bf16")(*pair)) - expected).abs()
     assert difference.max() <= 4 and difference.mean() < 0.5
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def gradients(loss, *networks):
+    loss.backward()
+    found = [parameter.grad.double() for network in networks for parameter in network.parameters()]
+    for network in networks:
+        network.zero_grad()
+    return found
+
+
+def largest_error(found, expected):
+    """The norm of the difference over the norm, largest over tensors."""
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True))
+
+
+def smooth_loss(fnet, ifnet, visible, infrared, precision=None):
+    """A loss without kinks of all three outputs, by the plain networks where `precision` is None."""
+
+    def run(network, *inputs):
+        return network(*inputs) if precision is None else compute(network, *inputs, precision=precision)
+
+    fused = run(fnet, visible, infrared)
+    estimates = run(ifnet, fused)
+    return sum((a - b).square().sum() for a, b in zip((*estimates, fused), (visible, infrared, visible), strict=True))
+
+
+def test_every_gradient_is_that_of_the_plain_networks(fnet, monkeypatch):
+    monkeypatch.setattr(strips, "STRIP_BYTES", 2**14)  # several strips in a small picture
+    # At other weights than the first, where the scalars of the blocks differ from each other.
+    torch.manual_seed(6)
+    networks = [copy.deepcopy(fnet), IFNet()]
+    for network in networks:
+        for parameter in network.parameters():
+            parameter.data *= 1 + 0.1 * torch.rand(())
+    visible, infrared = torch.rand(2, 2, 1, 24, 19)
+    expected_loss = smooth_loss(*networks, visible, infrared)
+    expected = gradients(expected_loss, *networks)
+    loss = smooth_loss(*networks, visible, infrared, "fp32")
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert largest_error(gradients(loss, *networks), expected) < 2e-4
+
+
+def test_gradients_by_merged_plain_operations_are_the_same():
+    # In float64 the fast path runs as it does on a GPU.
+    torch.manual_seed(7)
+    network, pair = FNet().double(), torch.rand(2, 1, 1, 10, 9, dtype=torch.float64)
+    expected = gradients(network(*pair).square().sum(), network)
+    # `compute` returns float32, so that what flows back starts with its rounding.
+    assert largest_error(gradients(compute(network, *pair).square().sum(), network), expected) < 1e-6
+
+
+def test_the_gradient_of_the_inputs_is_that_of_the_plain_network():
+    torch.manual_seed(8)
+    network, fused = IFNet(), torch.rand(2, 1, 20, 17, requires_grad=True)
+    weights = torch.randn(2, 2, 1, 20, 17)
+
+    def gradient(outputs):
+        return torch.autograd.grad(sum((w * o).sum() for w, o in zip(weights, outputs, strict=True)), fused)[0]
+
+    expected, found = gradient(network(fused)), gradient(compute(network, fused))
+    assert ((found - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_gradients_do_not_depend_on_threads(fnet):
+    visible, infrared = torch.rand(2, 3, 1, 20, 22)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            output = compute(fnet, visible, infrared)
+            found.append(gradients(output.square().sum(), fnet))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_training_starts_along_the_curve_of_the_plain_network(fnet):
+    visible, infrared = torch.rand(2, 2, 1, 16, 16)
+    curves = {}
+    for precision in (None, "fp32", "bf16"):
+        network = copy.deepcopy(fnet)
+        before = {name: value.shape for name, value in network.state_dict().items()}
+        optimiser, curve = torch.optim.Adam(network.parameters(), lr=1e-4), []
+        for _ in range(4):
+            plain = precision is None
+            fused = network(visible, infrared) if plain else compute(network, visible, infrared, precision=precision)
+            loss = stage2_loss(fused, visible, infrared)["total"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            curve.append(loss.item())
+        curves[precision] = curve
+        assert {name: value.shape for name, value in network.state_dict().items()} == before
+    assert curves[None][-1] < 0.95 * curves[None][0]
+    assert curves["fp32"] == pytest.approx(curves[None], rel=1e-3)
+    assert curves["bf16"] == pytest.approx(curves[None], rel=0.05)
+
+
+def test_networks_with_the_other_block_train_as_they_are():
+    torch.manual_seed(9)
+    network, pair = FNet("lcsc"), torch.rand(2, 1, 1, 16, 16)
+    expected = gradients(network(*pair).square().sum(), network)
+    assert largest_error(gradients(compute(network, *pair).square().sum(), network), expected) < 1e-5

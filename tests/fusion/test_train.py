@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,7 +63,7 @@ def test_a_killed_run_ends_where_it_would_have_ended(folders, undisturbed, tmp_p
     moments = ["stage1-0000002.pt", "stage2-0000003.pt"]
     for moment in moments:
         process = subprocess.Popen(command, env={**os.environ, "PYTHONUNBUFFERED": "1"}, stderr=subprocess.PIPE)
-        while not (tmp_path / "checkpoints" / moment).exists():
+        while not list((tmp_path / "checkpoints").glob(f"*/{moment}")):
             assert process.poll() is None, process.stderr.read().decode()
             time.sleep(0.002)
         process.send_signal(signal.SIGKILL)
@@ -75,9 +76,9 @@ def test_a_killed_run_ends_where_it_would_have_ended(folders, undisturbed, tmp_p
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(folders, undisturbed, tmp_path):
-    checkpoints = tmp_path / "checkpoints"
-    checkpoints.mkdir()
-    older, newer = sorted((undisturbed / "checkpoints").iterdir())
+    older, newer = sorted((undisturbed / "checkpoints").glob("*/*"))
+    checkpoints = tmp_path / "checkpoints" / older.parent.name
+    checkpoints.mkdir(parents=True)
     (checkpoints / older.name).write_bytes(older.read_bytes())
     (checkpoints / newer.name).write_bytes(newer.read_bytes()[:1000])
     main(arguments(folders, tmp_path, "--resume"))
@@ -85,14 +86,13 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(folders, undisturbed,
         assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
 
-def test_checkpoints_of_other_settings_are_not_resumed(folders, undisturbed, tmp_path):
-    checkpoints = tmp_path / "checkpoints"
-    checkpoints.mkdir()
-    for path in (undisturbed / "checkpoints").iterdir():
-        (checkpoints / path.name).write_bytes(path.read_bytes())
+def test_checkpoints_of_other_settings_are_neither_resumed_nor_lost(folders, undisturbed, tmp_path):
+    shutil.copytree(undisturbed / "checkpoints", tmp_path / "checkpoints")
+    before = sorted((tmp_path / "checkpoints").glob("*/*"))
     main(arguments(folders, tmp_path, "--resume", "--seed", "1"))
     other, same = load_file(tmp_path / "weights.safetensors"), load_file(undisturbed / "weights.safetensors")
     assert not torch.equal(other["fuse_common.weight"], same["fuse_common.weight"])
+    assert all(path.exists() for path in before)
 
 
 def test_without_stage_one_is_the_ablation_without_ifnet(folders, tmp_path):
@@ -113,7 +113,7 @@ def test_training_lowers_the_loss(folders, tmp_path):
 def test_a_loss_that_is_not_finite_stops_with_iteration_and_batch(folders, tmp_path):
     with pytest.raises(InputError, match=r"not finite at stage 1, iteration \d+, pairs \['[a-e]', '[a-e]'\]"):
         main(arguments(folders, tmp_path, "--lr", "1e30"))
-    assert list((tmp_path / "checkpoints").glob("*.pt"))
+    assert list((tmp_path / "checkpoints").glob("*/*.pt"))
     assert not (tmp_path / "weights.safetensors").exists()
 
 
@@ -143,6 +143,9 @@ def test_bad_options_say_what_was_wanted(folders, tmp_path):
         (["--without", "ssim", "gradient", "intensity"], "no loss"),
         (["--method", "nosuch"], "nosuch cannot be trained"),
         (["--batch", "0"], "--batch 0 is too small"),
+        (["--log-every", "0"], "--log-every 0 is too small"),
+        (["--seed", "-1"], "--seed -1 is too small"),
+        (["--ema", "1"], "--ema 1"),
     ):
         with pytest.raises(InputError, match=message):
             main(arguments(folders, tmp_path, *more))
