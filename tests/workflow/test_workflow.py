@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -89,6 +90,17 @@ def test_the_papers_plan_is_right_with_the_data_laid_out_as_the_readme_says(tmp_
     (recipe,) = {re.search(r"--model .*(?= --seed)", command)[0] for command in commands}
     for wanted in ("--optimizer SGD", "--lr0 0.01", "--epochs 100", "--batch 16", "--model yolov5s --image-size 640"):
         assert wanted in recipe
+
+
+def test_a_hostile_folder_name_stays_one_quoted_word(tmp_path):
+    root = tmp_path / "a b'c\"d $(touch owned); é"
+    for kind in ("Vis", "Ir", "Annotation"):
+        (root / kind).mkdir(parents=True)
+    text = snakemake(tmp_path, "-n", "-p", overlays=[{"dataset": {"name": "m3fd", "root": str(root)}}])
+    (command,) = re.findall(r"python -m detection.prepare .*", text)
+    words = shlex.split(command)
+    assert words[words.index("--root") + 1] == str(root)
+    assert not list(tmp_path.rglob("owned"))
 
 
 def test_without_the_data_the_plan_says_which_folders_are_missing(tmp_path):
