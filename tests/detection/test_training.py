@@ -369,4 +369,8 @@ def test_recipe_means_what_the_trainer_of_ultralytics_means_by_it(tiny, tmp_path
 def test_training_is_told_how_long_it_takes(tiny, tmp_path, caplog):
     caplog.set_level("INFO")
     run(tiny, tmp_path, "--epochs", "1")
-    assert "training: 10/10 images" in caplog.text and "images/s" in caplog.text and "epoch 1/1" in caplog.text
+    assert (
+        "train visible, seed 0: 10/10 images" in caplog.text
+        and "images/s" in caplog.text
+        and "epoch 1/1" in caplog.text
+    )

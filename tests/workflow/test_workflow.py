@@ -81,10 +81,12 @@ def test_the_papers_plan_is_right_with_the_data_laid_out_as_the_readme_says(tmp_
     stats = plan(text)
     assert (stats["train_fnet"], stats["fuse_pairs"], stats["train_detector"], stats["test_detector"]) == (1, 4, 18, 18)
     assert "generate_pairs" not in stats
-    assert "--dataset m3fd --split random --train 3800 --test 400" in text
+    for wanted in ("--dataset m3fd", "--split random", "--train 3800", "--test 400"):
+        assert wanted in re.search(r"python -m detection.prepare .*", text)[0]
     (training,) = re.findall(r"python -m fusion.train .*", text)
     assert "--visible data/MSRS/train/vi data/MSRS/test/vi --infrared data/MSRS/train/ir data/MSRS/test/ir" in training
-    assert "--stage1-iterations 20000 --stage2-iterations 20000 --batch 16 --crop 128 --lr 0.0001" in training
+    for wanted in ("--stage1-iterations 20000", "--stage2-iterations 20000", "--batch 16", "--crop 128", "--lr 0.0001"):
+        assert f"{wanted} " in training
     assert "--names" not in training
     commands = re.findall(r"python -m detection.train .*", text)
     (recipe,) = {re.search(r"--model .*(?= --seed)", command)[0] for command in commands}
@@ -139,13 +141,13 @@ def test_table1_scores_every_method_on_six_sets_in_two_treatments_and_needs_no_b
     assert sum("--weights data/checkpoints/FNet/FNet.pth" in line for line in fnet) == 12
     treatments = {}
     for line in fnet:
-        name, how = re.search(r"--visible data/fusion_test/(\w+)/", line)[1], re.search(r"--colour .* --prec", line)[0]
-        treatments.setdefault(name, []).append(how.removesuffix(" --prec").removeprefix("--colour "))
-    equal = "auto --format png"
+        name, how = re.search(r"--visible data/fusion_test/(\w+)/", line)[1], re.search(r"--colour .*? --vis", line)[0]
+        treatments.setdefault(name, []).append(how.removesuffix(" --vis").removeprefix("--colour "))
+    equal = "auto --format png --precision fp32"
     assert {name: sorted(how) for name, how in treatments.items()} == {
-        **{name: sorted([equal, "grey --format png"]) for name in ("TNO", "NIR")},
-        "RoadScene": [equal, "grey --format jpg --quality 95"],
-        **{name: [equal, "ycbcr-studio --format png"] for name in ("MRI_CT", "MRI_PET", "MRI_SPECT")},
+        **{name: sorted([equal, "grey --format png --precision fp32"]) for name in ("TNO", "NIR")},
+        "RoadScene": [equal, "grey --format jpg --precision fp32 --quality 95"],
+        **{name: [equal, "ycbcr-studio --format png --precision fp32"] for name in ("MRI_CT", "MRI_PET", "MRI_SPECT")},
     }
 
 
@@ -174,7 +176,7 @@ def test_table3_trains_each_ablation_with_its_own_override(tmp_path):
     }
     for name, command in by_name.items():
         assert {other for other, option in changed.items() if f"{option} " in command} == {name} - {"full"}
-        assert "--stage2-iterations 20000 --batch 16 --crop 128" in command
+        assert all(f"{wanted} " in command for wanted in ("--stage2-iterations 20000", "--batch 16", "--crop 128"))
     assert len(by_name) == 6
 
 
