@@ -1,7 +1,7 @@
 """The fusion methods by name. A new method is one file here and one line in METHODS."""
 
 from fusion.methods import average, fnet, laplacian, maximum
-from fusion.methods.method import Fuser, Method, Precision
+from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 
 METHODS: dict[str, Method] = {
     "average": average.METHOD,
@@ -10,4 +10,4 @@ METHODS: dict[str, Method] = {
     "fnet": fnet.METHOD,
 }
 
-__all__ = ["METHODS", "Fuser", "Method", "Precision"]
+__all__ = ["METHODS", "Fuser", "Method", "Phase", "Precision", "Published", "Training"]

@@ -1,19 +1,73 @@
 """What a fusion method is to the rest of the project."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 Precision = Literal["fp32", "bf16"]
 
 # Visible luma and infrared, float32 (H, W) in 0..1, to the fused luma, float32 (H, W); the caller clips it to 0..1.
 Fuser = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One stage of a method's training: what is optimised, and the loss that does it.
+
+    title: for logs and losses.csv, such as `I`.
+    parameters: what Adam optimises.
+    loss: visible and infrared, (N, 1, H, W) in 0..1 on the parameters' device, to scalar terms by name, `total` first.
+    lr: Adam's learning rate; `schedule` multiplies it, given the share of the phase's iterations that is done, 0..1.
+    iterations: how many the paper, or its code, takes; None where neither says.
+    """
+
+    title: str
+    parameters: "Sequence[nn.Parameter]"
+    loss: "Callable[[Tensor, Tensor], dict[str, Tensor]]"
+    lr: float = 1e-4
+    schedule: Callable[[float], float] | None = None
+    clip: float | None = None
+    weight_decay: float = 0.0
+    iterations: int | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a method is trained from pairs alone, with its own published losses.
+
+    network: the trained one, whose state dict is what `load` takes.
+    phases: one after the other; each starts with a fresh optimiser.
+    beside: networks that are trained or kept beside it (in checkpoints, not among the weights), by name.
+    crop, batch: side of the random square crops in pixels and pairs in an iteration, where the user gives none.
+    choices: what the paper leaves open and we chose, one sentence each; goes into the provenance.
+    """
+
+    network: "nn.Module"
+    phases: Sequence[Phase]
+    beside: "Mapping[str, nn.Module]" = field(default_factory=dict)
+    crop: int = 128
+    batch: int = 16
+    choices: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Published:
+    """Where a method's authors publish their weights, and what they look like.
+
+    repository: its name, such as `github.com/owner/name`.
+    files: SHA-256 of each file by its path in what the user hands over; the empty string where it is not known.
+    licence: as stated there, `none stated` where nothing is.
+    """
+
+    repository: str
+    files: Mapping[str, str] = field(default_factory=dict)
+    licence: str = "none stated"
 
 
 @dataclass(frozen=True)
@@ -36,3 +90,7 @@ class Method:
     reference: str
     revision: int = 1
     network: "Callable[[Path | None], nn.Module] | None" = None
+    published: Published | None = None
+    authors_output: Callable[[np.ndarray], np.ndarray] | None = None
+    training: Callable[[Path | None], Training] | None = None
+    parameters_note: str = ""
