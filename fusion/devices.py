@@ -38,6 +38,7 @@ def claimed_device(choice: Device, threads: int | None = None, wait_s: float = 8
     if not count:
         yield "cpu"
         return
+    torch.backends.cudnn.allow_tf32 = False  # else float32 convolutions keep ten bits; bf16 is what asks for that
     identities = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
     with claimed_one(identities, wait_s) as index:
         torch.cuda.set_device(index)

@@ -8,8 +8,8 @@ convolutions that read one code u^k (for steps k + 1 and k + 2, or for what the 
     u^k = T( conv([image, image of u^{k-1}, image of u^{k-2}]; up_k) + (1 + rho_k) u^{k-1} - rho_k u^{k-2} )
     images of u^k = conv(u^k; down_k)
 
-On a GPU, and in other number types than float32, these are plain operations; for a CPU see `fusion.networks.strips`.
-Networks with LCSC blocks, an ablation, run as they are.
+For a CPU see `fusion.networks.strips`, for a GPU `fusion.networks.wide`; other number types than float32 take plain
+operations. Networks with LCSC blocks, an ablation, run as they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,6 +29,7 @@ Precision = Literal["fp32", "bf16"]
 
 HALF = KERNEL // 2
 TILE = 1024  # side of what is kept of a tile; pictures below its area times 1.5 are computed whole
+KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 # How far a block and its readers see: through the encoder, two convolutions for each step, and the readers'.
 REACH = HALF * (1 + 2 * STEPS + 1)
 
@@ -96,11 +97,10 @@ def connect(blocks: Sequence[Merged], read: Read, inputs: Sequence[Tensor]) -> T
 
 
 def read_code(image: Tensor, block: Merged) -> Tensor:
-    """Run a block by plain differentiable operations, on any device and in any number type."""
+    """Run a block by plain differentiable operations, in any number type."""
 
     def convolve(maps: Tensor, weight: Tensor) -> Tensor:
-        # Channels-last is what a GPU's matrix units want.
-        return F.conv2d(maps, weight.contiguous(memory_format=torch.channels_last), padding=HALF)
+        return F.conv2d(maps, weight, padding=HALF)
 
     channels = image.shape[1]
     u_before, u, images_before, images = None, None, None, None
@@ -122,21 +122,20 @@ def read_code(image: Tensor, block: Merged) -> Tensor:
 
 def compute(network: FNet | IFNet, *inputs: Tensor, precision: Precision = "fp32") -> Tensor | tuple[Tensor, Tensor]:
     """Return what the network returns, float32, with gradients: the fast path for training."""
-    device = inputs[0].device
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        if not isinstance(network.code_infrared, LZSC):
+    device = inputs[0].device.type
+    if not isinstance(network.code_infrared, LZSC):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             return _float(network(*inputs))
-        blocks = merge_network(network)
-        if not _in_strips(blocks):
-            return _float(connect(blocks, read_code, inputs))
-    from fusion.networks.strips_backward import read_with_gradients
+    blocks, kind = merge_network(network), KINDS[precision]
+    if blocks[0].theta.dtype != torch.float32:
+        return _float(connect(blocks, read_code, inputs))
+    if device == "cpu":
+        from fusion.networks.strips_backward import read_with_gradients
 
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    return connect(blocks, lambda image, block: read_with_gradients(image, block, kind), inputs)
+        return connect(blocks, lambda image, block: read_with_gradients(image, block, kind), inputs)
+    from fusion.networks.wide import reader
 
-
-def _in_strips(blocks: Sequence[Merged]) -> bool:
-    return blocks[0].theta.device.type == "cpu" and blocks[0].theta.dtype == torch.float32
+    return connect(blocks, lambda image, block: reader()(image, block, kind), inputs)
 
 
 def _float(outputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
@@ -152,35 +151,38 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
     Outputs are float32. The function keeps the memory for the last size that it saw; one thread at a time may call it.
     Weights that change later do not reach it.
     """
-    device = next(network.parameters()).device
-    bf16 = precision == "bf16"
+    device, kind = next(network.parameters()).device.type, KINDS[precision]
     if not isinstance(network.code_infrared, LZSC):
 
         def plain(*inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-            with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                outputs = network(*inputs)
-            return outputs.float() if isinstance(outputs, Tensor) else tuple(output.float() for output in outputs)
+            with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+                return _float(network(*inputs))
 
         return plain
-    with torch.inference_mode():
+    with torch.no_grad():
         blocks = merge_network(network)
     reach = REACH if isinstance(network, IFNet) else 2 * REACH
-    if device.type == "cpu" and blocks[0].theta.dtype == torch.float32:
+    read: Read = read_code
+    if blocks[0].theta.dtype == torch.float32 and device == "cpu":
         from fusion.networks.strips import Codes, lay_out, read_in_strips
 
         codes = Codes()
-        blocks = [lay_out(block, torch.bfloat16 if bf16 else torch.float32) for block in blocks]
+        blocks = [lay_out(block, kind) for block in blocks]
 
-        def whole(*inputs: Tensor) -> list[Tensor]:
-            return _listed(connect(blocks, lambda image, block: read_in_strips(image, block, codes), inputs))
-    else:
+        def read(image: Tensor, block: Merged) -> Tensor:
+            return read_in_strips(image, block, codes)
 
-        def whole(*inputs: Tensor) -> list[Tensor]:
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                return [output.float() for output in _listed(connect(blocks, read_code, inputs))]
+    elif blocks[0].theta.dtype == torch.float32:
+        from fusion.networks.wide import reader
+
+        def read(image: Tensor, block: Merged) -> Tensor:
+            return reader(any_size=True)(image, block, kind)
+
+    def whole(*inputs: Tensor) -> list[Tensor]:
+        return [output.float() for output in _listed(connect(blocks, read, inputs))]
 
     def fast(*inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        with torch.inference_mode():
+        with torch.no_grad():
             outputs = tiled(whole, inputs, reach)
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 

@@ -1,0 +1,245 @@
+"""Measure how much faster FNet's fast path is than the plain network, and how far the two agree, in one run.
+
+Inference of one 320x320 pair and one training step of stage II (FNet alone, batch 4, 128x128: forward, loss, backward,
+Adam), each in float32 and with bfloat16 products, against the plain network in eager float32: medians in turn, after
+warm-up. `limit_s` is what the multiply-adds alone would take at the rate of a large matrix product, measured in the
+same run and number type; a training step has three times the multiply-adds of its forward pass. Agreement is with the
+plain network in float32: of inference on whole pairs, in grey levels and in the metrics; of training in the loss and in
+each tensor's gradient. Pairs and weights are generated unless they are given.
+"""
+
+import argparse
+import copy
+import logging
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusion.artefacts import versions, write_json
+from fusion.colour import split_pair
+from fusion.devices import DEVICES, claimed_device
+from fusion.losses import stage2_loss
+from fusion.methods.fnet import network as make_network
+from fusion.metrics import prepare as prepare_sources
+from fusion.metrics import score
+from fusion.networks.fast import KINDS, compute, prepare
+from fusion.networks.fnet import FNet
+from fusion.pairs import find_pairs
+from fusion.stage import InputError, run
+from fusion.synthetic.scene import make_scene
+
+MULTIPLY_ADDS = 419_904  # a pixel: every weight once
+SIZE, BATCH, CROP = 320, 4, 128
+PAPER = ("MI", "VIF", "Qabf", "SSIM")
+
+Pair = tuple[np.ndarray, np.ndarray]  # visible luma and infrared, uint8 (H, W)
+
+
+def generated_pairs(count: int) -> list[Pair]:
+    """Return pairs of the embedded data set's kind."""
+    scenes = [make_scene(0, index, 512, 384) for index in range(count)]
+    return [(np.rint(s.visible @ np.float64([0.299, 0.587, 0.114])).astype(np.uint8), s.infrared) for s in scenes]
+
+
+def read_pairs(visible: Path, infrared: Path, count: int | None) -> list[Pair]:
+    """Read pairs as grey images, as the authors do."""
+    return [split_pair(pair, "grey")[:2] for pair in find_pairs([visible], [infrared])[:count]]
+
+
+def as_tensors(pair: Pair, device: str) -> list[Tensor]:
+    """Return a pair as the network wants it."""
+    return [torch.from_numpy(np.float32(image) / 255)[None, None].to(device) for image in pair]
+
+
+def batch_of(pairs: Sequence[Pair], seed: int, device: str) -> list[Tensor]:
+    """Return a training batch of random crops: visible and infrared, (BATCH, 1, CROP, CROP)."""
+    rng = np.random.default_rng(seed)
+    crops = []
+    for _ in range(BATCH):
+        pair = np.stack(pairs[rng.integers(len(pairs))])
+        top, left = (rng.integers(side - CROP + 1) for side in pair.shape[1:])
+        crops.append(pair[:, top : top + CROP, left : left + CROP])
+    batch = torch.from_numpy(np.stack(crops, axis=1)[:, :, None].astype(np.float32) / 255).to(device)
+    return [batch[0], batch[1]]
+
+
+def seconds(function: Callable[[], object], device: str) -> float:
+    """Return the time of one call, to its end on the device."""
+    if device != "cpu":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    function()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def medians(functions: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
+    """Return each function's median time, called in turn so that a busy moment meets them all."""
+    for function in functions.values():
+        for _ in range(3 if device != "cpu" else 2):
+            function()
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(seconds(function, device))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def multiply_adds_a_second(kind: torch.dtype, device: str) -> float:
+    """Return the rate of a large matrix product, the best of several."""
+    side = 2048 if device == "cpu" else 8192
+    left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
+    return side**3 / min(seconds(lambda: left @ right, device) for _ in range(8))
+
+
+# --- Inference -------------------------------------------------------------------------------------------------------
+
+
+def agreement(plain: FNet, fast: Callable[..., Tensor], pairs: Sequence[Pair], device: str) -> dict[str, float]:
+    """Compare the fused 8-bit images of both paths, and their metrics."""
+    most, total, different, pixels, metric = 0, 0, 0, 0, 0.0
+    for index, pair in enumerate(pairs):
+        tensors = as_tensors(pair, device)
+        with torch.inference_mode():
+            outputs = plain(*tensors), fast(*tensors)
+        one, other = (
+            np.rint(np.clip(output[0, 0].float().cpu().numpy(), 0, 1) * 255).astype(np.uint8) for output in outputs
+        )
+        difference = np.abs(one.astype(int) - other)
+        most = max(most, int(difference.max()))
+        total, different, pixels = total + difference.sum(), different + (difference > 0).sum(), pixels + one.size
+        sources = prepare_sources(*pair)
+        scores = [score(sources, image, PAPER) for image in (one, other)]
+        metric = max(metric, *(abs(scores[0][name] - scores[1][name]) for name in PAPER))
+        logging.info("fnet_speed: agreement %d/%d", index + 1, len(pairs))
+    return {
+        "max_grey_levels": most,
+        "mean_grey_levels": float(total / pixels),
+        "pixels_different": float(different / pixels),
+        "largest_metric_difference": float(metric),
+    }
+
+
+def measure_inference(
+    plain: FNet, pairs: Sequence[Pair], rates: dict[str, float], rounds: int, device: str
+) -> dict[str, dict[str, float]]:
+    crop = [image[..., :SIZE, :SIZE].contiguous() for image in as_tensors(pairs[0], device)]
+    fast = {precision: prepare(plain, precision) for precision in KINDS}
+    functions: dict[str, Callable[[], object]] = {name: (lambda f=f: f(*crop)) for name, f in fast.items()}
+    with torch.inference_mode():
+        times = medians({"naive": lambda: plain(*crop), **functions}, rounds, device)
+    return {
+        precision: {
+            "naive_s": times["naive"],
+            "fast_s": times[precision],
+            "ratio": times["naive"] / times[precision],
+            "limit_s": MULTIPLY_ADDS * SIZE**2 / rates[precision],
+            **agreement(plain, function, pairs, device),
+        }
+        for precision, function in fast.items()
+    }
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def training_step(network: FNet, precision: str | None) -> Callable[[Sequence[Tensor]], Tensor]:
+    """Return a step of stage II that leaves its gradients in the network; None is the plain path."""
+    optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
+
+    def step(pair: Sequence[Tensor]) -> Tensor:
+        fused = network(*pair) if precision is None else compute(network, *pair, precision=precision)
+        loss = stage2_loss(fused, *pair)["total"]
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        return loss.detach()
+
+    return step
+
+
+def measure_training(
+    plain: FNet, pairs: Sequence[Pair], rates: dict[str, float], rounds: int, device: str
+) -> dict[str, dict[str, float]]:
+    batch = batch_of(pairs, 0, device)
+    networks = {name: copy.deepcopy(plain) for name in ("naive", *KINDS)}
+    # The first step of each starts from the same weights, so that losses and gradients compare.
+    steps, losses, gradients = {}, {}, {}
+    for name, network in networks.items():
+        steps[name] = training_step(network, None if name == "naive" else name)
+        losses[name] = float(steps[name](batch))
+        gradients[name] = [parameter.grad.clone() for parameter in network.parameters()]
+    times = medians({name: (lambda s=step: s(batch)) for name, step in steps.items()}, rounds, device)
+    results = {}
+    for name in KINDS:
+        pairs_of = zip(gradients[name], gradients["naive"], strict=True)
+        results[name] = {
+            "naive_s": times["naive"],
+            "fast_s": times[name],
+            "ratio": times["naive"] / times[name],
+            "limit_s": 3 * MULTIPLY_ADDS * BATCH * CROP**2 / rates[name],
+            "loss_relative_error": abs(losses[name] / losses["naive"] - 1),
+            "gradient_relative_error": max(float((g - e).norm() / e.norm()) for g, e in pairs_of),
+        }
+    return results
+
+
+def measure_long(plain: FNet, pairs: Sequence[Pair], steps: int, device: str) -> float:
+    """Return by how much bfloat16's loss differs from float32's at the end, relative: means of the last 20 steps."""
+    ends = {}
+    for name in KINDS:
+        step, losses = training_step(copy.deepcopy(plain), name), []
+        for index in range(steps):
+            losses.append(float(step(batch_of(pairs, index, device))))
+            if (index + 1) % 20 == 0:
+                logging.info("fnet_speed: %s %d/%d steps", name, index + 1, steps)
+        ends[name] = statistics.mean(losses[-20:])
+    return abs(ends["bf16"] / ends["fp32"] - 1)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the results go")
+    parser.add_argument("--pairs", type=Path, nargs=2, metavar="DIR", help="visible and infrared images to compare on")
+    parser.add_argument("--weights", type=Path, help="FNet's; default random ones, whose steep thresholds agree worse")
+    parser.add_argument("--limit", type=int, metavar="N", help="compare on the first N pairs alone")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed calls; the median is taken")
+    parser.add_argument("--long", action="store_true", help="also train 200 steps in both number types")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
+    parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
+    options = parser.parse_args(argv)
+    if options.rounds < 1:
+        raise InputError(f"--rounds {options.rounds}: wanted at least 1")
+    pairs = read_pairs(*options.pairs, options.limit) if options.pairs else generated_pairs(options.limit or 2)
+    with claimed_device(options.device, options.threads) as device:
+        torch.manual_seed(0)
+        plain = make_network(options.weights).to(device)
+        rates = {name: multiply_adds_a_second(kind, device) for name, kind in KINDS.items()}
+        inference = measure_inference(plain, pairs, rates, options.rounds, device)
+        training = measure_training(plain, pairs, rates, options.rounds, device)
+        results: dict[str, Any] = {f"inference_{name}": values for name, values in inference.items()}
+        results |= {f"training_{name}": values for name, values in training.items()}
+        if options.long:
+            results["training_bf16"]["loss_relative_error_after_200_steps"] = measure_long(plain, pairs, 200, device)
+        results |= {
+            "multiply_adds_a_second": rates,
+            "device": device if device == "cpu" else torch.cuda.get_device_name(),
+            "threads": torch.get_num_threads(),
+            "weights": "random" if options.weights is None else options.weights.name,
+            "pairs": len(pairs),
+            "versions": versions("torch", "numpy", "numba"),
+        }
+    write_json(options.json, results)
+    for name, values in results.items():
+        print(f"{name}:", {k: float(f"{v:.4g}") for k, v in values.items()} if name[-4:] in KINDS else values)
+
+
+if __name__ == "__main__":
+    run(main)
