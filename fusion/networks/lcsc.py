@@ -4,6 +4,8 @@ Sreter and Giryes, "Learned convolutional sparse coding", ICASSP 2018, as used i
 TPAMI 2021): soft threshold, one analysis convolution shared by all steps, no momentum.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -27,10 +29,18 @@ class LCSC(nn.Module):
         self.project = nn.ModuleList(Projector(channels) for _ in range(STEPS))
         self.sizes = nn.ParameterList(nn.Parameter(torch.tensor([0.01])) for _ in range(STEPS + 1))
 
+    def steps(self, image: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each step's value before and after its threshold."""
+        encoded = v = self.encode(image)
+        code = soft_threshold(v, self.sizes[0])
+        yield v, code
+        for project, size in zip(self.project, list(self.sizes)[1:], strict=True):
+            v = encoded + project(code)
+            code = soft_threshold(v, size)
+            yield v, code
+
     def forward(self, image: Tensor) -> Tensor:
         """Return the code after four steps of the iterative shrinkage algorithm."""
-        encoded = self.encode(image)
-        code = soft_threshold(encoded, self.sizes[0])
-        for project, size in zip(self.project, list(self.sizes)[1:], strict=True):
-            code = soft_threshold(encoded + project(code), size)
+        for _, code in self.steps(image):  # noqa: B007
+            pass
         return code

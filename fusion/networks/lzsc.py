@@ -8,6 +8,8 @@ theta^k, rho^k      thresholds(), momenta()  Eq. 21
 T_{0.1,100,theta}   threshold()            Eq. 6
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -74,13 +76,21 @@ class LZSC(nn.Module):
         base = F.softplus(self.b_rho)
         return [1 - base / F.softplus(self.w_rho * k + self.b_rho) for k in range(STEPS + 1)]
 
-    def forward(self, image: Tensor) -> Tensor:
-        """Return u^4 of Eq. 20, started from u^k = 0 for k < 0."""
+    def steps(self, image: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield each k's value before and after its threshold, the latter u^0..u^4 of Eq. 20; u^k = 0 for k < 0."""
         theta, rho = self.thresholds(), self.momenta()
-        u_before, u = None, threshold(self.encode[0](image), theta[0])
+        v = self.encode[0](image)
+        u_before, u = None, threshold(v, theta[0])
+        yield v, u
         for k in range(1, STEPS + 1):
             v = (1 + rho[k]) * self.project[k - 1](u) + self.encode[k](image)
             if u_before is not None:
                 v = v - rho[k] * self.project_previous[k - 2](u_before)
             u_before, u = u, threshold(v, theta[k])
+            yield v, u
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return u^4."""
+        for _, u in self.steps(image):  # noqa: B007
+            pass
         return u

@@ -1,0 +1,234 @@
+"""Stage: look inside FNet on one pair: what it takes from each source alone, what from both, and how it gets there.
+
+Writes to --output
+    features.png         sparse codes, as in the paper's Fig. 8: unique to visible, unique to infrared, common
+    reconstructions.png  what each code adds to the fused luma, as in its Fig. 9; the three sum to the fused luma
+    iterations.png       threshold, momentum and sparsity of every iteration (Eqs. 20 and 21)
+    insides.json         the same numbers, and the digests of weights and sources
+
+The plain network is run, in float32. A code's energy is its mean magnitude over the 64 filters; its silent share is the
+share of values whose magnitude, before the threshold, is at most the threshold. The threshold is smooth, so silenced
+values are small and not exactly 0 (with the ablation's LCSC blocks they are exactly 0).
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion.artefacts import replacing, sha256_file, versions, write_json
+from fusion.colour import COLOURS, split_pair
+from fusion.devices import DEVICES, claimed_device
+from fusion.pairs import Pair
+from fusion.stage import InputError, run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from fusion.networks.fnet import FNet
+
+STRONGEST = 4  # filters of each code that are shown
+
+
+@dataclass(frozen=True)
+class Code:
+    """One of FNet's three sparse codes.
+
+    features: (64, H, W), the code of the last iteration.
+    reconstruction: (H, W), what its synthesis adds to the fused luma, in units of the luma's 0..1, of either sign.
+    thresholds, momenta: theta^k and rho^k; LCSC blocks have no momentum.
+    silent: share of values at or below the threshold, for each k.
+    energy: mean magnitude after the threshold, for each k.
+    """
+
+    features: np.ndarray
+    reconstruction: np.ndarray
+    thresholds: list[float]
+    momenta: list[float]
+    silent: list[float]
+    energy: list[float]
+
+
+def insides(network: "FNet", visible: np.ndarray, infrared: np.ndarray, device: str = "cpu") -> dict[str, Code]:
+    """Return FNet's codes of one pair by name: `visible`, `infrared` (the unique ones, u_2 and u_1) and `common` (c).
+
+    Args:
+        network: the plain network.
+        visible: visible luma, float32 (H, W) in 0..1.
+        infrared: likewise.
+        device: where to compute.
+    """
+    import torch
+
+    network = network.to(device).eval()
+    i, v = (torch.from_numpy(image)[None, None].to(device) for image in (infrared, visible))
+    with torch.inference_mode():
+        u1, trace1 = _encode(network.code_infrared, i)
+        u2, trace2 = _encode(network.code_visible, v)
+        residual = torch.cat([i - network.synthesis_infrared(u1), v - network.synthesis_visible(u2)], dim=1)
+        c, trace3 = _encode(network.code_common, residual)
+        parts = {
+            "visible": (u2, network.fuse_visible(u2), trace2),
+            "infrared": (u1, network.fuse_infrared(u1), trace1),
+            "common": (c, network.fuse_common(c), trace3),
+        }
+    return {
+        name: Code(code[0].cpu().numpy(), part[0, 0].cpu().numpy(), **trace)
+        for name, (code, part, trace) in parts.items()
+    }
+
+
+def _encode(block: Any, image: "Tensor") -> tuple["Tensor", dict[str, list[float]]]:
+    """Return a block's code of `image` and what it did at every iteration."""
+    thresholds = [size.item() for size in (block.thresholds() if hasattr(block, "thresholds") else block.sizes)]
+    silent, energy = [], []
+    for (before, code), theta in zip(block.steps(image), thresholds, strict=True):
+        silent.append((before.abs() <= theta).float().mean().item())
+        energy.append(code.abs().mean().item())
+    momenta = [momentum.item() for momentum in block.momenta()] if hasattr(block, "momenta") else []
+    return code, {"thresholds": thresholds, "momenta": momenta, "silent": silent, "energy": energy}
+
+
+# Visible, infrared, both: three of the colours of Okabe and Ito (2008) that colour-blind readers tell apart.
+COLOURS_OF_CODES = {"visible": "#0072B2", "infrared": "#D55E00", "common": "#009E73"}
+TITLES = {"visible": "unique to visible", "infrared": "unique to infrared", "common": "common to both"}
+
+
+def features_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> "Figure":
+    """Return the paper's Fig. 8: for each code its source, its energy over all filters and its strongest filters.
+
+    All energies share one scale; each filter has its own, symmetric around 0 (grey).
+    """
+    figure, panels = _panels(len(codes), 2 + STRONGEST, next(iter(sources.values())).shape)
+    energies = {name: np.abs(code.features).mean(axis=0) for name, code in codes.items()}
+    top = max(np.percentile(energy, 99.5) for energy in energies.values()) or 1.0
+    for row, (name, code) in zip(panels, codes.items(), strict=True):
+        if name in sources:
+            _show(row[0], sources[name], f"{name}, luma", "gray", 0, 1)
+        else:
+            row[0].set_axis_off()
+        _show(row[1], energies[name], f"{TITLES[name]}: mean magnitude", "magma", 0, top)
+        strongest = np.abs(code.features).mean(axis=(1, 2)).argsort(kind="stable")[::-1][:STRONGEST]
+        for axes, number in zip(row[2:], strongest, strict=True):
+            limit = np.percentile(np.abs(code.features[number]), 99.5) or 1.0
+            _show(axes, code.features[number], f"filter {number}, to ±{limit:.2g}", "gray", -limit, limit)
+    return figure
+
+
+def reconstructions_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> "Figure":
+    """Return the paper's Fig. 9: what each code adds to the luma (one scale, white is 0), and their sum."""
+    figure, panels = _panels(2, 3, next(iter(sources.values())).shape)
+    fused = sum(code.reconstruction for code in codes.values())
+    limit = max(np.percentile(np.abs(code.reconstruction), 99.5) for code in codes.values()) or 1.0
+    for axes, (name, source) in zip(panels[0], sources.items(), strict=False):
+        _show(axes, source, f"{name}, luma", "gray", 0, 1)
+    _show(panels[0][2], np.clip(fused, 0, 1), "fused: sum of those below", "gray", 0, 1)
+    for axes, (name, code) in zip(panels[1], codes.items(), strict=True):
+        image = _show(axes, code.reconstruction, TITLES[name], "RdBu_r", -limit, limit)
+    figure.colorbar(image, ax=list(panels[1]), orientation="horizontal", aspect=60, label="added to the luma, 0..1")
+    return figure
+
+
+def iterations_sheet(codes: dict[str, Code]) -> "Figure":
+    """Return threshold, momentum and silent share of every iteration, a line a code."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    named = (("thresholds", "threshold $\\theta$"), ("momenta", "momentum $\\rho$"), ("silent", "share at or below $\\theta$"))
+    for axes, (key, label) in zip(panels, named, strict=True):
+        for (name, colour), marker in zip(COLOURS_OF_CODES.items(), "os^", strict=True):
+            values = getattr(codes[name], key)
+            axes.plot(range(len(values)), values, color=colour, marker=marker, label=TITLES[name])
+        axes.set(xlabel="iteration k", ylabel=label)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.spines[["top", "right"]].set_visible(False)
+    if min(theta for code in codes.values() for theta in code.thresholds) > 0:  # LCSC's need not be
+        panels[0].set_yscale("log")
+    if not codes["common"].momenta:
+        panels[1].text(0.5, 0.5, "LCSC blocks have none", ha="center", transform=panels[1].transAxes)
+    panels[2].set_ylim(0, 1)
+    panels[0].legend(frameon=False)
+    return figure
+
+
+def _panels(rows: int, columns: int, shape: tuple[int, int]) -> tuple["Figure", np.ndarray]:
+    """Return a figure of panels for images of `shape`, each 2.6 inches wide."""
+    from matplotlib.figure import Figure
+
+    height = 2.6 * min(2.0, shape[0] / shape[1])
+    figure = Figure(figsize=(2.6 * columns, (height + 0.35) * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False)
+
+
+def _show(axes: Any, image: np.ndarray, title: str, colours: str, low: float, high: float) -> Any:
+    axes.set_title(title, fontsize=9, parse_math=False)
+    axes.set_axis_off()
+    return axes.imshow(image, cmap=colours, vmin=low, vmax=high)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Explain one pair."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fusion.explain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--weights", type=Path, required=True, help="FNet's weights: ours, or the authors' FNet.pth")
+    parser.add_argument("--visible", type=Path, required=True, metavar="FILE", help="the visible image")
+    parser.add_argument("--infrared", type=Path, required=True, metavar="FILE", help="the infrared image, aligned")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the sheets and insides.json")
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="as in fusion.fuse (default: auto)")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
+    parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
+    options = parser.parse_args(argv)
+
+    pair = Pair(options.visible.stem, options.visible, options.infrared)
+    visible, infrared, _, colour = split_pair(pair, options.colour)
+    sources = {"visible": np.float32(visible) / 255, "infrared": np.float32(infrared) / 255}
+    from fusion.methods.fnet import read_network
+
+    network = read_network(options.weights)
+    with claimed_device(options.device, options.threads) as device:
+        codes = insides(network, sources["visible"], sources["infrared"], device)
+    if not all(np.isfinite(code.reconstruction).all() for code in codes.values()):
+        raise InputError(f"{options.weights} gives values that are not finite for {pair.visible}; wanted finite ones")
+    sheets = {
+        "features": features_sheet(codes, sources),
+        "reconstructions": reconstructions_sheet(codes, sources),
+        "iterations": iterations_sheet(codes),
+    }
+    for name, figure in sheets.items():
+        with replacing(options.output / f"{name}.png") as part:
+            figure.savefig(part, dpi=120, metadata={"Software": None})
+    facts = {
+        name: {
+            "thresholds": code.thresholds,
+            "momenta": code.momenta,
+            "silent_share": code.silent,
+            "mean_magnitude": code.energy,
+            "mean_added_luma": float(code.reconstruction.mean()),
+            "mean_magnitude_added_luma": float(np.abs(code.reconstruction).mean()),
+        }
+        for name, code in codes.items()
+    }
+    provenance = {
+        "weights": sha256_file(options.weights),
+        "visible": sha256_file(pair.visible),
+        "infrared": sha256_file(pair.infrared),
+        "size": list(visible.shape[::-1]),
+        "colour": colour,
+        "block": type(network.code_common).__name__,
+        "versions": versions("torch", "matplotlib"),
+    }
+    write_json(options.output / "insides.json", {"codes": facts, "provenance": provenance})
+    for name, code in codes.items():
+        logging.info("%-18s %.0f%% of the code silent", TITLES[name], 100 * code.silent[-1])
+    logging.info("insides of %s in %s", type(network).__name__, options.output)
+
+
+if __name__ == "__main__":
+    run(main)
