@@ -140,8 +140,8 @@ def iterations_sheet(codes: dict[str, Code]) -> "Figure":
 
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
-    named = (("thresholds", "threshold $\\theta$"), ("momenta", "momentum $\\rho$"), ("silent", "share at or below $\\theta$"))
-    for axes, (key, label) in zip(panels, named, strict=True):
+    labels = {"thresholds": r"threshold $\theta$", "momenta": r"momentum $\rho$", "silent": r"share at or below $\theta$"}
+    for axes, (key, label) in zip(panels, labels.items(), strict=True):
         for (name, colour), marker in zip(COLOURS_OF_CODES.items(), "os^", strict=True):
             values = getattr(codes[name], key)
             axes.plot(range(len(values)), values, color=colour, marker=marker, label=TITLES[name])
