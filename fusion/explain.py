@@ -140,7 +140,7 @@ def iterations_sheet(codes: dict[str, Code]) -> "Figure":
 
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
-    labels = {"thresholds": r"threshold $\theta$", "momenta": r"momentum $\rho$", "silent": r"share at or below $\theta$"}
+    labels = {"thresholds": r"threshold $\theta$", "momenta": r"momentum $\rho$", "silent": "silent share"}
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
         for (name, colour), marker in zip(COLOURS_OF_CODES.items(), "os^", strict=True):
             values = getattr(codes[name], key)
