@@ -4,6 +4,7 @@ All take (N, 1, H, W) luma in 0..1 and average over batch and pixels.
 """
 
 from collections.abc import Collection
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -16,11 +17,15 @@ C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for a data range of 1
 
 def sobel(image: Tensor) -> tuple[Tensor, Tensor]:
     """Return the horizontal and vertical Sobel derivatives with kernels (1, 2, 1), zero-padded to the same size."""
-    smooth = torch.tensor([1.0, 2.0, 1.0], device=image.device, dtype=image.dtype)
-    slope = torch.tensor([-1.0, 0.0, 1.0], device=image.device, dtype=image.dtype)
-    kernels = torch.stack([torch.outer(smooth, slope), torch.outer(slope, smooth)]).unsqueeze(1)
-    derivatives = F.conv2d(image, kernels, padding=1)
+    derivatives = F.conv2d(image, _sobel_kernels(image.device, image.dtype), padding=1)
     return derivatives[:, :1], derivatives[:, 1:]
+
+
+@cache  # constants are sent to a GPU once: sending them again would keep a training step from being recorded there
+def _sobel_kernels(device: torch.device, kind: torch.dtype) -> Tensor:
+    smooth, slope = torch.tensor([1.0, 2.0, 1.0]), torch.tensor([-1.0, 0.0, 1.0])
+    kernels = torch.stack([torch.outer(smooth, slope), torch.outer(slope, smooth)]).unsqueeze(1)
+    return kernels.to(device, kind)
 
 
 def gradient(image: Tensor) -> Tensor:
@@ -72,8 +77,7 @@ def stage2_loss(fused: Tensor, visible: Tensor, infrared: Tensor, without: Colle
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Return the mean structural similarity: 11x11 Gaussian of sigma 1.5, zero padding, data range 1 (Wang 2004)."""
-    window = torch.exp(-(torch.arange(-5.0, 6.0, device=a.device) ** 2) / (2 * 1.5**2))
-    window = (window / window.sum()).to(a.dtype)
+    window = _window(a.device, a.dtype)
 
     def smooth(x: Tensor) -> Tensor:
         return F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1), padding=(5, 0)), window.view(1, 1, 1, -1), padding=(0, 5))
@@ -85,3 +89,9 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         (mean_a**2 + mean_b**2 + C1) * (variance_a + variance_b + C2)
     )
     return similarity.mean()
+
+
+@cache
+def _window(device: torch.device, kind: torch.dtype) -> Tensor:
+    window = torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2))
+    return (window / window.sum()).to(device, kind)

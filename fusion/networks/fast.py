@@ -133,9 +133,9 @@ def compute(network: FNet | IFNet, *inputs: Tensor, precision: Precision = "fp32
         from fusion.networks.strips_backward import read_with_gradients
 
         return connect(blocks, lambda image, block: read_with_gradients(image, block, kind), inputs)
-    from fusion.networks.wide import reader
+    from fusion.networks.wide import read_wide
 
-    return connect(blocks, lambda image, block: reader()(image, block, kind), inputs)
+    return connect(blocks, lambda image, block: read_wide(image, block, kind), inputs)
 
 
 def _float(outputs: Tensor | tuple[Tensor, ...]) -> Tensor | tuple[Tensor, ...]:
@@ -173,10 +173,10 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
             return read_in_strips(image, block, codes)
 
     elif blocks[0].theta.dtype == torch.float32:
-        from fusion.networks.wide import reader
+        from fusion.networks.wide import read_wide
 
         def read(image: Tensor, block: Merged) -> Tensor:
-            return reader(any_size=True)(image, block, kind)
+            return read_wide(image, block, kind)
 
     def whole(*inputs: Tensor) -> list[Tensor]:
         return [output.float() for output in _listed(connect(blocks, read, inputs))]

@@ -6,14 +6,14 @@ channels, fill the tiles: what goes up to a code is a 9x1 convolution of the shi
 is a 9x1 convolution to nine maps for each wanted, which are then shifted and summed. Products are of the number type
 asked for and accumulate in float32; sums of maps, thresholds and momentum are float32.
 
-The operations are plain and differentiable; compiled (`compiled_reader`) the shifts, sums and thresholds become one
-pass over memory each.
+What passes over memory (shifts, sums of shifted maps, momentum with threshold) is compiled into one kernel each where
+the machine can compile; elsewhere the same functions run as they are.
 """
 
 import logging
 from collections.abc import Callable
-from functools import cache
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -28,73 +28,139 @@ HALF = KERNEL // 2
 TILE_CHANNELS = 8  # the least that a tile of bfloat16 holds; fewer are filled up with zeros
 
 
+def compiled_on_gpu(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Compile a function for GPU tensors of any size; without Triton or a C compiler it runs as it is."""
+    # Compiled lazily, so that importing this costs nothing.
+    compiled = torch.compile(function, dynamic=True)
+    failed = False
+
+    @wraps(function)
+    def call(tensor: Tensor, *others: Any) -> Tensor:
+        nonlocal failed
+        if tensor.is_cuda and not failed:
+            try:
+                return compiled(tensor, *others)
+            except torch.cuda.OutOfMemoryError:
+                raise
+            except Exception as error:  # the compiler's errors share no public class
+                logging.warning("warning: %s is not compiled (%s): slower", function.__name__, type(error).__name__)
+                failed = True
+        return function(tensor, *others)
+
+    return call
+
+
+@compiled_on_gpu
+def shift(maps: Tensor, backwards: bool) -> Tensor:
+    """Return the nine horizontal shifts of maps, zeros coming in: (N, n, H, W) to (N, 9, n, H, W)."""
+    width = maps.shape[-1]
+    padded = F.pad(maps, (HALF, HALF))
+    shifts = [padded[..., dx : dx + width] for dx in range(KERNEL)]
+    return torch.stack(shifts[::-1] if backwards else shifts, dim=1)
+
+
+@compiled_on_gpu
+def sum_shifted(wide: Tensor, backwards: bool) -> Tensor:
+    """Shift nine groups of maps, each by its place, and sum them, in float32 at least: the adjoint of `shift`."""
+    width = wide.shape[-1]
+    padded = F.pad(wide, (HALF, HALF)).to(torch.promote_types(wide.dtype, torch.float32))
+    places = reversed(range(KERNEL)) if backwards else range(KERNEL)
+    total = padded[:, 0, :, :, :width] * 0
+    for group, dx in enumerate(places):
+        total = total + padded[:, group, :, :, dx : dx + width]
+    return total
+
+
+class Shift(torch.autograd.Function):
+    """`shift`, differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor) -> Tensor:
+        """Shift."""
+        ctx.kind = maps.dtype
+        return shift(maps, False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Shift back and sum."""
+        return sum_shifted(gradient, True).to(ctx.kind)
+
+
+class SumShifted(torch.autograd.Function):
+    """`sum_shifted`, differentiable."""
+
+    @staticmethod
+    def forward(ctx: Any, wide: Tensor) -> Tensor:
+        """Shift and sum."""
+        ctx.kind = wide.dtype
+        return sum_shifted(wide, False)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """Give each group the gradient, shifted back."""
+        return shift(gradient.to(ctx.kind), True)
+
+
+@compiled_on_gpu
+def start(v: Tensor, theta: Tensor) -> Tensor:
+    """Return u^0 = T(v) in the number type of v, computed in float32 at least."""
+    return threshold(v.to(torch.promote_types(v.dtype, torch.float32)), theta).to(v.dtype)
+
+
+@compiled_on_gpu
+def step(v: Tensor, u: Tensor, u_before: Tensor, rho: Tensor, theta: Tensor) -> Tensor:
+    """Return u^{k+1} = T(v + (1 + rho) u^k - rho u^{k-1}); the number types as `start`."""
+    exact = torch.promote_types(v.dtype, torch.float32)
+    moved = v.to(exact) + (1 + rho) * u.to(exact) - rho * u_before.to(exact)
+    return threshold(moved, theta).to(v.dtype)
+
+
+@compiled_on_gpu
+def first_step(v: Tensor, u: Tensor, rho: Tensor, theta: Tensor) -> Tensor:
+    """Return u^1 = T(v + (1 + rho) u^0)."""
+    exact = torch.promote_types(v.dtype, torch.float32)
+    return threshold(v.to(exact) + (1 + rho) * u.to(exact), theta).to(v.dtype)
+
+
 def go_up(maps: Tensor, weight: Tensor) -> Tensor:
     """Convolve maps (N, n, H, W) with weights (64, n, 9, 9), zero-padded; return (N, 64, H, W)."""
-    count, channels, height, width = maps.shape
-    fill = -(KERNEL * channels) % TILE_CHANNELS
-    padded = F.pad(maps, (HALF, HALF))
-    shifted = [padded[..., dx : dx + width] for dx in range(KERNEL)]
-    shifted += [maps.new_zeros(()).expand(count, fill, height, width)] if fill else []
-    wide = torch.cat(shifted, dim=1).contiguous(memory_format=torch.channels_last)
+    fill = -(KERNEL * maps.shape[1]) % TILE_CHANNELS
+    wide = F.pad(Shift.apply(maps).flatten(1, 2), (0, 0, 0, 0, 0, fill))
     # (64, n, dy, dx) to (64, dx n, dy, 1): the channels' order above.
     taps = F.pad(weight.permute(0, 3, 1, 2).flatten(1, 2), (0, 0, 0, fill)).unsqueeze(-1)
-    return F.conv2d(wide, taps.contiguous(memory_format=torch.channels_last), padding=(HALF, 0))
+    return convolve(wide, taps)
 
 
 def come_down(code: Tensor, weight: Tensor) -> Tensor:
     """Convolve a code (N, 64, H, W) with weights (m, 64, 9, 9), zero-padded; return (N, m, H, W), float32."""
-    maps, width = weight.shape[0], code.shape[-1]
+    maps = weight.shape[0]
     fill = -(KERNEL * maps) % TILE_CHANNELS
     # (m, 64, dy, dx) to (dx m, 64, dy, 1).
     taps = F.pad(weight.permute(3, 0, 1, 2).flatten(0, 1), (0, 0, 0, 0, 0, fill)).unsqueeze(-1)
-    wide = F.conv2d(code, taps.contiguous(memory_format=torch.channels_last), padding=(HALF, 0))
-    padded = F.pad(wide.to(torch.promote_types(wide.dtype, torch.float32)), (HALF, HALF))
-    parts = [padded[:, dx * maps : (dx + 1) * maps, :, dx : dx + width] for dx in range(KERNEL)]
-    return torch.stack(parts).sum(0)
+    wide = convolve(code, taps)
+    return SumShifted.apply(wide[:, : KERNEL * maps].unflatten(1, (KERNEL, maps)))
+
+
+def convolve(maps: Tensor, taps: Tensor) -> Tensor:
+    """Convolve with a column of nine taps, channels-last, as a GPU's matrix units want it."""
+    layout = torch.channels_last
+    return F.conv2d(maps.contiguous(memory_format=layout), taps.contiguous(memory_format=layout), padding=(HALF, 0))
 
 
 def read_wide(image: Tensor, block: "Merged", kind: torch.dtype) -> Tensor:
-    """Return what the readers of a block see in an image's code, (N, c, H, W) to (N, m, H, W) float32."""
+    """Return what the readers of a block see in an image's code, (N, c, H, W) to (N, m, H, W), float32 at least."""
     channels = image.shape[1]
-    image, exact = image.to(kind), torch.promote_types(kind, torch.float32)
-    u_before, u, images_before, images = None, None, None, None
-    for k in range(STEPS + 1):
-        maps = [image]
-        if k > 0:
-            maps.append(images[:, :channels].to(kind))
-        if k > 1:
-            maps.append(images_before[:, channels:].to(kind))
-        v = go_up(torch.cat(maps, dim=1), block.up[k].to(kind)).to(exact)
-        if k > 0:
-            v = v + (1 + block.rho[k]) * u.to(exact)
-        if k > 1:
-            v = v - block.rho[k] * u_before.to(exact)
-        u_before, u = u, threshold(v, block.theta[k]).to(kind)
-        images_before, images = images, come_down(u, block.down[k].to(kind))
+    image = image.to(kind)
+    up, down = ([weight.to(kind) for weight in weights] for weights in (block.up, block.down))
+    u_before, u = None, start(go_up(image, up[0]), block.theta[0])
+    images_before, images = None, come_down(u, down[0])
+    for k in range(1, STEPS + 1):
+        maps = [image, images[:, :channels].to(kind)]
+        if k == 1:
+            v = go_up(torch.cat(maps, dim=1), up[k])
+            u_before, u = u, first_step(v, u, block.rho[k], block.theta[k])
+        else:
+            v = go_up(torch.cat([*maps, images_before[:, channels:].to(kind)], dim=1), up[k])
+            u_before, u = u, step(v, u, u_before, block.rho[k], block.theta[k])
+        images_before, images = images, come_down(u, down[k])
     return images
-
-
-@cache
-def reader(any_size: bool = False) -> Callable[[Tensor, "Merged", torch.dtype], Tensor]:
-    """Return `read_wide` compiled, or as it is where this machine cannot compile (no Triton, no C compiler).
-
-    any_size: compile once for pictures of all sizes; otherwise once for each size, somewhat faster.
-    """
-    compiled = torch.compile(read_wide, dynamic=None if any_size else False)
-    failed = False
-
-    def read(image: Tensor, block: "Merged", kind: torch.dtype) -> Tensor:
-        nonlocal failed
-        if not failed:
-            try:
-                if any_size:
-                    torch._dynamo.maybe_mark_dynamic(image, (2, 3))
-                return compiled(image, block, kind)
-            except torch.cuda.OutOfMemoryError:
-                raise
-            except Exception as error:  # the compiler's errors share no public class
-                logging.warning("warning: compiling failed (%s); the network runs uncompiled", type(error).__name__)
-                failed = True
-        return read_wide(image, block, kind)
-
-    return read
