@@ -10,7 +10,8 @@ import copy
 import logging
 import math
 import shutil
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,7 @@ from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precisi
 from fusion.losses import TERMS, stage1_loss, stage2_loss
 from fusion.networks.fast import compute
 from fusion.networks.fnet import BLOCKS, FNet
+from fusion.networks.graphs import recorded
 from fusion.networks.ifnet import IFNet
 from fusion.pairs import Pair, find_pairs, read_names
 from fusion.stage import InputError, Progress, run
@@ -96,6 +98,24 @@ def draw_batch(
     return torch.from_numpy(np.stack(patches, axis=1)[:, :, None].astype(np.float32) / 255)
 
 
+def _batches(
+    images: Sequence[np.ndarray], settings: Settings, stage: int, iterations: range
+) -> Iterator[tuple[int, np.ndarray, Tensor]]:
+    """Yield the iteration, its pairs' indices and its batch; the next one is drawn while the last is computed with."""
+
+    def draw(iteration: int) -> tuple[int, np.ndarray, Tensor]:
+        indices = batch_indices(len(images), settings.batch, settings.seed, stage, iteration)
+        return iteration, indices, draw_batch(images, indices, settings.crop, settings.seed, stage, iteration)
+
+    with ThreadPoolExecutor(1) as pool:
+        coming = None
+        for iteration in iterations:
+            ready, coming = coming or pool.submit(draw, iteration), None
+            if iteration + 1 in iterations:
+                coming = pool.submit(draw, iteration + 1)
+            yield ready.result()
+
+
 def train(
     images: Sequence[np.ndarray],
     names: Sequence[str],
@@ -135,16 +155,18 @@ def train(
             optimiser.load_state_dict(start["optimiser"])
             first, sums = start["iteration"], start["sums"]
         progress = Progress(f"train stage {'I' * stage}", iterations, "iterations", done=first)
-        for iteration in range(first, iterations):
-            indices = batch_indices(len(images), settings.batch, settings.seed, stage, iteration)
-            pair = draw_batch(images, indices, settings.crop, settings.seed, stage, iteration)
-            terms = _step(stage, fnet, ifnet, pair.to(device, non_blocking=True), settings, optimiser)
+        gradients = None
+        for iteration, indices, pair in _batches(images, settings, stage, range(first, iterations)):
+            if gradients is None:
+                gradients = _gradients(stage, fnet, ifnet, parameters, settings, device, pair)
+            terms = gradients(pair)
             if not math.isfinite(terms["total"]):
                 where = f"stage {stage}, iteration {iteration + 1}, pairs {[names[index] for index in indices]}"
                 raise InputError(
                     f"the loss or its gradient is not finite at {where}; wanted finite ones. "
                     f"The last good state is in {checkpoints}; a smaller --lr may help"
                 )
+            optimiser.step()
             with torch.no_grad():
                 torch._foreach_lerp_(list(ema.parameters()), list(fnet.parameters()), 1 - settings.ema)
             sums = {key: sums.get(key, 0.0) + value for key, value in terms.items()}
@@ -164,25 +186,43 @@ def train(
     return states, pd.DataFrame(rows)
 
 
-def _step(
-    stage: int, fnet: FNet, ifnet: IFNet, pair: Tensor, settings: Settings, optimiser: torch.optim.Optimizer
-) -> dict[str, float]:
-    """Take one optimiser step; return the terms' values. A total that is not finite means that no step was taken."""
-    visible, infrared = pair
-    fused = compute(fnet, visible, infrared, precision=settings.precision)
-    if stage == 1:
-        terms = stage1_loss(*compute(ifnet, fused, precision=settings.precision), visible, infrared)
-    else:
-        terms = stage2_loss(fused, visible, infrared, settings.without)
-    optimiser.zero_grad(set_to_none=True)
-    terms["total"].backward()
-    gradients = [parameter.grad for group in optimiser.param_groups for parameter in group["params"]]
-    norm = nn.utils.get_total_norm(gradients)
-    values = dict(zip(terms, torch.stack([*terms.values(), norm]).tolist(), strict=False))
-    if not (math.isfinite(values["total"]) and bool(torch.isfinite(norm))):
-        return values | {"total": math.nan}
-    optimiser.step()
-    return values
+def _gradients(
+    stage: int,
+    fnet: FNet,
+    ifnet: IFNet,
+    parameters: Sequence[nn.Parameter],
+    settings: Settings,
+    device: str,
+    example: Tensor,
+) -> Callable[[Tensor], dict[str, float]]:
+    """Return what fills the parameters' gradients from a batch and returns the terms' values.
+
+    A `total` that is not finite says that the loss or its gradient is not.
+    """
+    names: list[str] = []
+
+    def fill(pair: Tensor) -> Tensor:
+        visible, infrared = pair
+        fused = compute(fnet, visible, infrared, precision=settings.precision)
+        if stage == 1:
+            terms = stage1_loss(*compute(ifnet, fused, precision=settings.precision), visible, infrared)
+        else:
+            terms = stage2_loss(fused, visible, infrared, settings.without)
+        for parameter in parameters:
+            parameter.grad = None
+        terms["total"].backward()
+        names[:] = terms
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters])
+        return torch.stack([*terms.values(), norm]).detach()
+
+    run_fill = fill if device == "cpu" else recorded(fill, example.to(device))
+
+    def gradients(pair: Tensor) -> dict[str, float]:
+        *values, norm = run_fill(pair if device == "cpu" else pair.pin_memory()).tolist()
+        terms = dict(zip(names, values, strict=True))
+        return terms if math.isfinite(norm) else terms | {"total": math.nan}
+
+    return gradients
 
 
 def _save(
