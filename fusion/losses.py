@@ -77,21 +77,26 @@ def stage2_loss(fused: Tensor, visible: Tensor, infrared: Tensor, without: Colle
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
     """Return the mean structural similarity: 11x11 Gaussian of sigma 1.5, zero padding, data range 1 (Wang 2004)."""
-    window = _window(a.device, a.dtype)
+    return similarity(a, b, padding=5).mean()
+
+
+def ssim_inside(a: Tensor, b: Tensor) -> Tensor:
+    """Return each pair's structural similarity, (N,), as `ssim` over the windows that lie wholly inside."""
+    return similarity(a, b, padding=0).mean(dim=(1, 2, 3))
+
+
+def similarity(a: Tensor, b: Tensor, padding: int) -> Tensor:
+    """Return the map of structural similarity, (N, 1, H, W), or smaller by 10 with a padding of 0."""
+    window = torch.exp(-(torch.arange(-5.0, 6.0, device=a.device) ** 2) / (2 * 1.5**2))
+    window = (window / window.sum()).to(a.dtype)
 
     def smooth(x: Tensor) -> Tensor:
-        return F.conv2d(F.conv2d(x, window.view(1, 1, -1, 1), padding=(5, 0)), window.view(1, 1, 1, -1), padding=(0, 5))
+        columns = F.conv2d(x, window.view(1, 1, -1, 1), padding=(padding, 0))
+        return F.conv2d(columns, window.view(1, 1, 1, -1), padding=(0, padding))
 
     mean_a, mean_b, mean_aa, mean_bb, mean_ab = smooth(torch.cat([a, b, a * a, b * b, a * b])).chunk(5)
     variance_a, variance_b = mean_aa - mean_a**2, mean_bb - mean_b**2
     covariance = mean_ab - mean_a * mean_b
-    similarity = ((2 * mean_a * mean_b + C1) * (2 * covariance + C2)) / (
+    return ((2 * mean_a * mean_b + C1) * (2 * covariance + C2)) / (
         (mean_a**2 + mean_b**2 + C1) * (variance_a + variance_b + C2)
     )
-    return similarity.mean()
-
-
-@cache
-def _window(device: torch.device, kind: torch.dtype) -> Tensor:
-    window = torch.exp(-(torch.arange(-5.0, 6.0) ** 2) / (2 * 1.5**2))
-    return (window / window.sum()).to(device, kind)
