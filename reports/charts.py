@@ -1,13 +1,17 @@
 """The report's charts as inline SVG: text stays text, and text and axes take the colour of the page around them."""
 
 import io
+import math
 import re
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
 
 matplotlib.use("Agg")
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
@@ -20,6 +24,7 @@ PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F
 
 # Stands for the page's own text colour until the SVG is written.
 _INK = "#010203"
+_GREY = "#7A7F87"  # single bands; legible on white and on black
 
 _STYLE = {
     "svg.fonttype": "none",
@@ -36,31 +41,151 @@ _STYLE = {
 }
 
 
-def average_bars(table: pd.DataFrame, scores: pd.DataFrame) -> str:
-    """Return a bar chart of Average for each variant; where there are several seeds, a dot for each."""
-    with plt.rc_context(_STYLE | {"svg.hashsalt": "bars"}):
-        figure, axes = plt.subplots(figsize=(4.6, 0.6 + 0.36 * len(table)), layout="constrained")
+def variant_styles(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return how each variant's lines look in every chart: bands grey, methods by colour, then also by dashes."""
+    methods = [variant for variant in variants if variant not in BANDS]
+    styles: dict[str, dict[str, Any]] = {
+        "visible": {"color": _GREY, "linestyle": "-", "linewidth": 2.2},
+        "infrared": {"color": _GREY, "linestyle": (0, (1, 1)), "linewidth": 2.2},
+    }
+    for index, method in enumerate(methods):
+        dashes = ("-", (0, (5, 2)), (0, (3, 1, 1, 1)))[index // len(PALETTE) % 3]
+        styles[method] = {"color": PALETTE[index % len(PALETTE)], "linestyle": dashes, "linewidth": 1.5}
+    return {variant: styles[variant] for variant in variants}
+
+
+def average_intervals(table: pd.DataFrame, scores: pd.DataFrame, intervals: Mapping[str, tuple[float, float]]) -> str:
+    """Return Average of each variant as a point with its interval; where there are several seeds, a ring for each.
+
+    `intervals` holds (low, high) by variant; a variant that is not there gets none.
+    """
+    with plt.rc_context(_STYLE | {"svg.hashsalt": "averages"}):
+        figure, axes = plt.subplots(figsize=(5.2, 0.7 + 0.34 * len(table)), layout="constrained")
         rows = list(range(len(table)))[::-1]
-        colours = ["#8A8F98" if variant in BANDS else "#0072B2" for variant in table["variant"]]
-        axes.barh(rows, table["Average"].fillna(0), color=colours, height=0.62)
         single = scores[scores["class"] == "Average"]
+        best_band = table.loc[table["variant"].isin(BANDS), "Average"].max()
+        if pd.notna(best_band):
+            axes.axvline(best_band, color=_GREY, linewidth=1, linestyle=(0, (2, 2)))
+        highest = []
         for row, variant, average in zip(rows, table["variant"], table["Average"], strict=True):
+            colour = _GREY if variant in BANDS else "#0072B2"
             runs = single.loc[single["variant"] == variant, "AP"]
-            axes.annotate(
-                "n/a" if pd.isna(average) else f"{average:.3f}",
-                (0 if pd.isna(average) else max(average, runs.max()), row),
-                xytext=(6, 0),
-                textcoords="offset points",
-                va="center",
-            )
+            low, high = intervals.get(variant, (math.nan, math.nan))
+            axes.hlines(row, low, high, color=colour, linewidth=3, alpha=0.55)
             if len(runs) > 1:
-                axes.plot(runs, [row] * len(runs), "o", ms=4, mfc="#E69F00", mec="black", mew=0.6)
+                axes.plot(runs, [row] * len(runs), "o", ms=5, mfc="none", mec="#D55E00", mew=1.2)
+            axes.plot([average], [row], "s" if variant in BANDS else "D", color=colour, ms=7)
+            text = "n/a" if pd.isna(average) else f"{average:.3f}"
+            edge = max([0.0, *(value for value in (average, high, runs.max()) if pd.notna(value))])
+            highest.append(edge)
+            axes.annotate(text, (edge, row), xytext=(8, 0), textcoords="offset points", va="center")
         axes.set_yticks(rows, table["variant"], parse_math=False)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        axes.set_xlim(left=0, right=max(0.05, 1.15 * single["AP"].max()) if single["AP"].notna().any() else 1)
-        axes.set_xlabel("mAP@[0.5:0.95], mean over the classes")
-        return _svg(figure, "bars")
+        lowest = [v for v in (*single["AP"], *(low for low, _ in intervals.values())) if pd.notna(v)]
+        left, right = min(lowest, default=0.0), max(highest, default=1.0)
+        room = max(0.02, 0.12 * (right - left))
+        axes.set_xlim(max(0.0, left - room), right + 2.5 * room)
+        axes.set_xlabel("mAP@[0.5:0.95]")
+        return _svg(figure, "averages")
+
+
+def precision_recall(curves: Mapping[str, Mapping[str, np.ndarray]], variants: Sequence[str]) -> str:
+    """Return precision against recall at an overlap of 0.5: a panel for each class, a line for each variant.
+
+    `curves[class][variant]` are the 101 interpolated precisions at recalls 0, 0.01, ..., 1; NaN where undefined.
+    """
+    styles, recall = variant_styles(variants), np.linspace(0, 1, 101)
+    columns = min(3, len(curves))
+    rows = -(-len(curves) // columns)
+    with plt.rc_context(_STYLE | {"svg.hashsalt": "recall"}):
+        figure, panels = plt.subplots(
+            rows, columns, figsize=(3.5 * columns, 2.5 * rows + 0.7), layout="constrained", squeeze=False,
+            sharex=True, sharey=True,
+        )  # fmt: skip
+        for axes, (name, by_variant) in zip(panels.flat, curves.items(), strict=False):
+            axes.set_title(name, fontsize=10, loc="left", parse_math=False)
+            for variant, precision in by_variant.items():
+                axes.plot(recall, precision, label=variant, **styles[variant])
+            axes.set(xlim=(0, 1), ylim=(0, 1.02))
+        for axes in panels.flat[len(curves) :]:
+            axes.set_visible(False)
+        figure.supxlabel("recall", fontsize=10)
+        figure.supylabel("precision", fontsize=10)
+        handles = panels[0, 0].get_lines()
+        legend = figure.legend(handles, variants, loc="outside upper left", ncols=6, fontsize=9)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        return _svg(figure, "recall")
+
+
+def metrics_against_average(points: pd.DataFrame, metrics: Mapping[str, str]) -> str:
+    """Return Average against each fusion metric: a panel for each, a labelled point for each method.
+
+    `points` has columns `method`, `Average` and the metrics'; `metrics` maps each metric to its panel's title.
+    """
+    columns = min(4, len(metrics))
+    rows = -(-len(metrics) // columns)
+    styles = variant_styles(points["method"].tolist())
+    with plt.rc_context(_STYLE | {"svg.hashsalt": "metrics"}):
+        figure, panels = plt.subplots(
+            rows, columns, figsize=(2.9 * columns, 2.6 * rows + 0.3), layout="constrained", squeeze=False, sharey=True
+        )
+        for axes, (metric, title) in zip(panels.flat, metrics.items(), strict=False):
+            axes.set_title(title, fontsize=10, loc="left", parse_math=False)
+            for _, point in points.dropna(subset=[metric, "Average"]).iterrows():
+                colour = styles[point["method"]]["color"]
+                axes.plot(point[metric], point["Average"], "o", ms=8, color=colour, mec=_INK, mew=0.7)
+                axes.annotate(
+                    point["method"], (point[metric], point["Average"]), xytext=(0, 7), textcoords="offset points",
+                    ha="center", fontsize=8, parse_math=False,
+                )  # fmt: skip
+            axes.margins(x=0.28, y=0.2)
+            axes.set_xlabel(metric.replace("_", " "), parse_math=False)
+        for axes in panels.flat[len(metrics) :]:
+            axes.set_visible(False)
+        for row in panels:
+            row[0].set_ylabel("mAP@[0.5:0.95]")
+        return _svg(figure, "metrics")
+
+
+def cost_against_average(points: pd.DataFrame, device: str) -> str:
+    """Return Average against runtime, a labelled point for each method; columns `method`, `Average`, `median_s`."""
+    styles = variant_styles(points["method"].tolist())
+    with plt.rc_context(_STYLE | {"svg.hashsalt": "cost"}):
+        figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+        for _, point in points.dropna(subset=["median_s", "Average"]).iterrows():
+            colour = styles[point["method"]]["color"]
+            axes.plot(point["median_s"], point["Average"], "o", ms=9, color=colour, mec=_INK, mew=0.7)
+            axes.annotate(
+                point["method"], (point["median_s"], point["Average"]), xytext=(0, 8), textcoords="offset points",
+                ha="center", fontsize=9, parse_math=False,
+            )  # fmt: skip
+        axes.set_xscale("log")
+        axes.margins(x=0.2, y=0.2)
+        axes.set_xlabel(f"seconds a pair, {device}", parse_math=False)
+        axes.set_ylabel("mAP@[0.5:0.95]")
+        return _svg(figure, "cost")
+
+
+def detector_losses(curves: Mapping[str, pd.DataFrame]) -> str:
+    """Return the detectors' training loss by epoch, a line for each variant; frames have columns `epoch`, `loss`."""
+    styles = variant_styles(list(curves))
+    with plt.rc_context(_STYLE | {"svg.hashsalt": "detectors"}):
+        figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
+        for variant, frame in curves.items():
+            axes.plot(frame["epoch"], frame["loss"], label=variant, **styles[variant])
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("training loss")
+        legend = axes.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        return _svg(figure, "detectors")
 
 
 def loss_curves(losses: pd.DataFrame, prefix: str) -> str:

@@ -1,31 +1,30 @@
-"""Write the report: one HTML page that needs no network and nothing beside it.
+"""Write the report: one HTML page that needs no network, and nothing beside it unless its pictures outgrow it.
 
-The page states whether fusing helped the detector, shows the tables as `reports.tables` wrote them, charts, some test
-scenes with truth and detections, and where every number comes from and what was not measured.
+The page states whether fusing helped the detector, shows the tables as `reports.tables` wrote them, a viewer over test
+scenes with truth and detections, objects that fusing found and lost, charts, and where every number comes from and
+what was not measured. What was not handed over is left out and listed as not measured.
 """
 
 import argparse
-import base64
-import hashlib
 import json
 import logging
 import math
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import jinja2
+import numpy as np
 import pandas as pd
 from markupsafe import Markup
+from scipy.stats import permutation_test, spearmanr
 
 from fusion.artefacts import read_csv, read_json, write_text
-from fusion.pairs import find_images, read_image
 from fusion.stage import InputError, run
-from reports import charts, collect
+from reports import charts, collect, table1
 from reports.collect import BANDS, Split
 from reports.render import Layout, format_value, printed, rank_marks
+from reports.scenes import Images, choose_scenes, gallery, read_pictures, viewer_scenes
 from reports.tables import detection_layout, detection_notes, fusion_layout, fusion_notes, metric_directions
 
 TITLE = "Does fusion help the detector?"
@@ -69,91 +68,30 @@ def verdict(table: pd.DataFrame, dataset: str) -> tuple[str, str]:
     return answer, trust
 
 
-def choose_scenes(names: Sequence[str], count: int) -> list[str]:
-    """Return `count` names spread over the sorted list: of each equal stretch, the one with the smallest digest.
+def changes_by_class(table: pd.DataFrame, classes: Sequence[str]) -> list[tuple[str, float]]:
+    """Return how the best fused variant's AP differs from the better band's, for each class, largest gain first.
 
-    The digest is of the name alone, so the choice knows nothing of any result, and unlike a fixed stride it does not
-    fall into step with a data set whose conditions repeat.
+    The two rows are those that `verdict` compares; the differences are of printed values, undefined ones left out.
     """
-    names = sorted(names)
-    if not names or count < 1:
+    rows = table.set_index("variant")[[*classes, "Average"]].round(3)
+    bands, fused = rows[rows.index.isin(BANDS)], rows[~rows.index.isin(BANDS)]
+    if bands["Average"].isna().all() or fused["Average"].isna().all():
         return []
-    count = min(count, len(names))
-    bounds = [round(index * len(names) / count) for index in range(count + 1)]
-    stretches = [names[start:end] for start, end in pairwise(bounds)]
-    return [min(stretch, key=lambda name: hashlib.sha256(name.encode()).hexdigest()) for stretch in stretches]
+    difference = (
+        fused.loc[fused["Average"].idxmax(), list(classes)] - bands.loc[bands["Average"].idxmax(), list(classes)]
+    )
+    return [
+        (str(name), round(float(value), 3)) for name, value in difference.dropna().sort_values(ascending=False).items()
+    ]
 
 
-def image_data(path: Path, width: int) -> tuple[str, int, int]:
-    """Return an image as a WebP data URI, at most `width` pixels wide, and its original width and height."""
-    image = read_image(path)
-    original_height, original_width = image.shape[:2]
-    if original_width > width:
-        size = (width, max(1, round(original_height * width / original_width)))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
-    ok, data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 78])
-    assert ok, f"OpenCV cannot encode {path} as WebP"
-    return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}", original_width, original_height
+def table_rows(
+    table: pd.DataFrame, layout: Layout, tip: Callable[[str, str], Sequence[str]] = lambda row, column: ()
+) -> list[list[dict[str, Any]]]:
+    """Return a table's cells for the template: printed text, mark, the full value to sort by, and what hovering says.
 
-
-def gallery(
-    split: Split,
-    count: int,
-    images: Mapping[str, Sequence[Path]],
-    predictions: Mapping[str, Path],
-    score: float,
-    width: int,
-) -> list[dict[str, Any]]:
-    """Return scenes for the template: each with its panes, one a variant, and the boxes to draw on them.
-
-    Scenes are drawn from the test images that hold a box: an empty one shows nothing about a detector.
-
-    Raises:
-        InputError: a scene's image is missing, or a predictions file is no list of COCO results of this split.
+    `tip` adds lines to what hovering says, given the row's name and the column's.
     """
-    truth_file = split.file.with_name("truth_test.json")
-    truth = read_json(truth_file)
-    ids = {entry["file_name"]: entry["id"] for entry in truth["images"]}
-    classes = {entry["id"]: entry["name"] for entry in truth["categories"]}
-    missing = [name for name in split.test if name not in ids]
-    if missing:
-        raise InputError(f"{truth_file} has no image {missing[0]!r}, which test.txt names")
-    with_boxes = {entry["image_id"] for entry in truth["annotations"]}
-    scenes = choose_scenes([name for name in split.test if ids[name] in with_boxes], count)
-    wanted = {ids[name] for name in scenes}
-    found = {variant: _detections(file, wanted, classes, score) for variant, file in predictions.items()}
-    files = {variant: find_images(folders) for variant, folders in images.items()}
-    shown = []
-    for name in scenes:
-        boxes = [
-            {"box": entry["bbox"], "label": classes[entry["category_id"]]}
-            for entry in truth["annotations"]
-            if entry["image_id"] == ids[name]
-        ]
-        panes = []
-        for variant in images:
-            if name not in files[variant]:
-                raise InputError(f"{', '.join(map(str, images[variant]))} has no image {name!r} of variant {variant!r}")
-            data, image_width, image_height = image_data(files[variant][name], width)
-            text_size = round(0.034 * image_width, 1)
-            detections = [item | _label(item, text_size, image_width) for item in found[variant].get(ids[name], [])]
-            panes.append(
-                {
-                    "variant": variant,
-                    "data": data,
-                    "width": image_width,
-                    "height": image_height,
-                    "text_size": text_size,
-                    "detections": detections,
-                }
-            )
-        shown.append({"name": name, "truth": boxes, "panes": panes})
-    return shown
-
-
-def table_rows(table: pd.DataFrame, layout: Layout) -> list[list[dict[str, str]]]:
-    """Return a table's cells for the template: printed text, mark, and the full value to sort by and to hover."""
     cells, marks = printed(table, layout), rank_marks(table, layout)
     return [
         [
@@ -161,7 +99,7 @@ def table_rows(table: pd.DataFrame, layout: Layout) -> list[list[dict[str, str]]
                 "text": cells.at[row, name],
                 "mark": marks.at[row, name],
                 "full": _full(table.at[row, name]),
-                "numeric": not isinstance(table.at[row, name], str),
+                "tip": "\n".join([_digits(table.at[row, name]), *tip(str(table.iat[row, 0]), name)]),
             }
             for name in layout.columns
         ]
@@ -169,13 +107,110 @@ def table_rows(table: pd.DataFrame, layout: Layout) -> list[list[dict[str, str]]
     ]
 
 
-def not_measured(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
-    """Return, one sentence each, what a reader might take for measured and is not."""
+def detection_tip(
+    scores: pd.DataFrame, runs: Sequence[Mapping[str, Any]], fused: Mapping[str, Mapping[str, Any]]
+) -> Callable[[str, str], list[str]]:
+    """Return what hovering over Table II adds: over a row's name its provenance, over a number its seeds."""
+    values = dict(iter(scores.groupby(["variant", "class"], sort=False)))
+
+    def tip(variant: str, column: str) -> list[str]:
+        if column == "variant":
+            lines = [f"{key}: {str(value)[:70]}" for key, value in list(fused.get(variant, {}).items())[:6]]
+            for entry in runs:
+                if entry["variant"] == variant:
+                    facts = entry["provenance"]
+                    digests = (f"{key} {str(facts[key])[:12]}" for key in ("weights", "training") if key in facts)
+                    lines.append(f"detector, seed {entry['seed']}: {', '.join(digests)}")
+            return lines
+        if (variant, column) not in values:
+            return []
+        rows = values[variant, column]
+        return [f"seed {seed}: {_digits(value)}" for seed, value in zip(rows["seed"], rows["AP"], strict=True)]
+
+    return tip
+
+
+def rank_correlations(points: pd.DataFrame, metrics: Sequence[str]) -> list[dict[str, Any]]:
+    """Return Spearman's rank correlation of each fusion metric with Average, over the methods that have both.
+
+    Its p is two-sided: over all orders of the methods where those are at most 8, else over 9,999 drawn ones. NaN where
+    fewer than three methods have both, or all values of one are alike.
+    """
+    listed = []
+    for metric in metrics:
+        both = points[[metric, "Average"]].dropna()
+        rho = p = math.nan
+        if len(both) >= 3 and both.nunique().min() > 1:
+            average = both["Average"].to_numpy()
+            rho = float(spearmanr(both[metric], average).statistic)
+            p = float(
+                permutation_test(
+                    (both[metric].to_numpy(),),
+                    lambda values: spearmanr(values, average).statistic,  # noqa: B023
+                    permutation_type="pairings",
+                    n_resamples=math.factorial(8) if len(both) <= 8 else 9999,
+                    random_state=np.random.default_rng(0),
+                ).pvalue
+            )
+        listed.append({"metric": metric, "methods": len(both), "rho": rho, "p": p})
+    return listed
+
+
+def correlation_sentence(correlations: Sequence[Mapping[str, Any]]) -> str:
+    """Return, in words, whether the fusion metrics of this run predict the detector's score."""
+    known = [entry for entry in correlations if not math.isnan(entry["rho"])]
+    if not known:
+        return "Too few methods to correlate the fusion metrics with the detector's score: three are needed."
+    count = max(entry["methods"] for entry in known)
+    said = ", ".join(f"{e['metric'].replace('_', ' ')} {e['rho']:+.2f} (p {e['p']:.2f})" for e in known)
+    sure = [entry["metric"] for entry in known if entry["p"] * len(known) < 0.05]
+    told = (
+        f"After correction for their number, {', '.join(sure)} can be told from no correlation."
+        if sure
+        else "None can be told from no correlation"
+        + (f": {count} methods are too few for it." if count < 6 else ", after correction for their number.")
+    )
+    return f"Spearman's rank correlation with mAP over {count} methods: {said}. {told}"
+
+
+def precision_curves(split: Split, predictions: Mapping[str, Path]) -> dict[str, dict[str, np.ndarray]]:
+    """Return, for each class with boxes and each variant, the 101 interpolated precisions at an overlap of 0.5."""
+    from detection.average_precision import score  # late: nothing else here needs pycocotools
+
+    truth = read_json(split.file.with_name("truth_test.json"))
+    curves: dict[str, dict[str, np.ndarray]] = {name: {} for name in split.classes}
+    for variant, file in predictions.items():
+        scores = score(truth, read_json(file))
+        for index, name in enumerate(scores.classes):
+            if scores.boxes[index]:
+                curves[name][variant] = scores.precision[0, :, index, 0, -1]
+    return {name: by_variant for name, by_variant in curves.items() if by_variant}
+
+
+def seed_ranges(table: pd.DataFrame) -> dict[str, tuple[float, float]]:
+    """Return Average's lowest and highest seed by variant, where there are several seeds."""
+    rows = table.dropna(subset=["Average_low", "Average_high"])
+    return {row["variant"]: (row["Average_low"], row["Average_high"]) for _, row in rows.iterrows()}
+
+
+def not_measured(table: pd.DataFrame, facts: Mapping[str, Any], present: Mapping[str, bool]) -> list[str]:
+    """Return, one sentence each, what a reader might take for measured and is not.
+
+    `present` says which optional results the page was given.
+    """
     listed = []
     if int(table["seeds"].min()) == 1:
         listed.append("The spread between seeds: each detector was trained once.")
-    listed.append("Confidence intervals over test images, and tests of the differences between variants.")
-    listed.append("Average precision by condition (day, night, fog, ...): all test images are scored together.")
+    if not present["significance"]:
+        listed.append("Confidence intervals over test images, and tests of the differences between variants.")
+    if not present["conditions"]:
+        listed.append("Average precision by condition (day, night, fog, ...): all test images are scored together.")
+    if not present["helps"]:
+        listed.append("Which objects fusing found and lost: no list of them was given.")
+    if not present["costs"]:
+        listed.append("What each method costs in time and memory: in this run no cost was measured.")
+    if not present["test_sets"]:
+        listed.append("The fusion metrics on the paper's six test sets (Tables I and III): see config/table1.yaml.")
     empty = [name for name, count in facts["boxes"].items() if not count]
     if empty:
         listed.append(f"Average precision of {', '.join(empty)}: the test set has no box of it.")
@@ -199,6 +234,102 @@ def write_page(output: Path, context: Mapping[str, Any]) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Write the report of one run."""
+    options = _parse(argv)
+    split = collect.read_split(options.split)
+    table, facts = _read_table(options.tables / "table2.csv")
+    variants = table["variant"].tolist()
+    methods = [variant for variant in variants if variant not in BANDS]
+    images = _paths_by_name(options.images, "--images", variants)
+    predictions = _first(_paths_by_name(options.predictions, "--predictions", variants))
+    scores, _ = collect.read_scores(options.ap, variants, split)
+    if facts["digest_test"] != split.dataset["split"]["digest_test"]:
+        raise InputError(
+            f"{options.tables / 'table2.csv'} and {split.file} disagree: digest_test; make the tables again"
+        )
+    helps = read_json(options.helps) if options.helps else {}
+    costs = {name: read_json(path) for name, path in _first(_paths_by_name(options.costs, "--costs", None)).items()}
+    runs = [read_json(file) for file in options.ap]
+
+    fusion, fusion_facts = _read_table(options.tables / "fusion.csv") if methods else (pd.DataFrame(), {})
+    fused_facts = fusion_facts.get("fused", {})
+    tables = [
+        _table_context(
+            "table2",
+            "Table II: the detector on each variant",
+            table_rows(table, detection_layout(table, split.classes), detection_tip(scores, runs, fused_facts)),
+            detection_layout(table, split.classes),
+            detection_notes(facts),
+        )
+    ]
+    if methods:
+        layout = fusion_layout(fusion, metric_directions())
+        heading = "Fusion metrics: the images of each method"
+        notes = fusion_notes(fusion, fusion_facts)
+        tables.append(_table_context("fusion", heading, table_rows(fusion, layout), layout, notes))
+    test_sets = [block for file in options.test_set_tables for block in _test_set_blocks(file)]
+
+    pictures = read_pictures(split, images, predictions)
+    with_boxes = [name for name in split.test if pictures.boxes[name]]
+    scene_names = choose_scenes(with_boxes, options.scenes)
+    for kept in (Images(), Images(options.output.with_name(f"{options.output.stem}_images"))):
+        scenes = viewer_scenes(pictures, scene_names, options.least_score, options.image_width, kept)
+        crops = gallery(pictures, helps, options.crops, kept)
+        if kept.folder or kept.total <= 1e6 * options.embed_mb:
+            break
+    answer, trust = verdict(table, facts["dataset"])
+    context = {
+        "title": TITLE,
+        "answer": answer,
+        "trust": trust,
+        "changes": changes_by_class(table, split.classes),
+        "facts": facts,
+        "fused": fused_facts,
+        "tables": tables,
+        "test_sets": test_sets,
+        "charts": _charts(options, split, table, scores, fusion, costs, predictions),
+        "scenes": scenes,
+        "viewer": _script_json(
+            {
+                "variants": variants,
+                "classes": pictures.classes,
+                "best": _best_fused(table),
+                "scenes": scenes,
+            }
+        ),
+        "gallery": crops,
+        "score": options.score,
+        "least_score": options.least_score,
+        "warnings": split.dataset.get("warnings", []),
+        "not_measured": not_measured(
+            table,
+            facts,
+            {
+                "significance": (options.tables / "significance.json").is_file(),
+                "conditions": False,
+                "helps": bool(helps),
+                "costs": bool(costs),
+                "test_sets": bool(test_sets),
+            },
+        ),
+        "runs": [
+            {
+                "variant": entry["variant"],
+                "seed": entry["seed"],
+                "provenance": json.dumps(entry["provenance"], indent=2, ensure_ascii=False),
+            }
+            for entry in runs
+        ],
+        "config": json.dumps(read_json(options.config_snapshot), indent=2, ensure_ascii=False)
+        if options.config_snapshot
+        else None,
+    }
+    write_page(options.output, context)
+    kept.finish()
+    beside = f", its pictures in {kept.folder}" if kept.folder else ""
+    logging.info("report: %s, %.1f MB%s", options.output, options.output.stat().st_size / 1e6, beside)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reports.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -207,108 +338,168 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--split", type=Path, required=True, help="folder of the prepared split")
     parser.add_argument("--images", **pairs, required=True, help="VARIANT=FOLDER; a variant may come several times")
     parser.add_argument("--ap", type=Path, nargs="+", required=True, help="ap.json of every variant and seed")
-    parser.add_argument("--predictions", **pairs, required=True, help="VARIANT=predictions.json that the gallery draws")
+    parser.add_argument("--predictions", **pairs, required=True, help="VARIANT=predictions.json that the viewer draws")
     parser.add_argument("--losses", **pairs, help="METHOD=losses.csv of a method that was trained")
-    parser.add_argument("--config-snapshot", type=Path, help="the run's whole configuration (JSON), to be shown")
-    parser.add_argument("--scenes", type=int, default=6, help="test scenes in the gallery (default: %(default)s)")
+    parser.add_argument("--detector-losses", **pairs, help="VARIANT=results.csv of a detector's training")
+    parser.add_argument("--costs", **pairs, help="METHOD=cost.json of fusion.cost")
+    parser.add_argument("--helps", type=Path, help="helps.json: objects that each fused variant found and lost")
     parser.add_argument(
-        "--score", type=float, default=0.25, help="detections below this score are not drawn (default: %(default)s)"
+        "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv, table3.csv of reports.table1"
+    )
+    parser.add_argument("--config-snapshot", type=Path, help="the run's whole configuration (JSON), to be shown")
+    parser.add_argument("--scenes", type=int, default=6, help="test scenes in the viewer (default: %(default)s)")
+    parser.add_argument(
+        "--crops",
+        type=int,
+        default=3,
+        help="objects found and lost that are shown of each variant (default: %(default)s)",
     )
     parser.add_argument(
-        "--image-width",
-        type=int,
-        default=480,
-        help="pixels; wider gallery images are scaled down (default: %(default)s)",
+        "--score",
+        type=float,
+        default=0.25,
+        help="detections below this score are hidden at first (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--least-score",
+        type=float,
+        default=0.05,
+        help="detections below this score are left out (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--image-width", type=int, default=640, help="pixels; wider scenes are scaled down (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--embed-mb",
+        type=float,
+        default=8,
+        help="pictures up to so many megabytes stand in the page, more in a folder beside it (default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, required=True, help="the page, such as results/report.html")
-    options = parser.parse_args(argv)
+    return parser.parse_args(argv)
 
-    split = collect.read_split(options.split)
-    table, facts = _read_table(options.tables / "table2.csv")
-    variants = table["variant"].tolist()
-    methods = [variant for variant in variants if variant not in BANDS]
-    images = _paths_by_name(options.images, "--images", variants)
-    predictions = _paths_by_name(options.predictions, "--predictions", variants)
-    losses = {name: paths[0] for name, paths in _paths_by_name(options.losses, "--losses", None).items()}
-    scores, _ = collect.read_scores(options.ap, variants, split)
-    if facts["digest_test"] != split.dataset["split"]["digest_test"]:
-        raise InputError(
-            f"{options.tables / 'table2.csv'} and {split.file} disagree: digest_test; make the tables again"
-        )
 
-    tables = [
-        _table_context(
-            "table2", "Table II: the detector on each variant", table, detection_layout(table, split.classes)
-        )
+def _charts(
+    options: argparse.Namespace,
+    split: Split,
+    table: pd.DataFrame,
+    scores: pd.DataFrame,
+    fusion: pd.DataFrame,
+    costs: Mapping[str, Mapping[str, Any]],
+    predictions: Mapping[str, Path],
+) -> list[dict[str, Any]]:
+    """Return the charts for the template: title, SVG, what to read in it, and whether it takes the page's width."""
+    several = int(table["seeds"].min()) > 1
+    drawn = [
+        {
+            "title": "Average precision of each variant",
+            "svg": charts.average_intervals(table, scores, seed_ranges(table)),
+            "text": "Squares: single bands; diamonds: fused; dotted line: the better band."
+            + (" Rings: single seeds; bars: lowest to highest seed." if several else ""),
+            "wide": False,
+        }
     ]
-    tables[0]["notes"] = detection_notes(facts)
-    fusion_facts: dict[str, Any] = {}
-    if methods:
-        fusion, fusion_facts = _read_table(options.tables / "fusion.csv")
-        layout = fusion_layout(fusion, metric_directions())
-        tables.append(_table_context("fusion", "Fusion metrics: the images of each method", fusion, layout))
-        tables[1]["notes"] = fusion_notes(fusion, fusion_facts)
-
-    answer, trust = verdict(table, facts["dataset"])
-    curves = {name: read_csv(path)[0] for name, path in losses.items()}
-    runs = [(file, read_json(file)) for file in options.ap]
-    context = {
-        "title": TITLE,
-        "answer": answer,
-        "trust": trust,
-        "facts": facts,
-        "fused": fusion_facts.get("fused", {}),
-        "tables": tables,
-        "bars": Markup(charts.average_bars(table, scores)),
-        "losses": [
-            (name, Markup(charts.loss_curves(frame, f"losses{index}")))
-            for index, (name, frame) in enumerate(curves.items())
-        ],
-        "scenes": gallery(
-            split,
-            options.scenes,
-            images,
-            {variant: paths[0] for variant, paths in predictions.items()},
-            options.score,
-            options.image_width,
-        ),
-        "score": options.score,
-        "colours": {name: charts.PALETTE[index % len(charts.PALETTE)] for index, name in enumerate(split.classes)},
-        "warnings": split.dataset.get("warnings", []),
-        "not_measured": not_measured(table, facts),
-        "runs": [
+    if not fusion.empty:
+        points = fusion.merge(table[["variant", "Average"]], left_on="method", right_on="variant")
+        metrics = [name for name in metric_directions() if name in fusion]
+        correlations = rank_correlations(points, metrics)
+        titles = {
+            entry["metric"]: f"rank correlation {entry['rho']:+.2f}"
+            if not math.isnan(entry["rho"])
+            else "too few methods"
+            for entry in correlations
+            if entry["metric"] in table1.METRICS
+        }
+        if costs:
+            seconds = {name: cost["median_s"] for name, cost in costs.items()}
+            device = next(iter(costs.values()))
+            width, height = device["size"]
+            where = f"{width}x{height} on {device['device']}, {device['threads']} threads"
+            drawn.append(
+                {
+                    "title": "Cost against quality",
+                    "svg": charts.cost_against_average(points.assign(median_s=points["method"].map(seconds)), where),
+                    "text": "Up and to the left is better. Time from sources in memory to the fused image in memory.",
+                    "wide": False,
+                }
+            )
+        if titles:
+            drawn.append(
+                {
+                    "title": "Do the fusion metrics predict detection?",
+                    "svg": charts.metrics_against_average(points, titles),
+                    "text": correlation_sentence(correlations),
+                    "wide": True,
+                }
+            )
+    curves = precision_curves(split, predictions)
+    if curves:
+        drawn.append(
             {
-                "variant": scores["variant"],
-                "seed": scores["seed"],
-                "provenance": json.dumps(scores["provenance"], indent=2, ensure_ascii=False),
+                "title": "Precision against recall of each class, overlap 0.5",
+                "svg": charts.precision_recall(curves, list(predictions)),
+                "text": "One seed's detectors. Grey: single bands, infrared dotted.",
+                "wide": True,
             }
-            for _, scores in runs
-        ],
-        "config": json.dumps(read_json(options.config_snapshot), indent=2, ensure_ascii=False)
-        if options.config_snapshot
-        else None,
-    }
-    write_page(options.output, context)
-    logging.info("report: %s, %.1f MB", options.output, options.output.stat().st_size / 1e6)
+        )
+    trained = _first(_paths_by_name(options.losses, "--losses", None))
+    for index, (name, path) in enumerate(trained.items()):
+        svg = charts.loss_curves(read_csv(path)[0], f"losses{index}")
+        drawn.append({"title": f"Training of {name}", "svg": svg, "text": "", "wide": False})
+    detectors = _first(_paths_by_name(options.detector_losses, "--detector-losses", None))
+    if detectors:
+        svg = charts.detector_losses({name: read_csv(path)[0] for name, path in detectors.items()})
+        drawn.append({"title": "Training of the detectors", "svg": svg, "text": "One seed.", "wide": False})
+    return [chart | {"svg": Markup(chart["svg"])} for chart in drawn]
 
 
-def _table_context(identifier: str, heading: str, table: pd.DataFrame, layout: Layout) -> dict[str, Any]:
+def _best_fused(table: pd.DataFrame) -> str:
+    """Return the fused variant with the highest Average, or the last variant where none has one."""
+    fused = table[~table["variant"].isin(BANDS)].dropna(subset=["Average"])
+    return str(fused.loc[fused["Average"].idxmax(), "variant"] if len(fused) else table["variant"].iloc[-1])
+
+
+def _test_set_blocks(file: Path) -> list[table1.Block]:
+    """Return the printed parts of a table of test sets, from its CSV."""
+    frame, facts = _read_table(file)
+    texts = frame.select_dtypes(exclude="number").columns
+    frame[texts] = frame[texts].fillna("")
+    after = frame.columns.get_loc("images")
+    return table1.print_blocks(file.stem, frame, list(frame.columns[2:after]), {"definition": "", **facts})
+
+
+def _table_context(
+    identifier: str, heading: str, rows: list[list[dict[str, Any]]], layout: Layout, notes: list[str]
+) -> dict[str, Any]:
     return {
         "id": identifier,
         "heading": heading,
         "columns": list(layout.columns.values()),
-        "rows": table_rows(table, layout),
+        "rows": rows,
+        "notes": notes,
     }
 
 
+def _script_json(value: Any) -> Markup:
+    """Return JSON that may stand inside a script element: nothing in it can end the element."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
+
+
 def _read_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a table of `reports.tables`; facts that are JSON objects come back as such, and text columns as text."""
+    """Read a table of ours; facts that are JSON objects come back as such, and text columns as text."""
     frame, facts = read_csv(path)
+    frame[frame.columns[0]] = frame[frame.columns[0]].astype(object).where(frame[frame.columns[0]].notna(), "")
     frame[frame.columns[0]] = frame[frame.columns[0]].astype(str)
     parsed = {
         key: json.loads(value) if value.startswith("{") and key != "split" else value for key, value in facts.items()
     }
     return frame, parsed
+
+
+def _first(paths: Mapping[str, Sequence[Path]]) -> dict[str, Path]:
+    """Return the first path of each name."""
+    return {name: found[0] for name, found in paths.items()}
 
 
 def _paths_by_name(pairs: Sequence[str], option: str, names: Sequence[str] | None) -> dict[str, list[Path]]:
@@ -330,28 +521,8 @@ def _paths_by_name(pairs: Sequence[str], option: str, names: Sequence[str] | Non
     return {name: found[name] for name in names}
 
 
-def _detections(file: Path, wanted: set[int], classes: Mapping[int, str], score: float) -> dict[int, list[dict]]:
-    """Return the detections of the wanted images with at least `score`, by image id, most certain last (on top)."""
-    results = read_json(file)
-    found: dict[int, list[dict]] = {}
-    try:
-        for entry in sorted(results, key=lambda entry: entry["score"]):
-            if entry["image_id"] in wanted and entry["score"] >= score:
-                label = classes[entry["category_id"]]
-                box = [float(value) for value in entry["bbox"]]
-                found.setdefault(entry["image_id"], []).append({"box": box, "label": label, "score": entry["score"]})
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is no list of COCO results of this split ({type(error).__name__}: {error})") from None
-    return found
-
-
-def _label(item: Mapping[str, Any], size: float, image_width: int) -> dict[str, Any]:
-    """Return a detection's text and where it stands: above its box, or below it at the image's upper edge."""
-    text = f"{item['label']} {item['score']:.2f}"
-    left, top, _, height = item["box"]
-    left = max(0.0, min(left, image_width - 0.6 * size * len(text)))
-    top = top - 0.3 * size if top > 1.2 * size else top + height + size
-    return {"text": text, "text_x": round(left, 1), "text_y": round(top, 1)}
+def _digits(value: object) -> str:
+    return format_value(value, 6)
 
 
 def _full(value: object) -> str:

@@ -129,7 +129,10 @@ class ExampleRun:
         for part, names in (("train", self.train), ("test", self.test)):
             images = [{"id": int(name), "file_name": name, "width": SIZE[1], "height": SIZE[0]} for name in names]
             annotations = [
-                {"id": n, "image_id": images[n % len(images)]["id"], "category_id": 1 + n % 6, "bbox": [n, 3, 9, 12]}
+                {
+                    **{"id": n, "image_id": images[n % len(images)]["id"], "category_id": 1 + n % 6},
+                    **{"bbox": [n, 3, 9, 12], "area": 108, "iscrowd": 0},
+                }
                 for n in range(1, 25)
             ]
             truth = {"images": images, "annotations": annotations, "categories": categories}

@@ -1,15 +1,16 @@
 """The report: it needs nothing but itself, says what the tables say, and believes nobody's names."""
 
+import json
 import re
 from html.parser import HTMLParser
-from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
 from fusion.artefacts import read_csv, read_json, write_json
 from fusion.stage import InputError
-from reports import page, tables
+from reports import page, scenes, tables
 from reports.render import format_value
 
 
@@ -46,7 +47,8 @@ def text(ordinary_run) -> str:
 
 def test_page_needs_nothing_but_itself(text):
     elements = Elements(text)
-    assert not [tag for tag, attributes in elements.elements if tag == "script" and attributes]
+    for tag, attributes in elements.elements:
+        assert tag != "script" or not attributes or attributes["type"] == "application/json"
     assert not [tag for tag, _ in elements.elements if tag in ("link", "iframe", "object", "embed", "base")][1:]
     for value in elements.values("src", "href", "xlink:href", "srcset", "action", "data"):
         assert re.match(r"(#[\w-]+$|data:)", value), value
@@ -89,7 +91,7 @@ def test_undefined_is_shown_as_such_and_never_as_zero(example):
     for variant in run.variants:
         run.change(run.ap(variant), "classes", "Lamp", "boxes", value=0)
     text = write(run)
-    assert text.count('data-value="n/a" title="n/a">n/a<') >= len(run.variants)
+    assert text.count('data-value="n/a" data-tip="n/a') >= len(run.variants)
     assert "the test set has no box of it" in text
 
 
@@ -97,22 +99,40 @@ def test_hostile_names_are_shown_and_not_run(example):
     variant = "<script>alert(1)<!--&\"'"
     run = example(variants=("visible", "infrared", variant))
     elements = Elements(write(run))
-    assert [tag for tag, _ in elements.elements].count("script") == 1
+    assert [tag for tag, _ in elements.elements].count("script") == 2  # the data and the program
     assert variant in elements.texts  # as a row's heading
-    assert f"Scene {run.test[0]}, {variant}" in elements.values("alt")
+    assert variant in viewer_data(run)["variants"]
+
+
+def viewer_data(run) -> dict:
+    """What the page hands to its viewer, as the browser reads it."""
+    text = (run.folder / "report.html").read_text(encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="viewer-data">(.*?)</script>', text, re.DOTALL)
+    return json.loads(found[1])
 
 
 def test_every_variant_has_a_pane_of_every_scene(example):
     run = example()
-    elements = Elements(write(run))
-    panes = [attributes["alt"] for tag, attributes in elements.elements if tag == "img"]
-    assert len(panes) == len(run.variants) * 6
-    assert f"Scene {run.test[0]}, fnet" in panes
+    write(run)
+    data = viewer_data(run)
+    assert [scene["name"] for scene in data["scenes"]] == run.test
+    for scene in data["scenes"]:
+        assert list(scene["panes"]) == data["variants"] == list(run.variants)
+        assert all(pane["image"].startswith("data:image/webp;base64,") for pane in scene["panes"].values())
 
 
-def test_weak_detections_are_not_drawn(text):
-    assert "Car 0.90" in text
-    assert "Car 0.10" not in text
+def test_detections_say_which_true_box_they_find(example):
+    run = example()
+    truth = read_json(run.split / "truth_test.json")
+    box = next(entry for entry in truth["annotations"] if entry["image_id"] == int(run.test[0]))
+    found = {"image_id": box["image_id"], "category_id": box["category_id"], "bbox": box["bbox"], "score": 0.9}
+    stray = found | {"category_id": 1 + box["category_id"] % 6, "score": 0.8}
+    write_json(run.ap("fnet").with_name("predictions.json"), [found | {"score": 0.01}, stray, found])
+    write(run)
+    scene = viewer_data(run)["scenes"][0]
+    detections = scene["panes"]["fnet"]["detections"]
+    assert [item[5:] for item in detections] == [[0.9, 0], [0.8, -1]]  # the weakest is left out
+    assert scene["truth"][0][:4] == box["bbox"]
 
 
 def test_page_lists_what_was_not_measured(text):
@@ -170,14 +190,14 @@ def test_verdict_on_detectors_that_learned_nothing_says_so():
 
 def test_scenes_are_spread_over_the_sorted_list():
     names = [f"{number:03}" for number in range(60)]
-    chosen = page.choose_scenes(names[::-1], 6)
+    chosen = scenes.choose_scenes(names[::-1], 6)
     assert [int(name) // 10 for name in chosen] == [0, 1, 2, 3, 4, 5]
-    assert chosen == page.choose_scenes(names, 6)
+    assert chosen == scenes.choose_scenes(names, 6)
 
 
 def test_few_names_are_all_chosen():
-    assert page.choose_scenes(["b", "a"], 6) == ["a", "b"]
-    assert page.choose_scenes([], 6) == []
+    assert scenes.choose_scenes(["b", "a"], 6) == ["a", "b"]
+    assert scenes.choose_scenes([], 6) == []
 
 
 # What is refused
@@ -226,14 +246,114 @@ def test_tables_of_another_split_are_refused(tabled):
     refused(tabled, tabled.page_arguments(), str(file), "dataset.json", "digest_test")
 
 
-def test_images_are_scaled_down_and_never_up(tmp_path):
-    import numpy as np
+def test_images_are_scaled_down_and_never_up():
+    image = np.zeros((30, 100, 3), np.uint8)
+    assert scenes.scaled(image, 50).shape == (15, 50, 3)
+    assert scenes.scaled(image, 500).shape == image.shape
 
-    from fusion.pairs import write_image
 
-    path = Path(tmp_path / "a.png")
-    write_image(path, np.zeros((30, 100, 3), np.uint8))
-    small, large = page.image_data(path, 50), page.image_data(path, 500)
-    assert small[1:] == large[1:] == (100, 30)
-    assert small[0].startswith("data:image/webp;base64,")
-    assert len(small[0]) <= len(large[0])
+# What a detection finds
+
+
+def box(x: float, y: float, width: float, height: float, name: str = "Car") -> dict:
+    return {"bbox": [x, y, width, height], "class": name}
+
+
+def test_overlap_is_intersection_over_union():
+    assert scenes.overlap([0, 0, 4, 4], [2, 0, 4, 4]) == pytest.approx(8 / 24)
+    assert scenes.overlap([0, 0, 4, 4], [4, 0, 4, 4]) == 0
+    assert scenes.overlap([0, 0, 0, 0], [0, 0, 0, 0]) == 0
+
+
+def test_a_box_is_found_once_and_by_the_most_certain():
+    truth = [box(0, 0, 10, 10)]
+    assert scenes.match(truth, [box(1, 0, 10, 10), box(0, 0, 10, 10)]) == [0, -1]
+
+
+def test_a_detection_of_another_class_finds_nothing():
+    assert scenes.match([box(0, 0, 10, 10)], [box(0, 0, 10, 10, "Bus")]) == [-1]
+
+
+def test_a_detection_finds_the_box_that_it_covers_best():
+    truth = [box(0, 0, 10, 10), box(2, 0, 10, 10)]
+    assert scenes.match(truth, [box(2, 0, 10, 10), box(1, 0, 10, 10)]) == [1, 0]
+
+
+def test_matches_are_those_of_the_coco_evaluator(rng):
+    """Found boxes at overlap 0.5 are as many as pycocotools counts, over random scenes."""
+    from detection.average_precision import score
+
+    for _ in range(20):
+        corners = rng.uniform(0, 60, (6, 2))
+        truth = [box(*map(float, corner), 20.0, 20.0) for corner in corners]
+        shifted = corners[rng.integers(0, 6, 9)] + rng.normal(0, 4, (9, 2))
+        detections = [box(*map(float, corner), 20.0, 20.0) for corner in shifted]
+        images = [{"id": 1, "file_name": "a", "width": 100, "height": 100}]
+        entries = [
+            {"id": n, "image_id": 1, "category_id": 1, "bbox": b["bbox"], "area": 400.0, "iscrowd": 0}
+            for n, b in enumerate(truth, 1)
+        ]
+        results = [
+            {"image_id": 1, "category_id": 1, "bbox": b["bbox"], "score": 0.9 - 0.01 * n}
+            for n, b in enumerate(detections)
+        ]
+        coco = {"images": images, "annotations": entries, "categories": [{"id": 1, "name": "Car"}]}
+        found = sum(index >= 0 for index in scenes.match(truth, detections))
+        assert found / 6 == pytest.approx(score(coco, results).recall[0, 0, 0, -1])
+
+
+# Found and lost objects, pictures beside the page
+
+
+def helped(run) -> list[str]:
+    item = {"image": run.test[0], "class": "Car", "bbox": [5, 3, 9, 12], "size": "small", "condition": "fog"}
+    write_json(run.folder / "helps.json", {"fnet": {"found": [item, item | {"image": run.test[1]}], "lost": []}})
+    return [*run.page_arguments(), "--helps", str(run.folder / "helps.json")]
+
+
+def test_found_and_lost_objects_are_shown(tabled):
+    page.main(helped(tabled))
+    text = (tabled.folder / "report.html").read_text(encoding="utf-8")
+    gallery = text[text.index('<section id="gallery">') : text.index('<section id="charts">')]
+    assert "2 found, 0 lost" in gallery
+    assert gallery.count("Car, small, fog") == 2
+    alts = Elements(gallery).values("alt")
+    assert [alt.rpartition(", ")[2] for alt in alts] == ["visible", "infrared", "fnet"] * 2
+    assert "Which objects fusing found and lost" not in text
+
+
+def test_many_pictures_lie_beside_the_page(tabled):
+    page.main([*tabled.page_arguments(), "--embed-mb", "0"])
+    folder = tabled.folder / "report_images"
+    first = {file.name for file in folder.iterdir()}
+    for scene in viewer_data(tabled)["scenes"]:
+        for pane in scene["panes"].values():
+            assert (tabled.folder / pane["image"]).is_file()
+    (folder / "0123456789abcdef.webp").write_bytes(b"of an earlier page")
+    page.main([*tabled.page_arguments(), "--embed-mb", "0"])
+    assert {file.name for file in folder.iterdir()} == first
+
+
+# Metrics against the detector
+
+
+def test_rank_correlation_is_spearmans_with_an_exact_p():
+    points = pd.DataFrame({"MI": [1.0, 2.0, 3.0, 4.0], "VIF": [4.0, 3.0, 2.0, 1.5], "Average": [0.1, 0.2, 0.3, 0.4]})
+    mi, vif = page.rank_correlations(points, ["MI", "VIF"])
+    assert (mi["rho"], vif["rho"]) == (1.0, -1.0)
+    assert mi["p"] == vif["p"] == pytest.approx(2 / 24)  # two of the 24 orders are as extreme
+    assert "4 methods are too few" in page.correlation_sentence([mi, vif])
+
+
+def test_two_methods_have_no_rank_correlation():
+    points = pd.DataFrame({"MI": [1.0, 2.0], "Average": [0.1, 0.2]})
+    (entry,) = page.rank_correlations(points, ["MI"])
+    assert np.isnan(entry["rho"])
+    assert "Too few methods" in page.correlation_sentence([entry])
+
+
+def test_changes_by_class_are_the_best_fused_against_the_better_band():
+    table = pd.DataFrame(
+        {"variant": ["visible", "infrared", "fnet"], "Car": [0.5, 0.1, 0.6], "Bus": [0.5, 0.9, 0.4], "Lamp": np.nan}
+    ).assign(Average=[0.5, 0.45, 0.55])
+    assert page.changes_by_class(table, ["Bus", "Car", "Lamp"]) == [("Car", 0.1), ("Bus", -0.1)]

@@ -248,6 +248,11 @@ def gallery_images():
     ]
 
 
+def named(names, files):
+    """Return NAME=FILE words."""
+    return [f"{name}={file}" for name, file in zip(names, files, strict=True)]
+
+
 def losses_of_training(wildcards):
     """Return the loss curves of what this run trains: FNet's, unless its weights are the user's."""
     trained = "fnet" in METHOD_NAMES and not config["fnet"]["weights"]

@@ -61,6 +61,17 @@ rule build_report:
             seed=SEEDS[0],
         ),
         losses=losses_of_training,
+        detector_losses=expand(
+            "<results>/detection/{variant}/seed{seed}/results.csv",
+            variant=VARIANTS,
+            seed=SEEDS[0],
+        ),
+        costs=expand("<results>/cost/{method}.json", method=METHOD_NAMES),
+        test_set_tables=[
+            f"<results>/tables/{name}.csv"
+            for name in config["tables"]
+            if name not in ("table2", "fusion")
+        ],
         images=sources("visible", "infrared"),
     output:
         report(
@@ -73,10 +84,14 @@ rule build_report:
     localrule: True
     params:
         images=gallery_images(),
-        predictions=lambda wildcards, input: [
-            f"{variant}={file}"
-            for variant, file in zip(VARIANTS, input.predictions, strict=True)
-        ],
+        predictions=lambda wildcards, input: named(VARIANTS, input.predictions),
+        curves=lambda wildcards, input: options(
+            {
+                "detector_losses": named(VARIANTS, input.detector_losses),
+                "costs": named(METHOD_NAMES, input.costs),
+                "test_set_tables": list(input.test_set_tables),
+            }
+        ),
         losses=lambda wildcards, input: options(
             {"losses": [f"fnet={file}" for file in input.losses]}
         ),
@@ -84,4 +99,5 @@ rule build_report:
     shell:
         'python -m reports.page --split "$(dirname {input.split:q})" --tables "$(dirname {input.tables[0]:q})"'
         " --images {params.images:q} --ap {input.ap:q} --predictions {params.predictions:q} {params.losses:q}"
+        " {params.curves:q}"
         " --config-snapshot {input.config:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -1,0 +1,261 @@
+"""The report's pictures: test scenes with truth and detections, and crops of objects that fusing found or lost.
+
+A detection is correct where it covers a box of its class that no more certain detection of its class has, by an
+intersection over union of at least 0.5: what COCO counts at that overlap. Pictures come from one seed's detector.
+"""
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from fusion.artefacts import read_json, replacing
+from fusion.pairs import find_images, read_image
+from fusion.stage import InputError
+from reports.collect import Split
+
+OVERLAP = 0.5  # least intersection over union of a detection and the box it finds
+WEBP_QUALITY = 78
+CROP = 120  # side of a gallery crop on the page, pixels
+
+
+@dataclass
+class Images:
+    """Where the page's images go: into the page itself, or, where `folder` is given, into that folder beside it.
+
+    total: bytes of all images so far.
+    """
+
+    folder: Path | None = None
+    total: int = 0
+    written: list[str] = field(default_factory=list)
+
+    def add(self, image: np.ndarray) -> str:
+        """Take an image, uint8 (H, W) or (H, W, 3) RGB; return the address that the page uses."""
+        image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
+        ok, data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])
+        assert ok, "OpenCV cannot encode WebP"
+        self.total += len(data)
+        if self.folder is None:
+            return f"data:image/webp;base64,{base64.b64encode(data.tobytes()).decode()}"
+        name = f"{hashlib.sha256(data.tobytes()).hexdigest()[:16]}.webp"
+        with replacing(self.folder / name) as part:
+            part.write_bytes(data.tobytes())
+        self.written.append(name)
+        return f"{self.folder.name}/{name}"
+
+    def finish(self) -> None:
+        """Remove the images that an earlier page left in the folder."""
+        if self.folder is not None and self.folder.is_dir():
+            for file in self.folder.glob("*.webp"):
+                if file.name not in self.written:
+                    file.unlink()
+
+
+def scaled(image: np.ndarray, width: int) -> np.ndarray:
+    """Return an image scaled down to `width` pixels; one that is no wider comes back as it is."""
+    height, own = image.shape[:2]
+    if own <= width:
+        return image
+    return cv2.resize(image, (width, max(1, round(height * width / own))), interpolation=cv2.INTER_AREA)
+
+
+def choose_scenes(names: Sequence[str], count: int) -> list[str]:
+    """Return `count` names spread over the sorted list: of each equal stretch, the one with the smallest digest.
+
+    The digest is of the name alone, so the choice knows nothing of any result, and unlike a fixed stride it does not
+    fall into step with a data set whose conditions repeat.
+    """
+    names = sorted(names)
+    if not names or count < 1:
+        return []
+    count = min(count, len(names))
+    bounds = [round(index * len(names) / count) for index in range(count + 1)]
+    stretches = [names[start:end] for start, end in pairwise(bounds)]
+    return [min(stretch, key=lambda name: hashlib.sha256(name.encode()).hexdigest()) for stretch in stretches]
+
+
+def overlap(first: Sequence[float], second: Sequence[float]) -> float:
+    """Return the intersection over union of two boxes x, y, width, height; 0 where both are empty."""
+    width = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
+    height = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
+    shared = max(0.0, width) * max(0.0, height)
+    union = first[2] * first[3] + second[2] * second[3] - shared
+    return shared / union if union > 0 else 0.0
+
+
+def match(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Return, for each detection, the index of the true box that it finds, or -1.
+
+    Both hold `bbox` (x, y, width, height) and `class`; detections come the most certain first, so that leaving out
+    the less certain ones changes nothing for the others.
+    """
+    taken: set[int] = set()
+    found = []
+    for detection in detections:
+        candidates = [
+            (overlap(box["bbox"], detection["bbox"]), -index)
+            for index, box in enumerate(truth)
+            if box["class"] == detection["class"] and index not in taken
+        ]
+        best, index = max(candidates, default=(0.0, 0))
+        found.append(-index if best >= OVERLAP else -1)
+        taken.add(found[-1])
+    return found
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What all pictures of a page need: the images of every variant by name, the truth, the detections.
+
+    files: paths by variant and name. boxes: true boxes by name. detections: by variant and name, most certain first.
+    conditions: by name, where the data set states them.
+    """
+
+    files: Mapping[str, Mapping[str, Path]]
+    folders: Mapping[str, Sequence[Path]]
+    classes: Sequence[str]
+    boxes: Mapping[str, Sequence[Mapping[str, Any]]]
+    detections: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+    conditions: Mapping[str, str]
+
+    def image(self, variant: str, name: str) -> np.ndarray:
+        """Return a variant's image; InputError where there is none."""
+        if name not in self.files[variant]:
+            raise InputError(
+                f"{', '.join(map(str, self.folders[variant]))} has no image {name!r} of variant {variant!r}"
+            )
+        return read_image(self.files[variant][name])
+
+
+def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], predictions: Mapping[str, Path]) -> Pictures:
+    """Read truth and predictions, and find every variant's images.
+
+    Raises:
+        InputError: the truth lacks a test image, or a predictions file is no list of COCO results of this split.
+    """
+    truth_file = split.file.with_name("truth_test.json")
+    truth = read_json(truth_file)
+    names = {entry["id"]: entry["file_name"] for entry in truth["images"]}
+    classes = {entry["id"]: entry["name"] for entry in truth["categories"]}
+    missing = sorted(set(split.test) - set(names.values()))
+    if missing:
+        raise InputError(f"{truth_file} has no image {missing[0]!r}, which test.txt names")
+    boxes: dict[str, list[dict[str, Any]]] = {name: [] for name in names.values()}
+    for entry in truth["annotations"]:
+        boxes[names[entry["image_id"]]].append({"bbox": entry["bbox"], "class": classes[entry["category_id"]]})
+    return Pictures(
+        files={variant: find_images(folders) for variant, folders in images.items()},
+        folders=images,
+        classes=list(classes.values()),
+        boxes=boxes,
+        detections={variant: _detections(file, names, classes) for variant, file in predictions.items()},
+        conditions={entry["file_name"]: str(entry["condition"]) for entry in truth["images"] if entry.get("condition")},
+    )
+
+
+def viewer_scenes(
+    pictures: Pictures, names: Sequence[str], least_score: float, width: int, images: Images
+) -> list[dict[str, Any]]:
+    """Return the scenes of the viewer: images, true boxes, and every variant's detections with what each found.
+
+    Boxes are in pixels of the original images. Detections below `least_score` are left out.
+    """
+    classes = {name: index for index, name in enumerate(pictures.classes)}
+    scenes = []
+    for name in names:
+        truth = pictures.boxes[name]
+        panes, size = {}, (0, 0)
+        for variant in pictures.files:
+            image = pictures.image(variant, name)
+            size = image.shape[1::-1]
+            detections = [d for d in pictures.detections[variant].get(name, []) if d["score"] >= least_score]
+            panes[variant] = {
+                "image": images.add(scaled(image, width)),
+                "detections": [
+                    [*(round(v, 1) for v in item["bbox"]), classes[item["class"]], round(item["score"], 3), found]
+                    for item, found in zip(detections, match(truth, detections), strict=True)
+                ],
+            }
+        scenes.append(
+            {
+                "name": name,
+                "condition": pictures.conditions.get(name, ""),
+                "size": list(size),
+                "truth": [[*(round(v, 1) for v in box["bbox"]), classes[box["class"]]] for box in truth],
+                "panes": panes,
+            }
+        )
+    return scenes
+
+
+def gallery(
+    pictures: Pictures, helps: Mapping[str, Mapping[str, Any]], count: int, images: Images
+) -> list[dict[str, Any]]:
+    """Return, for each variant of `helps`, crops of the largest objects that it found and lost.
+
+    `helps[variant]` holds the lists `found` and `lost` of objects: `image`, `class`, `bbox`. Of one image at most one
+    object is shown. Each crop comes from visible, infrared and the variant, with room around the object.
+    """
+    shown = []
+    for variant, lists in helps.items():
+        if variant not in pictures.files:
+            continue
+        entry: dict[str, Any] = {"variant": variant}
+        for kind in ("found", "lost"):
+            objects = list(lists.get(kind, []))
+            largest = sorted(objects, key=lambda item: -item["bbox"][2] * item["bbox"][3])
+            one_each = list({item["image"]: item for item in reversed(largest)}.values())[::-1][:count]
+            entry[kind] = {"total": len(objects), "objects": [_crops(pictures, variant, o, images) for o in one_each]}
+        shown.append(entry)
+    return shown
+
+
+def _crops(pictures: Pictures, variant: str, item: Mapping[str, Any], images: Images) -> dict[str, Any]:
+    """Return an object's crops and where its box lies in them, in per cent of the crop's side."""
+    x, y, width, height = item["bbox"]
+    sources = [*(band for band in ("visible", "infrared") if band in pictures.files), variant]
+    crops = []
+    for source in sources:
+        image = pictures.image(source, item["image"])
+        side = min(max(2.2 * max(width, height), 48), *image.shape[:2])
+        left = min(max(x + width / 2 - side / 2, 0), image.shape[1] - side)
+        top = min(max(y + height / 2 - side / 2, 0), image.shape[0] - side)
+        crop = image[round(top) : round(top + side), round(left) : round(left + side)]
+        size = min(2 * CROP, max(CROP, crop.shape[1]))
+        kind = cv2.INTER_AREA if crop.shape[1] > size else cv2.INTER_CUBIC
+        crops.append({"source": source, "image": images.add(cv2.resize(crop, (size, size), interpolation=kind))})
+    box = [100 * value / side for value in (x - left, y - top, width, height)]
+    facts = [item["class"], *(str(item[key]) for key in ("size", "condition") if item.get(key))]
+    return {
+        "image": item["image"],
+        "class": item["class"],
+        "caption": ", ".join(facts),
+        "crops": crops,
+        "box": [round(value, 1) for value in box],
+    }
+
+
+def _detections(file: Path, names: Mapping[int, str], classes: Mapping[int, str]) -> dict[str, list[dict[str, Any]]]:
+    """Return a predictions file's detections by image name, the most certain first."""
+    results = read_json(file)
+    found: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for entry in sorted(results, key=lambda entry: -entry["score"]):
+            x, y, width, height = (float(value) for value in entry["bbox"])
+            found.setdefault(names[entry["image_id"]], []).append(
+                {
+                    "bbox": [x, y, width, height],
+                    "class": classes[entry["category_id"]],
+                    "score": float(entry["score"]),
+                }
+            )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{file} is no list of COCO results of this split ({type(error).__name__}: {error})") from None
+    return found
