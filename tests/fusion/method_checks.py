@@ -1,0 +1,81 @@
+"""What the tests of every published method check, with the method's own numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from fusion.colour import split_pair
+from fusion.methods import METHODS, Training
+from fusion.metrics import prepare, score
+from fusion.pairs import find_pairs
+
+
+def random_pairs(count: int, height: int, width: int) -> torch.Tensor:
+    """Return smooth visible and infrared images with some noise, (2, count, 1, height, width) in 0..1."""
+    rng = np.random.default_rng(5)
+    images = rng.random((2 * count, height, width), np.float32)
+    smooth = [cv2.GaussianBlur(image, (0, 0), 3) for image in images]
+    smooth = [(image - image.min()) / np.ptp(image) for image in smooth]
+    return torch.from_numpy(0.9 * np.stack(smooth) + 0.1 * images).view(2, count, 1, height, width)
+
+
+def settled(network: torch.nn.Module) -> torch.nn.Module:
+    """Return the network in evaluation mode, with batch statistics as after some training."""
+    with torch.no_grad():
+        network.train()(*random_pairs(4, 48, 48))
+    return network.eval()
+
+
+def check_sizes_and_batches(network: torch.nn.Module, sizes: Sequence[tuple[int, int]] = ((37, 51), (16, 9))) -> None:
+    """Odd sizes keep their size; a batch gives what its images give one by one; the sources differ in role."""
+    for height, width in sizes:
+        visible, infrared = random_pairs(3, height, width)
+        with torch.inference_mode():
+            fused = network(visible, infrared)
+            singles = [network(visible[n : n + 1], infrared[n : n + 1]) for n in range(3)]
+            swapped = network(infrared, visible)
+        assert fused.shape == visible.shape and fused.isfinite().all()
+        assert torch.allclose(fused, torch.cat(singles), atol=2e-5)
+        assert not torch.allclose(fused, swapped, atol=1e-4)
+
+
+def fused_scores(shared: Path, name: str, weights: Path, images: Sequence[str]) -> list[dict[str, float]]:
+    """Score TNO images fused by a method with its authors' weights and output, as `fusion.fuse` writes them."""
+    method, folder = METHODS[name], shared / "data/fusion_test/TNO"
+    fuser = method.load(weights, "cpu", "fp32")
+    rows = []
+    for pair in find_pairs(folder / "vi", folder / "ir", images):
+        visible, infrared, _, _ = split_pair(pair, "grey")
+        fused = method.authors_output(fuser(np.float32(visible) / 255, np.float32(infrared) / 255))
+        fused = np.rint(np.clip(fused, 0, 1) * 255).astype(np.uint8)
+        rows.append(score(prepare(visible, infrared), fused, ["MI", "VIF", "Qabf", "SSIM"]))
+    return rows
+
+
+def check_scores(found: Mapping[str, float], wanted: Sequence[float]) -> None:
+    """MI, VIF, Qabf and SSIM are the fact sheet's to the hundredth that it prints."""
+    assert list(found.values()) == pytest.approx(list(wanted), abs=0.01)
+
+
+def losses_of(training: Training, phase: int, steps: int, side: int, batch: int = 2) -> list[float]:
+    """Return the total loss before each of some steps on one batch."""
+    torch.manual_seed(0)
+    visible, infrared = random_pairs(batch, side, side)
+    chosen, totals = training.phases[phase], []
+    optimiser = torch.optim.Adam(chosen.parameters, lr=chosen.lr)
+    training.network.train()
+    for _ in range(steps):
+        terms = chosen.loss(visible, infrared)
+        parts = sum(value.item() for key, value in terms.items() if key != "total")
+        assert terms["total"].item() == pytest.approx(parts, rel=1e-4)
+        optimiser.zero_grad()
+        terms["total"].backward()
+        # The loop takes the norm of all gradients: what a phase names must have one.
+        assert all(parameter.grad is not None for parameter in chosen.parameters)
+        optimiser.step()
+        totals.append(terms["total"].item())
+    return totals
