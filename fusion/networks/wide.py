@@ -128,7 +128,7 @@ def go_up(maps: Tensor, weight: Tensor) -> Tensor:
     wide = F.pad(Shift.apply(maps).flatten(1, 2), (0, 0, 0, 0, 0, fill))
     # (64, n, dy, dx) to (64, dx n, dy, 1): the channels' order above.
     taps = F.pad(weight.permute(0, 3, 1, 2).flatten(1, 2), (0, 0, 0, fill)).unsqueeze(-1)
-    return convolve(wide, taps)
+    return Column.apply(wide, taps)
 
 
 def come_down(code: Tensor, weight: Tensor) -> Tensor:
@@ -137,14 +137,53 @@ def come_down(code: Tensor, weight: Tensor) -> Tensor:
     fill = -(KERNEL * maps) % TILE_CHANNELS
     # (m, 64, dy, dx) to (dx m, 64, dy, 1).
     taps = F.pad(weight.permute(3, 0, 1, 2).flatten(0, 1), (0, 0, 0, 0, 0, fill)).unsqueeze(-1)
-    wide = convolve(code, taps)
+    wide = Column.apply(code, taps)
     return SumShifted.apply(wide[:, : KERNEL * maps].unflatten(1, (KERNEL, maps)))
 
 
-def convolve(maps: Tensor, taps: Tensor) -> Tensor:
-    """Convolve with a column of nine taps, channels-last, as a GPU's matrix units want it."""
-    layout = torch.channels_last
-    return F.conv2d(maps.contiguous(memory_format=layout), taps.contiguous(memory_format=layout), padding=(HALF, 0))
+class Column(torch.autograd.Function):
+    """Convolution of maps (N, c, H, W) with a column of nine taps (o, c, 9, 1), channels-last, zero-padded.
+
+    Libraries sum a weight's gradient over all pixels in a few blocks, which leaves most of a GPU idle where weights are
+    as small as these. Here it is a matrix product for each of many slices of the batch, and a sum over them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, maps: Tensor, taps: Tensor) -> Tensor:
+        """Convolve."""
+        maps = maps.contiguous(memory_format=torch.channels_last)
+        ctx.save_for_backward(maps, taps)
+        return _column(maps, taps)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
+        """Correlate: the gradient with the taps, and the maps with the gradient."""
+        maps, taps = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        of_maps = _column(gradient, taps.transpose(0, 1).flip(2)) if ctx.needs_input_grad[0] else None
+        # Whichever has fewer channels is laid out nine times.
+        if maps.shape[1] <= gradient.shape[1]:
+            of_taps = _products(gradient, maps).permute(0, 2, 1)
+        else:
+            of_taps = _products(maps, gradient).flip(1).permute(2, 0, 1)
+        return of_maps, of_taps.unsqueeze(-1).to(taps.dtype)
+
+
+def _column(maps: Tensor, taps: Tensor) -> Tensor:
+    return F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last), padding=(HALF, 0))
+
+
+def _products(fixed: Tensor, moved: Tensor) -> Tensor:
+    """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), float32 at least: (a, dy, b)."""
+    count, channels, height, _ = moved.shape
+    padded = F.pad(moved.permute(0, 2, 3, 1), (0, 0, 0, 0, HALF, HALF))
+    columns = torch.cat([padded[:, dy : dy + height] for dy in range(KERNEL)], dim=-1)
+    slices = count * next(n for n in (8, 4, 2, 1) if height % n == 0)
+    products = torch.bmm(
+        fixed.permute(0, 2, 3, 1).reshape(slices, -1, fixed.shape[1]).transpose(1, 2),
+        columns.reshape(slices, -1, KERNEL * channels),
+    )
+    return products.sum(0, dtype=torch.promote_types(products.dtype, torch.float32)).unflatten(1, (KERNEL, channels))
 
 
 def read_wide(image: Tensor, block: "Merged", kind: torch.dtype) -> Tensor:
