@@ -23,7 +23,7 @@ import numpy as np
 from fusion.artefacts import replacing, sha256_file, versions, write_json
 from fusion.colour import COLOURS, split_pair
 from fusion.devices import DEVICES, claimed_device
-from fusion.pairs import Pair
+from fusion.pairs import Pair, find_pairs, read_names
 from fusion.stage import InputError, run
 
 if TYPE_CHECKING:
@@ -178,15 +178,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m fusion.explain", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--weights", type=Path, required=True, help="FNet's weights: ours, or the authors' FNet.pth")
-    parser.add_argument("--visible", type=Path, required=True, metavar="FILE", help="the visible image")
-    parser.add_argument("--infrared", type=Path, required=True, metavar="FILE", help="the infrared image, aligned")
+    parser.add_argument(
+        "--visible", type=Path, required=True, nargs="+", help="the visible image, or folders of them with --names"
+    )
+    parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="the infrared image, or folders")
+    parser.add_argument("--names", type=Path, help="list of stems, one a line: the first of the folders' is explained")
     parser.add_argument("--output", type=Path, required=True, help="folder for the sheets and insides.json")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="as in fusion.fuse (default: auto)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     options = parser.parse_args(argv)
 
-    pair = Pair(options.visible.stem, options.visible, options.infrared)
+    pair = _find_pair(options.visible, options.infrared, options.names)
     visible, infrared, _, colour = split_pair(pair, options.colour)
     sources = {"visible": np.float32(visible) / 255, "infrared": np.float32(infrared) / 255}
     from fusion.methods.fnet import read_network
@@ -203,7 +206,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     }
     for name, figure in sheets.items():
         with replacing(options.output / f"{name}.png") as part:
-            figure.savefig(part, dpi=120, metadata={"Software": None})
+            figure.savefig(part, dpi=120, metadata={"Software": None}, pil_kwargs={"optimize": True})
     facts = {
         name: {
             "thresholds": code.thresholds,
@@ -219,6 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "weights": sha256_file(options.weights),
         "visible": sha256_file(pair.visible),
         "infrared": sha256_file(pair.infrared),
+        "name": pair.name,
         "size": list(visible.shape[::-1]),
         "colour": colour,
         "block": type(network.code_common).__name__,
@@ -228,6 +232,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, code in codes.items():
         logging.info("%-18s %.0f%% of the code silent", TITLES[name], 100 * code.silent[-1])
     logging.info("insides of %s in %s", type(network).__name__, options.output)
+
+
+def _find_pair(visible: Sequence[Path], infrared: Sequence[Path], names: Path | None) -> Pair:
+    """Return the pair that two files are or, with a list of names, the first pair of it in two lists of folders."""
+    if names is not None:
+        return find_pairs(visible, infrared, read_names(names)[:1])[0]
+    for option, paths in (("visible", visible), ("infrared", infrared)):
+        if len(paths) != 1 or paths[0].is_dir():
+            raise InputError(f"--{option} {' '.join(map(str, paths))}: wanted one image, or folders with --names")
+    return Pair(visible[0].stem, visible[0], infrared[0])
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import jinja2
 import numpy as np
 import pandas as pd
@@ -24,7 +25,7 @@ from fusion.stage import InputError, run
 from reports import charts, collect, table1
 from reports.collect import BANDS, Split
 from reports.render import Layout, format_value, printed, rank_marks
-from reports.scenes import Images, choose_scenes, gallery, read_pictures, viewer_scenes
+from reports.scenes import Images, choose_scenes, gallery, read_pictures, scaled, viewer_scenes
 from reports.tables import detection_layout, detection_notes, fusion_layout, fusion_notes, metric_directions
 
 TITLE = "Does fusion help the detector?"
@@ -297,6 +298,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             }
         ),
         "gallery": crops,
+        "insides": _insides(options.insides, kept) if options.insides else None,
         "score": options.score,
         "least_score": options.least_score,
         "warnings": split.dataset.get("warnings", []),
@@ -343,6 +345,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--detector-losses", **pairs, help="VARIANT=results.csv of a detector's training")
     parser.add_argument("--costs", **pairs, help="METHOD=cost.json of fusion.cost")
     parser.add_argument("--helps", type=Path, help="helps.json: objects that each fused variant found and lost")
+    parser.add_argument("--insides", type=Path, help="folder that fusion.explain wrote of one test pair")
     parser.add_argument(
         "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv, table3.csv of reports.table1"
     )
@@ -451,6 +454,28 @@ def _charts(
         svg = charts.detector_losses({name: read_csv(path)[0] for name, path in detectors.items()})
         drawn.append({"title": "Training of the detectors", "svg": svg, "text": "One seed.", "wide": False})
     return [chart | {"svg": Markup(chart["svg"])} for chart in drawn]
+
+
+def _insides(folder: Path, images: Images) -> dict[str, Any]:
+    """Return FNet's insides for the template: its sheets, and in words how much of each code is silent."""
+    facts = read_json(folder / "insides.json")
+    silent = {name: code["silent_share"][-1] for name, code in facts["codes"].items()}
+    sheets = {
+        "reconstructions": "What each code adds to the fused luma",
+        "features": "The codes: mean magnitude over the filters, and the strongest filters",
+        "iterations": "Threshold, momentum and silent share of every iteration",
+    }
+    pictures = {name: cv2.imread(str(folder / f"{name}.png")) for name in sheets}  # drawn with an alpha channel
+    if missing := [name for name, picture in pictures.items() if picture is None]:
+        raise InputError(f"{folder} lacks {missing[0]}.png; wanted what fusion.explain wrote")
+    return {
+        "name": facts["provenance"]["name"],
+        "silent": ", ".join(f"{name} {100 * share:.0f} %" for name, share in silent.items()),
+        "sheets": [
+            (title, images.add(scaled(cv2.cvtColor(pictures[name], cv2.COLOR_BGR2RGB), 1400)))
+            for name, title in sheets.items()
+        ],
+    }
 
 
 def _best_fused(table: pd.DataFrame) -> str:

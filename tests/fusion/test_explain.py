@@ -63,6 +63,20 @@ def test_the_command_writes_sheets_and_numbers(pair, tmp_path):
         assert len(code["silent_share"]) == len(code["momenta"]) == 5
 
 
+def test_of_folders_the_first_name_of_a_list_is_explained(pair, tmp_path):
+    write_state(tmp_path / "weights.safetensors", FNet().state_dict())
+    for name, image in pair.items():
+        for stem in ("a", "b"):
+            write_image(tmp_path / name / f"{stem}.png", np.uint8(255 * image))
+    (tmp_path / "names.txt").write_text("b\na\n")
+    arguments = ["--weights", str(tmp_path / "weights.safetensors"), "--output", str(tmp_path / "out")]
+    folders = ["--visible", str(tmp_path / "visible"), "--infrared", str(tmp_path / "infrared")]
+    explain.main([*arguments, *folders, "--names", str(tmp_path / "names.txt"), "--threads", "1"])
+    assert json.loads((tmp_path / "out/insides.json").read_text())["provenance"]["name"] == "b"
+    with pytest.raises(InputError, match="wanted one image, or folders with --names"):
+        explain.main([*arguments, *folders])
+
+
 def test_sources_of_different_size_are_refused(pair, tmp_path):
     write_state(tmp_path / "weights.safetensors", FNet().state_dict())
     write_image(tmp_path / "a.png", np.uint8(255 * pair["visible"]))

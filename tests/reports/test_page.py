@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from fusion.artefacts import read_csv, read_json, write_json
+from fusion.pairs import write_image
 from fusion.stage import InputError
 from reports import page, scenes, tables
 from reports.render import format_value
@@ -320,6 +321,22 @@ def test_found_and_lost_objects_are_shown(tabled):
     alts = Elements(gallery).values("alt")
     assert [alt.rpartition(", ")[2] for alt in alts] == ["visible", "infrared", "fnet"] * 2
     assert "Which objects fusing found and lost" not in text
+
+
+def test_fnets_insides_are_shown_where_they_are_given(tabled):
+    folder = tabled.folder / "insides"
+    for name in ("features", "reconstructions", "iterations"):
+        write_image(folder / f"{name}.png", np.zeros((20, 30, 3), np.uint8))
+    code = {"silent_share": [1.0, 0.25]}
+    write_json(folder / "insides.json", {"codes": {"visible": code}, "provenance": {"name": "00009"}})
+    page.main([*tabled.page_arguments(), "--insides", str(folder)])
+    text = (tabled.folder / "report.html").read_text(encoding="utf-8")
+    section = text[text.index('<section id="insides">') :]
+    assert "visible 25 %" in section
+    assert section[: section.index("</section>")].count("<img") == 3
+    (folder / "features.png").unlink()
+    with pytest.raises(InputError, match=r"insides lacks features\.png"):
+        page.main([*tabled.page_arguments(), "--insides", str(folder)])
 
 
 def test_many_pictures_lie_beside_the_page(tabled):

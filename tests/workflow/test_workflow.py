@@ -64,7 +64,7 @@ def test_the_default_plan_trains_every_variant_once(tmp_path):
     assert stats == {
         **{"generate_pairs": 1, "save_config": 1, "prepare_split": 1, "train_fnet": 1, "fuse_pairs": 4},
         **{"score_fusion": 4, "describe_variant": 6, "train_detector": 6, "test_detector": 6},
-        **{"measure_cost": 4, "build_tables": 1, "build_report": 1, "all": 1, "total": 37},
+        **{"measure_cost": 4, "explain_fnet": 1, "build_tables": 1, "build_report": 1, "all": 1, "total": 38},
     }
 
 

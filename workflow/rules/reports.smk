@@ -46,6 +46,38 @@ rule build_tables:
         ' --config-snapshot {input.config:q} --output "$(dirname {output.table2_csv:q})" 2>&1 | tee {log:q}'
 
 
+rule explain_fnet:
+    input:
+        weights=method_weights("fnet"),
+        names="<results>/data/split/test.txt",
+        pairs=sources("visible", "infrared"),
+    output:
+        facts="<results>/insides/insides.json",
+        sheets=multiext(
+            "<results>/insides/",
+            "features.png",
+            "reconstructions.png",
+            "iterations.png",
+        ),
+    log:
+        "<results>/logs/explain_fnet.log",
+    threads: config["threads"]
+    resources:
+        gpu=1,
+        mem_mb=8000,
+        runtime=30,
+    params:
+        visible=folders("visible"),
+        infrared=folders("infrared"),
+        colour=config["fusion"]["colour"],
+        device=config["device"],
+        code=digest("fusion/explain.py"),
+    shell:
+        "python -m fusion.explain --weights {input.weights:q} --visible {params.visible:q} --infrared {params.infrared:q}"
+        " --names {input.names:q} --colour {params.colour} --device {params.device} --threads {threads}"
+        ' --output "$(dirname {output.facts:q})" 2>&1 | tee {log:q}'
+
+
 rule build_report:
     input:
         config="<results>/config.json",
@@ -72,6 +104,7 @@ rule build_report:
             for name in config["tables"]
             if name not in ("table2", "fusion")
         ],
+        insides=(["<results>/insides/insides.json"] if "fnet" in METHOD_NAMES else []),
         images=sources("visible", "infrared"),
     output:
         report(
@@ -90,6 +123,7 @@ rule build_report:
                 "detector_losses": named(VARIANTS, input.detector_losses),
                 "costs": named(METHOD_NAMES, input.costs),
                 "test_set_tables": list(input.test_set_tables),
+                "insides": [Path(file).parent for file in input.insides],
             }
         ),
         losses=lambda wildcards, input: options(
