@@ -198,7 +198,7 @@ def loss_curves(losses: pd.DataFrame, prefix: str) -> str:
     stages = list(losses.groupby("stage", sort=True)) if "stage" in losses else [(None, losses)]
     with plt.rc_context(_STYLE | {"svg.hashsalt": prefix}):
         figure, panels = plt.subplots(
-            len(stages), figsize=(4.6, 0.5 + 2.0 * len(stages)), layout="constrained", squeeze=False
+            len(stages), figsize=(5.2, 0.5 + 1.8 * len(stages)), layout="constrained", squeeze=False
         )
         for axes, (stage, rows) in zip(panels[:, 0], stages, strict=True):
             for name, colour in zip(names, PALETTE, strict=False):

@@ -271,10 +271,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     pictures = read_pictures(split, images, predictions)
     with_boxes = [name for name in split.test if pictures.boxes[name]]
-    scene_names = choose_scenes(with_boxes, options.scenes)
+    scene_names, best = choose_scenes(with_boxes, options.scenes), _best_fused(table)
     for kept in (Images(), Images(options.output.with_name(f"{options.output.stem}_images"))):
-        scenes = viewer_scenes(pictures, scene_names, options.least_score, options.image_width, kept)
         crops = gallery(pictures, helps, options.crops, kept)
+        told = [item["image"] for kind in ("found", "lost") for item in _gallery_of(crops, best)[kind]["objects"]]
+        telling = [name for name in dict.fromkeys(told) if name not in scene_names]
+        scenes = viewer_scenes(pictures, scene_names + telling, options.least_score, options.image_width, kept)
         if kept.folder or kept.total <= 1e6 * options.embed_mb:
             break
     answer, trust = verdict(table, facts["dataset"])
@@ -289,11 +291,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         "test_sets": test_sets,
         "charts": _charts(options, split, table, scores, fusion, costs, predictions),
         "scenes": scenes,
+        "telling": len(telling),
+        "best": best,
         "viewer": _script_json(
             {
                 "variants": variants,
                 "classes": pictures.classes,
-                "best": _best_fused(table),
+                "best": best,
                 "scenes": scenes,
             }
         ),
@@ -468,14 +472,21 @@ def _insides(folder: Path, images: Images) -> dict[str, Any]:
     pictures = {name: cv2.imread(str(folder / f"{name}.png")) for name in sheets}  # drawn with an alpha channel
     if missing := [name for name, picture in pictures.items() if picture is None]:
         raise InputError(f"{folder} lacks {missing[0]}.png; wanted what fusion.explain wrote")
+    shown = []
+    for name, title in sheets.items():
+        picture = scaled(cv2.cvtColor(pictures[name], cv2.COLOR_BGR2RGB), 1400)
+        shown.append((title, images.add(picture), *picture.shape[1::-1]))
     return {
         "name": facts["provenance"]["name"],
         "silent": ", ".join(f"{name} {100 * share:.0f} %" for name, share in silent.items()),
-        "sheets": [
-            (title, images.add(scaled(cv2.cvtColor(pictures[name], cv2.COLOR_BGR2RGB), 1400)))
-            for name, title in sheets.items()
-        ],
+        "sheets": shown,
     }
+
+
+def _gallery_of(crops: Sequence[Mapping[str, Any]], variant: str) -> Mapping[str, Any]:
+    """Return a variant's found and lost objects; none where it has no entry."""
+    none = {"objects": []}
+    return next((entry for entry in crops if entry["variant"] == variant), {"found": none, "lost": none})
 
 
 def _best_fused(table: pd.DataFrame) -> str:

@@ -7,7 +7,7 @@ function startViewer(root, { variants, classes, best, scenes }) {
   const at = (name) => root.querySelector(`[data-is="${name}"]`);
   const state = {
     scene: 0, zoom: 1, x: 0.5, y: 0.5, mode: "panes", split: 0.5, left: variants[0], right: best,
-    boxes: new Set(variants), truth: true, detections: true, names: true, score: Number(at("score").value),
+    boxes: new Set(variants), truth: true, detections: true, names: false, score: Number(at("score").value),
   };
 
   const scene = () => scenes[state.scene];
