@@ -55,13 +55,25 @@ def test_the_page_opens_without_a_complaint_and_fits_its_window(browser, report,
     assert browser.errors == []
 
 
+PICTURES = (
+    "Promise.all([...document.querySelectorAll('.panes svg.view image')].map((e) => new Promise((done) => {"
+    " const i = new Image(); i.onload = () => done(i.naturalWidth); i.onerror = () => done(0);"
+    " i.src = e.href.baseVal; })))"
+)
+
+
 def test_every_picture_of_a_scene_is_shown(opened):
-    loaded = opened.run(
-        "Promise.all([...document.querySelectorAll('.panes svg.view image')].map((i) => i.decode().then(() => 1)))"
-        if opened.run("'decode' in SVGImageElement.prototype")
-        else "[...document.querySelectorAll('.panes svg.view image')].map((i) => Number(i.getBBox().width > 0))"
-    )
-    assert loaded == [1] * 4
+    assert opened.run(PICTURES) == [64] * 4
+
+
+def test_pictures_beside_the_page_are_shown_as_well(browser, report, ordinary_run):
+    page.main([*ordinary_run.page_arguments(), "--embed-mb", "0", "--output", str(report.with_name("large.html"))])
+    browser.errors.clear()
+    browser.open(report.with_name("large.html").as_uri(), WIDTHS[0])
+    assert browser.run(PICTURES) == [64] * 4
+    browser.click("[data-is=next]")
+    assert browser.run(PICTURES) == [64] * 4
+    assert browser.errors == []
 
 
 def test_pressing_a_heading_sorts(opened):
