@@ -163,7 +163,10 @@ def correlation_sentence(correlations: Sequence[Mapping[str, Any]]) -> str:
     if not known:
         return "Too few methods to correlate the fusion metrics with the detector's score: three are needed."
     count = max(entry["methods"] for entry in known)
-    said = ", ".join(f"{e['metric'].replace('_', ' ')} {e['rho']:+.2f} (p {e['p']:.2f})" for e in known)
+    said = ", ".join(
+        f"{e['metric'].replace('_', ' ')} {e['rho']:+.2f} (p {'< 0.01' if e['p'] < 0.01 else format(e['p'], '.2f')})"
+        for e in known
+    )
     sure = [entry["metric"] for entry in known if entry["p"] * len(known) < 0.05]
     told = (
         f"After correction for their number, {', '.join(sure)} can be told from no correlation."

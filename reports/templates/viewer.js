@@ -158,6 +158,13 @@ function startViewer(root, { variants, classes, best, scenes }) {
   at("closer").addEventListener("click", () => zoom(1.5));
   at("farther").addEventListener("click", () => zoom(1 / 1.5));
   at("whole").addEventListener("click", reset);
+  at("shown").addEventListener("input", ({ target }) => {
+    const words = target.value.toLowerCase().split(/[\s,]+/).filter(Boolean);
+    for (const figure of root.querySelectorAll("[data-variant]")) {
+      figure.hidden = words.length > 0 && !words.some((word) => figure.dataset.variant.toLowerCase().includes(word));
+    }
+    look();
+  });
   at("split").addEventListener("input", ({ target }) => { state.split = target.value / 100; show(); });
   at("score").addEventListener("input", ({ target }) => { state.score = Number(target.value); show(); });
   for (const side of ["left", "right"]) {

@@ -120,6 +120,14 @@ def test_found_missed_and_false_are_drawn_and_told(opened):
     assert opened.run("document.querySelectorAll('[data-variant=visible] rect').length") > 0
 
 
+def test_panes_are_chosen_by_name(opened):
+    opened.click("[data-is=shown]")
+    for key in "fnet,vis":
+        opened.press(key)
+    shown = "[...document.querySelectorAll('[data-variant]')].filter((e) => !e.hidden).map((e) => e.dataset.variant)"
+    assert opened.run(shown) == ["visible", "fnet"]
+
+
 def test_a_higher_least_score_hides_weaker_detections(opened):
     opened.run(
         "(() => { const s = document.querySelector('[data-is=score]'); s.value = 0.7;"
