@@ -18,7 +18,7 @@ import pandas as pd
 from fusion.artefacts import sha256_file, versions, write_csv, write_text
 from fusion.colour import COLOURS, Colour, join_chroma, split_pair
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
-from fusion.methods import METHODS, Fuser
+from fusion.methods import METHODS, Fuser, packaged_weights
 from fusion.pairs import EXTENSIONS, Pair, find_pairs, read_names, write_image
 from fusion.stage import InputError, Progress, run
 
@@ -133,7 +133,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m fusion.fuse", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}")
-    parser.add_argument("--weights", type=Path, help="weights file, or the folder of files as the authors ship it")
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        help="weights file, or the folder of files as the authors ship it; default what this project ships",
+    )
     parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to fuse; default all")
@@ -151,8 +155,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not 1 <= options.quality <= 100:
         raise InputError(f"--quality {options.quality}: wanted 1 to 100")
     method = METHODS[options.method]
-    if method.needs_weights and options.weights is None:
-        raise InputError(f"--method {options.method} needs --weights; found none")
+    weights = options.weights or packaged_weights(options.method)
+    if method.needs_weights and weights is None:
+        raise InputError(f"--method {options.method} needs --weights; found none, and this project ships none for it")
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
     # What has no weights computes in numpy: it takes no GPU from others, and torch need not be imported.
@@ -163,14 +168,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             "method": options.method,
             "revision": method.revision,
             "reference": method.reference,
-            "weights": weights_digest(options.weights if method.needs_weights else None),
+            "weights": weights_digest(weights if method.needs_weights else None),
             "colour": options.colour,
             "format": options.format if options.format == "png" else f"jpg quality {options.quality}",
             "precision": precision,
             "device": device.split(":")[0],
             "versions": versions("numpy", "opencv-python-headless", "torch"),
         }
-        fuser = method.load(options.weights, device, precision)
+        fuser = method.load(weights, device, precision)
         frame = fuse_pairs(
             pairs, fuser, options.output, options.colour, settings, f".{options.format}", options.quality
         )

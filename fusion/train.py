@@ -25,13 +25,14 @@ from fusion.artefacts import replacing, sha256_file, sha256_json, versions, writ
 from fusion.colour import COLOURS, split_pair
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.losses import TERMS, stage1_loss, stage2_loss
+from fusion.methods.fnet import from_authors
 from fusion.networks.fast import compute
 from fusion.networks.fnet import BLOCKS, FNet
 from fusion.networks.graphs import recorded
 from fusion.networks.ifnet import IFNet
 from fusion.pairs import Pair, find_pairs, read_names
 from fusion.stage import InputError, Progress, run
-from fusion.weights import write_state
+from fusion.weights import fill, read_state, write_state
 
 REVISION = 2  # raise when the same options would train other weights
 KEPT_CHECKPOINTS = 2
@@ -54,6 +55,7 @@ class Settings:
     colour: str
     precision: str
     device: str
+    start: str = "random"  # or the SHA-256 of the weights that FNet starts from
     revision: int = REVISION
 
 
@@ -125,11 +127,12 @@ def train(
     resume: bool = True,
     checkpoint_every: int = 1000,
     log_every: int = 20,
+    start: Mapping[str, Tensor] | None = None,
 ) -> tuple[dict[str, dict[str, Tensor]], pd.DataFrame]:
     """Train through both stages; return state dicts `fnet`, `ema`, `ifnet` and the losses.
 
-    The losses have one row for every `log_every` iterations: stage, iteration (from 1, within the stage), and each
-    term's mean over those iterations.
+    `start`, a state dict of FNet, replaces its random initial weights. The losses have one row for every `log_every`
+    iterations: stage, iteration (from 1, within the stage), and each term's mean over those iterations.
 
     Raises:
         InputError: fewer pairs than a batch, or a loss or gradient that is not finite (checkpoints stay).
@@ -138,22 +141,24 @@ def train(
         raise InputError(f"found {len(images)} pairs to train on; wanted at least a batch of {settings.batch}")
     torch.manual_seed(settings.seed)
     fnet, ifnet = FNet(settings.block), IFNet(settings.block)
+    if start:
+        fnet.load_state_dict(start)
     for network in (fnet, ifnet):
         network.to(device, memory_format=torch.channels_last)
     ema = copy.deepcopy(fnet).requires_grad_(False)
     rows: list[dict[str, float]] = []
     if not resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
-    start = _restore(checkpoints, device, fnet, ifnet, ema, rows)
+    restored = _restore(checkpoints, device, fnet, ifnet, ema, rows)
     for stage, iterations in ((1, settings.stage1_iterations), (2, settings.stage2_iterations)):
-        if start is not None and start["stage"] > stage:
+        if restored is not None and restored["stage"] > stage:
             continue
         parameters = [*fnet.parameters(), *(ifnet.parameters() if stage == 1 else ())]
         optimiser = torch.optim.Adam(parameters, lr=settings.lr)
         first, sums = 0, {}
-        if start is not None and start["stage"] == stage:
-            optimiser.load_state_dict(start["optimiser"])
-            first, sums = start["iteration"], start["sums"]
+        if restored is not None and restored["stage"] == stage:
+            optimiser.load_state_dict(restored["optimiser"])
+            first, sums = restored["iteration"], restored["sums"]
         progress = Progress(f"train stage {'I' * stage}", iterations, "iterations", done=first)
         gradients = None
         for iteration, indices, pair in _batches(images, settings, stage, range(first, iterations)):
@@ -307,6 +312,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to train on; default all")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, losses and checkpoints")
     parser.add_argument("--block", choices=list(BLOCKS), default="lzsc", help="coding block; lcsc is an ablation")
+    parser.add_argument("--start", type=Path, help="FNet's weights to start from; default random ones")
     parser.add_argument("--stage1-iterations", type=int, default=20000, help="0: the ablation 'without IFNet'")
     parser.add_argument("--stage2-iterations", type=int, default=20000, help="iterations of FNet alone")
     parser.add_argument("--without", choices=TERMS, nargs="+", default=[], help="terms left out of stage II's loss")
@@ -337,6 +343,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
     images = load_luma(pairs, options.colour, options.crop)
+    start = None
+    if options.start:
+        start = from_authors(read_state(options.start))
+        fill(FNet(options.block), start, options.start)
     with claimed_device(options.device, options.threads) as device:
         torch.backends.cudnn.deterministic = True
         settings = Settings(
@@ -353,6 +363,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             colour=options.colour,
             precision=resolved_precision(options.precision, device),
             device=device.split(":")[0],
+            start=sha256_file(options.start) if options.start else "random",
         )
         facts = {
             "settings": asdict(settings),
@@ -374,6 +385,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             options.resume,
             options.checkpoint_every,
             options.log_every,
+            start,
         )
     write_results(options.output, states, losses, facts)
 

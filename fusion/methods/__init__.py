@@ -1,5 +1,7 @@
 """The fusion methods by name. A new method is one file here and one line in METHODS."""
 
+from pathlib import Path
+
 from fusion.methods import average, coconet, fnet, itfuse, laplacian, maximum, u2fusion
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 
@@ -13,4 +15,11 @@ METHODS: dict[str, Method] = {
     "fnet": fnet.METHOD,
 }
 
-__all__ = ["METHODS", "Fuser", "Method", "Phase", "Precision", "Published", "Training"]
+
+def packaged_weights(name: str) -> Path | None:
+    """Return the weights of a method that this project trained and ships, None where there are none."""
+    path = Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
+    return path if path.is_file() else None
+
+
+__all__ = ["METHODS", "Fuser", "Method", "Phase", "Precision", "Published", "Training", "packaged_weights"]
