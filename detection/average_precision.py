@@ -10,16 +10,23 @@ import copy
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from fusion.artefacts import read_json
 from fusion.stage import InputError
 
 PROTOCOL = "COCO AP@[0.50:0.95] by pycocotools, at most 100 detections an image"
 MOST_DETECTIONS = 100
+AREAS = ("all", "small", "medium", "large")  # COCO's: below 32x32, below 96x96 pixels, and above
+# Where a detection counts or does not, it counts from this score on: the same for every variant and chosen before any
+# was trained. The score of best F1 would differ by variant and be chosen on the test images.
+LEAST_SCORE = 0.25
+MATCH_OVERLAP = 0.5
 
 
 @dataclass(frozen=True)
@@ -45,19 +52,25 @@ class Scores:
         return self.precision[chosen, :, :, area, -1].mean(axis=(0, 1))
 
     def table(self) -> dict[str, Any]:
-        """Return AP, AP50 and AP75 of each class and their averages over the classes that have boxes."""
-        columns = {"AP": None, "AP50": 0.5, "AP75": 0.75}
-        values = {column: self.average_precision(overlap) for column, overlap in columns.items()}
+        """Return each class's numbers and their averages over the classes where they are defined.
+
+        AP, AP50, AP75; AP_small, AP_medium, AP_large by the area of the true box; AR100, the greatest recall with 100
+        detections an image, meant over the overlaps.
+        """
+        values = {
+            "AP": self.average_precision(),
+            "AP50": self.average_precision(0.5),
+            "AP75": self.average_precision(0.75),
+            **{f"AP_{name}": self.average_precision(area=area) for area, name in enumerate(AREAS) if area},
+            "AR100": self.recall[:, :, 0, -1].mean(axis=0),
+        }
         has_boxes = self.boxes > 0
         return {
             "classes": {
-                name: {**{column: float(values[column][k]) for column in columns}, "boxes": int(self.boxes[k])}
+                name: {**{column: float(array[k]) for column, array in values.items()}, "boxes": int(self.boxes[k])}
                 for k, name in enumerate(self.classes)
             },
-            "average": {
-                column: float(values[column][has_boxes].mean()) if has_boxes.any() else float("nan")
-                for column in columns
-            },
+            "average": {column: _mean_of_defined(array) for column, array in values.items()},
             "classes_without_boxes": [name for name, some in zip(self.classes, has_boxes, strict=True) if not some],
         }
 
@@ -69,14 +82,8 @@ def score(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) ->
         InputError: a prediction names an image or a category that the ground truth has not, or its box or score is no
             finite number.
     """
-    _check(truth, predictions)
-    # pycocotools prints as it works, and writes into what it is given.
+    evaluation = evaluate(truth, predictions)
     with contextlib.redirect_stdout(io.StringIO()):
-        expected = _coco(truth, copy.deepcopy(truth["annotations"]))
-        found = _coco(truth, [_detection(number, p) for number, p in enumerate(predictions, 1)])
-        evaluation = COCOeval(expected, found, "bbox")
-        assert evaluation.params.maxDets[-1] == MOST_DETECTIONS
-        evaluation.evaluate()
         evaluation.accumulate()
     precision, recall = (evaluation.eval[key].astype(float) for key in ("precision", "recall"))
     counts = [sum(a["category_id"] == c["id"] for a in truth["annotations"]) for c in truth["categories"]]
@@ -86,6 +93,128 @@ def score(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) ->
         precision=np.where(precision < 0, np.nan, precision),
         recall=np.where(recall < 0, np.nan, recall),
     )
+
+
+def evaluate(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> COCOeval:
+    """Return pycocotools' evaluation with every image's matches, not yet accumulated; raises as `score`."""
+    _check(truth, predictions)
+    # pycocotools prints as it works, and writes into what it is given.
+    with contextlib.redirect_stdout(io.StringIO()):
+        expected = _coco(truth, copy.deepcopy(truth["annotations"]))
+        found = _coco(truth, [_detection(number, p) for number, p in enumerate(predictions, 1)])
+        evaluation = COCOeval(expected, found, "bbox")
+        assert evaluation.params.maxDets[-1] == MOST_DETECTIONS
+        evaluation.evaluate()
+    return evaluation
+
+
+def score_conditions(
+    truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], conditions: Mapping[str, str]
+) -> dict[str, dict[str, Any]]:
+    """Return `Scores.table()` with the number of `images` for each condition of `conditions` (by image name)."""
+    tables = {}
+    for condition in sorted(set(conditions.values())):
+        images = [image for image in truth["images"] if conditions.get(image["file_name"]) == condition]
+        if not images:
+            continue
+        ids = {image["id"] for image in images}
+        annotations = [a for a in truth["annotations"] if a["image_id"] in ids]
+        part = {**truth, "images": images, "annotations": annotations}
+        scores = score(part, [p for p in predictions if p["image_id"] in ids])
+        tables[condition] = {"images": len(images), **scores.table()}
+    return tables
+
+
+def read_conditions(path: Path | None) -> dict[str, str]:
+    """Return the condition of each image by name; a file that does not exist means that none is known.
+
+    Raises:
+        InputError: the file is there and not of the form {"source": ..., "images": {name: condition}}.
+    """
+    if path is None or not path.is_file():
+        return {}
+    content = read_json(path)
+    images = content.get("images") if isinstance(content, dict) else None
+    if not isinstance(images, dict):
+        raise InputError(f"{path} has no mapping `images`; wanted image names with their condition")
+    return {str(name): str(condition) for name, condition in images.items() if condition is not None}
+
+
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the intersection over union (N, M) of boxes (N, 4) and (M, 4) as x, y, width, height."""
+    boxes, others = (np.asarray(x, float).reshape(-1, 4) for x in (boxes, others))
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])
+    shared = np.clip(high - low, 0, None).prod(axis=2)
+    union = boxes[:, 2:].prod(axis=1)[:, None] + others[:, 2:].prod(axis=1)[None] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def match(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
+    """Return for each of `found` (M, 4), in falling order of score, the index of the box of `truth` it finds, or -1.
+
+    Each takes the box of greatest overlap, at least MATCH_OVERLAP, that no stronger one has taken.
+    """
+    matched = np.full(len(found), -1)
+    table = overlaps(found, truth)
+    for number in range(len(found) if table.shape[1] else 0):
+        best = int(table[number].argmax())
+        if table[number, best] >= MATCH_OVERLAP:
+            matched[number] = best
+            table[:, best] = -1
+    return matched
+
+
+def confusion(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how often a class is taken for another, by boxes matched whatever their class.
+
+    Returns:
+        `classes` (the last is `background`), `counts[true][found]`: true boxes that nothing matches are found as
+        background, and detections that match no box are truly background; `least_score`, `overlap`.
+    """
+    classes = [*(category["name"] for category in truth["categories"]), "background"]
+    counts = np.zeros((len(classes), len(classes)), int)
+    expected, found = _by_image(truth["annotations"]), _by_image(_counted(predictions))
+    for image in truth["images"]:
+        boxes, detections = expected.get(image["id"], []), found.get(image["id"], [])
+        matched = match(_boxes(boxes), _boxes(detections))
+        for detection, index in zip(detections, matched, strict=True):
+            counts[boxes[index]["category_id"] - 1 if index >= 0 else -1, detection["category_id"] - 1] += 1
+        for index in set(range(len(boxes))) - set(matched.tolist()):
+            counts[boxes[index]["category_id"] - 1, -1] += 1
+    return {"classes": classes, "counts": counts.tolist(), "least_score": LEAST_SCORE, "overlap": MATCH_OVERLAP}
+
+
+def found_annotations(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> set[int]:
+    """Return the ids of the annotations that a detection of their class finds, from LEAST_SCORE on."""
+    ids = set()
+    expected = _by_image(truth["annotations"], "image_id", "category_id")
+    for key, detections in _by_image(_counted(predictions), "image_id", "category_id").items():
+        boxes = expected.get(key, [])
+        ids |= {boxes[index]["id"] for index in match(_boxes(boxes), _boxes(detections)) if index >= 0}
+    return ids
+
+
+def _counted(predictions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the predictions from LEAST_SCORE on, strongest first."""
+    return sorted((p for p in predictions if p["score"] >= LEAST_SCORE), key=lambda p: -p["score"])
+
+
+def _by_image(items: Sequence[Mapping[str, Any]], *keys: str) -> dict[Any, list[Mapping[str, Any]]]:
+    groups: dict[Any, list[Mapping[str, Any]]] = {}
+    for item in items:
+        key = tuple(item[name] for name in keys) if keys else item["image_id"]
+        groups.setdefault(key, []).append(item)
+    return groups
+
+
+def _boxes(items: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    return np.array([item["bbox"] for item in items], float).reshape(-1, 4)
+
+
+def _mean_of_defined(values: np.ndarray) -> float:
+    defined = values[~np.isnan(values)]
+    return float(defined.mean()) if defined.size else float("nan")
 
 
 def _coco(truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:

@@ -1,7 +1,7 @@
 """Test a detector on one variant's test images.
 
-Writes `predictions.json` (COCO results, boxes in pixels of the original images) and `ap.json` (average precision per
-class and average, by the COCO protocol).
+Writes `predictions.json` (COCO results, boxes in pixels of the original images) and `ap.json` (average precision and
+recall per class, size and condition, by the COCO protocol, and which classes were taken for others).
 """
 
 import argparse
@@ -15,7 +15,14 @@ import numpy as np
 import torch
 import torchvision
 
-from detection.average_precision import MOST_DETECTIONS, PROTOCOL, score
+from detection.average_precision import (
+    MOST_DETECTIONS,
+    PROTOCOL,
+    confusion,
+    read_conditions,
+    score,
+    score_conditions,
+)
 from detection.detector import STRIDE, describe, load_weights, read_bgr, resize_long_side
 from detection.variant import Data, read_data
 from fusion.artefacts import sha256_file, sha256_json, versions, write_json
@@ -146,6 +153,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "detector": describe(facts["model"]),
             "protocol": PROTOCOL,
             **scores,
+            "confusion": confusion(data.truth, predictions),
+            "conditions": score_conditions(data.truth, predictions, read_conditions(args.conditions)),
             "images": len(data.images),
             "boxes": len(data.truth["annotations"]),
             "detections": len(predictions),
@@ -176,6 +185,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, required=True, help="weights.pt written by detection.train")
     parser.add_argument("--data", type=Path, required=True, help="a variant's data.yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument(
+        "--conditions",
+        type=Path,
+        help="conditions.json of the split, to score day, night, ... apart; where it does not exist none is known",
+    )
     parser.add_argument("--image-size", type=int, help="long side in pixels (default: as in training)")
     parser.add_argument("--batch", type=int, default=16, help="images at a time (default: 16)")
     parser.add_argument("--conf", type=float, default=0.001, help="least score of a detection (default: 0.001)")

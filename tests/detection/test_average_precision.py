@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from detection.average_precision import score
+from detection.average_precision import confusion, found_annotations, read_conditions, score, score_conditions
 from detection.truth import build_truth
 from fusion.stage import InputError
 
@@ -137,7 +137,52 @@ def test_a_second_evaluator_agrees(seed):
     evaluation.accumulate()
     theirs = np.where(evaluation.eval["precision"] < 0, np.nan, evaluation.eval["precision"])
     np.testing.assert_allclose(ours.precision, theirs, atol=1e-9)
+    np.testing.assert_allclose(
+        ours.recall, np.where(evaluation.eval["recall"] < 0, np.nan, evaluation.eval["recall"]), atol=1e-9
+    )
+    evaluation.summarize()  # the published summary: AP, AP50, AP75, small, medium, large, ..., AR100 at the ninth place
+    table = ours.table()["average"]
+    columns = ("AP", "AP50", "AP75", "AP_small", "AP_medium")
+    np.testing.assert_allclose([table[c] for c in columns], evaluation.stats[[0, 1, 2, 3, 4]], atol=1e-9)
+    assert np.isnan(table["AP_large"])  # the boxes of this case are smaller
+    assert table["AR100"] == pytest.approx(evaluation.stats[8], abs=1e-9)
     assert 0.05 < np.nanmean(ours.average_precision()) < 0.95
+
+
+def test_conditions_are_scored_as_data_sets_of_their_own():
+    truth = truth_of([(1, 0, 10, 10, 20, 20), (2, 0, 10, 10, 20, 20)], images=3)
+    tables = score_conditions(truth, [found(1, 0, 10, 10, 20, 20, 0.9)], {"1": "day", "2": "night", "x": "fog"})
+    assert {name: (t["images"], t["average"]["AP"]) for name, t in tables.items()} == {
+        "day": (1, pytest.approx(1)),
+        "night": (1, 0.0),
+    }
+
+
+def test_split_without_conditions_has_none_and_a_broken_file_is_refused(tmp_path):
+    assert read_conditions(tmp_path / "conditions.json") == read_conditions(None) == {}
+    (tmp_path / "conditions.json").write_text('{"source": "x", "images": {"a": "day", "b": null}}')
+    assert read_conditions(tmp_path / "conditions.json") == {"a": "day"}
+    (tmp_path / "conditions.json").write_text("[]")
+    with pytest.raises(InputError, match="no mapping `images`"):
+        read_conditions(tmp_path / "conditions.json")
+
+
+def test_confusion_counts_boxes_by_true_and_found_class():
+    truth = truth_of([(1, 0, 10, 10, 20, 20), (1, 1, 50, 50, 20, 20), (2, 0, 5, 5, 9, 9)])
+    predictions = [
+        found(1, 0, 10, 10, 20, 20, 0.9),  # right
+        found(1, 1, 11, 10, 20, 20, 0.8),  # the box is taken: background
+        found(1, 0, 50, 50, 20, 20, 0.7),  # b taken for a
+        found(2, 0, 5, 5, 9, 9, 0.2),  # too weak: missed
+    ]
+    assert confusion(truth, predictions)["counts"] == [[1, 0, 1], [1, 0, 0], [0, 1, 0]]
+    assert confusion(truth, predictions)["classes"] == ["a", "b", "background"]
+
+
+def test_object_is_found_by_a_detection_of_its_class_alone():
+    truth = truth_of([(1, 0, 10, 10, 20, 20), (1, 1, 50, 50, 20, 20), (2, 0, 5, 5, 9, 9)])
+    predictions = [found(1, 0, 10, 10, 20, 20, 0.9), found(1, 0, 50, 50, 20, 20, 0.7), found(2, 0, 5, 5, 9, 9, 0.2)]
+    assert found_annotations(truth, predictions) == {1}
 
 
 def test_truth_that_we_build_can_be_scored():

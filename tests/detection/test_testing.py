@@ -99,9 +99,12 @@ def test_scores_say_what_they_are_of(tiny, weights, tmp_path):
     assert scores["detector"].startswith("YOLOv5u (yolov5n")
     assert "COCO" in scores["protocol"]
     assert list(scores["classes"]) == ["People", "Car", "Bus", "Lamp", "Motorcycle", "Truck"]
-    assert scores["classes"]["Bus"] == {"AP": None, "AP50": None, "AP75": None, "boxes": 0}
+    columns = ("AP", "AP50", "AP75", "AP_small", "AP_medium", "AP_large", "AR100")
+    assert scores["classes"]["Bus"] == {**dict.fromkeys(columns), "boxes": 0}
     assert set(scores["classes_without_boxes"]) >= {"Bus", "Lamp", "Motorcycle", "Truck"}
-    assert set(scores["average"]) == {"AP", "AP50", "AP75"}
+    assert set(scores["average"]) == set(columns)
+    assert scores["conditions"] == {}
+    assert scores["confusion"]["least_score"] == 0.25 and scores["confusion"]["overlap"] == 0.5
     assert (scores["images"], scores["boxes"]) == (4, 4)
     data = read_data(tiny / "visible" / "data.yaml", "test")
     assert scores["provenance"]["data"] == data.digests()
