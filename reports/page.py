@@ -9,7 +9,7 @@ import argparse
 import json
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +30,17 @@ from reports.tables import detection_layout, detection_notes, fusion_layout, fus
 
 TITLE = "Does fusion help the detector?"
 
+TIES = "≈: Average is not shown to differ from the best one's at 95 % (paired bootstrap; {})."
+
 # Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
 LEARNED = 0.05
 
 
-def verdict(table: pd.DataFrame, dataset: str) -> tuple[str, str]:
+def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] | None = None) -> tuple[str, str]:
     """Return the answer in one sentence and, in another, how far it can be trusted.
 
     The best fused variant is compared with the better single band, by Average at the printed precision.
+    `significance` is what detection.significance wrote, if it ran.
     """
     average = table.set_index("variant")["Average"].round(3).dropna()
     bands = average[[name for name in average.index if name in BANDS]]
@@ -57,16 +60,55 @@ def verdict(table: pd.DataFrame, dataset: str) -> tuple[str, str]:
     trust = f"{above} of {len(fused)} fused variants scored above {band}. "
     rows = table.set_index("variant")
     seeds = int(rows["seeds"].min())
-    if seeds == 1:
-        trust += "One seed: not known to be more than noise."
-    else:
+    compared = comparison(significance, method, band) if significance else None
+    if compared is not None:
+        low, high = compared["low"], compared["high"]
+        told = "can be told from chance" if compared["different"] else "cannot be told from chance"
+        trust += (
+            f"The difference {told}: its 95 % interval is {low:+.3f} to {high:+.3f}, p {printed_p(compared['p_holm'])} "
+            f"after correction ({significance['method']}, {significance['samples']} draws). A best of several flatters "
+            "its winner."
+        )
+    elif seeds > 1:
         apart = rows.at[method, "Average_low"] > rows.at[band, "Average_high"]
         apart |= rows.at[method, "Average_high"] < rows.at[band, "Average_low"]
         trust += (
             f"Over {seeds} seeds the two ranges {'do not overlap' if apart else 'overlap'}; no interval over test "
             "images was computed, and a best of several flatters its winner."
         )
+    if seeds == 1:
+        trust += (
+            "One seed: not known to be more than noise."
+            if compared is None
+            else " One seed: what training again would change is not in it."
+        )
     return answer, trust
+
+
+def comparison(significance: Mapping[str, Any], first: str, second: str) -> dict[str, Any] | None:
+    """Return the comparison of two variants' averages, `first` less `second`; None where there is none."""
+    for entry in significance["comparisons"]:
+        if (entry["first"], entry["second"]) == (first, second):
+            return dict(entry)
+        if (entry["first"], entry["second"]) == (second, first):
+            turned = {"difference": -entry["difference"], "low": -entry["high"], "high": -entry["low"]}
+            return {**entry, "first": first, "second": second, **turned}
+    return None
+
+
+def tied_with_best(table: pd.DataFrame, significance: Mapping[str, Any] | None) -> set[str]:
+    """Return the variants whose average is not shown to differ from the best one's, the best itself left out."""
+    average = table.set_index("variant")["Average"].dropna()
+    if not significance or average.empty:
+        return set()
+    best = average.idxmax()
+    compared = {name: comparison(significance, best, name) for name in average.index if name != best}
+    return {name for name, entry in compared.items() if entry is not None and not entry["different"]}
+
+
+def printed_p(p: float) -> str:
+    """Return a p value as it is printed, with two decimals."""
+    return "< 0.01" if p < 0.01 else f"{p:.2f}"
 
 
 def changes_by_class(table: pd.DataFrame, classes: Sequence[str]) -> list[tuple[str, float]]:
@@ -87,11 +129,15 @@ def changes_by_class(table: pd.DataFrame, classes: Sequence[str]) -> list[tuple[
 
 
 def table_rows(
-    table: pd.DataFrame, layout: Layout, tip: Callable[[str, str], Sequence[str]] = lambda row, column: ()
+    table: pd.DataFrame,
+    layout: Layout,
+    tip: Callable[[str, str], Sequence[str]] = lambda row, column: (),
+    tied: Collection[str] = (),
 ) -> list[list[dict[str, Any]]]:
     """Return a table's cells for the template: printed text, mark, the full value to sort by, and what hovering says.
 
-    `tip` adds lines to what hovering says, given the row's name and the column's.
+    `tip` adds lines to what hovering says, given the row's name and the column's. `tied` names the rows whose Average
+    is marked as not shown to differ from the best.
     """
     cells, marks = printed(table, layout), rank_marks(table, layout)
     return [
@@ -99,6 +145,7 @@ def table_rows(
             {
                 "text": cells.at[row, name],
                 "mark": marks.at[row, name],
+                "tied": name == "Average" and table.iat[row, 0] in tied,
                 "full": _full(table.at[row, name]),
                 "tip": "\n".join([_digits(table.at[row, name]), *tip(str(table.iat[row, 0]), name)]),
             }
@@ -109,9 +156,13 @@ def table_rows(
 
 
 def detection_tip(
-    scores: pd.DataFrame, runs: Sequence[Mapping[str, Any]], fused: Mapping[str, Mapping[str, Any]]
+    scores: pd.DataFrame,
+    runs: Sequence[Mapping[str, Any]],
+    fused: Mapping[str, Mapping[str, Any]],
+    significance: Mapping[str, Any] | None = None,
 ) -> Callable[[str, str], list[str]]:
-    """Return what hovering over Table II adds: over a row's name its provenance, over a number its seeds."""
+    """Return what hovering over Table II adds: over a row's name its provenance, over a number seeds and interval."""
+    known = significance["variants"] if significance else {}
     values = dict(iter(scores.groupby(["variant", "class"], sort=False)))
 
     def tip(variant: str, column: str) -> list[str]:
@@ -126,7 +177,11 @@ def detection_tip(
         if (variant, column) not in values:
             return []
         rows = values[variant, column]
-        return [f"seed {seed}: {_digits(value)}" for seed, value in zip(rows["seed"], rows["AP"], strict=True)]
+        lines = [f"seed {seed}: {_digits(value)}" for seed, value in zip(rows["seed"], rows["AP"], strict=True)]
+        bounds = known.get(variant, {}).get(column, {})
+        if bounds.get("low") is not None:
+            lines.append(f"95 % interval: {bounds['low']:.3f} to {bounds['high']:.3f}")
+        return lines
 
     return tip
 
@@ -163,10 +218,7 @@ def correlation_sentence(correlations: Sequence[Mapping[str, Any]]) -> str:
     if not known:
         return "Too few methods to correlate the fusion metrics with the detector's score: three are needed."
     count = max(entry["methods"] for entry in known)
-    said = ", ".join(
-        f"{e['metric'].replace('_', ' ')} {e['rho']:+.2f} (p {'< 0.01' if e['p'] < 0.01 else format(e['p'], '.2f')})"
-        for e in known
-    )
+    said = ", ".join(f"{e['metric'].replace('_', ' ')} {e['rho']:+.2f} (p {printed_p(e['p'])})" for e in known)
     sure = [entry["metric"] for entry in known if entry["p"] * len(known) < 0.05]
     told = (
         f"After correction for their number, {', '.join(sure)} can be told from no correlation."
@@ -191,8 +243,11 @@ def precision_curves(split: Split, predictions: Mapping[str, Path]) -> dict[str,
     return {name: by_variant for name, by_variant in curves.items() if by_variant}
 
 
-def seed_ranges(table: pd.DataFrame) -> dict[str, tuple[float, float]]:
-    """Return Average's lowest and highest seed by variant, where there are several seeds."""
+def average_bounds(table: pd.DataFrame, significance: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
+    """Return Average's 95 % interval by variant; without `significance` its lowest and highest seed, if several."""
+    if significance:
+        bounds = {name: values["Average"] for name, values in significance["variants"].items()}
+        return {name: (b["low"], b["high"]) for name, b in bounds.items() if b["low"] is not None}
     rows = table.dropna(subset=["Average_low", "Average_high"])
     return {row["variant"]: (row["Average_low"], row["Average_high"]) for _, row in rows.iterrows()}
 
@@ -251,6 +306,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{options.tables / 'table2.csv'} and {split.file} disagree: digest_test; make the tables again"
         )
     helps = read_json(options.helps) if options.helps else {}
+    significance = read_json(options.significance) if options.significance else None
     costs = {name: read_json(path) for name, path in _first(_paths_by_name(options.costs, "--costs", None)).items()}
     runs = [read_json(file) for file in options.ap]
 
@@ -260,9 +316,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         _table_context(
             "table2",
             "Table II: the detector on each variant",
-            table_rows(table, detection_layout(table, split.classes), detection_tip(scores, runs, fused_facts)),
+            table_rows(
+                table,
+                detection_layout(table, split.classes),
+                detection_tip(scores, runs, fused_facts, significance),
+                tied_with_best(table, significance),
+            ),
             detection_layout(table, split.classes),
-            detection_notes(facts),
+            detection_notes(facts) + ([TIES.format(significance["correction"])] if significance else []),
         )
     ]
     if methods:
@@ -282,7 +343,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         scenes = viewer_scenes(pictures, scene_names + telling, options.least_score, options.image_width, kept)
         if kept.folder or kept.total <= 1e6 * options.embed_mb:
             break
-    answer, trust = verdict(table, facts["dataset"])
+    answer, trust = verdict(table, facts["dataset"], significance)
     context = {
         "title": TITLE,
         "answer": answer,
@@ -292,7 +353,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "fused": fused_facts,
         "tables": tables,
         "test_sets": test_sets,
-        "charts": _charts(options, split, table, scores, fusion, costs, predictions),
+        "charts": _charts(options, split, table, scores, fusion, costs, predictions, significance),
         "scenes": scenes,
         "telling": len(telling),
         "best": best,
@@ -313,7 +374,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             table,
             facts,
             {
-                "significance": (options.tables / "significance.json").is_file(),
+                "significance": significance is not None,
                 "conditions": False,
                 "helps": bool(helps),
                 "costs": bool(costs),
@@ -352,6 +413,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--detector-losses", **pairs, help="VARIANT=results.csv of a detector's training")
     parser.add_argument("--costs", **pairs, help="METHOD=cost.json of fusion.cost")
     parser.add_argument("--helps", type=Path, help="helps.json: objects that each fused variant found and lost")
+    parser.add_argument("--significance", type=Path, help="significance.json: intervals and paired comparisons")
     parser.add_argument("--insides", type=Path, help="folder that fusion.explain wrote of one test pair")
     parser.add_argument(
         "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv, table3.csv of reports.table1"
@@ -397,15 +459,17 @@ def _charts(
     fusion: pd.DataFrame,
     costs: Mapping[str, Mapping[str, Any]],
     predictions: Mapping[str, Path],
+    significance: Mapping[str, Any] | None,
 ) -> list[dict[str, Any]]:
     """Return the charts for the template: title, SVG, what to read in it, and whether it takes the page's width."""
     several = int(table["seeds"].min()) > 1
     drawn = [
         {
             "title": "Average precision of each variant",
-            "svg": charts.average_intervals(table, scores, seed_ranges(table)),
+            "svg": charts.average_intervals(table, scores, average_bounds(table, significance)),
             "text": "Squares: single bands; diamonds: fused; dotted line: the better band."
-            + (" Rings: single seeds; bars: lowest to highest seed." if several else ""),
+            + (" Bars: 95 % intervals." if significance else " Bars: lowest to highest seed." if several else "")
+            + (" Rings: single seeds." if several else ""),
             "wide": False,
         }
     ]

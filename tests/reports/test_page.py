@@ -177,6 +177,58 @@ def test_verdict_says_whether_seeds_overlap():
     assert "do not overlap" in page.verdict(scores_of(True, visible=0.50, fnet=0.53), "msrs")[1]
 
 
+def significance_of(low: float, high: float, different: bool) -> dict:
+    """What detection.significance writes, of two variants; the pair the other way round than the verdict asks."""
+    entry = {"first": "visible", "second": "fnet", "difference": -(low + high) / 2, "low": -high, "high": -low}
+    bounds = {"AP": 0.5, "low": 0.45, "high": 0.55}
+    return {
+        **{"method": "percentile bootstrap over test images", "samples": 1000, "correction": "Holm over 1 comparisons"},
+        "variants": {name: {"Average": bounds} for name in ("visible", "fnet")},
+        "comparisons": [entry | {"p": 0.01, "p_holm": 0.03, "different": different}],
+    }
+
+
+@pytest.mark.parametrize("different", [True, False])
+def test_verdict_states_the_interval_of_the_difference(different):
+    table = scores_of(visible=0.5, fnet=0.53)
+    significance = significance_of(0.01, 0.05, different)
+    trust = page.verdict(table, "msrs", significance)[1]
+    assert ("can be told from chance" in trust) == different
+    assert "its 95 % interval is +0.010 to +0.050, p 0.03 after correction" in trust
+    assert page.tied_with_best(table, significance) == (set() if different else {"visible"})
+
+
+def test_intervals_replace_the_seeds_range():
+    table = scores_of(True, visible=0.5, fnet=0.53)
+    assert page.average_bounds(table, None)["fnet"] == pytest.approx((0.52, 0.54))
+    assert page.average_bounds(table, significance_of(0, 0, True)) == {"visible": (0.45, 0.55), "fnet": (0.45, 0.55)}
+
+
+def test_significance_marks_ties_and_is_no_longer_listed_as_missing(tabled):
+    pairs = [("fnet", name, name == "average") for name in ("visible", "infrared", "average")]
+    compared = [
+        {
+            "first": a,
+            "second": b,
+            "difference": 0.0,
+            "low": -0.1,
+            "high": 0.1,
+            "p": 1,
+            "p_holm": 1,
+            "different": not tie,
+        }
+        for a, b, tie in pairs
+    ]
+    write_json(tabled.folder / "significance.json", significance_of(0, 0, True) | {"comparisons": compared})
+    page.main([*tabled.page_arguments(), "--significance", str(tabled.folder / "significance.json")])
+    text = (tabled.folder / "report.html").read_text(encoding="utf-8")
+    row = text[text.index('data-value="average"') :]
+    assert row[: row.index("</tr>")].count('class="tied"') == 1
+    assert text.count('class="tied"') == 1
+    assert "95 % interval: 0.450 to 0.550" in text
+    assert "Confidence intervals over test images" not in text
+
+
 def test_verdict_on_undefined_scores_says_so():
     assert page.verdict(scores_of(visible=0.5, fnet=float("nan")), "msrs")[0].startswith("This run cannot say")
 
