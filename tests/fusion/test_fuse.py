@@ -13,6 +13,7 @@ from fusion.methods.laplacian import pyramid
 from fusion.networks.fnet import FNet
 from fusion.pairs import read_image, write_image
 from fusion.stage import InputError
+from fusion.weights import write_state
 
 
 @pytest.fixture
@@ -42,8 +43,11 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_writes_one_image_a_pair_and_a_manifest(folders, weights, method):
-    output = fuse(folders, "--weights", weights, method=method)
+def test_every_method_writes_one_image_a_pair_and_a_manifest(folders, tmp_path, method):
+    weights, make = tmp_path / "weights.safetensors", METHODS[method].network
+    torch.manual_seed(3)
+    write_state(weights, make(None).state_dict() if make else {})
+    output = fuse(folders, "--weights", weights, method=method, output=f"every-{method}")
     manifest, facts = read_csv(output / "manifest.csv")
     assert manifest["name"].tolist() == ["a", "b c", "ü'"]
     assert manifest["colour"].tolist() == ["ycbcr-studio", "ycbcr-studio", "grey"]
@@ -149,8 +153,8 @@ def test_jpeg_is_written_on_request(folders):
 def test_bad_options_say_what_was_wanted(folders, weights, tmp_path):
     with pytest.raises(InputError, match="--method nosuch is unknown; wanted one of average"):
         fuse(folders, method="nosuch")
-    with pytest.raises(InputError, match="needs --weights"):
-        fuse(folders, method="fnet")
+    with pytest.raises(InputError, match="needs --weights; found none, and this project ships none"):
+        fuse(folders, method="u2fusion")
     with pytest.raises(InputError, match="absent"):
         fuse(folders, "--weights", tmp_path / "absent", method="fnet")
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusion.artefacts import read_csv
+from fusion.artefacts import read_csv, sha256_file
 from fusion.pairs import write_image
 from fusion.stage import InputError
 from fusion.train import batch_indices, draw_batch, main
@@ -104,10 +104,20 @@ def test_without_stage_one_is_the_ablation_without_ifnet(folders, tmp_path):
 
 
 def test_training_lowers_the_loss(folders, tmp_path):
-    options = ["--stage1-iterations", "0", "--stage2-iterations", "40", "--lr", "1e-3", "--log-every", "10"]
+    options = ["--stage1-iterations", "0", "--stage2-iterations", "40", "--lr", "3e-4", "--log-every", "10"]
     main(arguments(folders, tmp_path, *options))
     losses, _ = read_csv(tmp_path / "losses.csv")
     assert losses["total"].iloc[-1] < 0.7 * losses["total"].iloc[0]
+
+
+def test_training_starts_from_given_weights_and_says_which(folders, undisturbed, tmp_path):
+    given = undisturbed / "weights_raw.safetensors"
+    options = ["--start", given, "--stage1-iterations", "0", "--stage2-iterations", "1", "--lr", "1e-12"]
+    main(arguments(folders, tmp_path, *options))
+    start, end = load_file(given), load_file(tmp_path / "weights_raw.safetensors")
+    assert all(torch.allclose(start[key], end[key], atol=1e-9) for key in start)
+    settings = json.loads((tmp_path / "provenance.json").read_text())["settings"]
+    assert settings["start"] == sha256_file(given)
 
 
 def test_a_loss_that_is_not_finite_stops_with_iteration_and_batch(folders, tmp_path):

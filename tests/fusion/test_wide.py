@@ -1,0 +1,82 @@
+"""The path for a GPU is the plain network, too: values and gradients, on the CPU and where there is one on a GPU."""
+
+import copy
+
+import pytest
+import torch
+
+from fusion.losses import stage2_loss
+from fusion.networks.fast import compute, connect, merge_network, prepare
+from fusion.networks.fnet import FNet
+from fusion.networks.graphs import recorded
+from fusion.networks.ifnet import IFNet
+from fusion.networks.wide import Column, read_wide
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+
+
+def run_wide(network, *inputs):
+    return connect(merge_network(network), lambda image, block: read_wide(image, block, inputs[0].dtype), inputs)
+
+
+def gradients(network, function):
+    network.zero_grad()
+    function().square().sum().backward()
+    return [parameter.grad.clone() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 30, 22), (1, 1, 7, 5), (1, 1, 1, 3)])
+def test_values_and_gradients_are_those_of_the_plain_network(shape):
+    torch.manual_seed(0)
+    fnet, pair = FNet().double(), torch.rand(2, *shape, dtype=torch.float64)
+    assert torch.allclose(run_wide(fnet, *pair), fnet(*pair), atol=1e-11)
+    expected, found = gradients(fnet, lambda: fnet(*pair)), gradients(fnet, lambda: run_wide(fnet, *pair))
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= 1e-10 * other.norm()
+
+
+def test_the_inverse_network_too():
+    torch.manual_seed(1)
+    ifnet, fused = IFNet().double(), torch.rand(2, 1, 13, 18, dtype=torch.float64)
+    for one, other in zip(run_wide(ifnet, fused), ifnet(fused), strict=True):
+        assert torch.allclose(one, other, atol=1e-11)
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(16, 64), (64, 24), (8, 8)])
+def test_the_column_s_gradients_are_those_of_autograd(channels, filters):
+    torch.manual_seed(2)
+    maps = torch.rand(2, channels, 12, 7, dtype=torch.float64, requires_grad=True)
+    taps = torch.rand(filters, channels, 9, 1, dtype=torch.float64, requires_grad=True)
+    wanted = torch.autograd.grad(torch.nn.functional.conv2d(maps, taps, padding=(4, 0)).sin().sum(), (maps, taps))
+    found = torch.autograd.grad(Column.apply(maps, taps).sin().sum(), (maps, taps))
+    for one, other in zip(found, wanted, strict=True):
+        assert torch.allclose(one, other, atol=1e-11)
+
+
+@on_gpu
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 2e-4), ("bf16", 0.1)])
+def test_a_gpu_agrees_with_the_cpu(precision, most):
+    torch.manual_seed(3)
+    fnet, pair = FNet(), torch.rand(2, 1, 1, 50, 41)
+    with torch.inference_mode():
+        expected = fnet(*pair)
+    assert (prepare(fnet.cuda(), precision)(*pair.cuda()).cpu() - expected).abs().mean() < most
+
+
+@on_gpu
+def test_a_recorded_step_has_the_gradients_of_the_step():
+    torch.manual_seed(4)
+    fnet, pair = FNet().cuda(), torch.rand(2, 2, 1, 32, 32)
+
+    def step(pair):
+        fnet.zero_grad(set_to_none=True)
+        loss = stage2_loss(compute(fnet, *pair), *pair)["total"]
+        loss.backward()
+        return loss.detach()
+
+    replay = recorded(step, torch.rand_like(pair).cuda())
+    loss = replay(pair.pin_memory()).item()
+    found = copy.deepcopy([parameter.grad for parameter in fnet.parameters()])
+    assert step(pair.cuda()).item() == pytest.approx(loss, rel=1e-5)
+    for one, parameter in zip(found, fnet.parameters(), strict=True):
+        assert (one - parameter.grad).norm() <= 1e-3 * parameter.grad.norm()
