@@ -37,6 +37,8 @@ class Box:
     ymax: float
 
 
+NO_AREA = "has no area; dropped"  # how such a warning ends
+INSIDE_OUT = "turned inside out"
 Labels = tuple[list[Box], list[str]]  # the boxes of one image, and warnings that name the file
 
 
@@ -113,7 +115,7 @@ def _keep(box: Box, width: int, height: int, where: str, boxes: list[Box], warni
     edges = (box.xmin, box.ymin, box.xmax, box.ymax)
     found = f"{box.name} at {', '.join(f'{edge:g}' for edge in edges)}"
     if box.xmin > box.xmax or box.ymin > box.ymax:
-        raise InputError(f"{where}: {found} is turned inside out; wanted xmin <= xmax and ymin <= ymax")
+        raise InputError(f"{where}: {found} is {INSIDE_OUT}; wanted xmin <= xmax and ymin <= ymax")
     outside = [
         (max(-box.xmin, box.xmax - width), max(OUTSIDE_PIXELS, OUTSIDE_FRACTION * width)),
         (max(-box.ymin, box.ymax - height), max(OUTSIDE_PIXELS, OUTSIDE_FRACTION * height)),
@@ -125,7 +127,7 @@ def _keep(box: Box, width: int, height: int, where: str, boxes: list[Box], warni
     sides = (width, height, width, height)
     clipped = Box(box.name, *(min(max(edge, 0.0), float(side)) for edge, side in zip(edges, sides, strict=True)))
     if clipped.xmin >= clipped.xmax or clipped.ymin >= clipped.ymax:
-        warnings.append(f"{where}: {found} has no area; dropped")
+        warnings.append(f"{where}: {found} {NO_AREA}")
     else:
         boxes.append(clipped)
 

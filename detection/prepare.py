@@ -1,44 +1,52 @@
 """Prepare a data set for detection: check it, split it, and write the ground truth that every variant shares.
 
-Writes `train.txt` and `test.txt` (file stems), `truth_train.json` and `truth_test.json` (COCO), and last
+Writes `train.txt` and `test.txt` (file stems), `truth_train.json` and `truth_test.json` (COCO), `leakage.json` (how
+many test pairs have a near duplicate in training), `conditions.json` (day or night, ... of every image), and last
 `dataset.json`, which says where the pairs lie, how they were split, and what was wrong with labels.
 """
 
 import argparse
 import logging
 import os
+from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from detection.boxes import Box
-from detection.datasets import DATASETS, Dataset
+from detection.conditions import find_conditions
+from detection.datasets import DATASETS, Dataset, find_dataset
 from detection.datasets.layout import find_labels, read_labels
-from detection.splits import Split, limited, list_split, own_split, random_split
+from detection.leakage import measure_leakage, refuse_tested_training
+from detection.likeness import Look, look_at
+from detection.splits import KEPT, Split, kept_split, limited, list_split, own_split, random_split, scene_split
 from detection.truth import boxes_per_class, build_truth
 from fusion.artefacts import write_json, write_text
-from fusion.pairs import Pair, find_pairs, read_image, read_pair_size
-from fusion.stage import InputError, Progress, run, threads_available
+from fusion.pairs import Pair, find_pairs
+from fusion.stage import InputError, run
 
 SHOWN_WARNINGS = 10
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set split and checked: the split, the ground truths, and warnings about labels."""
+    """A data set split and checked: the split, the ground truths, what its pairs look like, warnings about labels."""
 
     split: Split
     truth_train: dict[str, Any]
     truth_test: dict[str, Any]
+    looks: dict[str, Look]
     warnings: list[str]
 
 
-def prepare(dataset: Dataset, root: Path, pairs: Sequence[Pair], split: Split) -> Prepared:
+def prepare(
+    dataset: Dataset, root: Path, pairs: Sequence[Pair], split: Split, looks: dict[str, Look] | None = None
+) -> Prepared:
     """Open every pair of the split, read its labels and build the ground truth.
 
-    `pairs` are all pairs of the data set: image ids number their names, whatever the split.
+    `pairs` are all pairs of the data set: image ids number their names, whatever the split. `looks` are of pairs that
+    were opened before.
 
     Raises:
         InputError: a name of the split has no pair; an image is unreadable, not 8-bit, or of another size than its
@@ -54,38 +62,35 @@ def prepare(dataset: Dataset, root: Path, pairs: Sequence[Pair], split: Split) -
     if broken:
         raise InputError(f"{str(by_name[broken[0]].visible)!r} has a line break in its name; wanted a name of one line")
     folders = dataset.layout(root).labels
-    progress = Progress("checking", len(used), "pairs")
-    sizes: dict[str, tuple[int, int]] = {}
+    if looks is None:
+        looks = look_at([by_name[name] for name in used])
+    looks = {name: looks[name] for name in used}
+    sizes = {name: (seen.width, seen.height) for name, seen in looks.items()}
     boxes: dict[str, list[Box]] = {}
     warnings: list[str] = []
-    with ThreadPoolExecutor(threads_available()) as pool:  # decoding releases the interpreter's lock
-        for name, size in zip(used, pool.map(_size, (by_name[name] for name in used)), strict=True):
-            sizes[name] = size
-            boxes[name], found = read_labels(find_labels(folders, name), dataset.classes, *size)
-            warnings += found
-            progress.step()
+    for name in used:
+        boxes[name], found = read_labels(find_labels(folders, name), dataset.classes, *sizes[name])
+        warnings += found
     ids = {pair.name: number for number, pair in enumerate(sorted(pairs, key=lambda pair: pair.name), 1)}
     truths = [
         build_truth(ids, {name: sizes[name] for name in names}, boxes, dataset.classes)
         for names in (split.train, split.test)
     ]
-    return Prepared(split, truths[0], truths[1], warnings)
-
-
-def _size(pair: Pair) -> tuple[int, int]:
-    height, width = read_pair_size(pair, read_image(pair.visible), read_image(pair.infrared))
-    return width, height
+    return Prepared(split, truths[0], truths[1], looks, warnings)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, split and write."""
     args = _parse(argv)
-    dataset = DATASETS[args.dataset]
+    dataset = find_dataset(args.dataset, args.classes, args.visible, args.infrared, args.labels)
     folders = dataset.layout(args.root)
     pairs = find_pairs(folders.visible, folders.infrared)
-    split = _split(args, dataset, [pair.name for pair in pairs])
+    looks = look_at(pairs) if args.split == "scene-blocked" else None
+    split = _split(args, dataset, [pair.name for pair in pairs], looks)
     split = limited(split, args.limit_train, args.limit_test, args.seed)
-    prepared = prepare(dataset, args.root, pairs, split)
+    prepared = prepare(dataset, args.root, pairs, split, looks)
+    leakage = measure_leakage(prepared.looks, split.train, split.test)
+    refuse_tested_training(leakage)
     for warning in prepared.warnings[:SHOWN_WARNINGS]:
         logging.warning("warning: %s", warning)
     if len(prepared.warnings) > SHOWN_WARNINGS:
@@ -97,6 +102,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_text(args.output / f"{part}.txt", "".join(f"{name}\n" for name in names))
         counts = ", ".join(f"{name} {count}" for name, count in boxes[part].items())
         logging.info("%s: %d images, boxes: %s", part, len(names), counts)
+    logging.info(
+        "leakage: %d of %d test pairs have a near duplicate in training (likeness from %g on)",
+        *(leakage[key] for key in ("near_duplicates", "images", "threshold")),
+    )
+    conditions = find_conditions(dataset, args.root, prepared.looks)
+    counts = Counter(conditions["images"].values())
+    shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
+    logging.info("conditions, by %s: %s", conditions["source"], shown)
+    write_json(args.output / "leakage.json", leakage)
+    write_json(args.output / "conditions.json", conditions)
     write_json(args.output / "truth_train.json", prepared.truth_train)
     write_json(args.output / "truth_test.json", prepared.truth_test)
     write_json(
@@ -116,7 +131,10 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "test": len(split.test),
                 "digest_train": split.digests[0],
                 "digest_test": split.digests[1],
+                **split.facts,
             },
+            "leakage": {key: value for key, value in leakage.items() if key != "nearest"},
+            "conditions": {"source": conditions["source"], **counts},
             "boxes": boxes,
             "warnings": prepared.warnings,
         },
@@ -128,7 +146,13 @@ def relative(path: Path, folder: Path) -> str:
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
-def _split(args: argparse.Namespace, dataset: Dataset, names: list[str]) -> Split:
+def _split(args: argparse.Namespace, dataset: Dataset, names: list[str], looks: dict[str, Look] | None) -> Split:
+    if args.split in KEPT:
+        return kept_split(args.split, names)
+    if looks is not None:
+        if args.test is None:
+            raise InputError("--split scene-blocked wants --test N")
+        return scene_split({name: seen.descriptor for name, seen in looks.items()}, args.test, args.seed)
     if args.split == "own":
         return own_split(dataset, args.root)
     if args.split == "random":
@@ -140,6 +164,13 @@ def _split(args: argparse.Namespace, dataset: Dataset, names: list[str]) -> Spli
     return list_split(args.train_list, args.test_list)
 
 
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe the data set `folders`."""
+    parser.add_argument("--classes", nargs="+", metavar="NAME", help="folders: the classes in their order")
+    for kind in ("visible", "infrared", "labels"):
+        parser.add_argument(f"--{kind}", nargs="+", metavar="DIR", help=f"folders: below the root (default: {kind})")
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m detection.prepare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -147,15 +178,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dataset", choices=DATASETS, required=True, help="layout and classes of the data set")
     parser.add_argument("--root", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    add_folders(parser)
     parser.add_argument(
         "--split",
-        choices=("own", "random", "list"),
+        choices=("own", "random", *KEPT, "scene-blocked", "list"),
         default="own",
-        help="own: the data set's; random: --train and --test pairs drawn with --seed; list: two files of names "
-        "(default: own)",
+        help="own: the data set's; random: --train and --test pairs drawn with --seed; random-3800-400: such a draw of "
+        "all of M3FD, kept in this project; scene-blocked: whole scenes drawn with --seed, about --test pairs of them "
+        "to test; list: two files of names (default: own)",
     )
     parser.add_argument("--train", type=int, metavar="N", help="random: training pairs")
-    parser.add_argument("--test", type=int, metavar="N", help="random: test pairs")
+    parser.add_argument("--test", type=int, metavar="N", help="random, scene-blocked: test pairs")
     parser.add_argument("--train-list", type=Path, metavar="FILE", help="list: names of the training images")
     parser.add_argument("--test-list", type=Path, metavar="FILE", help="list: names of the test images")
     parser.add_argument("--limit-train", type=int, metavar="N", help="a random part of the training images, N at most")

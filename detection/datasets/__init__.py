@@ -1,13 +1,40 @@
-"""The data sets by name. A new one is a small file like its neighbours and a line in `DATASETS`."""
+"""The data sets by name. A new one is a small file and a line in `DATASETS`: see docs/own-dataset.md."""
 
+from collections.abc import Sequence
+
+from detection.datasets.folders import FOLDERS, describe_folders
 from detection.datasets.layout import Dataset, Layout
-from detection.datasets.m3fd import M3FD
+from detection.datasets.llvip import LLVIP
+from detection.datasets.m3fd import M3FD, SYNTHETIC
 from detection.datasets.msrs import MSRS
+from fusion.stage import InputError
 
 DATASETS: dict[str, Dataset] = {
     "m3fd": M3FD,
     "msrs": MSRS,
-    "synthetic": M3FD,  # fusion.synthetic writes M3FD's own layout
+    "llvip": LLVIP,
+    "folders": FOLDERS,
+    "synthetic": SYNTHETIC,  # fusion.synthetic writes M3FD's own layout
 }
 
-__all__ = ["DATASETS", "Dataset", "Layout"]
+
+def find_dataset(
+    name: str,
+    classes: Sequence[str] | None = None,
+    visible: Sequence[str] | None = None,
+    infrared: Sequence[str] | None = None,
+    labels: Sequence[str] | None = None,
+) -> Dataset:
+    """Return the data set of this name; `folders` takes its classes and folders from the other arguments.
+
+    Raises:
+        InputError: `folders` without classes, or classes or folders for another data set.
+    """
+    if name == "folders":
+        return describe_folders(classes or (), visible, infrared, labels)
+    if classes or visible or infrared or labels:
+        raise InputError(f"--dataset {name} has folders and classes of its own; --classes and the like want folders")
+    return DATASETS[name]
+
+
+__all__ = ["DATASETS", "Dataset", "Layout", "find_dataset"]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detection.boxes import Labels, read_voc, read_yolo
+from fusion.pairs import read_names
 from fusion.stage import InputError
 
 
@@ -26,11 +27,20 @@ class Dataset:
         layout: from the root, which need not exist yet, to its folders.
         own_split: from the root to the names of the training and the test images, or None where the data set brings
             no split.
+        condition: from the root and an image's name to its condition (`day`, `night`, ...), or None where the data set
+            does not say; None for a data set that never says.
     """
 
     classes: tuple[str, ...]
     layout: Callable[[Path], Layout]
     own_split: Callable[[Path], tuple[list[str], list[str]] | None]
+    condition: Callable[[Path, str], str | None] | None = None
+
+
+def listed_split(root: Path) -> tuple[list[str], list[str]] | None:
+    """Return the names in `train.txt` and `test.txt` of the root, or None where it has not both."""
+    lists = root / "train.txt", root / "test.txt"
+    return (read_names(lists[0]), read_names(lists[1])) if all(path.is_file() for path in lists) else None
 
 
 def find_labels(folders: tuple[Path, ...], name: str) -> Path:

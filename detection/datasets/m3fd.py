@@ -5,10 +5,13 @@ README lists Motorcycle before Lamp. The pairs that fusion.synthetic generates h
 `train.txt` and `test.txt` beside the folders.
 """
 
+from dataclasses import replace
 from pathlib import Path
+from xml.etree.ElementTree import ParseError
 
-from detection.datasets.layout import Dataset, Layout
-from fusion.pairs import read_names
+from defusedxml import ElementTree
+
+from detection.datasets.layout import Dataset, Layout, listed_split
 
 CLASSES = ("People", "Car", "Bus", "Lamp", "Motorcycle", "Truck")
 
@@ -23,14 +26,18 @@ def layout(root: Path) -> Layout:
     return Layout(*((_first(root, names),) for names in (_VISIBLE, _INFRARED, _LABELS)))
 
 
-def own_split(root: Path) -> tuple[list[str], list[str]] | None:
-    """Return the names in `train.txt` and `test.txt`, or None where the root has not both."""
-    lists = root / "train.txt", root / "test.txt"
-    return (read_names(lists[0]), read_names(lists[1])) if all(path.is_file() for path in lists) else None
-
-
 def _first(root: Path, names: tuple[str, ...]) -> Path:
     return next((root / name for name in names if (root / name).is_dir()), root / names[0])
 
 
-M3FD = Dataset(CLASSES, layout, own_split)
+def _stated_condition(root: Path, name: str) -> str | None:
+    """Return what a generated scene's XML says of its condition; the label reader reports a broken file."""
+    path = layout(root).labels[0] / f"{name}.xml"
+    try:
+        return ElementTree.fromstring(path.read_bytes(), forbid_dtd=True).findtext("source/condition") or None
+    except (OSError, ParseError, ValueError):
+        return None
+
+
+M3FD = Dataset(CLASSES, layout, listed_split)
+SYNTHETIC = replace(M3FD, condition=_stated_condition)

@@ -21,4 +21,9 @@ def own_split(root: Path) -> tuple[list[str], list[str]]:
     return list(find_images(root / "train" / "vi")), list(find_images(root / "test" / "vi"))
 
 
-MSRS = Dataset(CLASSES, layout, own_split)
+def condition(root: Path, name: str) -> str | None:
+    """Return what the last letter of the name says: D is day, N night."""
+    return {"D": "day", "N": "night"}.get(name[-1])
+
+
+MSRS = Dataset(CLASSES, layout, own_split, condition)

@@ -62,9 +62,16 @@ def test_the_workflow_is_linted_and_formatted():
 def test_the_default_plan_trains_every_variant_once(tmp_path):
     stats = plan(snakemake(tmp_path, "-n"))
     assert stats == {
-        **{"generate_pairs": 1, "save_config": 1, "prepare_split": 1, "train_fnet": 1, "fuse_pairs": 4},
+        **{
+            "generate_pairs": 1,
+            "save_config": 1,
+            "audit_dataset": 1,
+            "prepare_split": 1,
+            "train_fnet": 1,
+            "fuse_pairs": 4,
+        },
         **{"score_fusion": 4, "describe_variant": 6, "train_detector": 6, "test_detector": 6},
-        **{"measure_cost": 4, "explain_fnet": 1, "build_tables": 1, "build_report": 1, "all": 1, "total": 38},
+        **{"measure_cost": 4, "explain_fnet": 1, "build_tables": 1, "build_report": 1, "all": 1, "total": 39},
     }
 
 
@@ -81,7 +88,7 @@ def test_the_papers_plan_is_right_with_the_data_laid_out_as_the_readme_says(tmp_
     stats = plan(text)
     assert (stats["train_fnet"], stats["fuse_pairs"], stats["train_detector"], stats["test_detector"]) == (1, 4, 18, 18)
     assert "generate_pairs" not in stats
-    for wanted in ("--dataset m3fd", "--split random", "--train 3800", "--test 400"):
+    for wanted in ("--dataset m3fd", "--split random-3800-400"):
         assert wanted in re.search(r"python -m detection.prepare .*", text)[0]
     (training,) = re.findall(r"python -m fusion.train .*", text)
     assert "--visible data/MSRS/train/vi data/MSRS/test/vi --infrared data/MSRS/train/ir data/MSRS/test/ir" in training

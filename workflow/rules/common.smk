@@ -11,9 +11,9 @@ from shutil import which
 from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
-from detection.datasets import DATASETS
+from detection.datasets import find_dataset
 from fusion.methods import METHODS
-from fusion.stage import threads_available
+from fusion.stage import InputError, threads_available
 
 validate(config, schema="../schemas/config.schema.yaml")
 
@@ -72,6 +72,15 @@ if clash := [name for name in ABLATIONS if name in METHODS]:
     raise WorkflowError(
         f"config: ablations names {clash}; wanted names that no method has"
     )
+
+
+try:
+    FOUND = find_dataset(
+        DATASET["name"],
+        *(DATASET[key] for key in ("classes", "visible", "infrared", "labels")),
+    )
+except InputError as error:
+    raise WorkflowError(f"config: dataset: {error}")
 
 
 wildcard_constraints:
@@ -158,7 +167,7 @@ def dataset_root():
 
 def folders(kind):
     """Return the data set's folders of `visible` images, `infrared` images or `labels`."""
-    layout = DATASETS[DATASET["name"]].layout(Path(dataset_root()))
+    layout = FOUND.layout(Path(dataset_root()))
     return [path.as_posix() for path in getattr(layout, kind)]
 
 

@@ -22,8 +22,48 @@ if SYNTHETIC:
             "python -m fusion.synthetic --output {params.folder:q} {params.options:q} 2>&1 | tee {log:q}"
 
 
+rule audit_dataset:
+    input:
+        sources("visible", "infrared", "labels"),
+        split_lists(),
+    output:
+        "<results>/data/audit.json",
+    log:
+        "<results>/logs/audit_dataset.log",
+    benchmark:
+        "<results>/benchmarks/audit_dataset.tsv"
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=60,
+    params:
+        root=lambda wildcards: dataset_root(),
+        options=options(
+            {
+                "dataset": DATASET["name"],
+                **{
+                    key: DATASET[key]
+                    for key in (
+                        *("classes", "visible", "infrared", "labels"),
+                        *("train_list", "test_list"),
+                    )
+                },
+            }
+        ),
+        code=digest(
+            "detection/datasets",
+            *(
+                f"detection/{name}.py"
+                for name in ("audit", "boxes", "conditions", "likeness")
+            ),
+        ),
+    shell:
+        "python -m detection.audit --root {params.root:q} {params.options:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule prepare_split:
     input:
+        "<results>/data/audit.json",
         sources("visible", "infrared", "labels"),
         split_lists(),
     output:
@@ -31,6 +71,8 @@ rule prepare_split:
         test="<results>/data/split/test.txt",
         truth_train="<results>/data/split/truth_train.json",
         truth_test="<results>/data/split/truth_test.json",
+        leakage="<results>/data/split/leakage.json",
+        conditions="<results>/data/split/conditions.json",
         dataset="<results>/data/split/dataset.json",
     log:
         "<results>/logs/prepare_split.log",
@@ -54,7 +96,10 @@ rule prepare_split:
             "detection/datasets",
             *(
                 f"detection/{name}.py"
-                for name in ("boxes", "prepare", "splits", "truth")
+                for name in (
+                    *("boxes", "conditions", "leakage", "likeness"),
+                    *("prepare", "splits", "truth"),
+                )
             ),
         ),
     shell:

@@ -16,6 +16,7 @@ rule save_config:
 rule build_tables:
     input:
         config="<results>/config.json",
+        audit="<results>/data/audit.json",
         split="<results>/data/split/dataset.json",
         ap=per_variant("ap.json"),
         training=per_variant("provenance.json"),
