@@ -30,6 +30,9 @@ from reports.tables import detection_layout, detection_notes, fusion_layout, fus
 
 TITLE = "Does fusion help the detector?"
 
+# Both bands' detectors pooled (detection.late): a row of Table II that has no images of its own and is no fused image.
+LATE = "late"
+
 TIES = "≈: Average is not shown to differ from the best one's at 95 % (paired bootstrap; {})."
 
 # Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
@@ -44,7 +47,7 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
     """
     average = table.set_index("variant")["Average"].round(3).dropna()
     bands = average[[name for name in average.index if name in BANDS]]
-    fused = average[[name for name in average.index if name not in BANDS]]
+    fused = average[[name for name in average.index if name not in (*BANDS, LATE)]]
     if bands.empty or fused.empty:
         return "This run cannot say: it has no score for a single band, or none for a fused variant.", ""
     if average.max() < LEARNED:
@@ -58,6 +61,8 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
     )
     above = int((fused > bands[band]).sum())
     trust = f"{above} of {len(fused)} fused variants scored above {band}. "
+    if LATE in average:
+        trust += f"Pooling the boxes of both bands' detectors, without fusing any image, reached {average[LATE]:.3f}. "
     rows = table.set_index("variant")
     seeds = int(rows["seeds"].min())
     compared = comparison(significance, method, band) if significance else None
@@ -111,21 +116,46 @@ def printed_p(p: float) -> str:
     return "< 0.01" if p < 0.01 else f"{p:.2f}"
 
 
-def changes_by_class(table: pd.DataFrame, classes: Sequence[str]) -> list[tuple[str, float]]:
-    """Return how the best fused variant's AP differs from the better band's, for each class, largest gain first.
+def compared_rows(table: pd.DataFrame) -> tuple[str, str] | None:
+    """Return the best fused variant and the better single band, by printed Average; None where one has no score."""
+    average = table.set_index("variant")["Average"].round(3).dropna()
+    bands = average[[name for name in average.index if name in BANDS]]
+    fused = average[[name for name in average.index if name not in (*BANDS, LATE)]]
+    return None if bands.empty or fused.empty else (str(fused.idxmax()), str(bands.idxmax()))
 
-    The two rows are those that `verdict` compares; the differences are of printed values, undefined ones left out.
+
+def changes(values: pd.DataFrame, columns: Sequence[str], pair: tuple[str, str] | None) -> list[tuple[str, float]]:
+    """Return how the printed values of two rows of `values` differ in each column, largest gain first.
+
+    Columns that are undefined for either are left out.
     """
-    rows = table.set_index("variant")[[*classes, "Average"]].round(3)
-    bands, fused = rows[rows.index.isin(BANDS)], rows[~rows.index.isin(BANDS)]
-    if bands["Average"].isna().all() or fused["Average"].isna().all():
+    if pair is None:
         return []
-    difference = (
-        fused.loc[fused["Average"].idxmax(), list(classes)] - bands.loc[bands["Average"].idxmax(), list(classes)]
-    )
-    return [
-        (str(name), round(float(value), 3)) for name, value in difference.dropna().sort_values(ascending=False).items()
-    ]
+    rows = values.set_index("variant")[list(columns)].round(3)
+    difference = (rows.loc[pair[0]] - rows.loc[pair[1]]).dropna().sort_values(ascending=False, kind="stable")
+    return [(str(name), round(float(value), 3)) for name, value in difference.items()]
+
+
+def parts_table(runs: Sequence[Mapping[str, Any]], variants: Sequence[str]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return Average by condition of the scene and by size of the object, and the images of each condition.
+
+    One row a variant, columns `variant`, the conditions, `small`, `medium`, `large`; means over the seeds, NaN where a
+    seed has none. Columns that no run knows are left out.
+    """
+    images: dict[str, int] = {}
+    rows = []
+    for variant in variants:
+        mine = [entry for entry in runs if entry["variant"] == variant]
+        values: dict[str, list[float]] = {}
+        for entry in mine:
+            parts = {name: part["average"]["AP"] for name, part in entry.get("conditions", {}).items()}
+            images |= {name: part["images"] for name, part in entry.get("conditions", {}).items()}
+            sizes = {name: entry["average"].get(f"AP_{name}") for name in ("small", "medium", "large")}
+            for name, value in (parts | {key: size for key, size in sizes.items() if size is not None}).items():
+                values.setdefault(name, []).append(math.nan if value is None else value)
+        means = {name: float(np.mean(found)) for name, found in values.items() if len(found) == len(mine)}
+        rows.append({"variant": variant, **means})
+    return pd.DataFrame(rows), images
 
 
 def table_rows(
@@ -297,8 +327,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     split = collect.read_split(options.split)
     table, facts = _read_table(options.tables / "table2.csv")
     variants = table["variant"].tolist()
-    methods = [variant for variant in variants if variant not in BANDS]
-    images = _paths_by_name(options.images, "--images", variants)
+    methods = [variant for variant in variants if variant not in (*BANDS, LATE)]
+    images = _paths_by_name(options.images, "--images", [variant for variant in variants if variant != LATE])
+    if LATE in variants:
+        images[LATE] = images["visible"]  # it has boxes and no images
     predictions = _first(_paths_by_name(options.predictions, "--predictions", variants))
     scores, _ = collect.read_scores(options.ap, variants, split)
     if facts["digest_test"] != split.dataset["split"]["digest_test"]:
@@ -331,6 +363,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         heading = "Fusion metrics: the images of each method"
         notes = fusion_notes(fusion, fusion_facts)
         tables.append(_table_context("fusion", heading, table_rows(fusion, layout), layout, notes))
+    parts, condition_images = parts_table(runs, variants)
+    if len(parts.columns) > 1:
+        tables.insert(1, _parts_context(parts, condition_images))
     test_sets = [block for file in options.test_set_tables for block in _test_set_blocks(file)]
 
     pictures = read_pictures(split, images, predictions)
@@ -348,7 +383,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         "title": TITLE,
         "answer": answer,
         "trust": trust,
-        "changes": changes_by_class(table, split.classes),
+        "changes": [
+            (title, found)
+            for title, found in (
+                ("By class", changes(table, split.classes, compared_rows(table))),
+                ("By condition", changes(parts, list(condition_images), compared_rows(table))),
+            )
+            if found
+        ],
         "facts": facts,
         "fused": fused_facts,
         "tables": tables,
@@ -375,7 +417,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             facts,
             {
                 "significance": significance is not None,
-                "conditions": False,
+                "conditions": bool(condition_images),
                 "helps": bool(helps),
                 "costs": bool(costs),
                 "test_sets": bool(test_sets),
@@ -558,7 +600,7 @@ def _gallery_of(crops: Sequence[Mapping[str, Any]], variant: str) -> Mapping[str
 
 def _best_fused(table: pd.DataFrame) -> str:
     """Return the fused variant with the highest Average, or the last variant where none has one."""
-    fused = table[~table["variant"].isin(BANDS)].dropna(subset=["Average"])
+    fused = table[~table["variant"].isin((*BANDS, LATE))].dropna(subset=["Average"])
     return str(fused.loc[fused["Average"].idxmax(), "variant"] if len(fused) else table["variant"].iloc[-1])
 
 
@@ -581,6 +623,26 @@ def _table_context(
         "rows": rows,
         "notes": notes,
     }
+
+
+def _parts_context(parts: pd.DataFrame, condition_images: Mapping[str, int]) -> dict[str, Any]:
+    columns = [name for name in parts.columns if name != "variant"]
+    layout = Layout(
+        {"variant": "Variant"} | {c: c for c in columns}, dict.fromkeys(columns, 3), dict.fromkeys(columns, True)
+    )
+    notes = [
+        "Average as in Table II, means over the seeds. Sizes are COCO's, by the true box: small below 32x32 pixels, "
+        "large from 96x96."
+    ]
+    if condition_images:
+        listed = ", ".join(f"{name} {count}" for name, count in condition_images.items())
+        notes.append(f"Test images of each condition: {listed}.")
+    heading = (
+        "By condition and size: the detector on parts of the test set"
+        if condition_images
+        else "By size: the detector on small and large objects"
+    )
+    return _table_context("parts", heading, table_rows(parts, layout), layout, notes)
 
 
 def _script_json(value: Any) -> Markup:

@@ -421,8 +421,27 @@ def test_two_methods_have_no_rank_correlation():
     assert "Too few methods" in page.correlation_sentence([entry])
 
 
-def test_changes_by_class_are_the_best_fused_against_the_better_band():
+def test_changes_are_the_best_fused_less_the_better_band():
     table = pd.DataFrame(
-        {"variant": ["visible", "infrared", "fnet"], "Car": [0.5, 0.1, 0.6], "Bus": [0.5, 0.9, 0.4], "Lamp": np.nan}
-    ).assign(Average=[0.5, 0.45, 0.55])
-    assert page.changes_by_class(table, ["Bus", "Car", "Lamp"]) == [("Car", 0.1), ("Bus", -0.1)]
+        {"variant": ["visible", "infrared", "fnet", "late"], "Car": [0.5, 0.1, 0.6, 0.9], "Bus": [0.5, 0.9, 0.4, 0.9]}
+    ).assign(Lamp=np.nan, Average=[0.5, 0.45, 0.55, 0.9])
+    assert page.compared_rows(table) == ("fnet", "visible")  # pooled boxes are no fused image
+    assert page.changes(table, ["Bus", "Car", "Lamp"], ("fnet", "visible")) == [("Car", 0.1), ("Bus", -0.1)]
+
+
+def test_pooled_boxes_are_told_and_not_taken_for_a_fused_image():
+    answer, trust = page.verdict(scores_of(visible=0.5, infrared=0.4, fnet=0.52, late=0.6), "msrs")
+    assert "the best fused variant, fnet" in answer
+    assert "without fusing any image, reached 0.600" in trust
+
+
+def test_parts_are_means_over_the_seeds_and_nan_where_a_seed_has_none():
+    def run(variant: str, night: float | None, small: float) -> dict:
+        conditions = {"night": {"images": 7, "average": {"AP": night}}}
+        return {"variant": variant, "average": {"AP": 0.5, "AP_small": small}, "conditions": conditions}
+
+    runs = [run("visible", 0.2, 0.1), run("visible", 0.4, 0.3), run("fnet", None, 0.2), run("fnet", 0.5, 0.4)]
+    table, images = page.parts_table(runs, ["visible", "fnet"])
+    assert images == {"night": 7}
+    assert table["small"].tolist() == pytest.approx([0.2, 0.3])
+    assert table["night"].iloc[0] == pytest.approx(0.3) and np.isnan(table["night"].iloc[1])
