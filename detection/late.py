@@ -1,0 +1,174 @@
+"""Late fusion: the boxes of the visible and of the infrared detector pooled, with nothing trained.
+
+The row that fusing pixels has to beat: whoever has both bands can simply run both detectors. Boxes are pooled per
+class, by weighted boxes (the default) or by non-maximum suppression, and scored as every other variant.
+
+Writes `predictions.json` and `ap.json` like detection.test. The settings are the published ones, chosen before any
+result was seen; none is fitted to the test images.
+
+Source of weighted boxes: R. Solovyev, W. Wang, T. Gabruseva, Weighted boxes fusion, Image and Vision Computing, 2021.
+"""
+
+import argparse
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detection.average_precision import (
+    MOST_DETECTIONS,
+    PROTOCOL,
+    confusion,
+    overlaps,
+    read_conditions,
+    score,
+    score_conditions,
+)
+from detection.truth import read_truth
+from fusion.artefacts import read_json, sha256_json, write_json
+from fusion.stage import InputError, run
+
+VARIANT = "late"
+BANDS = ("visible", "infrared")
+OVERLAP = 0.55  # of two boxes that are one object, as the authors of weighted boxes recommend
+
+
+def weighted_boxes(boxes: np.ndarray, scores: np.ndarray, models: int = 2) -> tuple[np.ndarray, np.ndarray]:
+    """Return boxes and scores of one class in one image after weighted boxes fusion, strongest first.
+
+    By falling score, a box joins the cluster whose fused box it overlaps most, by more than OVERLAP, or founds one. A
+    cluster's box is the mean of its boxes weighted by their scores; its score their mean score, times the share of the
+    models' number that its boxes come to, at most 1: what one detector alone sees counts for half.
+
+    Args:
+        boxes: (N, 4) as x, y, width, height.
+        scores: (N,).
+        models: detectors that the boxes come from.
+    """
+    members: list[list[int]] = []
+    fused = np.zeros((0, 4))
+    for number in np.argsort(-scores, kind="stable"):
+        shared = overlaps(boxes[number], fused)[0]
+        best = int(shared.argmax()) if len(shared) else -1
+        if best >= 0 and shared[best] > OVERLAP:
+            members[best].append(number)
+            fused[best] = np.average(boxes[members[best]], axis=0, weights=scores[members[best]])
+        else:
+            members.append([number])
+            fused = np.vstack([fused, boxes[number]])
+    values = np.array([scores[group].mean() * min(len(group), models) / models for group in members])
+    order = np.argsort(-values, kind="stable")
+    return fused[order], values[order]
+
+
+def suppressed_boxes(boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return boxes and scores of one class in one image without those that a stronger one overlaps by over OVERLAP."""
+    order = np.argsort(-scores, kind="stable")
+    table = overlaps(boxes, boxes)
+    kept: list[int] = []
+    for number in order:
+        if not (table[number, kept] > OVERLAP).any():
+            kept.append(number)
+    return boxes[kept], scores[kept]
+
+
+POOLING: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
+    "weighted": weighted_boxes,
+    "suppressed": suppressed_boxes,
+}
+
+
+def pool(
+    visible: Sequence[Mapping[str, Any]], infrared: Sequence[Mapping[str, Any]], pooling: str = "weighted"
+) -> list[dict[str, Any]]:
+    """Return the two detectors' COCO results as one, at most 100 an image, as each of them gave.
+
+    Detections without a positive score say nothing and are left out.
+    """
+    groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for prediction in (*visible, *infrared):
+        if prediction["score"] > 0:
+            groups.setdefault((prediction["image_id"], prediction["category_id"]), []).append(prediction)
+    images: dict[int, list[dict[str, Any]]] = {}
+    for (image, category), found in sorted(groups.items()):
+        boxes = np.array([p["bbox"] for p in found], float)
+        scores = np.array([p["score"] for p in found], float)
+        for box, value in zip(*POOLING[pooling](boxes, scores), strict=True):
+            images.setdefault(image, []).append(
+                {
+                    "image_id": image,
+                    "category_id": category,
+                    "bbox": [round(float(v), 4) for v in box],
+                    "score": float(value),
+                }
+            )
+    return [p for found in images.values() for p in sorted(found, key=lambda p: -p["score"])[:MOST_DETECTIONS]]
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Pool, score, write."""
+    args = _parse(argv)
+    truth = read_truth(args.truth)
+    tested = {}
+    for band, folder in zip(BANDS, (args.visible, args.infrared), strict=True):
+        scores = read_json(folder / "ap.json")
+        predictions = read_json(folder / "predictions.json")
+        stated = scores.get("provenance", {})
+        if scores.get("variant") != band:
+            raise InputError(f"{folder / 'ap.json'} is of {scores.get('variant')!r}, expected {band!r}")
+        for name, found, wanted in (
+            ("predictions", stated.get("predictions"), sha256_json(predictions)),
+            ("data.labels", stated.get("data", {}).get("labels"), sha256_json(truth)),
+        ):
+            if found != wanted:
+                raise InputError(f"{folder / 'ap.json'} states other {name} than given; test the detector again")
+        tested[band] = (scores, predictions)
+    (scores, visible), (other, infrared) = tested["visible"], tested["infrared"]
+    if scores["seed"] != other["seed"]:
+        raise InputError(f"{args.visible} has seed {scores['seed']}, {args.infrared} {other['seed']}; wanted one seed")
+    predictions = pool(visible, infrared, args.pooling)
+    table = score(truth, predictions).table()
+    write_json(args.output / "predictions.json", predictions)
+    write_json(
+        args.output / "ap.json",
+        {
+            "variant": VARIANT,
+            "seed": scores["seed"],
+            "detector": scores["detector"],
+            "protocol": PROTOCOL,
+            **table,
+            "confusion": confusion(truth, predictions),
+            "conditions": score_conditions(truth, predictions, read_conditions(args.conditions)),
+            "images": len(truth["images"]),
+            "boxes": len(truth["annotations"]),
+            "detections": len(predictions),
+            "pooled": {"pooling": args.pooling, "overlap": OVERLAP, "bands": list(BANDS)},
+            "provenance": {
+                **scores["provenance"],
+                "weights": [scores["provenance"]["weights"], other["provenance"]["weights"]],
+                "training": [scores["provenance"]["training"], other["provenance"]["training"]],
+                "trained_on": VARIANT,
+                "predictions": sha256_json(predictions),
+            },
+        },
+    )
+    logging.info("%-12s AP %.3f  AP50 %.3f", VARIANT, table["average"]["AP"], table["average"]["AP50"])
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m detection.late", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--truth", type=Path, required=True, help="truth_test.json of the prepared split")
+    parser.add_argument("--visible", type=Path, required=True, help="folder that detection.test wrote for visible")
+    parser.add_argument("--infrared", type=Path, required=True, help="the same for infrared, of the same seed")
+    parser.add_argument("--output", type=Path, required=True, help="folder to write to")
+    parser.add_argument("--pooling", choices=POOLING, default="weighted", help="how boxes are pooled")
+    parser.add_argument("--conditions", type=Path, help="conditions.json of the split; may be absent")
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run(main)
