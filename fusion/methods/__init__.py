@@ -2,13 +2,15 @@
 
 from pathlib import Path
 
-from fusion.methods import average, coconet, fnet, itfuse, laplacian, maximum, u2fusion
+from fusion.methods import average, coconet, dwt, fnet, guided, itfuse, laplacian, maximum, u2fusion
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 
 METHODS: dict[str, Method] = {
     "average": average.METHOD,
     "maximum": maximum.METHOD,
     "laplacian": laplacian.METHOD,
+    "dwt": dwt.METHOD,
+    "guided": guided.METHOD,
     "u2fusion": u2fusion.METHOD,
     "coconet": coconet.METHOD,
     "itfuse": itfuse.METHOD,
