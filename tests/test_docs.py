@@ -1,12 +1,18 @@
-"""The documentation keeps up with the code: every error message that we raise is in docs/troubleshooting.md."""
+"""The documentation keeps up with the code: every error message that we raise is in docs/troubleshooting.md.
+
+`python tests/test_docs.py` adds the messages that are missing there, to the section whose comment names their module,
+and takes out those that are no longer raised; what to do about a message is for people to write below it.
+"""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("fusion", "detection", "reports")
+DOCUMENT = ROOT / "docs/troubleshooting.md"
 
 
 def fixed_words(node: ast.expr) -> str:
@@ -22,28 +28,46 @@ def fixed_words(node: ast.expr) -> str:
 
 
 def messages(file: Path) -> set[str]:
-    """Return the messages of every InputError that a module raises."""
+    """Return the messages of every InputError that a module raises; backticks become apostrophes."""
     raised = (node.exc for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Raise))
-    return {
-        fixed_words(error.args[0])
+    found = {
+        fixed_words(error.args[0]).replace("`", "'")
         for error in raised
         if isinstance(error, ast.Call) and getattr(error.func, "id", "") == "InputError"
     }
+    return {message for message in found if re.search(r"\w", message)}
 
 
 MODULES = {
     file.relative_to(ROOT).as_posix(): found
     for package in PACKAGES
     for file in sorted((ROOT / package).rglob("*.py"))
-    if (found := messages(file) - {"…"})
+    if (found := messages(file))
 }
 
 
-@pytest.fixture(scope="module")
 def listed() -> set[str]:
-    """The messages that the document lists: each begins a line, in backticks."""
-    lines = (ROOT / "docs/troubleshooting.md").read_text("utf-8").splitlines()
-    return {line.split("`")[1] for line in lines if line.startswith("- `")}
+    """Return the messages that the document lists: each begins a line, in backticks."""
+    return {line.split("`")[1] for line in DOCUMENT.read_text("utf-8").splitlines() if line.startswith("- `")}
+
+
+def update() -> None:
+    """Add and take out messages; what people wrote below a message goes with it."""
+    raised, known = set().union(*MODULES.values()), listed()
+    head, *sections = re.split(r"(?m)^(?=## )", DOCUMENT.read_text("utf-8"))
+    homes = [
+        set(re.findall(r"[\w/]+\.py", (re.search(r"<!--(.*?)-->", s, re.DOTALL) or ["", ""])[1])) for s in sections
+    ]
+    for number, section in enumerate(sections):
+        entries = re.split(r"(?m)^(?=- `)", section.rstrip("\n") + "\n")
+        kept = [e for e in entries if not e.startswith("- `") or e.split("`")[1] in raised]
+        last = number == len(sections) - 1  # takes what belongs nowhere
+        mine = [m for m in MODULES if m in homes[number] or (last and not any(m in home for home in homes))]
+        for message in sorted(set().union(*(MODULES[m] for m in mine)) - known):
+            kept.append(f"- `{message}`\n")
+            known.add(message)
+        sections[number] = "".join(kept).rstrip("\n") + "\n"
+    DOCUMENT.write_text(head + "\n".join(sections), encoding="utf-8")
 
 
 def test_messages_are_read_as_they_stand_in_the_code():
@@ -52,12 +76,14 @@ def test_messages_are_read_as_they_stand_in_the_code():
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_error_message_is_explained(module, listed):
-    missing = sorted(message.replace("`", "'") for message in MODULES[module])
-    missing = [message for message in missing if message not in listed]
-    assert not missing, f"docs/troubleshooting.md lacks {module}'s:\n" + "\n".join(f"- `{line}`" for line in missing)
+def test_every_error_message_is_explained(module):
+    missing = sorted(MODULES[module] - listed())
+    assert not missing, f"docs/troubleshooting.md lacks messages of {module}: run python tests/test_docs.py"
 
 
-def test_no_message_is_explained_that_is_no_longer_raised(listed):
-    raised = {message.replace("`", "'") for found in MODULES.values() for message in found}
-    assert sorted(listed - raised) == []
+def test_no_message_is_explained_that_is_no_longer_raised():
+    assert sorted(listed() - set().union(*MODULES.values())) == []
+
+
+if __name__ == "__main__":
+    update()
