@@ -27,7 +27,7 @@ from detection.leakage import MOST_EXACT
 from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, look, nearest
 from detection.prepare import add_folders, relative
 from fusion.artefacts import write_json
-from fusion.pairs import Pair, find_images, read_names
+from fusion.pairs import EXTENSIONS, Pair, find_images, read_names
 from fusion.stage import InputError, Progress, run, threads_available
 
 SHOWN = 10
@@ -173,8 +173,8 @@ def recognise(root: Path) -> str:
     found = []
     for name, dataset in DATASETS.items():
         layout = dataset.layout(root)
-        kinds = (layout.visible, layout.infrared, layout.labels)
-        if dataset.classes and all(folder.is_dir() for kind in kinds for folder in kind):
+        there = all(map(_holds_images, (*layout.visible, *layout.infrared)))
+        if dataset.classes and there and all(folder.is_dir() for folder in layout.labels):
             found.append(name)
     if "synthetic" in found:  # its layout is M3FD's own: only the marker tells them apart
         found.remove("m3fd" if (root / "synthetic.json").is_file() else "synthetic")
@@ -182,6 +182,10 @@ def recognise(root: Path) -> str:
         what = " and ".join(found) or "none of the data sets"
         raise InputError(f"{root} has the folders of {what}; wanted --dataset {', '.join(DATASETS)}")
     return found[0]
+
+
+def _holds_images(folder: Path) -> bool:
+    return folder.is_dir() and any(path.suffix.lower() in EXTENSIONS for path in folder.iterdir())
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,9 +1,15 @@
+import json
+import re
+import shlex
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import yaml
 
-from detection.datasets import DATASETS
+from detection import audit, prepare
+from detection.datasets import DATASETS, find_dataset
 from detection.datasets.layout import find_labels
 from fusion.stage import InputError
 
@@ -43,3 +49,74 @@ def test_two_label_files_of_an_image_are_an_error(tmp_path):
     (tmp_path / "x.txt").touch()
     with pytest.raises(InputError, match=r"x\.xml and .*x\.txt for image 'x'"):
         find_labels((tmp_path,), "x")
+
+
+def test_llvip_is_read_from_its_own_folders(tmp_path, m3fd):
+    for band, folder in (("visible", "Vis"), ("infrared", "Ir")):
+        for number, path in enumerate(sorted((m3fd / folder).iterdir())):
+            place = tmp_path / "LLVIP" / band / ("test" if number < 2 else "train") / path.name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
+    (m3fd / "Annotation").rename(tmp_path / "LLVIP" / "Annotations")
+    for path in (tmp_path / "LLVIP" / "Annotations").iterdir():
+        path.write_text(path.read_text().replace("People", "person").replace("Car", "Person"))
+    audit.main(["--root", str(tmp_path / "LLVIP"), "--output", str(tmp_path / "audit.json")])
+    facts = json.loads((tmp_path / "audit.json").read_text())
+    assert (facts["dataset"], facts["pairs"], facts["boxes_per_class"]) == ("llvip", 6, {"person": 6})
+    train, test = DATASETS["llvip"].own_split(tmp_path / "LLVIP")
+    assert (len(train), test) == (4, ["00000", "00001"])
+
+
+def test_classes_for_a_data_set_that_has_its_own_are_refused():
+    with pytest.raises(InputError, match="--dataset m3fd has folders and classes of its own"):
+        find_dataset("m3fd", ["a"])
+    with pytest.raises(InputError, match="wanted one class or more, each once"):
+        find_dataset("folders", ["a", "A"])
+
+
+GUIDE = Path(__file__).parents[2] / "docs" / "own-dataset.md"
+
+
+@pytest.fixture
+def mine(m3fd, tmp_path, monkeypatch):
+    """A data set laid out as docs/own-dataset.md has it, with the working folder above it."""
+    root = tmp_path / "data" / "mine"
+    root.mkdir(parents=True)
+    for folder, name in (("Vis", "rgb"), ("Ir", "thermal"), ("Annotation", "boxes")):
+        (m3fd / folder).rename(root / name)
+    for path in (root / "boxes").iterdir():
+        path.write_text(path.read_text().replace("People", "person"))
+    monkeypatch.chdir(tmp_path)
+    return root
+
+
+def examples(language):
+    return re.findall(rf"```{language}\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_commands_of_the_guide_run(mine):
+    (commands,) = examples("sh")
+    for line in commands.splitlines():
+        _, _, module, *options = shlex.split(line)
+        {"detection.audit": audit, "detection.prepare": prepare}[module].main(options)
+    assert json.loads(Path("results/mine/audit.json").read_text())["boxes_per_class"] == {"person": 3, "car": 3}
+    facts = json.loads(Path("results/mine/split/dataset.json").read_text())
+    assert facts["classes"] == ["person", "car"] and facts["visible"] == ["../../../data/mine/rgb"]
+
+
+def test_the_configuration_of_the_guide_is_that_of_its_commands(mine):
+    (text,) = examples("yaml")
+    settings = yaml.safe_load(text)["dataset"]
+    layout = find_dataset(*(settings[key] for key in ("name", "classes", "visible", "infrared", "labels"))).layout(mine)
+    assert (layout.visible, layout.infrared, layout.labels) == ((mine / "rgb",), (mine / "thermal",), (mine / "boxes",))
+
+
+def test_the_file_of_the_guide_is_a_data_set(mine, monkeypatch):
+    (source,) = examples("python")
+    scope = {}
+    exec(source, scope)
+    monkeypatch.setitem(DATASETS, "mine", scope["MINE"])
+    (mine / "train.txt").write_text("00000\n00001\n")
+    (mine / "test.txt").write_text("00002\n")
+    prepare.main(["--dataset", "mine", "--root", "data/mine", "--output", "out"])
+    assert json.loads(Path("out/conditions.json").read_text())["images"]["00002"] == "day"

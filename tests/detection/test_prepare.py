@@ -132,3 +132,54 @@ def test_m3fd_sample_has_the_counts_of_its_readme(shared, tmp_path):
     facts = run(shared / "data" / "m3fd_sample", tmp_path / "out", "--split", "random", "--train", "6", "--test", "3")
     found = {name: facts["boxes"]["train"][name] + facts["boxes"]["test"][name] for name in facts["classes"]}
     assert found == {"People": 76, "Car": 49, "Bus": 0, "Lamp": 5, "Motorcycle": 1, "Truck": 0}
+
+
+def test_leakage_names_the_likest_training_pair_and_counts_near_duplicates(m3fd, tmp_path):
+    for folder in ("Vis", "Ir"):
+        image = cv2.imread(str(m3fd / folder / "00000.png"), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(m3fd / folder / "00001.png"), image + np.uint8(2))
+    (m3fd / "train.txt").write_text("00000\n00002\n00003\n")
+    (m3fd / "test.txt").write_text("00001\nz\n")
+    facts = run(m3fd, tmp_path / "out")
+    leakage = json.loads((tmp_path / "out" / "leakage.json").read_text())
+    assert (leakage["share"], leakage["near_duplicates"], leakage["images"], leakage["exact"]) == (0.5, 1, 2, 0)
+    assert leakage["nearest"]["00001"]["train"] == "00000" and set(leakage["nearest"]) == {"00001", "z"}
+    assert facts["leakage"]["share"] == 0.5
+
+
+def test_split_whose_test_pairs_are_in_training_is_refused(m3fd, tmp_path):
+    for folder in ("Vis", "Ir"):
+        (m3fd / folder / "00001.png").write_bytes((m3fd / folder / "00000.png").read_bytes())
+    (m3fd / "train.txt").write_text("00000\n")
+    (m3fd / "test.txt").write_text("00001\n")
+    with pytest.raises(InputError, match="1 of the 1 test pairs are in training as well, pixel for pixel"):
+        run(m3fd, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_conditions_of_m3fd_are_derived_from_luma(m3fd, tmp_path):
+    for folder in ("Vis", "Ir"):
+        image = cv2.imread(str(m3fd / folder / "z.png"), cv2.IMREAD_UNCHANGED)
+        cv2.imwrite(str(m3fd / folder / "z.png"), image // 2 + np.uint8(100))
+    run(m3fd, tmp_path / "out", "--split", "random", "--train", "4", "--test", "2")
+    conditions = json.loads((tmp_path / "out" / "conditions.json").read_text(encoding="utf-8"))
+    assert "mean luma is below 55" in conditions["source"]
+    assert len(conditions["images"]) == 6 and conditions["images"]["z"] == "day"
+    assert conditions["images"]["00000"] == "night"
+
+
+def test_conditions_of_generated_scenes_are_the_generators(tmp_path):
+    from fusion.synthetic import make_scene
+    from fusion.synthetic.__main__ import write_scenes
+
+    write_scenes(tmp_path / "scenes", 6, 2, (96, 72), 3)
+    run(tmp_path / "scenes", tmp_path / "out", dataset="synthetic")
+    conditions = json.loads((tmp_path / "out" / "conditions.json").read_text())
+    drawn = {f"{index:05}": make_scene(3, index, 96, 72).condition for index in range(8)}
+    assert conditions == {"source": "the data set", "images": drawn}
+
+
+def test_split_by_scenes_is_described(m3fd, tmp_path):
+    facts = run(m3fd, tmp_path / "out", "--split", "scene-blocked", "--test", "2")
+    assert facts["split"]["kind"] == "scene-blocked" and facts["split"]["test"] <= 2
+    assert set(facts["split"]["blocks"]) == {"rule", "count", "largest", "digest"}
