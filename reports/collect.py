@@ -17,6 +17,7 @@ from fusion.stage import InputError
 from reports.paper import CLASSES as PAPER_CLASSES
 
 BANDS = ("visible", "infrared")
+LATE = "late"  # both bands' boxes pooled (detection.late): not fused images, trained by two detectors
 
 # What rightly differs between two runs of one recipe, in ap.json's provenance and in the training's, and between the
 # metrics of two methods. Everything else must agree: a new key is compared until somebody decides here that it need
@@ -134,14 +135,15 @@ def read_scores(
         _check_testing(file, scores, split, digests)
         facts = {key: scores[key] for key in ("detector", "protocol")}
         if trainings:
-            digest = scores["provenance"].get("training")
-            if digest not in by_digest:
-                raise InputError(
-                    f"{file}: --training has no provenance.json with digest {str(digest)[:12]}, its detector's"
-                )
-            training_file, training = by_digest[digest]
-            _check_training(training_file, training, split, digests)
-            facts |= {f"training.{key}": value for key, value in _without(training, PER_TRAINING).items()}
+            detectors = scores["provenance"].get("training")
+            for digest in detectors if isinstance(detectors, list) else [detectors]:
+                if digest not in by_digest:
+                    raise InputError(
+                        f"{file}: --training has no provenance.json with digest {str(digest)[:12]}, its detector's"
+                    )
+                training_file, training = by_digest[digest]
+                _check_training(training_file, training, split, digests)
+                facts |= {f"training.{key}": value for key, value in _without(training, PER_TRAINING).items()}
         facts |= {f"testing.{key}": value for key, value in _without(scores["provenance"], PER_TEST).items()}
         if first is None:
             first, shared = file, facts
@@ -221,11 +223,85 @@ def detection_table(scores: pd.DataFrame, classes: Sequence[str], paper: Mapping
         row["Average_low"] = average.min(skipna=False) if several else float("nan")
         row["Average_high"] = average.max(skipna=False) if several else float("nan")
         row["seeds"] = len(average)
+        row["Average_deviation"] = average.std(skipna=False)  # between seeds, NaN for one
         if paper is not None:
             for name in ("Average", *classes):
                 row[f"{name}_paper"] = paper[variant].get(name, float("nan"))
+            row["Average_difference"] = row["Average"] - row["Average_paper"]
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def read_significance(file: Path, split: Split, files: Sequence[Path]) -> dict[str, Any]:
+    """Read significance.json, and check that it is of this split's labels and of the predictions behind `files`.
+
+    Raises:
+        InputError: it is of other labels, or of other predictions than an ap.json states.
+    """
+    significance = read_json(file)
+    for key in ("variants", "comparisons", "provenance", "method", "samples", "correction"):
+        _wanted(significance, key, file)
+    truth = split.file.with_name("truth_test.json")
+    stated = significance["provenance"]
+    _require_equal(truth, {"labels": sha256_json(read_json(truth))}, file, stated, ["labels"])
+    for path in files:
+        scores = read_json(path)
+        digest = stated["predictions"].get(scores["variant"], {}).get(str(scores["seed"]))
+        if digest != scores["provenance"].get("predictions"):
+            raise InputError(f"{file} is not of the predictions behind {path}; run detection.significance again")
+    return significance
+
+
+def add_significance(table: pd.DataFrame, classes: Sequence[str], significance: Mapping[str, Any]) -> pd.DataFrame:
+    """Return Table II with intervals and verdicts.
+
+    `<column>_interval_low` and `_high` bound the 95 % interval of each class and of `Average`. `against_best` is
+    `best`, `tie` (not shown to differ from the best average) or `worse`; `against_band` compares with the better
+    single band: `better`, `worse`, `no difference shown`, or empty for that band itself.
+    """
+    table = table.copy()
+    for name in (*classes, "Average"):
+        for bound in ("low", "high"):
+            values = [significance["variants"][variant][name][bound] for variant in table["variant"]]
+            table[f"{name}_interval_{bound}"] = pd.array(values, dtype=float)
+    average = table.set_index("variant")["Average"].dropna()
+    bands = average[[name for name in average.index if name in BANDS]]
+    best, band = (values.idxmax() if len(values) else None for values in (average, bands))
+    different = {frozenset((c["first"], c["second"])): c["different"] for c in significance["comparisons"]}
+
+    def verdict(variant: str, other: str | None, words: tuple[str, str, str]) -> str:
+        if other is None or variant == other or variant not in average:
+            return ""
+        if not different[frozenset((variant, other))]:
+            return words[1]
+        return words[0] if average[variant] > average[other] else words[2]
+
+    table["against_best"] = [
+        "best" if variant == best else verdict(variant, best, ("best", "tie", "worse")) for variant in table["variant"]
+    ]
+    words = ("better", "no difference shown", "worse")
+    table["against_band"] = [verdict(variant, band, words) for variant in table["variant"]]
+    return table
+
+
+def detail_table(files: Sequence[Path], variants: Sequence[str]) -> pd.DataFrame:
+    """Return every number of every ap.json: one row a variant, seed, condition (`all` among them) and class.
+
+    Columns AP, AP50, AP75, AP_small, AP_medium, AP_large, AR100, boxes; NaN where undefined.
+    """
+    rows = []
+    for file in map(Path, files):
+        scores = read_json(file)
+        run = {"variant": scores["variant"], "seed": scores["seed"]}
+        for condition, part in {"all": scores, **scores.get("conditions", {})}.items():
+            for name, values in {**part["classes"], "Average": part["average"]}.items():
+                rows.append({**run, "condition": condition, "class": name, **values})
+    frame = pd.DataFrame(rows)
+    order = {variant: index for index, variant in enumerate(variants)}
+    frame = frame.sort_values(
+        ["variant", "seed"], key=lambda c: c.map(order) if c.name == "variant" else c, kind="stable"
+    )
+    return frame.reset_index(drop=True)
 
 
 def fusion_table(metrics: pd.DataFrame) -> pd.DataFrame:

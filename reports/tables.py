@@ -17,7 +17,7 @@ import pandas as pd
 from fusion.artefacts import read_json, sha256_json, write_csv, write_text
 from fusion.stage import InputError, run
 from reports import collect, paper
-from reports.collect import BANDS, Split
+from reports.collect import BANDS, LATE, Split
 from reports.render import Layout, to_latex, to_markdown
 
 YOLOV5U = (
@@ -35,8 +35,11 @@ def detection_layout(table: pd.DataFrame, classes: Sequence[str]) -> Layout:
     if table["Average_low"].notna().any():
         columns |= {"Average_low": "lowest seed", "Average_high": "highest seed"}
     if "Average_paper" in table:
-        columns |= {"Average_paper": "Average (paper)"}
-    digits = {name: 3 for name in columns if name != "variant"}
+        columns |= {"Average_paper": "Average (paper)", "Average_difference": "ours - paper"}
+    if "Average_interval_low" in table:
+        columns |= {"Average_interval_low": "95 % from", "Average_interval_high": "to"}
+        columns |= {"against_best": "Against the best", "against_band": "Against the better band"}
+    digits = {name: 3 for name in columns if name not in ("variant", "against_best", "against_band")}
     return Layout(columns, digits, dict.fromkeys(ranked, True))
 
 
@@ -83,14 +86,20 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     ]
     if len(seeds) == 1:
         notes.append(
-            f"One seed ({seeds[0]}), no interval: differences smaller than the spread between seeds, which was not "
-            "measured, are not known to be real."
+            f"One seed ({seeds[0]}): differences smaller than the spread between seeds, which was not measured, are "
+            "not known to be real; intervals, where there are any, are over test images alone."
         )
     else:
         notes.append(
             f"Means over {len(seeds)} seeds ({', '.join(seeds)}); lowest and highest seed are a spread, not a "
             "confidence interval."
         )
+    if "significance" in facts:
+        notes.append(f"Intervals and ties: {facts['significance']}. Tie: not shown to differ from the best average.")
+    if "leakage" in facts:
+        notes.append(facts["leakage"])
+    if "late" in facts:
+        notes.append(facts["late"])
     if "paper" in facts:
         notes.append(f"Paper: {facts['paper']}.")
     return [*notes, MARKS]
@@ -134,13 +143,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--config-snapshot", type=Path, help="the run's whole configuration (JSON); its digest is printed"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for table2.* and fusion.*")
+    parser.add_argument("--significance", type=Path, help="significance.json: intervals and paired comparisons")
+    parser.add_argument("--output", type=Path, required=True, help="folder for table2*.* and fusion.*")
     options = parser.parse_args(argv)
 
     if len(set(options.variants)) < len(options.variants):
         raise InputError(f"--variants {' '.join(options.variants)}: wanted each variant once")
     split = collect.read_split(options.split)
-    methods = [variant for variant in options.variants if variant not in BANDS]
+    methods = [variant for variant in options.variants if variant not in (*BANDS, LATE)]
     config = {}
     if options.config_snapshot:
         config = {"config": sha256_json(read_json(options.config_snapshot))}
@@ -157,6 +167,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         scores, split.classes, {name: paper.paper_row(name) for name in options.variants} if on_m3fd else None
     )
     facts = detection_facts(split, shared, sorted(scores["seed"].unique().tolist())) | config
+    if options.significance:
+        significance = collect.read_significance(options.significance, split, options.ap)
+        table = collect.add_significance(table, split.classes, significance)
+        facts["significance"] = (
+            f"{significance['method']}, {significance['samples']} draws, 95 %, {significance['correction']}"
+        )
+    leakage = split.file.with_name("leakage.json")
+    if leakage.is_file():
+        facts["leakage"] = _leakage_note(read_json(leakage))
+    if LATE in options.variants:
+        facts["late"] = (
+            "late: the boxes of the visible and the infrared detector pooled, nothing trained; not in the paper."
+        )
     if on_m3fd:
         facts["paper"] = paper.SOURCE
     caption = (
@@ -164,6 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     layout = detection_layout(table, split.classes)
     write_tables(options.output / "table2", table, facts, layout, caption, detection_notes(facts))
+    write_csv(options.output / "table2_detail.csv", collect.detail_table(options.ap, options.variants), facts)
 
     if methods:
         table = collect.fusion_table(metrics)
@@ -178,6 +202,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         caption = f"Fusion metrics on {facts['dataset']}"
         write_tables(options.output / "fusion", table, facts, layout, caption, fusion_notes(table, facts))
     logging.info("tables: %d variants, %d methods in %s", len(options.variants), len(methods), options.output)
+
+
+def _leakage_note(leakage: Mapping[str, Any]) -> str:
+    return (
+        f"Leakage: {leakage['near_duplicates']} of {leakage['images']} test images ({leakage['share']:.1%}) have a "
+        f"near duplicate in training, likeness {leakage['threshold']} or more ({leakage['descriptor']})."
+    )
 
 
 def _recipe_note(facts: Mapping[str, Any]) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fusion.artefacts import read_csv, read_json, write_csv, write_json, write_text
+from fusion.artefacts import read_csv, read_json, sha256_json, write_csv, write_json, write_text
 from fusion.stage import InputError
 from reports import collect, paper, tables
 from reports.render import Layout, rank_marks, to_latex, to_markdown
@@ -101,7 +101,82 @@ def test_same_input_gives_the_same_bytes(example):
     before = {path.name: path.read_bytes() for path in run.tables.iterdir()}
     write(run)
     assert before == {path.name: path.read_bytes() for path in run.tables.iterdir()}
-    assert set(before) == {f"{name}.{kind}" for name in ("table2", "fusion") for kind in ("csv", "md", "tex")}
+    assert set(before) == {f"{name}.{kind}" for name in ("table2", "fusion") for kind in ("csv", "md", "tex")} | {
+        "table2_detail.csv"
+    }
+
+
+# Intervals and verdicts
+
+
+def write_significance(run, different: set[frozenset]) -> list[str]:
+    """Write significance.json of a run's files, in which the pairs of `different` differ; return the arguments."""
+    truth = read_json(run.split / "truth_test.json")
+    predictions = {}
+    for variant in run.variants:
+        run.change(run.ap(variant), "provenance", "predictions", value=f"p {variant}")
+        predictions[variant] = {"0": f"p {variant}"}
+    bounds = {name: {"AP": 0.5, "low": 0.4, "high": 0.6} for name in (*PAPER_ORDER, "Average")}
+    pairs = [(a, b) for n, a in enumerate(run.variants) for b in run.variants[n + 1 :]]
+    write_json(
+        run.folder / "significance.json",
+        {
+            **{"method": "percentile bootstrap", "samples": 1000, "correction": "Holm over 6 comparisons"},
+            "variants": dict.fromkeys(run.variants, bounds),
+            "comparisons": [{"first": a, "second": b, "different": frozenset((a, b)) in different} for a, b in pairs],
+            "provenance": {"labels": sha256_json(truth), "predictions": predictions},
+        },
+    )
+    return [*run.tables_arguments(), "--significance", str(run.folder / "significance.json")]
+
+
+def test_tie_is_called_a_tie_and_rows_are_compared_with_the_better_band(example):
+    run = example()  # AP rises from visible to fnet
+    arguments = write_significance(run, {frozenset(("visible", "fnet")), frozenset(("fnet", "infrared"))})
+    tables.main(arguments)
+    table = read_csv(run.tables / "table2.csv")[0].set_index("variant")
+    assert table["against_best"].tolist() == ["worse", "worse", "tie", "best"]
+    assert table["against_band"].fillna("").tolist() == [
+        "no difference shown", "", "no difference shown", "better",
+    ]  # fmt: skip
+    assert (table["Average_interval_low"] == 0.4).all() and (table["Car_interval_high"] == 0.6).all()
+    text = (run.tables / "table2.md").read_text()
+    assert "Holm over 6 comparisons" in text and "| tie |" in text
+
+
+def test_significance_of_other_predictions_is_refused(example):
+    run = example()
+    arguments = write_significance(run, set())
+    run.change(run.ap("fnet"), "provenance", "predictions", value="other")
+    with pytest.raises(InputError, match="is not of the predictions behind"):
+        tables.main(arguments)
+
+
+def test_late_row_has_no_images_and_is_marked_as_not_the_papers(example):
+    run = example()
+    late = run.folder / "detection/late/seed0/ap.json"
+    write_json(late, read_json(run.ap("visible")))
+    run.change(late, "variant", value="late")
+    run.change(late, "provenance", "trained_on", value="late")
+    run.change(late, "provenance", "training", value=["digest of visible 0", "digest of infrared 0"])
+    arguments = [*run.tables_arguments(), "late"]
+    arguments.insert(arguments.index("--ap") + 1, str(late))
+    tables.main(arguments)
+    assert read_csv(run.tables / "table2.csv")[0]["variant"].tolist()[-1] == "late"
+    assert "not in the paper" in (run.tables / "table2.md").read_text()
+
+
+def test_leakage_stands_below_the_table(example):
+    run = example()
+    facts = {"share": 0.5, "images": 6, "near_duplicates": 3, "threshold": 0.95, "descriptor": "correlation"}
+    write_json(run.split / "leakage.json", facts)
+    write(run)
+    assert "3 of 6 test images (50.0%) have a near duplicate" in (run.tables / "table2.md").read_text()
+
+
+def test_difference_is_ours_minus_the_papers(example):
+    row = write(example()).set_index("variant").loc["fnet"]
+    assert row["Average_difference"] == pytest.approx(row["Average"] - 0.620)
 
 
 # What must not end up in one table
