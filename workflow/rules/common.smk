@@ -29,6 +29,8 @@ SYNTHETIC = DATASET["name"] == "synthetic"
 METHOD_NAMES = config["fusion"]["methods"]
 VARIANTS = ["visible", "infrared", *METHOD_NAMES]
 SEEDS = config["detection"]["seeds"]
+# Table II has a row more than there are trained variants: both bands' boxes pooled.
+ROWS = [*VARIANTS, *(["late"] if config["detection"]["late"] else [])]
 TEST_SETS = {
     name: settings
     for name, settings in config["test_sets"]["sets"].items()
@@ -244,6 +246,15 @@ def per_variant(pattern):
     return expand(
         f"<results>/detection/{{variant}}/seed{{seed}}/{pattern}",
         variant=VARIANTS,
+        seed=SEEDS,
+    )
+
+
+def per_row(pattern):
+    """Return the files of every row of Table II and seed, in the table's order."""
+    return expand(
+        f"<results>/detection/{{variant}}/seed{{seed}}/{pattern}",
+        variant=ROWS,
         seed=SEEDS,
     )
 

@@ -64,6 +64,7 @@ rule test_detector:
         data="<results>/detection/{variant}/data.yaml",
         weights="<results>/detection/{variant}/seed{seed}/weights.pt",
         truth="<results>/data/split/truth_test.json",
+        conditions="<results>/data/split/conditions.json",
         images=variant_sources,
     output:
         predictions="<results>/detection/{variant}/seed{seed}/predictions.json",
@@ -90,5 +91,75 @@ rule test_detector:
         ),
     shell:
         "python -m detection.test --data {input.data:q} --weights {input.weights:q} --image-size {params.image_size}"
-        " {params.options:q} --device {params.device} --threads {resources.torch_threads}"
+        " {params.options:q} --conditions {input.conditions:q} --device {params.device} --threads {resources.torch_threads}"
         ' --output "$(dirname {output.ap:q})" 2>&1 | tee {log:q}'
+
+
+rule pool_boxes:
+    input:
+        truth="<results>/data/split/truth_test.json",
+        conditions="<results>/data/split/conditions.json",
+        visible="<results>/detection/visible/seed{seed}/ap.json",
+        infrared="<results>/detection/infrared/seed{seed}/ap.json",
+    output:
+        predictions="<results>/detection/late/seed{seed}/predictions.json",
+        ap="<results>/detection/late/seed{seed}/ap.json",
+    log:
+        "<results>/logs/pool_boxes-seed{seed}.log",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=digest("detection/average_precision.py", "detection/late.py"),
+    shell:
+        'python -m detection.late --truth {input.truth:q} --visible "$(dirname {input.visible:q})"'
+        ' --infrared "$(dirname {input.infrared:q})" --conditions {input.conditions:q}'
+        ' --output "$(dirname {output.ap:q})" 2>&1 | tee {log:q}'
+
+
+rule test_differences:
+    input:
+        truth="<results>/data/split/truth_test.json",
+        predictions=per_row("predictions.json"),
+    output:
+        "<results>/tables/significance.json",
+    log:
+        "<results>/logs/test_differences.log",
+    threads: 1
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        runs=lambda wildcards, input: named(
+            [f"{row}/{seed}" for row in ROWS for seed in SEEDS], input.predictions
+        ),
+        code=digest("detection/average_precision.py", "detection/significance.py"),
+    shell:
+        "python -m detection.significance --truth {input.truth:q} --predictions {params.runs:q}"
+        " --output {output:q} 2>&1 | tee {log:q}"
+
+
+rule list_objects:
+    input:
+        truth="<results>/data/split/truth_test.json",
+        conditions="<results>/data/split/conditions.json",
+        predictions=expand(
+            "<results>/detection/{variant}/seed{seed}/predictions.json",
+            variant=ROWS,
+            seed=SEEDS[0],
+        ),
+    output:
+        "<results>/tables/helps.json",
+    log:
+        "<results>/logs/list_objects.log",
+    threads: 1
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        runs=lambda wildcards, input: named(ROWS, input.predictions),
+        code=digest("detection/average_precision.py", "detection/objects.py"),
+    shell:
+        "python -m detection.objects --truth {input.truth:q} --conditions {input.conditions:q}"
+        " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"

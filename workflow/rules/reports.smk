@@ -18,8 +18,9 @@ rule build_tables:
         config="<results>/config.json",
         audit="<results>/data/audit.json",
         split="<results>/data/split/dataset.json",
-        ap=per_variant("ap.json"),
+        ap=per_row("ap.json"),
         training=per_variant("provenance.json"),
+        significance="<results>/tables/significance.json",
         metrics=expand("<results>/metrics/{method}.csv", method=METHOD_NAMES),
         manifests=expand("<results>/fused/{method}/manifest.csv", method=METHOD_NAMES),
     output:
@@ -29,6 +30,7 @@ rule build_tables:
             category="Tables",
         ),
         table2=multiext("<results>/tables/table2", ".md", ".tex"),
+        detail="<results>/tables/table2_detail.csv",
         fusion_csv=report(
             "<results>/tables/fusion.csv",
             caption="../report/fusion.rst",
@@ -39,11 +41,12 @@ rule build_tables:
         "<results>/logs/build_tables.log",
     localrule: True
     params:
-        variants=VARIANTS,
+        variants=ROWS,
         code=digest("reports"),
     shell:
         'python -m reports.tables --split "$(dirname {input.split:q})" --ap {input.ap:q} --training {input.training:q}'
         " --metrics {input.metrics:q} --fused-manifests {input.manifests:q} --variants {params.variants:q}"
+        " --significance {input.significance:q}"
         ' --config-snapshot {input.config:q} --output "$(dirname {output.table2_csv:q})" 2>&1 | tee {log:q}'
 
 
@@ -87,12 +90,14 @@ rule build_report:
             "<results>/tables/table2.csv",
             "<results>/tables/fusion.csv",
         ],
-        ap=per_variant("ap.json"),
+        ap=per_row("ap.json"),
         predictions=expand(
             "<results>/detection/{variant}/seed{seed}/predictions.json",
-            variant=VARIANTS,
+            variant=ROWS,
             seed=SEEDS[0],
         ),
+        significance="<results>/tables/significance.json",
+        helps="<results>/tables/helps.json",
         losses=losses_of_training,
         detector_losses=expand(
             "<results>/detection/{variant}/seed{seed}/results.csv",
@@ -118,7 +123,7 @@ rule build_report:
     localrule: True
     params:
         images=gallery_images(),
-        predictions=lambda wildcards, input: named(VARIANTS, input.predictions),
+        predictions=lambda wildcards, input: named(ROWS, input.predictions),
         curves=lambda wildcards, input: options(
             {
                 "detector_losses": named(VARIANTS, input.detector_losses),
@@ -135,4 +140,5 @@ rule build_report:
         'python -m reports.page --split "$(dirname {input.split:q})" --tables "$(dirname {input.tables[0]:q})"'
         " --images {params.images:q} --ap {input.ap:q} --predictions {params.predictions:q} {params.losses:q}"
         " {params.curves:q}"
+        " --significance {input.significance:q} --helps {input.helps:q}"
         " --config-snapshot {input.config:q} --output {output:q} 2>&1 | tee {log:q}"
