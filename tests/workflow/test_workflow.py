@@ -70,7 +70,15 @@ def test_the_default_plan_trains_every_variant_once(tmp_path):
             "train_fnet": 1,
             "fuse_pairs": 4,
         },
-        **{"score_fusion": 4, "describe_variant": 6, "train_detector": 6, "test_detector": 6},
+        **{
+            "score_fusion": 4,
+            "describe_variant": 6,
+            "train_detector": 6,
+            "test_detector": 6,
+            "pool_boxes": 1,
+            "test_differences": 1,
+            "list_objects": 1,
+        },
         **{"measure_cost": 4, "explain_fnet": 1, "build_tables": 1, "build_report": 1, "all": 1, "total": 39},
     }
 
