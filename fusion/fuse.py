@@ -8,7 +8,7 @@ import argparse
 import contextlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +24,21 @@ from fusion.stage import InputError, Progress, run
 
 REVISION = 1  # raise when the same pair, method and options would give another image
 JOURNAL = ".journal.jsonl"
+TREATMENTS = ("equal", "authors")
 
 
-def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour) -> tuple[np.ndarray, Colour]:
+Finish = Callable[[np.ndarray], np.ndarray]
+
+
+def clip(fused: np.ndarray) -> np.ndarray:
+    """Return the fused luma cut off at 0 and 1: the treatment that is equal for all methods."""
+    return np.clip(fused, 0, 1)
+
+
+def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip) -> tuple[np.ndarray, Colour]:
     """Fuse one pair; return the image, uint8 (H, W) or RGB (H, W, 3), and the colour mode used.
 
-    The fused luma is clipped to 0..1 and rounded to 8 bits; it is never stretched.
+    `finish` brings the fused luma into 0..1, by default by clipping alone; then it is rounded to 8 bits.
     """
     visible, infrared, chroma, mode = split_pair(pair, colour)
     fused = fuser(np.float32(visible) / 255, np.float32(infrared) / 255)
@@ -38,7 +47,7 @@ def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour) -> tuple[np.ndarray, Col
         raise InputError(
             f"fusing {pair.visible} gave values that are not finite; wanted finite ones (check the weights)"
         )
-    luma = np.rint(np.clip(fused, 0, 1) * 255).astype(np.uint8)
+    luma = np.rint(np.clip(finish(fused), 0, 1) * 255).astype(np.uint8)
     return join_chroma(luma, chroma, mode), mode
 
 
@@ -50,6 +59,7 @@ def fuse_pairs(
     settings: dict[str, Any],
     extension: str = ".png",
     quality: int = 95,
+    finish: Finish = clip,
 ) -> pd.DataFrame:
     """Fuse pairs into `output`, skipping what an earlier run with the same settings wrote from the same files.
 
@@ -73,7 +83,7 @@ def fuse_pairs(
             path = output / f"{pair.name}{extension}"
             kept = row is not None and sources.items() <= row.items() and path.is_file()
             if not kept or sha256_file(path) != row["sha256"]:
-                image, mode = fuse_pair(pair, fuser, colour)
+                image, mode = fuse_pair(pair, fuser, colour, finish)
                 write_image(path, image, quality)
                 height, width = image.shape[:2]
                 row = {"name": pair.name, "file": path.name, "width": width, "height": height, "colour": mode}
@@ -143,6 +153,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to fuse; default all")
     parser.add_argument("--output", type=Path, required=True, help="folder for the fused images and manifest.csv")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see fusion/colour.py")
+    parser.add_argument(
+        "--treatment",
+        choices=TREATMENTS,
+        default="equal",
+        help="of the fused luma: equal clips it; authors does what the method's authors do, such as a stretch",
+    )
     parser.add_argument("--format", choices=["png", "jpg"], default="png", help="png is lossless")
     parser.add_argument("--quality", type=int, default=95, help="of jpg, 1..100")
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a network's convolutions")
@@ -158,6 +174,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = options.weights or packaged_weights(options.method)
     if method.needs_weights and weights is None:
         raise InputError(f"--method {options.method} needs --weights; found none, and this project ships none for it")
+    # Most authors clip, too: then the two treatments are one.
+    finish = (method.authors_output if options.treatment == "authors" else None) or clip
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
     # What has no weights computes in numpy: it takes no GPU from others, and torch need not be imported.
@@ -170,6 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "reference": method.reference,
             "weights": weights_digest(weights if method.needs_weights else None),
             "colour": options.colour,
+            "treatment": "clipped" if finish is clip else "the authors' own",
             "format": options.format if options.format == "png" else f"jpg quality {options.quality}",
             "precision": precision,
             "device": device.split(":")[0],
@@ -177,7 +196,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
         fuser = method.load(weights, device, precision)
         frame = fuse_pairs(
-            pairs, fuser, options.output, options.colour, settings, f".{options.format}", options.quality
+            pairs, fuser, options.output, options.colour, settings, f".{options.format}", options.quality, finish
         )
     write_csv(options.output / "manifest.csv", frame, settings | {"images": len(frame)})
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion.methods.method import Fuser, Method, Precision
+from fusion.methods.method import Fuser, Method, Precision, Published
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,4 +80,13 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     return fuse
 
 
-METHOD = Method(load, needs_weights=True, reference="Panda et al., arXiv 2411.04519", network=network)
+METHOD = Method(
+    load,
+    needs_weights=True,
+    reference="Panda et al., arXiv 2411.04519",
+    network=network,
+    published=Published(
+        "github.com/gargi884/FNet-MMIF",
+        {"FNet.pth": "46665448c3012d0466c0a7c7ee46d48da7f1e59c58a98368801a948da715afec"},
+    ),
+)

@@ -1,0 +1,82 @@
+"""List where every method's weights come from and which are here, or convert an authors' file once.
+
+`python -m fusion.weights --folder DIR` says for every method that has weights where its authors publish them, what is
+known of the files, and which of them lie in DIR (in a folder of the method's name, or anywhere below by file name).
+`python -m fusion.weights --convert METHOD PATH --output FILE.safetensors` reads the authors' file or folder as
+`fusion.fuse --weights` does, without running what may be in it, and writes the network's tensors with its digest.
+"""
+
+import argparse
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from fusion.artefacts import sha256_file
+from fusion.fuse import weights_digest
+from fusion.methods import METHODS, packaged_weights
+from fusion.stage import InputError, run
+from fusion.weights import write_state
+
+
+def describe(name: str, folder: Path) -> list[str]:
+    """Return lines on a method's weights: where they are published, and what of them is in `folder`."""
+    published, shipped = METHODS[name].published, packaged_weights(name)
+    lines = [name]
+    if shipped:
+        lines.append(f"  shipped with this project: {shipped.name}, sha256 {sha256_file(shipped)}")
+    if published is None:
+        return [*lines, "  where its authors publish weights is not recorded"]
+    lines.append(f"  published: {published.repository} (licence: {published.licence})")
+    for file, digest in published.files.items():
+        found = find(folder, name, file)
+        state = f"not in {folder}"
+        if found is not None:
+            actual = sha256_file(found)
+            right = "as expected" if actual == digest else f"expected {digest}" if digest else "expected digest unknown"
+            state = f"{found}, sha256 {actual}, {right}"
+        lines.append(f"  {file}: {state}" if found else f"  {file}: {state}; wanted sha256 {digest or 'unknown'}")
+    return lines
+
+
+def find(folder: Path, method: str, file: str) -> Path | None:
+    """Return the first file called `file` below `folder`, the method's own folder first."""
+    if (folder / method / file).is_file():
+        return folder / method / file
+    matches = sorted(path for path in folder.rglob(Path(file).name) if path.is_file()) if folder.is_dir() else []
+    return matches[0] if matches else None
+
+
+def convert(name: str, weights: Path, output: Path) -> None:
+    """Write the tensors of an authors' weights as our safetensors, the source's digest in its metadata."""
+    if METHODS[name].network is None:
+        raise InputError(f"--convert {name}: the method has no network; wanted one that has")
+    if not weights.exists():
+        raise InputError(f"--convert {name} {weights}: the file does not exist; wanted a weights file or folder")
+    network = METHODS[name].network(weights)
+    write_state(output, network.state_dict(), {"method": name, "source_sha256": weights_digest(weights)})
+    logging.info("%s: %d tensors from %s", output, len(network.state_dict()), weights)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """List, or convert."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fusion.weights", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--folder", type=Path, default=Path("weights"), help="where to look (default: weights)")
+    parser.add_argument("--convert", nargs=2, metavar=("METHOD", "PATH"), help="method, its authors' file or folder")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="the safetensors file that --convert writes")
+    options = parser.parse_args(argv)
+    if options.convert is None:
+        names = [name for name, method in METHODS.items() if method.needs_weights]
+        print("\n".join(line for name in names for line in describe(name, options.folder)))
+        return
+    name, path = options.convert
+    if name not in METHODS:
+        raise InputError(f"--convert {name} is unknown; wanted one of {', '.join(METHODS)}")
+    if options.output is None or options.output.suffix != ".safetensors":
+        raise InputError(f"--output {options.output}: wanted a file ending in .safetensors")
+    convert(name, Path(path), options.output)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,56 @@
+"""Where weights come from is listed, and an authors' file is converted once."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from fusion.artefacts import read_csv, sha256_file
+from fusion.fuse import main as fuse
+from fusion.methods import METHODS, packaged_weights
+from fusion.pairs import read_image, write_image
+from fusion.stage import InputError
+from fusion.weights.__main__ import main
+
+
+def test_every_method_that_needs_weights_says_where_they_are_published(capsys, tmp_path):
+    main(["--folder", str(tmp_path)])
+    listed = capsys.readouterr().out
+    for name, method in METHODS.items():
+        if method.needs_weights:
+            assert method.published, name
+            assert f"{name}\n" in listed and method.published.repository in listed
+
+
+def test_a_file_at_hand_is_compared_with_the_expected_digest(capsys, tmp_path):
+    (tmp_path / "FNet.pth").write_bytes(b"other")
+    main(["--folder", str(tmp_path)])
+    digest = METHODS["fnet"].published.files["FNet.pth"]
+    assert f"{sha256_file(tmp_path / 'FNet.pth')}, expected {digest}" in capsys.readouterr().out
+
+
+def test_the_authors_file_becomes_ours_with_its_digest(shared, tmp_path):
+    source = shared / "data/checkpoints/FNet/FNet.pth"
+    main(["--convert", "fnet", str(source), "--output", str(tmp_path / "fnet.safetensors")])
+    with safe_open(tmp_path / "fnet.safetensors", "pt") as file:
+        assert file.metadata() == {"method": "fnet", "source_sha256": sha256_file(source)}
+    one, other = (METHODS["fnet"].network(path) for path in (source, tmp_path / "fnet.safetensors"))
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("method", ["nosuch", "average"])
+def test_what_cannot_be_converted_is_said(method, tmp_path):
+    with pytest.raises(InputError, match=method):
+        main(["--convert", method, str(tmp_path), "--output", str(tmp_path / "x.safetensors")])
+
+
+def test_fusing_takes_the_weights_that_the_project_ships(tmp_path):
+    shipped = packaged_weights("fnet")
+    assert shipped is not None
+    rng = np.random.default_rng(0)
+    for folder in ("vi", "ir"):
+        write_image(tmp_path / folder / "a.png", rng.integers(0, 256, (24, 20), dtype=np.uint8))
+    where = ["--visible", str(tmp_path / "vi"), "--infrared", str(tmp_path / "ir"), "--output", str(tmp_path / "out")]
+    fuse(["--method", "fnet", "--device", "cpu", *where])
+    assert read_image(tmp_path / "out/a.png").shape == (24, 20)
+    assert read_csv(tmp_path / "out/manifest.csv")[1]["weights"] == sha256_file(shipped)
