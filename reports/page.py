@@ -607,8 +607,6 @@ def _best_fused(table: pd.DataFrame) -> str:
 def _test_set_blocks(file: Path) -> list[table1.Block]:
     """Return the printed parts of a table of test sets, from its CSV."""
     frame, facts = _read_table(file)
-    texts = frame.select_dtypes(exclude="number").columns
-    frame[texts] = frame[texts].fillna("")
     after = frame.columns.get_loc("images")
     return table1.print_blocks(file.stem, frame, list(frame.columns[2:after]), {"definition": "", **facts})
 
@@ -620,6 +618,7 @@ def _table_context(
         "id": identifier,
         "heading": heading,
         "columns": list(layout.columns.values()),
+        "numeric": [name in layout.digits or name.endswith("_undefined") for name in layout.columns],
         "rows": rows,
         "notes": notes,
     }
@@ -654,8 +653,9 @@ def _script_json(value: Any) -> Markup:
 def _read_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
     """Read a table of ours; facts that are JSON objects come back as such, and text columns as text."""
     frame, facts = read_csv(path)
-    frame[frame.columns[0]] = frame[frame.columns[0]].astype(object).where(frame[frame.columns[0]].notna(), "")
-    frame[frame.columns[0]] = frame[frame.columns[0]].astype(str)
+    for name in frame.columns:
+        if name == frame.columns[0] or not pd.api.types.is_numeric_dtype(frame[name]):
+            frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
     parsed = {
         key: json.loads(value) if value.startswith("{") and key != "split" else value for key, value in facts.items()
     }
