@@ -12,7 +12,7 @@ from snakemake.exceptions import WorkflowError
 from snakemake.utils import validate
 
 from detection.datasets import find_dataset
-from fusion.methods import METHODS
+from fusion.methods import METHODS, packaged_weights
 from fusion.stage import InputError, threads_available
 
 validate(config, schema="../schemas/config.schema.yaml")
@@ -201,12 +201,24 @@ def fnet_names():
 
 
 def method_weights(method):
-    """Return the weights file that a method needs, as a list: ours once trained, or the user's."""
+    """Return the weights file or folder that a method needs, as a list: the user's, ours that is shipped, or trained."""
     if not METHODS[method].needs_weights:
         return []
+    given = (config["fnet"] if method == "fnet" else config["fusion"])["weights"]
     if method != "fnet":
-        raise WorkflowError(f"no weights are known for the method {method}")
-    return [config["fnet"]["weights"] or "<results>/fusion/fnet/weights.safetensors"]
+        given = given.get(method)
+    if given == "packaged":
+        if not (shipped := packaged_weights(method)):
+            raise WorkflowError(
+                f"config: this project ships no weights for {method}; wanted a file"
+            )
+        return [str(shipped)]
+    if not given and method != "fnet":
+        raise WorkflowError(
+            f"config: the method {method} needs weights; name its authors' file or folder in fusion.weights "
+            "(`python -m fusion.weights` says where it is published)"
+        )
+    return [given or "<results>/fusion/fnet/weights.safetensors"]
 
 
 def variant_folders(variant):
