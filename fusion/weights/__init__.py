@@ -32,6 +32,8 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if type(error).__name__ != "UnpicklingError":
             raise
         raise InputError(f"{path} holds more than tensors and was not loaded; wanted a plain state dict") from None
+    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
+        state = state["state_dict"]  # a training's checkpoint, with its optimiser beside
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} is not a state dict; wanted tensors by name")
     return dict(state)

@@ -10,6 +10,7 @@ from fusion.fuse import main as fuse
 from fusion.methods import METHODS, packaged_weights
 from fusion.pairs import read_image, write_image
 from fusion.stage import InputError
+from fusion.weights import read_state
 from fusion.weights.__main__ import main
 
 
@@ -36,6 +37,12 @@ def test_the_authors_file_becomes_ours_with_its_digest(shared, tmp_path):
         assert file.metadata() == {"method": "fnet", "source_sha256": sha256_file(source)}
     one, other = (METHODS["fnet"].network(path) for path in (source, tmp_path / "fnet.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_a_training_checkpoint_is_read_for_its_state(tmp_path):
+    state = {"weight": torch.arange(3.0)}
+    torch.save({"meta": {"epoch": 3}, "state_dict": state, "optimizer": {"lr": 0.1}}, tmp_path / "latest.pth")
+    assert torch.equal(read_state(tmp_path / "latest.pth")["weight"], state["weight"])
 
 
 @pytest.mark.parametrize("method", ["nosuch", "average"])
