@@ -275,7 +275,7 @@ def finished(tmp_path_factory):
 def test_one_command_ends_with_the_tables_and_the_report(finished):
     results = finished / "results"
     table, facts = read_csv(results / "tables/table2.csv")
-    assert table["variant"].tolist() == ["visible", "infrared", "fnet", "maximum"]
+    assert table["variant"].tolist() == ["visible", "infrared", "fnet", "maximum", "late"]
     classes = ["People", "Car", "Truck", "Bus", "Lamp", "Motorcycle"]
     assert list(table.columns[:8]) == ["variant", *classes, "Average"]
     assert table[classes].stack().between(0, 1).all()
