@@ -51,6 +51,8 @@ ON_GPU = config["device"] == "cuda" or (
 # a laptop's memory.
 CORES = min(workflow.cores or 1, threads_available())
 SIDE_BY_SIDE = 1 if ON_GPU else min(CORES, 4)
+# On a cluster the jobs do not share this machine's cores, and each is parsed again where it runs.
+ON_CLUSTER = workflow.cores is None or workflow.remote_exec
 
 if unknown := [name for name in METHOD_NAMES if name not in METHODS]:
     raise WorkflowError(
@@ -241,16 +243,35 @@ def variant_manifest(variant):
     return ["--manifest", f"{RESULTS}/fused/{variant}/manifest.csv"] if fused else []
 
 
+def gpu_request(needed=lambda wildcards: True):
+    """Return the resources by which a job asks for a GPU, where jobs compute on one; `needed` says which jobs do.
+
+    Locally they are counters. SLURM is asked by --gpus or by --gres, never by both, as `gpu_request` says.
+    """
+    kind, _, model = config["gpu_request"].partition(":")
+    if kind == "gpu":
+        asked = {"gpu": 1, **({"gpu_model": model} if model else {})}
+    else:
+        asked = {"gres": f"gpu:{model}:1" if model else "gpu:1"}
+
+    def only_where_needed(value):
+        return lambda wildcards: value if needed(wildcards) else None
+
+    return {name: only_where_needed(asked[name]) for name in asked} if ON_GPU else {}
+
+
 def detector_slots():
     """Return the threads that a detector's job reserves: all of `threads` on a GPU, else its share of --cores."""
     if ON_GPU:
         return config["threads"]
-    return max(1, -(-(workflow.cores or 1) // SIDE_BY_SIDE))
+    return 1 if ON_CLUSTER else max(1, -(-workflow.cores // SIDE_BY_SIDE))
 
 
 def detector_threads():
     """Return the CPU threads that a detector's job uses."""
-    return config["threads"] if ON_GPU else max(1, CORES // SIDE_BY_SIDE)
+    if ON_GPU:
+        return config["threads"]
+    return 1 if ON_CLUSTER else max(1, CORES // SIDE_BY_SIDE)
 
 
 def per_variant(pattern):

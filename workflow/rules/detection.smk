@@ -39,7 +39,7 @@ rule train_detector:
         "<results>/benchmarks/train_detector-{variant}-seed{seed}.tsv"
     threads: detector_slots()
     resources:
-        gpu=int(ON_GPU),
+        **gpu_request(),
         torch_threads=detector_threads(),
         indifferent=indifferent(config["detection"]["training"]),
         mem_mb=12000,
@@ -75,7 +75,7 @@ rule test_detector:
         "<results>/benchmarks/test_detector-{variant}-seed{seed}.tsv"
     threads: detector_slots()
     resources:
-        gpu=int(ON_GPU),
+        **gpu_request(),
         torch_threads=detector_threads(),
         mem_mb=8000,
         runtime=60,

@@ -16,7 +16,7 @@ rule train_fnet:
         "<results>/benchmarks/train_fnet.tsv"
     threads: config["threads"]
     resources:
-        gpu=1,
+        **gpu_request(),
         indifferent=indifferent(config["fnet"]["training"]),
         mem_mb=8000,
         runtime=720,
@@ -46,7 +46,7 @@ rule fuse_pairs:
         "<results>/benchmarks/fuse_pairs-{method}.tsv"
     threads: config["threads"]
     resources:
-        gpu=lambda wildcards: int(METHODS[wildcards.method].needs_weights),
+        **gpu_request(lambda wildcards: METHODS[wildcards.method].needs_weights),
         mem_mb=4000,
         runtime=240,
     params:

@@ -67,7 +67,7 @@ rule explain_fnet:
         "<results>/logs/explain_fnet.log",
     threads: config["threads"]
     resources:
-        gpu=1,
+        **gpu_request(),
         mem_mb=8000,
         runtime=30,
     params:

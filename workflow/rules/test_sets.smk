@@ -14,7 +14,7 @@ rule train_ablation:
         "<results>/benchmarks/train_ablation-{ablation}.tsv"
     threads: config["threads"]
     resources:
-        gpu=1,
+        **gpu_request(),
         indifferent=indifferent(config["fnet"]["training"]),
         mem_mb=8000,
         runtime=720,
@@ -45,7 +45,9 @@ rule fuse_test_set:
         "<results>/benchmarks/fuse_test_set-{treatment}-{dataset}-{entry}.tsv"
     threads: config["threads"]
     resources:
-        gpu=lambda wildcards: int(METHODS[entry_method(wildcards.entry)].needs_weights),
+        **gpu_request(
+            lambda wildcards: METHODS[entry_method(wildcards.entry)].needs_weights
+        ),
         mem_mb=4000,
         runtime=240,
     params:
@@ -114,7 +116,9 @@ rule measure_cost:
         "<results>/logs/measure_cost-{entry}.log",
     threads: config["threads"]
     resources:
-        gpu=lambda wildcards: int(METHODS[entry_method(wildcards.entry)].needs_weights),
+        **gpu_request(
+            lambda wildcards: METHODS[entry_method(wildcards.entry)].needs_weights
+        ),
         mem_mb=8000,
         runtime=60,
     params:

@@ -1,0 +1,63 @@
+"""What jobs ask a cluster for, read from plans: no cluster is needed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+PROFILE = ROOT / "workflow/profiles/slurm"
+ON_GPU = {"train_fnet", "train_detector", "test_detector", "explain_fnet"}
+
+
+def requests(folder, *options):
+    """Return the planned jobs as (rule, wildcards, threads, resources)."""
+    (folder / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    command = [Path(sys.executable).parent / "snakemake", "--snakefile", ROOT / "workflow/Snakefile"]
+    command += ["--directory", folder, "-n", *options]
+    result = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    jobs = []
+    for block in re.findall(r"^rule (?!all)(\w+):\n((?: .*\n)+)", result.stdout, re.MULTILINE):
+        fields = dict(re.findall(r"^ +(\w+): (.*)$", block[1], re.MULTILINE))
+        resources = dict(item.split("=", 1) for item in fields["resources"].split(", "))
+        jobs.append((block[0], fields.get("wildcards", ""), int(fields.get("threads", 1)), resources))
+    assert len(jobs) > 30
+    return jobs
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ("gpu", {"gpu": "1"}),
+        ("gpu:a100", {"gpu": "1", "gpu_model": "a100"}),
+        ("gres", {"gres": "gpu:1"}),
+        ("gres:a100", {"gres": "gpu:a100:1"}),
+    ],
+)
+def test_jobs_that_compute_on_a_gpu_ask_for_one_and_no_others_do(tmp_path, asked, wanted):
+    for rule, wildcards, threads, resources in requests(
+        tmp_path, "--cores", "8", "--config", "device=cuda", f"gpu_request={asked}"
+    ):
+        network = rule in ON_GPU or (rule in ("fuse_pairs", "measure_cost") and "=fnet" in wildcards)
+        found = {key: value for key, value in resources.items() if key in ("gpu", "gpu_model", "gres")}
+        assert found == (wanted if network else {}), (rule, wildcards)
+        assert {"mem_mb", "runtime"} <= set(resources) and threads >= 1
+
+
+def test_without_gpus_no_job_asks_for_one(tmp_path):
+    jobs = requests(tmp_path, "--cores", "8", "--config", "device=cpu")
+    assert not any({"gpu", "gres"} & set(resources) for *_, resources in jobs)
+
+
+def test_the_profile_is_complete_and_leaves_the_local_limit_of_gpu_jobs_at_home(tmp_path):
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the extra `slurm` is not installed")
+    profile = yaml.safe_load((PROFILE / "profile.yaml").read_text())
+    assert profile["executor"] == "slurm" and profile["retries"] >= 1 and profile["latency-wait"] >= 30
+    assert "gpu=local" in profile["set-resource-scopes"] and "resources" not in profile
+    jobs = requests(tmp_path, "--profile", PROFILE)
+    assert {resources.get("gpu") for rule, *_, resources in jobs if rule == "train_detector"} == {"1"}
+    assert set(yaml.safe_load((PROFILE / "partitions.yaml").read_text())["partitions"]) == {"main", "gpu"}
