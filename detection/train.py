@@ -3,20 +3,25 @@
 Writes `weights.pt` (the moving average of the weights, plain float32 tensors), `results.csv` (losses and learning rate
 of each epoch) and last `provenance.json`. Progress is kept after each epoch in `checkpoints/`, in a folder named by the
 digest of the recipe and the data; with --resume a killed run goes on from there and ends where it would have ended.
+SIGTERM, by which clusters announce the end, is answered by keeping progress within the epoch.
 
 The loop follows ultralytics' trainer of the pinned version (warm-up, accumulated gradients, clipping, moving average),
 every value stated here; it differs where that trainer changes a recipe by itself or depends on what was read before.
 """
 
 import argparse
+import atexit
 import contextlib
 import logging
 import math
+import multiprocessing
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+import signal
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +39,7 @@ from fusion.artefacts import (
     write_json,
 )
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
-from fusion.stage import InputError, Progress, run, threads_available
+from fusion.stage import InputError, Progress, run, stop_asked, stopped, threads_available
 
 # Raise it when a change of the code changes what a recipe leads to: checkpoints of before are then passed over.
 REVISION = 1
@@ -142,6 +147,7 @@ def train(
     checkpoints: Path,
     checkpoint_epochs: int = 1,
     resume: bool = False,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[Any, list[dict[str, float]]]:
     """Train and return the moving average of the model, and one row of losses an epoch.
 
@@ -156,6 +162,7 @@ def train(
         checkpoints: folder for progress.
         checkpoint_epochs: progress is written after every so many epochs.
         resume: go on from the progress there.
+        stopping: asked after each batch; where it says so, progress is written and the process ends.
 
     Raises:
         InputError: memory does not suffice for the batch; the loss is no number any more.
@@ -181,7 +188,9 @@ def train(
         recipe.seed,
         recipe.epochs - recipe.close_mosaic,
     )
-    first_epoch, last_step, history = 0, -1, []
+    steps = math.ceil(len(images) / recipe.batch)  # in an epoch
+    first_step, last_step, history = 0, -1, []
+    sums = torch.zeros(3, device=device)
     if resume:
         stored = _read_checkpoint(checkpoints, device)
         if stored:
@@ -191,21 +200,26 @@ def train(
             optimizer.load_state_dict(stored["optimizer"])
             for name, parameter in model.named_parameters():
                 parameter.grad = stored["gradients"].get(name)
-            first_epoch, last_step, history = stored["epoch"] + 1, stored["last_step"], stored["history"]
-            logging.info("going on after epoch %d of %d", first_epoch, recipe.epochs)
+            first_step, last_step, history = stored["step"], stored["last_step"], stored["history"]
+            sums = stored["sums"]
+            within = f" and {first_step % steps} of {steps} batches" if first_step % steps else ""
+            logging.info("going on after epoch %d of %d%s", first_step // steps, recipe.epochs, within)
     if keep_images:
         with ThreadPoolExecutor(threads_available()) as pool:
             kept = sum(pool.map(images.keep, range(len(images))))
         logging.info("%d images kept in memory: %.0f MB", len(images), kept / 1e6)
 
-    steps = math.ceil(len(images) / recipe.batch)  # in an epoch
     # Rounded as in the trainer that we follow, so that a share of an epoch means the same there and here.
     warm = round(min(recipe.warmup_epochs, recipe.epochs - 1) * steps)
     accumulated = min(max(round(recipe.nominal_batch / recipe.batch), 1), steps * recipe.epochs)
+    first_epoch = first_step // steps
+    leaving = multiprocessing.RawValue("b", False)
+    atexit.register(setattr, leaving, "value", True)
     loader = torch.utils.data.DataLoader(
         images,
-        batch_sampler=list(epoch_batches(recipe, len(images), first_epoch)),
+        batch_sampler=list(epoch_batches(recipe, len(images), first_epoch))[first_step % steps :],
         num_workers=workers,
+        worker_init_fn=partial(_outlive_sigterm, leaving),
         collate_fn=images.collate_fn,
         pin_memory=device != "cpu",
     )
@@ -213,17 +227,35 @@ def train(
         f"train {data.variant}, seed {recipe.seed}",
         recipe.epochs * len(images),
         "images",
-        done=first_epoch * len(images),
+        done=first_epoch * len(images) + first_step % steps * recipe.batch,
     )
+
+    def keep(name: str, done: int) -> None:
+        """Write progress after `done` batches."""
+        _write_checkpoint(
+            checkpoints / f"{name}.pt",
+            {
+                "step": done,
+                "last_step": last_step,
+                "history": history,
+                "sums": sums,
+                "model": model.state_dict(),
+                "average": average.ema.state_dict(),
+                "updates": average.updates,
+                "optimizer": optimizer.state_dict(),
+                "gradients": {name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+            },
+        )
+
     batches = iter(loader)
     for epoch in range(first_epoch, recipe.epochs):
         model.train()
         rate = learning_rate(recipe, epoch)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
         accumulate = accumulated
-        sums = torch.zeros(3, device=device)
-        for step in range(epoch * steps, (epoch + 1) * steps):
+        if first_step <= epoch * steps:  # else the rest of an epoch, and the rates are the optimiser's own
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+        for step in range(max(first_step, epoch * steps), (epoch + 1) * steps):
             if warm and step <= warm:
                 accumulate = _warm_up(optimizer, recipe, step / warm, rate, accumulated)
             batch = next(batches)
@@ -244,27 +276,22 @@ def train(
                 average.update(model)
                 last_step = step
             progress.step(len(batch["im_file"]), note=f"epoch {epoch + 1}/{recipe.epochs}{_loss_note(history)}")
+            done = step + 1
+            if stopping() and done < (epoch + 1) * steps:
+                keep(f"epoch-{epoch:05}-step-{done - epoch * steps:06}", done)  # sorts before the whole epoch's
+                raise stopped(f"epoch {epoch + 1}, batch {done - epoch * steps} of {steps}")
         losses = dict(zip(("box", "cls", "dfl"), (float(value) / steps for value in sums), strict=True))
         if not all(math.isfinite(value) for value in losses.values()):
             raise InputError(
                 f"the loss is no number in epoch {epoch + 1}: {losses}; wanted a lower --lr0 than {recipe.lr0}"
             )
         history.append({"epoch": epoch + 1, **losses, "loss": sum(losses.values()), "lr": rate})
-        if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == recipe.epochs:
-            gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
-            _write_checkpoint(
-                checkpoints,
-                {
-                    "epoch": epoch,
-                    "last_step": last_step,
-                    "history": history,
-                    "model": model.state_dict(),
-                    "average": average.ema.state_dict(),
-                    "updates": average.updates,
-                    "optimizer": optimizer.state_dict(),
-                    "gradients": gradients,
-                },
-            )
+        sums = torch.zeros(3, device=device)
+        leaving = stopping() and epoch + 1 < recipe.epochs
+        if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == recipe.epochs or leaving:
+            keep(f"epoch-{epoch:05}", (epoch + 1) * steps)
+        if leaving:
+            raise stopped(f"the end of epoch {epoch + 1}")
     return average.ema, history
 
 
@@ -321,13 +348,21 @@ def _loss_note(history: list[dict[str, float]]) -> str:
     return f", loss {history[-1]['loss']:.3f}" if history else ""
 
 
-def _write_checkpoint(folder: Path, state: dict[str, Any]) -> None:
-    """Write an epoch's state and keep the one before it, in case the newest is cut off."""
+def _outlive_sigterm(leaving: Any, worker: int) -> None:
+    """Let a process that reads images pass SIGTERM over, until the training is `leaving`.
+
+    A cluster sends it to all processes of a job, and the training still wants images; later its own exit sends it.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a state and keep the one before it, in case the newest is cut off."""
     import torch
 
-    with replacing(folder / f"epoch-{state['epoch']:05}.pt") as part:
+    with replacing(path) as part:
         torch.save(state, part)
-    for old in sorted(folder.glob("epoch-*.pt"))[:-KEPT_CHECKPOINTS]:
+    for old in sorted(path.parent.glob("epoch-*.pt"))[:-KEPT_CHECKPOINTS]:
         old.unlink()
 
 
@@ -337,7 +372,9 @@ def _read_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
 
     for path in sorted(folder.glob("epoch-*.pt"), reverse=True):
         try:
-            return torch.load(path, map_location=device, weights_only=True)
+            state = torch.load(path, map_location=device, weights_only=True)
+            if state["step"] > 0:
+                return state
         except Exception as error:  # whatever is wrong with it, the one before will do
             logging.warning("warning: %s cannot be read (%s); passed over", path, type(error).__name__)
     return None
@@ -383,18 +420,22 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
     from detection.detector import describe, save_weights
 
     logging.info("%s on %d images of %s, %s", describe(recipe.model), len(data.images), data.variant, device)
-    model, history = train(
-        data,
-        recipe,
-        device,
-        weights=args.weights,
-        trust=args.trust_weights,
-        workers=args.workers if args.workers is not None else (0 if device == "cpu" else min(8, threads_available())),
-        keep_images=args.cache == "ram",
-        checkpoints=checkpoints,
-        checkpoint_epochs=args.checkpoint_epochs,
-        resume=args.resume,
-    )
+    with stop_asked() as stopping:
+        model, history = train(
+            data,
+            recipe,
+            device,
+            weights=args.weights,
+            trust=args.trust_weights,
+            workers=args.workers
+            if args.workers is not None
+            else (0 if device == "cpu" else min(8, threads_available())),
+            keep_images=args.cache == "ram",
+            checkpoints=checkpoints,
+            checkpoint_epochs=args.checkpoint_epochs,
+            resume=args.resume,
+            stopping=stopping,
+        )
     facts = {
         "detector": describe(recipe.model),
         "model": recipe.model,

@@ -2,9 +2,12 @@
 
 import logging
 import os
+import signal
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 
 class InputError(ValueError):
@@ -26,6 +29,30 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
     except OSError as error:
         # A full disk or a folder without permission is the user's to mend; the error already names the file.
         sys.exit(f"error: {error}")
+
+
+@contextmanager
+def stop_asked() -> Iterator[Callable[[], bool]]:
+    """Yield a function that says whether SIGTERM has come; meanwhile the signal does nothing else.
+
+    Clusters send it before they take a machine away, at a job's time limit too, and kill half a minute later: time to
+    finish a step, save, and leave by `stopped`. A thread other than the main one gets no signals, and the answer no.
+    """
+    came = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield came.is_set
+        return
+    before = signal.signal(signal.SIGTERM, lambda *_: came.set())
+    try:
+        yield came.is_set
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def stopped(where: str) -> SystemExit:
+    """Return what to raise once progress is saved after SIGTERM: the exit status is the signal's own, 143."""
+    logging.warning("stopped by SIGTERM at %s, progress saved: the same command with --resume goes on there", where)
+    return SystemExit(128 + signal.SIGTERM)
 
 
 def threads_available(wanted: int | None = None) -> int:

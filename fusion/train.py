@@ -31,7 +31,7 @@ from fusion.networks.fnet import BLOCKS, FNet
 from fusion.networks.graphs import recorded
 from fusion.networks.ifnet import IFNet
 from fusion.pairs import Pair, find_pairs, read_names
-from fusion.stage import InputError, Progress, run
+from fusion.stage import InputError, Progress, run, stop_asked, stopped
 from fusion.weights import fill, read_state, write_state
 
 REVISION = 2  # raise when the same options would train other weights
@@ -128,10 +128,12 @@ def train(
     checkpoint_every: int = 1000,
     log_every: int = 20,
     start: Mapping[str, Tensor] | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, dict[str, Tensor]], pd.DataFrame]:
     """Train through both stages; return state dicts `fnet`, `ema`, `ifnet` and the losses.
 
-    `start`, a state dict of FNet, replaces its random initial weights. The losses have one row for every `log_every`
+    `start`, a state dict of FNet, replaces its random initial weights. Where `stopping` says so, progress is saved and
+    the process ends. The losses have one row for every `log_every`
     iterations: stage, iteration (from 1, within the stage), and each term's mean over those iterations.
 
     Raises:
@@ -181,8 +183,10 @@ def train(
                 rows.append({"stage": stage, "iteration": done, **{key: sums[key] / count for key in sums}})
                 sums = {}
             progress.step(note=f"loss {terms['total']:.4f}")
-            if done % checkpoint_every == 0 and done < iterations:
+            if (done % checkpoint_every == 0 or stopping()) and done < iterations:
                 _save(checkpoints, stage, done, sums, optimiser, fnet, ifnet, ema, rows)
+                if stopping():
+                    raise stopped(f"stage {stage}, iteration {done}")
         # The next stage starts with a fresh optimiser: its checkpoint is that of iteration 0.
         if stage == 1 and iterations:
             fresh = torch.optim.Adam(fnet.parameters(), lr=settings.lr)
@@ -376,17 +380,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         # A folder for each digest: what a run with other settings or data left is neither taken up nor lost.
         checkpoints = options.output / "checkpoints" / facts["digest"][:16]
         logging.info("train %s on %d pairs, %s", options.method, len(pairs), device)
-        states, losses = train(
-            images,
-            [pair.name for pair in pairs],
-            settings,
-            device,
-            checkpoints,
-            options.resume,
-            options.checkpoint_every,
-            options.log_every,
-            start,
-        )
+        with stop_asked() as stopping:
+            states, losses = train(
+                images,
+                [pair.name for pair in pairs],
+                settings,
+                device,
+                checkpoints,
+                options.resume,
+                options.checkpoint_every,
+                options.log_every,
+                start,
+                stopping,
+            )
     write_results(options.output, states, losses, facts)
 
 

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -92,6 +93,33 @@ def test_interrupted_training_ends_where_an_undisturbed_one_ends(tiny, tmp_path,
         assert (resumed / name).read_bytes() == (expected / name).read_bytes()
 
 
+@pytest.mark.parametrize(("workers", "options"), [("0", ["--optimizer", "AdamW"]), ("2", ["--checkpoint-epochs", "3"])])
+def test_training_that_gets_sigterm_at_any_batch_saves_and_ends_where_an_undisturbed_one_ends(
+    tiny, tmp_path, monkeypatch, caplog, workers, options
+):
+    options = [*options, "--workers", workers, "--resume"]
+    expected = run(tiny, tmp_path / "undisturbed", *options)
+    batches, real = [], detector.loss_of
+
+    def terminated(*args):
+        batches.append(1)
+        if len(batches) in (2, 3, 5):  # within warm-up, at an epoch's end, within the second epoch
+            os.kill(os.getpid(), signal.SIGTERM)
+            for child in multiprocessing.active_children():  # a cluster sends it to every process of a job
+                os.kill(child.pid, signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(detector, "loss_of", terminated)
+    for batch in (2, 3, 5):
+        with pytest.raises(SystemExit) as error:
+            run(tiny, tmp_path / "stopped", *options)
+        assert (error.value.code, len(batches)) == (143, batch)
+    resumed = run(tiny, tmp_path / "stopped", *options)
+    assert len(batches) == 9 and "stopped by SIGTERM at epoch 2, batch 2 of 3" in caplog.text
+    for name in ("weights.pt", "results.csv", "provenance.json"):
+        assert (resumed / name).read_bytes() == (expected / name).read_bytes()
+
+
 def test_training_killed_outright_and_without_a_network_ends_alike(tiny, tmp_path, undisturbed):
     program = textwrap.dedent(
         """
@@ -105,9 +133,9 @@ def test_training_killed_outright_and_without_a_network_ends_alike(tiny, tmp_pat
         from detection import train
         real = train._write_checkpoint
 
-        def slow(folder, state):
-            real(folder, state)
-            print("epoch", state["epoch"], flush=True)
+        def slow(path, state):
+            real(path, state)
+            print(path.stem, flush=True)
             time.sleep(60)
 
         train._write_checkpoint = slow
@@ -122,7 +150,7 @@ def test_training_killed_outright_and_without_a_network_ends_alike(tiny, tmp_pat
     process = subprocess.Popen(
         [sys.executable, "-c", program, *options], stdout=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
     )
-    assert process.stdout.readline() == "epoch 0\n"  # and no word of a network before it
+    assert process.stdout.readline() == "epoch-00000\n"  # and no word of a network before it
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert list(home.rglob("*")) == []
@@ -133,11 +161,10 @@ def test_training_killed_outright_and_without_a_network_ends_alike(tiny, tmp_pat
 def test_cut_off_checkpoint_is_passed_over_for_the_one_before(tiny, tmp_path, monkeypatch, caplog, undisturbed):
     real = train._write_checkpoint
 
-    def killed(folder, state):
-        real(folder, state)
-        if state["epoch"] == 1:
-            newest = max(folder.glob("epoch-*.pt"))
-            newest.write_bytes(newest.read_bytes()[:1000])
+    def killed(path, state):
+        real(path, state)
+        if path.stem == "epoch-00001":
+            path.write_bytes(path.read_bytes()[:1000])
             raise KeyboardInterrupt
 
     monkeypatch.setattr(train, "_write_checkpoint", killed)
@@ -151,8 +178,8 @@ def test_cut_off_checkpoint_is_passed_over_for_the_one_before(tiny, tmp_path, mo
 
 
 def test_progress_of_another_recipe_is_not_gone_on_with(tiny, tmp_path, monkeypatch, caplog, undisturbed):
-    def stop(folder, state):
-        (folder).mkdir(parents=True)
+    def stop(path, state):
+        path.parent.mkdir(parents=True)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fusion import train
 from fusion.artefacts import read_csv, sha256_file
 from fusion.pairs import write_image
 from fusion.stage import InputError
@@ -71,6 +72,28 @@ def test_a_killed_run_ends_where_it_would_have_ended(folders, undisturbed, tmp_p
         assert not (tmp_path / "weights.safetensors").exists()
     result = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "resuming at stage 2" in result.stderr
+    for name in RESULTS:
+        assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+def test_a_run_that_gets_sigterm_saves_at_once_and_ends_where_it_would_have_ended(
+    folders, undisturbed, tmp_path, monkeypatch, caplog
+):
+    batches, real = [], train.draw_batch
+
+    def terminated(*args):  # drawn one ahead, in a thread
+        batches.append(args[-2:])
+        if len(batches) in (2, 6):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args)
+
+    monkeypatch.setattr(train, "draw_batch", terminated)
+    for _ in range(2):
+        with pytest.raises(SystemExit) as error:
+            main(arguments(folders, tmp_path, "--resume", "--checkpoint-every", "1000"))
+        assert error.value.code == 143 and "stopped by SIGTERM at stage" in caplog.text
+        assert not (tmp_path / "weights.safetensors").exists()
+    main(arguments(folders, tmp_path, "--resume"))
     for name in RESULTS:
         assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
 
