@@ -1,0 +1,378 @@
+"""A real SLURM of one node on loopback, and the workflow sent through it.
+
+    python tests/cluster/slurm.py [--install] [--only NAME ...]
+
+starts munged, slurmctld and slurmd (as root, from Debian's slurm-wlm and munge, which --install fetches), runs the
+checks of CHECKS, prints a table, and stops what it started. No accounts are kept (so status comes from squeue), GPUs
+are declared and not there: the cluster schedules by them, and the jobs compute on the CPU.
+
+The configuration goes to the default place, because Snakemake's plugin clears SLURM's environment variables: a
+configuration of somebody else there is left alone, and nothing runs.
+"""
+
+import argparse
+import hashlib
+import os
+import pwd
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+FOLDER = Path("/etc/slurm")
+MARK = "# Written by tests/cluster/slurm.py; without worth once that has ended."
+DAEMONS = ("munged", "slurmctld", "slurmd", "sbatch", "squeue", "scontrol")
+FAKE_GPUS = ("/dev/null", "/dev/zero")
+SMALLEST = {
+    "device": "auto",
+    "threads": 1,
+    "synthetic": {"train": 8, "test": 8, "size": [96, 64]},
+    "fusion": {"methods": ["fnet", "maximum"], "precision": "fp32"},
+    "fnet": {"training": {"stage1_iterations": 2, "stage2_iterations": 3, "batch": 2, "crop": 32, "precision": "fp32"}},
+    "detection": {"image_size": 64, "training": {"epochs": 1, "precision": "fp32"}},
+}
+LONGER = {
+    **SMALLEST,
+    "fnet": {
+        "training": {**SMALLEST["fnet"]["training"], "stage1_iterations": 400, "stage2_iterations": 1600}
+        | {"checkpoint_every": 100000}
+    },
+    "detection": {"image_size": 64, "training": {"epochs": 100, "precision": "fp32"}},
+}
+WEIGHTS = ("results/fusion/fnet/weights.safetensors", "results/detection/visible/seed0/weights.pt")
+
+
+def why_not() -> str | None:
+    """Return why the cluster cannot be started here, or None."""
+    if os.geteuid() != 0:
+        return "starting SLURM's daemons takes root"
+    if lacking := [name for name in DAEMONS if not shutil.which(name, path=_PATH)]:
+        return f"{', '.join(lacking)} not installed: apt-get install slurm-wlm munge, or --install"
+    if (FOLDER / "slurm.conf").exists() and MARK not in (FOLDER / "slurm.conf").read_text():
+        return f"{FOLDER}/slurm.conf is somebody else's"
+    try:
+        import snakemake_executor_plugin_slurm  # noqa: F401
+    except ImportError:
+        return "the extra `slurm` is not installed"
+    return None
+
+
+def install() -> None:
+    """Install Debian's packages, where this machine can."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    for command in (["update", "-qq"], ["install", "-y", "-qq", "--no-install-recommends", "slurm-wlm", "munge"]):
+        subprocess.run(["apt-get", *command], env=environment, check=True, stdout=subprocess.DEVNULL)
+
+
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+
+@contextmanager
+def cluster(gpus: int) -> Iterator[None]:
+    """Run a cluster of one node with so many declared GPUs; stop it, and take its configuration away."""
+    state = Path(tempfile.mkdtemp(prefix="slurm-"))
+    state.chmod(0o755)
+    host = os.uname().nodename.split(".")[0]
+    lines = [
+        *(MARK, "ClusterName=loopback", f"SlurmctldHost={host}(127.0.0.1)", "SlurmUser=root", "SlurmdUser=root"),
+        *(f"StateSaveLocation={state}", f"SlurmdSpoolDir={state}/spool", "AuthType=auth/munge", "MailProg=/bin/true"),
+        *(f"SlurmctldPidFile={state}/slurmctld.pid", f"SlurmdPidFile={state}/slurmd.pid"),
+        *("ProctrackType=proctrack/pgid", "TaskPlugin=task/none", "GresTypes=gpu"),
+        *("SelectType=select/cons_tres", "SelectTypeParameters=CR_Core_Memory"),
+        *("ReturnToService=2", "MinJobAge=7200", "KillWait=30", "SlurmdParameters=config_overrides"),
+        # More than there is: what is checked is the order of jobs, and one core computes for them all in turn.
+        f"NodeName={host} NodeAddr=127.0.0.1 CPUs=16 RealMemory=200000 Gres=gpu:{gpus} State=UNKNOWN",
+        f"PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP",
+        f"PartitionName=gpu Nodes={host} MaxTime=INFINITE State=UP",
+    ]
+    (FOLDER / "slurm.conf").write_text("\n".join(lines) + "\n")
+    files = ",".join(FAKE_GPUS[:gpus])
+    (FOLDER / "gres.conf").write_text("".join(f"Name=gpu File={file}\n" for file in files.split(",")))
+    (FOLDER / "cgroup.conf").write_text("CgroupAutomount=no\n")
+    processes = []
+
+    def start(*command: str, user: str | None = None) -> None:
+        log = (state / f"{Path(command[0]).name}.log").open("w")
+        # Sessions of their own: a signal to this script's group is not theirs.
+        processes.append(
+            subprocess.Popen(
+                [shutil.which(command[0], path=_PATH), *command[1:]],
+                stdout=log,
+                stderr=log,
+                user=user,
+                group=user,
+                extra_groups=[] if user else None,
+                start_new_session=True,
+            )
+        )
+
+    try:
+        if subprocess.run(["munge", "-n"], capture_output=True).returncode:  # none at work yet
+            munge = pwd.getpwnam("munge")
+            for place in ("/run/munge", "/var/log/munge", "/var/lib/munge"):
+                Path(place).mkdir(exist_ok=True)
+                os.chown(place, munge.pw_uid, munge.pw_gid)
+                Path(place).chmod(0o755)
+            start("munged", "-F", user="munge")
+            _wait(lambda: not subprocess.run(["munge", "-n"], capture_output=True).returncode, 20, "munged")
+        start("slurmctld", "-D", "-i")
+        start("slurmd", "-D")
+        _wait(lambda: "idle" in _run("sinfo", "-h", "-o", "%T"), 60, "an idle node")
+        yield
+    except TimeoutError as error:
+        logs = "\n".join(f"== {log.name}\n{log.read_text()[-2000:]}" for log in state.glob("*.log"))
+        raise RuntimeError(f"{error}\n{logs}") from None
+    finally:
+        _run("scancel", "-u", "root")
+        for process in reversed(processes):
+            process.terminate()
+        for process in processes:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+        for name in ("slurm.conf", "gres.conf", "cgroup.conf"):
+            (FOLDER / name).unlink(missing_ok=True)
+        shutil.rmtree(state, ignore_errors=True)
+
+
+def _run(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True).stdout
+
+
+def _wait(ready: Callable[[], object], seconds: float, what: str) -> None:
+    """Wait until `ready`; TimeoutError says what for."""
+    end = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > end:
+            raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+        time.sleep(0.5)
+
+
+def start_workflow(folder: Path, overlay: dict, *options: str, local: bool = False) -> subprocess.Popen:
+    """Start Snakemake in `folder` with the profile for SLURM, or on this machine."""
+    (folder / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    (folder / "overlay.yaml").write_text(yaml.safe_dump(overlay))
+    # A machine with this program computes on GPUs, as the workflow sees it; torch finds none, and takes the CPU.
+    (folder / "bin").mkdir(exist_ok=True)
+    (folder / "bin/nvidia-smi").write_text("#!/bin/sh\n")
+    (folder / "bin/nvidia-smi").chmod(0o755)
+    command = [Path(sys.executable).parent / "snakemake", "--snakefile", ROOT / "workflow/Snakefile"]
+    command += ["--directory", folder, "--configfile", folder / "overlay.yaml"]
+    if local:
+        command += ["--cores", "1"]
+    else:
+        command += ["--profile", ROOT / "workflow/profiles/slurm", "--slurm-status-command", "squeue"]
+        command += ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10", "--local-cores", "1"]
+    if "--config" not in options:
+        command += ["--config", "device=auto"]  # instead of the profile's
+    environment = {
+        **{key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SNAKEMAKE_"))},
+        **{"PATH": f"{folder / 'bin'}:{_PATH}", "OMP_NUM_THREADS": "1"},
+    }
+    log = (folder / f"snakemake-{'local' if local else 'slurm'}.log").open("w")
+    return subprocess.Popen(
+        [*map(str, command), *options], cwd=folder, stdout=log, stderr=log, env=environment, start_new_session=True
+    )
+
+
+def finish(process: subprocess.Popen, folder: Path, seconds: float) -> None:
+    """Wait for a workflow's end, which is to be a good one."""
+    try:
+        status = process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.terminate()
+        process.wait()
+        status = f"none in {seconds:.0f} s"
+    text = "\n".join(log.read_text()[-3000:] for log in folder.glob("snakemake-*.log"))
+    assert status == 0, f"status {status}\n{text}\n{_run('squeue')}"
+
+
+def jobs() -> list[dict[str, str]]:
+    """Return every job that the cluster remembers, as scontrol shows it, with its rule."""
+    found = []
+    for line in _run("scontrol", "show", "job", "-o").splitlines():
+        job = dict(re.findall(r"(\w+)=(\S*)", line))
+        if "Comment" in job:
+            job["rule"] = re.match(r"rule_(.*?)(?:_wildcards.*)?$", job["Comment"])[1]
+            found.append(job)
+    return found
+
+
+def gpus_of(job: dict[str, str]) -> int:
+    """Return how many GPUs a job asked for."""
+    request = " ".join(job.get(key, "") for key in ("TresPerJob", "TresPerNode", "TRES", "ReqTRES"))
+    found = re.search(r"gpu[:=](?:\w+[:=])?(\d+)", request)
+    return int(found[1]) if found else 0
+
+
+def span(job: dict[str, str]) -> tuple[datetime, datetime]:
+    """Return when a job started and ended."""
+    return datetime.fromisoformat(job["StartTime"]), datetime.fromisoformat(job["EndTime"])
+
+
+def checked_requests(found: list[dict[str, str]]) -> str:
+    """Check what jobs asked the cluster for against the rules; return a summary."""
+    on_gpu = {"train_fnet", "train_detector", "test_detector", "explain_fnet"}
+    memory = {"train_fnet": 8000, "train_detector": 12000, "audit_dataset": 2000, "describe_variant": 500}
+    limits = {"train_fnet": "12:00:00", "train_detector": "1-00:00:00", "describe_variant": "00:10:00"}
+    for job in found:
+        rule, wildcards = job["rule"], job["Comment"]
+        network = rule in on_gpu or (rule in ("fuse_pairs", "measure_cost") and wildcards.endswith("fnet"))
+        assert gpus_of(job) == int(network), (wildcards, job)
+        assert job["MinMemoryNode"] == f"{memory.get(rule, job['MinMemoryNode'][:-1])}M", (wildcards, job)
+        assert job["TimeLimit"] == limits.get(rule, job["TimeLimit"]), (wildcards, job)
+        assert job["NumCPUs"] == "1" and job["Partition"] == "main", (wildcards, job)
+    asked = [gpus_of(job) for job in found]
+    return f"{len(found)} jobs through sbatch, {sum(asked)} with a GPU, {asked.count(0)} without"
+
+
+def smallest_run(folder: Path) -> str:
+    """The embedded default at its smallest ends with its tables; every job asks for what its rule says."""
+    with cluster(gpus=1):
+        finish(start_workflow(folder, SMALLEST), folder, 1500)
+        found = jobs()
+    assert all((folder / f"results/{name}").stat().st_size for name in ("tables/table2.csv", "report.html"))
+    assert {job["JobState"] for job in found} == {"COMPLETED"}, found
+    assert {"generate_pairs", "train_fnet", "fuse_pairs", "train_detector"} <= {job["rule"] for job in found}
+    return checked_requests(found)
+
+
+def _two_trainings(folder: Path, gpus: int, request: str) -> str:
+    """Run two trainings on so many declared GPUs; they queue on one and overlap on two."""
+    targets = [f"results/detection/{band}/seed0/weights.pt" for band in ("visible", "infrared")]
+    overlay = {**SMALLEST, "detection": {"image_size": 64, "training": {"epochs": 20, "precision": "fp32"}}}
+    finish(start_workflow(folder, overlay, "--until", "describe_variant", "--", *targets, local=True), folder, 600)
+    with cluster(gpus):
+        options = ["--config", "device=auto", f"gpu_request={request}", "--", *targets]
+        finish(start_workflow(folder, overlay, *options), folder, 600)
+        found = [job for job in jobs() if job["rule"] == "train_detector"]
+    assert [gpus_of(job) for job in found] == [1, 1] and all(job["JobState"] == "COMPLETED" for job in found)
+    (start, end), (other_start, other_end) = sorted(map(span, found))
+    overlap = (min(end, other_end) - other_start).total_seconds()
+    assert overlap > 1 if gpus == 2 else overlap <= 0, found
+    return f"--{'gpus' if request == 'gpu' else 'gres'}: " + (
+        f"side by side for {overlap:.0f} s" if gpus == 2 else f"the second waited {-overlap:.0f} s after the first"
+    )
+
+
+def one_gpu_queues(folder: Path) -> str:
+    """Two trainings on one declared GPU run one after the other."""
+    return _two_trainings(folder, 1, "gres")
+
+
+def two_gpus_overlap(folder: Path) -> str:
+    """On two they overlap, in spite of the local profile's gpu=1."""
+    return _two_trainings(folder, 2, "gpu")
+
+
+def _running(rule: str, attempt: int = 0) -> dict[str, str] | None:
+    alive = [job for job in jobs() if job["rule"] == rule and job["JobState"] == "RUNNING"]
+    return next((job for job in alive if int(job["Restarts"]) >= attempt), None)
+
+
+def _busy(folder: Path, rule: str, words: str) -> Callable[[], object]:
+    """Return a question: is a job of the rule running, and has its log these words?"""
+    name = {"train_fnet": "train_fnet.log", "train_detector": "train_detector-visible-seed0.log"}[rule]
+    log = folder / "results/logs" / name
+    return lambda: _running(rule) and log.is_file() and re.search(words, log.read_text())
+
+
+def _digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def interrupted_trainings(folder: Path) -> str:
+    """Requeued, out of time, cancelled, and their job step killed: trainings go on and end bit for bit alike."""
+    undisturbed = folder / "undisturbed"
+    disturbed = folder / "disturbed"
+    for place in (undisturbed, disturbed):
+        place.mkdir()
+        finish(
+            start_workflow(place, LONGER, "--until", "prepare_split", "describe_variant", "--", *WEIGHTS, local=True),
+            place,
+            600,
+        )
+    finish(start_workflow(undisturbed, LONGER, "--", *WEIGHTS, local=True), undisturbed, 900)
+    said = []
+    with cluster(gpus=2):
+        process = start_workflow(disturbed, LONGER, "--", *WEIGHTS)
+        trained = {"train_fnet": r"I: \d+/", "train_detector": r"seed 0: \d+/"}
+        resumed = {"train_fnet": "resuming at stage", "train_detector": "going on after"}
+        for rule, words in trained.items():
+            _wait(_busy(disturbed, rule, words), 200, f"{rule} at work")
+        # FNet: preempted, as partitions with PreemptMode=REQUEUE do it; SLURM starts the same job again.
+        first = _running("train_fnet")
+        subprocess.run(["scontrol", "requeue", first["JobId"]], check=True)
+        # The detector: its step's daemon is killed, as when a node breaks.
+        _kill_step(_running("train_detector"))
+        said.append("train_fnet requeued, train_detector's step killed with -9")
+        for rule, words in resumed.items():
+            if rule == "train_fnet":
+                _wait(_busy(disturbed, rule, words), 300, f"{rule} going on")
+        # FNet again: out of time. The detector: cancelled by an operator.
+        again = _running("train_fnet")
+        subprocess.run(["scontrol", "update", f"JobId={again['JobId']}", "TimeLimit=1"], check=True)
+        _wait(lambda: _running("train_detector"), 300, "train_detector again")
+        _wait(_busy(disturbed, "train_detector", r"seed 0: \d+/"), 300, "train_detector at work again")
+        subprocess.run(["scancel", _running("train_detector")["JobId"]], check=True)
+        said.append("train_fnet out of time, train_detector cancelled")
+        finish(process, disturbed, 1200)
+        found = [job for job in jobs() if job["rule"] in trained]
+    states = sorted(f"{job['rule']} {job['JobState']}" for job in found)
+    for rule, words in resumed.items():
+        log = {"train_fnet": "train_fnet.log", "train_detector": "train_detector-visible-seed0.log"}[rule]
+        assert re.search(words, (disturbed / "results/logs" / log).read_text()), (rule, states)
+    for name in WEIGHTS:
+        assert _digest(disturbed / name) == _digest(undisturbed / name), (name, states)
+    return f"{'; '.join(said)}; {', '.join(states)}; both weights identical to the undisturbed run's"
+
+
+def _kill_step(job: dict[str, str]) -> None:
+    """Kill the daemons of a job's steps, and with them what they look after."""
+    for line in _run("ps", "-eo", "pid,args").splitlines():
+        if re.search(rf"slurmstepd: \[{job['JobId']}\.", line):
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+    for line in _run("ps", "-eo", "pid,args").splitlines():
+        if "detection.train" in line and "python -m" in line:
+            os.kill(int(line.split()[0]), signal.SIGKILL)
+
+
+CHECKS = {check.__name__: check for check in (smallest_run, one_gpu_queues, two_gpus_overlap, interrupted_trainings)}
+
+
+def main() -> None:
+    """Run the checks and print a table of them."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--install", action="store_true", help="install Debian's packages first")
+    parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="some of the checks")
+    options = parser.parse_args()
+    if options.install:
+        install()
+    if reason := why_not():
+        sys.exit(f"error: {reason}")
+    failed = False
+    print("| check | held | what was seen | s |\n| --- | --- | --- | --- |", flush=True)
+    for name in options.only:
+        start = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
+            try:
+                held, seen = "yes", CHECKS[name](Path(folder))
+            except (AssertionError, RuntimeError, TimeoutError) as error:
+                held, seen, failed = "no", str(error)[-4000:], True
+        print(f"| {CHECKS[name].__doc__} | {held} | {seen} | {time.monotonic() - start:.0f} |", flush=True)
+    sys.exit(failed)
+
+
+if __name__ == "__main__":
+    main()
