@@ -1,9 +1,9 @@
 """Train the detector YOLOv5u on one variant's training images.
 
-Writes `weights.pt` (the moving average of the weights, plain float32 tensors), `results.csv` (losses and learning rate
-of each epoch) and last `provenance.json`. Progress is kept after each epoch in `checkpoints/`, in a folder named by the
-digest of the recipe and the data; with --resume a killed run goes on from there and ends where it would have ended.
-SIGTERM, by which clusters announce the end, is answered by keeping progress within the epoch.
+Writes `weights.pt` (the moving average of the weights, plain float32 tensors), `results.csv` (losses, learning rate and
+speed of each epoch) and last `provenance.json`. Progress is kept after each epoch in `checkpoints/`, in a folder named
+by the digest of the recipe and the data; with --resume a killed run goes on from there and ends where it would have
+ended. SIGTERM, by which clusters announce the end, is answered by keeping progress within the epoch.
 
 The loop follows ultralytics' trainer of the pinned version (warm-up, accumulated gradients, clipping, moving average),
 every value stated here; it differs where that trainer changes a recipe by itself or depends on what was read before.
@@ -18,6 +18,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -44,6 +45,7 @@ from fusion.stage import InputError, Progress, run, stop_asked, stopped, threads
 # Raise it when a change of the code changes what a recipe leads to: checkpoints of before are then passed over.
 REVISION = 1
 KEPT_CHECKPOINTS = 2
+STARVED = 0.2  # share of a training's time from which on waiting for images is worth a warning
 
 
 def _option(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
@@ -149,7 +151,11 @@ def train(
     resume: bool = False,
     stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[Any, list[dict[str, float]]]:
-    """Train and return the moving average of the model, and one row of losses an epoch.
+    """Train and return the moving average of the model, and one row of losses and speed an epoch.
+
+    `seconds` of an epoch are wall-clock time until all that it queued on a GPU is done, `waited` those of them in which
+    the loop waited for images. A GPU may have worked meanwhile on what was queued: it stood idle for want of images at
+    most so long. Without `workers` it is the time of reading and augmenting.
 
     Args:
         data: the training part of a variant.
@@ -191,6 +197,7 @@ def train(
     steps = math.ceil(len(images) / recipe.batch)  # in an epoch
     first_step, last_step, history = 0, -1, []
     sums = torch.zeros(3, device=device)
+    seconds, waited = 0.0, 0.0  # of the epoch so far
     if resume:
         stored = _read_checkpoint(checkpoints, device)
         if stored:
@@ -202,6 +209,7 @@ def train(
                 parameter.grad = stored["gradients"].get(name)
             first_step, last_step, history = stored["step"], stored["last_step"], stored["history"]
             sums = stored["sums"]
+            seconds, waited = stored.get("spent", (math.nan, math.nan) if first_step % steps else (0.0, 0.0))
             within = f" and {first_step % steps} of {steps} batches" if first_step % steps else ""
             logging.info("going on after epoch %d of %d%s", first_step // steps, recipe.epochs, within)
     if keep_images:
@@ -239,6 +247,7 @@ def train(
                 "last_step": last_step,
                 "history": history,
                 "sums": sums,
+                "spent": (seconds, waited),
                 "model": model.state_dict(),
                 "average": average.ema.state_dict(),
                 "updates": average.updates,
@@ -247,6 +256,7 @@ def train(
             },
         )
 
+    started = time.perf_counter()
     batches = iter(loader)
     for epoch in range(first_epoch, recipe.epochs):
         model.train()
@@ -258,7 +268,9 @@ def train(
         for step in range(max(first_step, epoch * steps), (epoch + 1) * steps):
             if warm and step <= warm:
                 accumulate = _warm_up(optimizer, recipe, step / warm, rate, accumulated)
+            asked = time.perf_counter()
             batch = next(batches)
+            waited += time.perf_counter() - asked
             try:
                 loss, parts = loss_of(model, batch, recipe, device)
                 loss.backward()
@@ -276,23 +288,47 @@ def train(
                 average.update(model)
                 last_step = step
             progress.step(len(batch["im_file"]), note=f"epoch {epoch + 1}/{recipe.epochs}{_loss_note(history)}")
-            done = step + 1
-            if stopping() and done < (epoch + 1) * steps:
+            done, stop = step + 1, stopping()
+            if stop and done < (epoch + 1) * steps:
+                seconds += time.perf_counter() - started
                 keep(f"epoch-{epoch:05}-step-{done - epoch * steps:06}", done)  # sorts before the whole epoch's
                 raise stopped(f"epoch {epoch + 1}, batch {done - epoch * steps} of {steps}")
+        # On a GPU this waits for all that was queued; no step did.
         losses = dict(zip(("box", "cls", "dfl"), (float(value) / steps for value in sums), strict=True))
+        now = time.perf_counter()
+        seconds, started = seconds + now - started, now
         if not all(math.isfinite(value) for value in losses.values()):
             raise InputError(
                 f"the loss is no number in epoch {epoch + 1}: {losses}; wanted a lower --lr0 than {recipe.lr0}"
             )
-        history.append({"epoch": epoch + 1, **losses, "loss": sum(losses.values()), "lr": rate})
+        spent = {"seconds": seconds, "waited": waited, "images_per_s": len(images) / seconds}
+        history.append({"epoch": epoch + 1, **losses, "loss": sum(losses.values()), "lr": rate, **spent})
+        if epoch == first_epoch and epoch + 1 < recipe.epochs:
+            logging.info(
+                "epoch %d took %.1f s, %.0f %% of them waiting for images: %d epochs will take about %.2f hours",
+                epoch + 1, seconds, 100 * waited / seconds, recipe.epochs, seconds * recipe.epochs / 3600,
+            )  # fmt: skip
         sums = torch.zeros(3, device=device)
-        leaving = stopping() and epoch + 1 < recipe.epochs
-        if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == recipe.epochs or leaving:
+        seconds, waited = 0.0, 0.0
+        if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == recipe.epochs or stop:
             keep(f"epoch-{epoch:05}", (epoch + 1) * steps)
-        if leaving:
+        if stop and epoch + 1 < recipe.epochs:
             raise stopped(f"the end of epoch {epoch + 1}")
     return average.ema, history
+
+
+def speed_of(history: Sequence[dict[str, float]], images: int) -> dict[str, float]:
+    """Return a training's `hours`, `images_per_s` and `waited_share`, the share of its time that it waited for images.
+
+    Over the epochs whose time is known; NaN where none is.
+    """
+    known = [row for row in history if math.isfinite(row.get("seconds", math.nan))]
+    seconds, waited = (sum(row[key] for row in known) for key in ("seconds", "waited"))
+    return {
+        "hours": seconds / 3600 if len(known) == len(history) else math.nan,
+        "images_per_s": len(known) * images / seconds if known else math.nan,
+        "waited_share": waited / seconds if known else math.nan,
+    }
 
 
 @contextlib.contextmanager
@@ -311,6 +347,13 @@ def deterministic() -> Iterator[None]:
         torch.use_deterministic_algorithms(before[0])
         cudnn.deterministic, cudnn.benchmark = before[1:]
         torch.utils.deterministic.fill_uninitialized_memory = filling
+
+
+def workers_for(device: str, wanted: int | None) -> int:
+    """Return the processes that read images: as wanted, else none on the CPU and up to eight beside a GPU."""
+    if wanted is not None:
+        return wanted
+    return 0 if device == "cpu" else min(8, threads_available())
 
 
 def _optimizer(model: Any, recipe: Recipe) -> Any:
@@ -386,7 +429,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.checkpoint_epochs < 1:
         raise InputError(f"--checkpoint-epochs {args.checkpoint_epochs}: wanted at least 1")
     data = read_data(args.data, "train")
-    recipe = Recipe(**{item.name: getattr(args, item.name) for item in fields(Recipe)})
+    recipe = recipe_of(args)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: its matrix products repeat
     with claimed_device(args.device, args.threads) as device, deterministic():
         recipe = replace(recipe, precision=resolved_precision(recipe.precision, device))
@@ -427,15 +470,20 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
             device,
             weights=args.weights,
             trust=args.trust_weights,
-            workers=args.workers
-            if args.workers is not None
-            else (0 if device == "cpu" else min(8, threads_available())),
+            workers=workers_for(device, args.workers),
             keep_images=args.cache == "ram",
             checkpoints=checkpoints,
             checkpoint_epochs=args.checkpoint_epochs,
             resume=args.resume,
             stopping=stopping,
         )
+    speed = speed_of(history, len(data.images))
+    logging.info(
+        "%s: %.1f images/s, %.0f %% of the time waiting for images",
+        device, speed["images_per_s"], 100 * speed["waited_share"],
+    )  # fmt: skip
+    if device != "cpu" and speed["waited_share"] > STARVED:
+        logging.warning("warning: the GPU waited for images; more --workers or --cache ram let it work")
     facts = {
         "detector": describe(recipe.model),
         "model": recipe.model,
@@ -459,12 +507,42 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
             **identity,
             "device": device if device == "cpu" else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
+            "speed": speed,
             "weights_sha256": sha256_file(outputs["weights.pt"]),
         },
     )
     shutil.rmtree(checkpoints)
     with contextlib.suppress(OSError):  # the progress of another recipe is still there
         checkpoints.parent.rmdir()
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how to compute, and the recipe's."""
+    parser.add_argument(
+        "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one (default: auto)"
+    )
+    parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all)")
+    parser.add_argument("--workers", type=int, help="processes that read images (default: 0 on the CPU, else up to 8)")
+    parser.add_argument(
+        "--cache", choices=("ram", "none"), default="none", help="ram: keep resized images (default: none)"
+    )
+    parser.add_argument(
+        "--checkpoint-epochs", type=int, default=1, metavar="N", help="write progress every N epochs (default: 1)"
+    )
+    recipe = parser.add_argument_group("recipe", "what decides the weights, besides the data")
+    for item in fields(Recipe):
+        recipe.add_argument(
+            f"--{item.name.replace('_', '-')}",
+            type=item.type,
+            default=item.default,
+            choices=item.metadata["choices"],
+            help=f"{item.metadata['help']} (default: {item.default})",
+        )
+
+
+def recipe_of(args: argparse.Namespace) -> Recipe:
+    """Return the recipe of the options that `add_options` added."""
+    return Recipe(**{item.name: getattr(args, item.name) for item in fields(Recipe)})
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -479,27 +557,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="--weights may be a pickle, which can run any code as it loads: only for files whose origin you trust",
     )
-    parser.add_argument(
-        "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one (default: auto)"
-    )
-    parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all)")
-    parser.add_argument("--workers", type=int, help="processes that read images (default: 0 on the CPU, else up to 8)")
-    parser.add_argument(
-        "--cache", choices=("ram", "none"), default="none", help="ram: keep resized images (default: none)"
-    )
-    parser.add_argument(
-        "--checkpoint-epochs", type=int, default=1, metavar="N", help="write progress every N epochs (default: 1)"
-    )
     parser.add_argument("--resume", action="store_true", help="go on after the last epoch of a killed run")
-    recipe = parser.add_argument_group("recipe", "what decides the weights, besides the data")
-    for item in fields(Recipe):
-        recipe.add_argument(
-            f"--{item.name.replace('_', '-')}",
-            type=item.type,
-            default=item.default,
-            choices=item.metadata["choices"],
-            help=f"{item.metadata['help']} (default: {item.default})",
-        )
+    add_options(parser)
     return parser.parse_args(argv)
 
 

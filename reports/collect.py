@@ -28,6 +28,7 @@ PER_TRAINING = frozenset(
     {
         *("variant", "seed", "recipe.seed", "data.images", "data.order"),
         *("digest", "weights_sha256", "device", "threads"),
+        *("speed.hours", "speed.images_per_s", "speed.waited_share"),
     }
 )
 

@@ -1,9 +1,13 @@
+import contextlib
+import math
 import multiprocessing
 import os
+import re
 import signal
 import subprocess
 import sys
 import textwrap
+import time
 
 import numpy as np
 import pandas as pd
@@ -35,6 +39,13 @@ def equal(one, other):
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
+def outcome(folder):
+    """What a training leaves but how fast it was."""
+    losses = pd.read_csv(folder / "results.csv", comment="#").drop(columns=["seconds", "waited", "images_per_s"])
+    facts = {key: value for key, value in read_json(folder / "provenance.json").items() if key != "speed"}
+    return (folder / "weights.pt").read_bytes(), losses.to_dict(), facts
+
+
 @pytest.fixture(scope="module")
 def undisturbed(tiny, tmp_path_factory):
     return run(tiny, tmp_path_factory.mktemp("undisturbed"))
@@ -55,8 +66,7 @@ def test_training_leaves_weights_losses_and_provenance(undisturbed, tiny):
 
 def test_same_recipe_and_data_give_the_same_weights_however_images_are_read(tiny, tmp_path, undisturbed):
     again = run(tiny, tmp_path, "--workers", "2", "--cache", "ram", "--checkpoint-epochs", "2")
-    assert equal(weights_of(again), weights_of(undisturbed))
-    assert (again / "results.csv").read_bytes() == (undisturbed / "results.csv").read_bytes()
+    assert outcome(again) == outcome(undisturbed)
 
 
 def test_another_seed_or_another_band_gives_other_weights(tiny, tmp_path, undisturbed):
@@ -88,9 +98,7 @@ def test_interrupted_training_ends_where_an_undisturbed_one_ends(tiny, tmp_path,
     caplog.set_level("INFO")
     resumed = run(tiny, tmp_path / "killed", *options, "--resume")
     assert "going on after epoch 2 of 4" in caplog.text
-    assert equal(weights_of(resumed), weights_of(expected))
-    for name in ("weights.pt", "results.csv", "provenance.json"):
-        assert (resumed / name).read_bytes() == (expected / name).read_bytes()
+    assert outcome(resumed) == outcome(expected)
 
 
 @pytest.mark.parametrize(("workers", "options"), [("0", ["--optimizer", "AdamW"]), ("2", ["--checkpoint-epochs", "3"])])
@@ -116,8 +124,7 @@ def test_training_that_gets_sigterm_at_any_batch_saves_and_ends_where_an_undistu
         assert (error.value.code, len(batches)) == (143, batch)
     resumed = run(tiny, tmp_path / "stopped", *options)
     assert len(batches) == 9 and "stopped by SIGTERM at epoch 2, batch 2 of 3" in caplog.text
-    for name in ("weights.pt", "results.csv", "provenance.json"):
-        assert (resumed / name).read_bytes() == (expected / name).read_bytes()
+    assert outcome(resumed) == outcome(expected)
 
 
 def test_training_killed_outright_and_without_a_network_ends_alike(tiny, tmp_path, undisturbed):
@@ -391,6 +398,38 @@ def test_recipe_means_what_the_trainer_of_ultralytics_means_by_it(tiny, tmp_path
     names = [name for name in start if name.endswith("running_var")]
     moved, apart = (sum(float((reached[name] - other[name]).norm()) for name in names) for other in (start, averaged))
     assert apart < 0.1 * moved
+
+
+def test_speed_and_the_wait_for_images_are_measured_over_a_stop_too(tiny, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(train, "stop_asked", lambda: contextlib.nullcontext(iter([False] * 4 + [True]).__next__))
+    real, slow = detector.TrainingImages.__getitem__, 0.02
+
+    def slowly(self, key):
+        time.sleep(slow)
+        return real(self, key)
+
+    monkeypatch.setattr(detector.TrainingImages, "__getitem__", slowly)
+    with pytest.raises(SystemExit):  # after the second of three batches of the second epoch
+        run(tiny, tmp_path)
+    monkeypatch.setattr(train, "stop_asked", lambda: contextlib.nullcontext(bool))
+    caplog.set_level("INFO")
+    run(tiny, tmp_path, "--resume")
+    epochs = pd.read_csv(tmp_path / "results.csv", comment="#")
+    assert (epochs["waited"] >= 10 * slow).all() and (epochs["waited"] < epochs["seconds"]).all()
+    np.testing.assert_allclose(epochs["images_per_s"], 10 / epochs["seconds"])
+    speed = read_json(tmp_path / "provenance.json")["speed"]
+    assert speed["hours"] == pytest.approx(epochs["seconds"].sum() / 3600)
+    assert speed["images_per_s"] == pytest.approx(30 / epochs["seconds"].sum())
+    assert speed["waited_share"] == pytest.approx(epochs["waited"].sum() / epochs["seconds"].sum())
+    assert re.search(r"epoch 2 took .* waiting for images: 3 epochs will take about 0.00 hours", caplog.text)
+    assert re.search(r"cpu: .* images/s, .* of the time waiting for images", caplog.text)
+
+
+def test_speed_of_epochs_that_were_not_timed_is_unknown():
+    epochs = [{"epoch": 1}, {"epoch": 2, "seconds": 4.0, "waited": 1.0}]
+    speed = train.speed_of(epochs, images=10)
+    assert math.isnan(speed["hours"]) and (speed["images_per_s"], speed["waited_share"]) == (2.5, 0.25)
+    assert all(map(math.isnan, train.speed_of(epochs[:1], images=10).values()))
 
 
 def test_training_is_told_how_long_it_takes(tiny, tmp_path, caplog):

@@ -23,8 +23,43 @@ rule describe_variant:
         " --images {params.folders:q} {params.manifest:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
+rule estimate_cost:
+    input:
+        data="<results>/detection/visible/data.yaml",
+        truth="<results>/data/split/truth_train.json",
+        images=sources("visible"),
+    output:
+        "<results>/detection/cost.json",
+    log:
+        "<results>/logs/estimate_cost.log",
+    priority: 100
+    threads: detector_slots()
+    resources:
+        **gpu_request(),
+        torch_threads=detector_threads(),
+        indifferent=indifferent(config["detection"]["training"]),
+        at_once=SIDE_BY_SIDE,
+        mem_mb=12000,
+        runtime=60,
+    params:
+        options=options(deciding(config["detection"]["training"])),
+        variants=VARIANTS,
+        seeds=SEEDS,
+        model=config["detection"]["model"],
+        image_size=config["detection"]["image_size"],
+        device=config["device"],
+        code=digest("detection/cost.py"),
+    shell:
+        "python -m detection.cost --data {input.data:q} --variants {params.variants:q} --seeds {params.seeds}"
+        " --model {params.model} --image-size {params.image_size} {params.options:q} {resources.indifferent}"
+        " --device {params.device} --threads {resources.torch_threads} --at-once {resources.at_once}"
+        " --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule train_detector:
     input:
+        # Said before the bulk of the plan runs; ancient, as another estimate trains nothing again.
+        cost=ancient("<results>/detection/cost.json"),
         data="<results>/detection/{variant}/data.yaml",
         truth="<results>/data/split/truth_train.json",
         images=variant_sources,

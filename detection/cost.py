@@ -1,0 +1,177 @@
+"""Stage: what the trainings of a plan will cost, from some real steps of the recipe before the bulk of it runs.
+
+The steps are those of detection.train itself, on the training images of one variant; the others cost alike, as their
+images have the same sizes. Writes cost.json: seconds of a step and of an epoch, hours of a training, of each variant
+with all its seeds, and of all. Steps for a two-hundredth of the plan are timed, two to thirty of them. The estimate
+leaves out fusing, testing and tables.
+"""
+
+import argparse
+import contextlib
+import logging
+import math
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from detection.train import Recipe, add_options, deterministic, epoch_order, recipe_of, train, workers_for
+from detection.variant import Data, read_data
+from fusion.artefacts import versions, write_json
+from fusion.devices import claimed_device, resolved_precision
+from fusion.stage import InputError, run
+
+UNTIMED_STEPS = 2  # libraries load and kernels are chosen
+FEWEST_STEPS, MOST_STEPS = 2, 30  # that are timed
+SHARE = 0.005  # of the plan's time
+
+
+class _TimedError(Exception):
+    """Leaves a training once it has been timed."""
+
+
+def part_of(data: Data, recipe: Recipe, steps: int) -> Data:
+    """Return the first images of the first epoch, as many as `steps` take; all where there are not so many."""
+    order = epoch_order(recipe, len(data.images), 0)[: steps * recipe.batch]
+    images = [data.truth["images"][index] for index in order]
+    ids, names = {image["id"] for image in images}, [image["file_name"] for image in images]
+    annotations = [a for a in data.truth["annotations"] if a["image_id"] in ids]
+    truth = {**data.truth, "images": images, "annotations": annotations}
+    return replace(
+        data,
+        truth=truth,
+        images={name: data.images[name] for name in names},
+        sha256={name: data.sha256[name] for name in names},
+    )
+
+
+def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **reading: Any) -> tuple[int, float]:
+    """Train for some steps and return how many were timed and the mean seconds of one.
+
+    Args:
+        data: the training part of a variant.
+        recipe: of the plan.
+        device: `cpu` or `cuda:N`.
+        trainings: of the plan, which decide how long timing may take.
+        reading: `workers` and `keep_images` of `train`.
+    """
+    import torch
+
+    def now() -> float:
+        if device != "cpu":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    steps_in_plan = trainings * recipe.epochs * math.ceil(len(data.images) / recipe.batch)
+    wanted = min(max(FEWEST_STEPS, round(SHARE * steps_in_plan)), MOST_STEPS)
+    done, start, mean = 0, 0.0, math.nan
+
+    def timed() -> bool:
+        nonlocal done, start, mean
+        done += 1
+        if done == UNTIMED_STEPS:
+            start = now()
+        if done == UNTIMED_STEPS + wanted:
+            mean = (now() - start) / wanted
+            raise _TimedError
+        return False
+
+    # Epochs of a few images, as many as it needs; with mosaic where most of the plan's have it.
+    short = replace(
+        recipe,
+        epochs=UNTIMED_STEPS + wanted,
+        close_mosaic=0 if recipe.close_mosaic < recipe.epochs else UNTIMED_STEPS + wanted,
+    )
+    some = part_of(data, recipe, wanted)
+    logging.disable(logging.INFO)  # of an end that this training never sees
+    try:
+        with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_TimedError):
+            train(some, short, device, **reading, checkpoints=Path(folder), checkpoint_epochs=10**9, stopping=timed)
+    finally:
+        logging.disable(logging.NOTSET)
+    return wanted, mean
+
+
+def estimate(
+    seconds: float, recipe: Recipe, images: int, variants: Sequence[str], seeds: Sequence[int]
+) -> dict[str, Any]:
+    """Return what a plan costs whose steps take `seconds` each: hours of the device, one training after the other."""
+    epoch = seconds * math.ceil(images / recipe.batch)
+    training = epoch * recipe.epochs / 3600
+    return {
+        "seconds_per_step": seconds,
+        "seconds_per_epoch": epoch,
+        "images_per_s": images / epoch,
+        "hours_per_training": training,
+        "hours": {variant: training * len(seeds) for variant in variants},
+        "hours_in_all": training * len(seeds) * len(variants),
+    }
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Time, estimate, say so, write."""
+    args = _parse(argv)
+    if args.at_once < 1:
+        raise InputError(f"--at-once {args.at_once}: wanted at least 1")
+    data = read_data(args.data, "train")
+    recipe = recipe_of(args)
+    with claimed_device(args.device, args.threads) as device, deterministic():
+        import torch
+
+        name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
+        recipe = replace(recipe, precision=resolved_precision(recipe.precision, device))
+        reading = {"workers": workers_for(device, args.workers), "keep_images": args.cache == "ram"}
+        timed, seconds = time_steps(data, recipe, device, len(args.variants) * len(args.seeds), **reading)
+        threads = torch.get_num_threads()
+    cost = estimate(seconds, recipe, len(data.images), args.variants, args.seeds)
+    write_json(
+        args.output,
+        {
+            "covers": "trainings of the detector; not fusing, testing and tables",
+            **cost,
+            "seeds": args.seeds,
+            "at_once": args.at_once,
+            "timed_steps": timed,
+            "images": len(data.images),
+            "variant": data.variant,
+            "device": name,
+            "threads": threads,
+            **reading,
+            "recipe": asdict(recipe),
+            "versions": versions("torch", "ultralytics"),
+        },
+    )
+    each, every = next(iter(cost["hours"].values())), cost["hours_in_all"]
+    logging.info(
+        "estimated cost of the detectors, from %d steps on %s: %.1f s an epoch, %s a training of %d epochs",
+        timed, name, cost["seconds_per_epoch"], duration(cost["hours_per_training"]), recipe.epochs,
+    )  # fmt: skip
+    logging.info(
+        "%d variants, %d seeds each: %s a variant, %s in all%s",
+        len(args.variants), len(args.seeds), duration(each), duration(every),
+        f", about {duration(every / args.at_once)} with {args.at_once} at a time" if args.at_once > 1 else "",
+    )  # fmt: skip
+
+
+def duration(hours: float) -> str:
+    """Return hours as they are read easily."""
+    return f"{60 * hours:.1f} minutes" if hours < 1 else f"{hours:.1f} hours"
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m detection.cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, required=True, help="data.yaml of the variant to time")
+    parser.add_argument("--variants", nargs="+", required=True, help="names of all variants of the plan")
+    parser.add_argument("--seeds", type=int, nargs="+", required=True, help="seeds of each variant")
+    parser.add_argument("--at-once", type=int, default=1, help="trainings that run side by side (default: 1)")
+    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    add_options(parser)
+    return parser.parse_args(argv)
+
+
+if __name__ == "__main__":
+    run(main)
