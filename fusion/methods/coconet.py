@@ -112,5 +112,6 @@ METHOD = Method(
     network=network,
     published=Published("github.com/runjia0124/CoCoNet", {"latest.pth": ""}, licence="MIT"),
     training=training,
+    frozen="perceptual_weights",
     parameters_note="without the frozen VGG-19 (2,324,416); with se_32 and att_deconv9 (55,425), which have no effect",
 )

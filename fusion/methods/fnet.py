@@ -5,13 +5,13 @@ Fusion", arXiv 2411.04519. Both images go in as luma / 255, without stretch or r
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion.methods.method import Fuser, Method, Precision, Published
+from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,11 +80,40 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     return fuse
 
 
+def training(
+    frozen: Path | None, block: str = "lzsc", without: Collection[str] = (), precision: Precision = "fp32"
+) -> Training:
+    """Return the paper's two stages: FNet with IFNet (Eq. 25), then FNet alone (Eq. 26); `frozen` is not used.
+
+    `block`, the coding block, and `without`, terms left out of Eq. 26, make the ablations of Table III.
+    """
+    from fusion.losses import stage1_loss, stage2_loss
+    from fusion.networks.fast import compute
+    from fusion.networks.fnet import FNet
+    from fusion.networks.ifnet import IFNet
+
+    fnet, ifnet = FNet(block), IFNet(block)
+
+    def inverted(visible: "Tensor", infrared: "Tensor") -> dict[str, "Tensor"]:
+        fused = compute(fnet, visible, infrared, precision=precision)
+        return stage1_loss(*compute(ifnet, fused, precision=precision), visible, infrared)
+
+    def alike(visible: "Tensor", infrared: "Tensor") -> dict[str, "Tensor"]:
+        return stage2_loss(compute(fnet, visible, infrared, precision=precision), visible, infrared, without)
+
+    phases = [
+        Phase("I", [*fnet.parameters(), *ifnet.parameters()], inverted, iterations=20000),
+        Phase("II", list(fnet.parameters()), alike, iterations=20000),
+    ]
+    return Training(fnet, phases, {"ifnet": ifnet}, crop=128, batch=16, ema=0.999, recordable=True)
+
+
 METHOD = Method(
     load,
     needs_weights=True,
     reference="Panda et al., arXiv 2411.04519",
     network=network,
+    training=training,
     published=Published(
         "github.com/gargi884/FNet-MMIF",
         {"FNet.pth": "46665448c3012d0466c0a7c7ee46d48da7f1e59c58a98368801a948da715afec"},

@@ -45,7 +45,9 @@ class Training:
     phases: one after the other; each starts with a fresh optimiser.
     beside: networks that are trained or kept beside it (in checkpoints, not among the weights), by name.
     crop, batch: side of the random square crops in pixels and pairs in an iteration, where the user gives none.
+    ema: decay of the averaged weights that are used, where the user gives none; 0 uses the last ones.
     choices: what the paper leaves open and we chose, one sentence each; goes into the provenance.
+    recordable: whether a GPU may record an iteration once and replay it: no value decides what is computed.
     """
 
     network: "nn.Module"
@@ -53,7 +55,9 @@ class Training:
     beside: "Mapping[str, nn.Module]" = field(default_factory=dict)
     crop: int = 128
     batch: int = 16
+    ema: float = 0.0
     choices: Sequence[str] = ()
+    recordable: bool = False
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,9 @@ class Method:
         its parameters and multiply-adds can be counted (`fusion.cost`); called with visible luma and infrared,
         (1, 1, H, W) each. Parameters that are never trained have requires_grad False. Its state dict as safetensors
         is a weights file that `load` takes. None where the method is no network.
+    training: makes what `fusion.train` runs, from the weights of a frozen network that the losses need (a VGG's, or
+        another method's), None where the user gives none; it says by an InputError where it cannot do without.
+    frozen: which weights those are, None where its losses need none.
     """
 
     load: Callable[[Path | None, str, Precision], Fuser]
@@ -93,4 +100,5 @@ class Method:
     published: Published | None = None
     authors_output: Callable[[np.ndarray], np.ndarray] | None = None
     training: Callable[[Path | None], Training] | None = None
+    frozen: Literal["perceptual_weights", "teacher_weights"] | None = None
     parameters_note: str = ""

@@ -110,4 +110,5 @@ METHOD = Method(
     ),
     authors_output=authors_output,
     training=training,
+    frozen="perceptual_weights",
 )

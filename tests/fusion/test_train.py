@@ -1,5 +1,6 @@
 """Training reproduces, survives a kill, and stops where it must."""
 
+import argparse
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from safetensors.torch import load_file
 
 from fusion import train
 from fusion.artefacts import read_csv, sha256_file
+from fusion.methods import METHODS, Phase, Training
 from fusion.pairs import write_image
 from fusion.stage import InputError
 from fusion.train import batch_indices, draw_batch, main
@@ -54,7 +57,7 @@ def test_the_stage_writes_its_contract(undisturbed):
     assert losses[["stage", "iteration"]].values.tolist() == [[1, 2], [1, 3], [2, 2], [2, 4], [2, 5]]
     assert np.isfinite(losses["total"]).all() and losses["intensity"].isna().tolist() == [True, True] + [False] * 3
     provenance = json.loads((undisturbed / "provenance.json").read_text())
-    assert provenance["settings"]["stage2_iterations"] == 5 and provenance["data"]["pairs"] == 5
+    assert provenance["settings"]["iterations"] == [3, 5] and provenance["data"]["pairs"] == 5
     raw, ema = (load_file(undisturbed / name) for name in ("weights_raw.safetensors", "weights.safetensors"))
     assert any(not torch.equal(raw[key], ema[key]) for key in raw)
 
@@ -96,6 +99,99 @@ def test_a_run_that_gets_sigterm_saves_at_once_and_ends_where_it_would_have_ende
     main(arguments(folders, tmp_path, "--resume"))
     for name in RESULTS:
         assert (tmp_path / name).read_bytes() == (undisturbed / name).read_bytes(), name
+
+
+class Noisy(torch.nn.Module):
+    """A network with all that a resumed training could get wrong: dropout, batch statistics."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Conv2d(2, 4, 3, padding=1),
+            torch.nn.BatchNorm2d(4),
+            torch.nn.Dropout(0.3),
+            torch.nn.Conv2d(4, 1, 3, padding=1),
+        )
+
+    def forward(self, visible, infrared):
+        return self.layers(torch.cat([visible, infrared], dim=1))
+
+
+def noisy_training(frozen):
+    network, beside = Noisy(), torch.nn.Conv2d(1, 1, 3, padding=1)
+
+    def first(visible, infrared):
+        return {"total": (beside(network(visible, infrared)) - visible).square().mean()}
+
+    def second(visible, infrared):
+        return {"total": (network(visible, infrared) - infrared).square().mean()}
+
+    phases = [
+        Phase("both", [*network.parameters(), *beside.parameters()], first, lr=1e-2, clip=0.01, iterations=4),
+        Phase("alone", list(network.parameters()), second, lr=1e-2, schedule=lambda share: 1 - share, iterations=6),
+    ]
+    return Training(network, phases, {"beside": beside}, crop=16, batch=2)
+
+
+def test_any_method_trains_through_its_phases_and_resumes_bit_for_bit(folders, tmp_path, monkeypatch):
+    method = replace(METHODS["itfuse"], training=noisy_training)
+    monkeypatch.setitem(METHODS, "noisy", method)
+    monkeypatch.setattr(train, "TRAINABLE", ["noisy"])
+    where = ["--visible", str(folders / "vi"), "--infrared", str(folders / "ir"), "--method", "noisy", "--resume"]
+    where += ["--device", "cpu", "--threads", "1", "--checkpoint-every", "1", "--output"]
+    main([*where, str(tmp_path / "whole")])
+    seen, real = [], train.draw_batch
+
+    def killed(*args):
+        seen.append(args)
+        if len(seen) % 4 == 0:
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(train, "draw_batch", killed)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            main([*where, str(tmp_path / "pieces")])
+    monkeypatch.setattr(train, "draw_batch", real)
+    main([*where, str(tmp_path / "pieces")])
+    for name in ("weights", "weights_raw", "beside"):
+        whole, pieces = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "pieces"))
+        assert all(torch.equal(whole[key], pieces[key]) for key in whole), name
+    losses, _ = read_csv(tmp_path / "whole/losses.csv")
+    assert losses[["stage", "iteration"]].values.tolist() == [[1, 4], [2, 6]]
+    # Without --ema the last weights are the ones that are used, with the batch statistics of the last iteration.
+    raw, used = (load_file(tmp_path / "whole" / name) for name in ("weights_raw.safetensors", "weights.safetensors"))
+    assert all(torch.equal(raw[key], used[key]) for key in raw)
+    assert raw["layers.1.num_batches_tracked"] == 10
+
+
+def test_gradients_are_clipped_to_the_norm_that_a_phase_names():
+    phase = noisy_training(None).phases[0]
+    fill = train._gradients(phase, "cpu", None)
+    fill(torch.rand(2, 2, 1, 16, 16))
+    norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in phase.parameters])
+    assert norm.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_every_phase_is_as_long_as_asked_for_or_as_its_authors_take():
+    training = noisy_training(None)
+    options = argparse.Namespace(method="noisy", iterations=None)
+    assert train._iterations(options, training) == (4, 6)
+    assert train._iterations(argparse.Namespace(method="noisy", iterations=[3]), training) == (3, 3)
+    assert train._iterations(argparse.Namespace(method="noisy", iterations=[3, 5]), training) == (3, 5)
+    with pytest.raises(InputError, match="both, alone"):
+        train._iterations(argparse.Namespace(method="noisy", iterations=[1, 2, 3]), training)
+
+
+@pytest.mark.parametrize("method", [name for name in train.TRAINABLE if not METHODS[name].frozen])
+def test_a_method_trained_by_its_own_loss_fuses_with_what_comes_out(method, folders, tmp_path):
+    where = ["--visible", str(folders / "vi"), "--infrared", str(folders / "ir")]
+    fast = ["--batch", "2", "--crop", "16", "--device", "cpu", "--threads", "1"]
+    steps = ["--stage1-iterations", "1", "--stage2-iterations", "1"] if method == "fnet" else ["--iterations", "1"]
+    main([*where, "--method", method, *steps, *fast, "--output", str(tmp_path)])
+    fuser = METHODS[method].load(tmp_path / "weights.safetensors", "cpu", "fp32")
+    fused = fuser(np.full((20, 24), 0.5, np.float32), np.full((20, 24), 0.25, np.float32))
+    assert fused.shape == (20, 24) and np.isfinite(fused).all()
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(folders, undisturbed, tmp_path):
@@ -175,6 +271,11 @@ def test_bad_options_say_what_was_wanted(folders, tmp_path):
         (["--batch", "6"], "found 5 pairs"),
         (["--without", "ssim", "gradient", "intensity"], "no loss"),
         (["--method", "nosuch"], "nosuch cannot be trained"),
+        (["--method", "average"], "average cannot be trained"),
+        (["--iterations", "3"], "--iterations is for the other methods"),
+        (["--method", "u2fusion"], "VGG"),
+        (["--method", "itfuse", "--perceptual-weights", "vgg16.pth"], "its losses need none"),
+        (["--method", "itfuse", "--without", "ssim"], "these are for fnet alone"),
         (["--batch", "0"], "--batch 0 is too small"),
         (["--log-every", "0"], "--log-every 0 is too small"),
         (["--seed", "-1"], "--seed -1 is too small"),

@@ -134,6 +134,26 @@ def test_fnet_sees_training_pairs_only_where_it_shares_the_detection_data(tmp_pa
     assert "--names results/msrs/data/split/train.txt" in training
 
 
+def test_a_method_without_weights_is_refused_left_out_or_trained_as_the_configuration_says(tmp_path):
+    wanted = {"methods": ["itfuse", "coconet", "average"], "weights": {"coconet": "missing.pt"}}
+    text = snakemake(tmp_path, "-n", overlays=[{"fusion": wanted}], check=False)
+    assert "itfuse: none named in fusion.weights; coconet: missing.pt does not exist" in text
+    text = snakemake(tmp_path, "-n", overlays=[{"fusion": wanted | {"missing_weights": "leave_out"}}])
+    assert "left out: itfuse has no weights" in text and "left out: coconet has no weights" in text
+    assert plan(text)["fuse_pairs"] == 1 and "train_method" not in plan(text)
+    trained = wanted | {"missing_weights": "train", "training": {"itfuse": {"iterations": [7], "batch": 4}}}
+    text = snakemake(tmp_path, "-n", overlays=[{"fusion": trained}], check=False)
+    assert "to train coconet, name its fusion.training.coconet.perceptual_weights" in text
+    (tmp_path / "vgg.pth").touch()
+    trained["training"]["coconet"] = {"perceptual_weights": "vgg.pth", "checkpoint_every": 9}
+    text = snakemake(tmp_path, "-n", "-p", overlays=[{"fusion": trained}])
+    assert plan(text)["train_method"] == 2 and plan(text)["fuse_pairs"] == 3
+    itfuse, coconet = sorted(re.findall(r"python -m fusion.train .*", text), key=lambda line: "coconet" in line)
+    assert "--method itfuse" in itfuse and "--batch 4 --iterations 7" in itfuse
+    assert "--perceptual-weights vgg.pth --checkpoint-every 9" in coconet
+    assert "--weights results/fusion/itfuse/weights.safetensors" in text
+
+
 PAPER_SETS = {
     **{"TNO": "vi ir", "RoadScene": "vi ir", "NIR": "VIS NIR"},
     **{"MRI_CT": "CT MRI", "MRI_PET": "PET MRI", "MRI_SPECT": "SPECT MRI"},

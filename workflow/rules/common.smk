@@ -26,7 +26,11 @@ ROOT = Path(workflow.basedir).parent
 RESULTS = config["pathvars"]["results"]
 DATASET = config["dataset"]
 SYNTHETIC = DATASET["name"] == "synthetic"
-METHOD_NAMES = config["fusion"]["methods"]
+
+
+include: "methods.smk"
+
+
 VARIANTS = ["visible", "infrared", *METHOD_NAMES]
 SEEDS = config["detection"]["seeds"]
 # Table II has a row more than there are trained variants: both bands' boxes pooled.
@@ -54,10 +58,6 @@ SIDE_BY_SIDE = 1 if ON_GPU else min(CORES, 4)
 # On a cluster the jobs do not share this machine's cores, and each is parsed again where it runs.
 ON_CLUSTER = workflow.cores is None or workflow.remote_exec
 
-if unknown := [name for name in METHOD_NAMES if name not in METHODS]:
-    raise WorkflowError(
-        f"config: fusion.methods names {unknown}; wanted names of {sorted(METHODS)}"
-    )
 if unknown := set(config["test_sets"]["only"] or []) - set(TEST_SETS):
     raise WorkflowError(
         f"config: test_sets.only names {sorted(unknown)}; wanted names of {sorted(config['test_sets']['sets'])}"
@@ -200,27 +200,6 @@ def fnet_names():
     return (
         [] if config["fnet"]["data"] else ["--names", f"{RESULTS}/data/split/train.txt"]
     )
-
-
-def method_weights(method):
-    """Return the weights file or folder that a method needs, as a list: the user's, ours that is shipped, or trained."""
-    if not METHODS[method].needs_weights:
-        return []
-    given = (config["fnet"] if method == "fnet" else config["fusion"])["weights"]
-    if method != "fnet":
-        given = given.get(method)
-    if given == "packaged":
-        if not (shipped := packaged_weights(method)):
-            raise WorkflowError(
-                f"config: this project ships no weights for {method}; wanted a file"
-            )
-        return [str(shipped)]
-    if not given and method != "fnet":
-        raise WorkflowError(
-            f"config: the method {method} needs weights; name its authors' file or folder in fusion.weights "
-            "(`python -m fusion.weights` says where it is published)"
-        )
-    return [given or "<results>/fusion/fnet/weights.safetensors"]
 
 
 def variant_folders(variant):

@@ -21,6 +21,7 @@ rule train_fnet:
         mem_mb=8000,
         runtime=720,
     params:
+        method="fnet",
         visible=fnet_folders("visible"),
         infrared=fnet_folders("infrared"),
         names=fnet_names(),
@@ -28,9 +29,37 @@ rule train_fnet:
         device=config["device"],
         revision=revision("fusion/train.py"),
     shell:
-        "python -m fusion.train --method fnet --visible {params.visible:q} --infrared {params.infrared:q}"
+        "python -m fusion.train --method {params.method} --visible {params.visible:q} --infrared {params.infrared:q}"
         " {params.names:q} {params.options:q} {resources.indifferent} --device {params.device} --threads {threads} --resume"
         ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
+
+
+# The other methods that this run trains, on FNet's pairs.
+use rule train_fnet as train_method with:
+    input:
+        fnet_sources,
+        frozen=lambda wildcards: frozen_weights(wildcards.method),
+    output:
+        weights="<results>/fusion/{method}/weights.safetensors",
+        losses="<results>/fusion/{method}/losses.csv",
+        provenance="<results>/fusion/{method}/provenance.json",
+    log:
+        "<results>/logs/train_method-{method}.log",
+    benchmark:
+        "<results>/benchmarks/train_method-{method}.tsv"
+    resources:
+        **gpu_request(),
+        indifferent=lambda wildcards: indifferent(method_training(wildcards.method)),
+        mem_mb=16000,
+        runtime=1440,
+    params:
+        method=lambda wildcards: wildcards.method,
+        visible=fnet_folders("visible"),
+        infrared=fnet_folders("infrared"),
+        names=fnet_names(),
+        options=lambda wildcards: options(deciding(method_training(wildcards.method))),
+        device=config["device"],
+        revision=revision("fusion/train.py"),
 
 
 rule fuse_pairs:

@@ -1,9 +1,7 @@
 """Tables I and III: methods, and FNet's ablations, on sets of pairs without boxes."""
 
 
-rule train_ablation:
-    input:
-        fnet_sources,
+use rule train_fnet as train_ablation with:
     output:
         weights="<results>/ablations/{ablation}/weights.safetensors",
         losses="<results>/ablations/{ablation}/losses.csv",
@@ -12,13 +10,8 @@ rule train_ablation:
         "<results>/logs/train_ablation-{ablation}.log",
     benchmark:
         "<results>/benchmarks/train_ablation-{ablation}.tsv"
-    threads: config["threads"]
-    resources:
-        **gpu_request(),
-        indifferent=indifferent(config["fnet"]["training"]),
-        mem_mb=8000,
-        runtime=720,
     params:
+        method="fnet",
         visible=fnet_folders("visible"),
         infrared=fnet_folders("infrared"),
         names=fnet_names(),
@@ -27,10 +20,6 @@ rule train_ablation:
         ),
         device=config["device"],
         revision=revision("fusion/train.py"),
-    shell:
-        "python -m fusion.train --method fnet --visible {params.visible:q} --infrared {params.infrared:q}"
-        " {params.names:q} {params.options:q} {resources.indifferent} --device {params.device} --threads {threads} --resume"
-        ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
 
 
 rule fuse_test_set:
