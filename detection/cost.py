@@ -17,7 +17,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from detection.train import Recipe, add_options, deterministic, epoch_order, recipe_of, train, workers_for
+from detection.train import Recipe, add_options, deterministic, epoch_order, explained, recipe_of, train, workers_for
 from detection.variant import Data, read_data
 from fusion.artefacts import versions, write_json
 from fusion.devices import claimed_device, resolved_precision
@@ -123,7 +123,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
         recipe = replace(recipe, precision=resolved_precision(recipe.precision, device))
         reading = {"workers": workers_for(device, args.workers), "keep_images": args.cache == "ram"}
-        timed, seconds = time_steps(data, recipe, device, len(args.variants) * len(args.seeds), **reading)
+        with explained(recipe, device, reading["workers"], args.cache):
+            timed, seconds = time_steps(data, recipe, device, len(args.variants) * len(args.seeds), **reading)
         threads = torch.get_num_threads()
     cost = estimate(seconds, recipe, len(data.images), args.variants, args.seeds)
     write_json(

@@ -74,8 +74,23 @@ def build_model(model: str, classes: Sequence[str]) -> DetectionModel:
 def save_weights(path: Path, model: DetectionModel, facts: Mapping[str, Any]) -> None:
     """Write weights as plain float32 tensors with `facts` (model, classes, ...): no code, so no one need trust them."""
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
-    with replacing(path) as part:
-        torch.save({"format": WEIGHTS_FORMAT, "facts": dict(facts), "weights": state}, part)
+    save_tensors(path, {"format": WEIGHTS_FORMAT, "facts": dict(facts), "weights": state})
+
+
+def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain values with torch.save; whatever fails, what was at `path` before stays.
+
+    Raises:
+        InputError: the disk is full, or cannot be written.
+    """
+    try:
+        with replacing(path) as part:
+            torch.save(content, part)
+    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter, and names no file
+        raise InputError(
+            f"{path} cannot be written ({str(error).splitlines()[0]}); wanted space on the disk. What was saved before "
+            "is kept: the same command with --resume goes on there"
+        ) from None
 
 
 def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
@@ -151,6 +166,16 @@ def loss_of(model: DetectionModel, batch: Mapping[str, Any], recipe: Any, device
     found = {key: [x.float() for x in value] if key == "feats" else value.float() for key, value in found.items()}
     parts, items = model.loss(targets, found)
     return parts.sum(), torch.stack([items[name] for name in ("box_loss", "cls_loss", "dfl_loss")])
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory does not suffice: a GPU's, the machine's or that shared by processes."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    # What CUDA's libraries, torch on the CPU, OpenCV and torch's reading processes say; none has a class of its own.
+    words = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "Cannot allocate memory", "Insufficient memory")
+    words += ("shared memory", "DataLoader worker")
+    return isinstance(error, (RuntimeError, OSError, cv2.error)) and any(word in str(error) for word in words)
 
 
 class TrainingImages(YOLODataset):

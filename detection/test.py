@@ -23,7 +23,7 @@ from detection.average_precision import (
     score,
     score_conditions,
 )
-from detection.detector import STRIDE, describe, load_weights, read_bgr, resize_long_side
+from detection.detector import STRIDE, describe, lacks_memory, load_weights, read_bgr, resize_long_side
 from detection.variant import Data, read_data
 from fusion.artefacts import sha256_file, sha256_json, versions, write_json
 from fusion.devices import DEVICES, claimed_device
@@ -88,7 +88,15 @@ def predict(
     for images in _batches(data.truth["images"], batch):
         boxed = [letterbox(read_bgr(data.images[i["file_name"]], i["height"], i["width"]), size) for i in images]
         pixels = np.stack([image[..., ::-1].transpose(2, 0, 1) for image, _ in boxed])
-        found, _ = model(torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float() / 255)
+        try:
+            found, _ = model(torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float() / 255)
+        except Exception as error:
+            if not lacks_memory(error):
+                raise
+            raise InputError(
+                f"--batch {batch} of --image-size {size} does not fit the memory of {device}; wanted a smaller "
+                "--batch, which changes no result"
+            ) from error
         for image, (_, offset), raw in zip(images, boxed, found, strict=True):
             boxes, scores, labels = (x.cpu().numpy() for x in suppress(raw, confidence, overlap, most))
             sides = np.array([image["width"], image["height"]] * 2, dtype=float)

@@ -32,7 +32,6 @@ import pandas as pd
 from detection.variant import Data, read_data
 from fusion.artefacts import (
     read_json,
-    replacing,
     sha256_file,
     sha256_json,
     versions,
@@ -171,7 +170,8 @@ def train(
         stopping: asked after each batch; where it says so, progress is written and the process ends.
 
     Raises:
-        InputError: memory does not suffice for the batch; the loss is no number any more.
+        InputError: an image cannot be read, the disk is full, or the loss is no number any more. `explained` adds what
+            to do where memory does not suffice.
     """
     import torch
     from ultralytics.utils.torch_utils import ModelEMA
@@ -271,15 +271,8 @@ def train(
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
-            try:
-                loss, parts = loss_of(model, batch, recipe, device)
-                loss.backward()
-            except torch.OutOfMemoryError:
-                raise InputError(
-                    f"--batch {recipe.batch} of --image-size {recipe.image_size} with {recipe.model} does not fit the "
-                    f"memory of {device}; wanted a smaller --batch (--nominal-batch {recipe.nominal_batch} keeps the "
-                    "optimiser's steps), image size or model, the same for every variant"
-                ) from None
+            loss, parts = loss_of(model, batch, recipe, device)
+            loss.backward()
             sums += parts
             if step - last_step >= accumulate:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=recipe.gradient_clip)
@@ -315,6 +308,27 @@ def train(
         if stop and epoch + 1 < recipe.epochs:
             raise stopped(f"the end of epoch {epoch + 1}")
     return average.ema, history
+
+
+@contextlib.contextmanager
+def explained(recipe: Recipe, device: str, workers: int, cache: str) -> Iterator[None]:
+    """Turn what torch says of lacking memory, and errors of processes that read images, into an InputError."""
+    from detection.detector import lacks_memory
+
+    try:
+        yield
+    except InputError as error:  # one from another process comes with the traceback there
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        where = f"the memory of {device}" if "cuda" in f"{device} {error}".lower() else "this machine's memory"
+        raise InputError(
+            f"--batch {recipe.batch} of --image-size {recipe.image_size} with {recipe.model} does not fit {where} "
+            f"({workers} --workers, --cache {cache}: {type(error).__name__}); wanted a smaller --batch "
+            f"(--nominal-batch {recipe.nominal_batch} keeps the optimiser's steps), image size or model, the same for "
+            "every variant, or fewer --workers and --cache none if it is the machine's memory"
+        ) from error
 
 
 def speed_of(history: Sequence[dict[str, float]], images: int) -> dict[str, float]:
@@ -401,10 +415,9 @@ def _outlive_sigterm(leaving: Any, worker: int) -> None:
 
 def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a state and keep the one before it, in case the newest is cut off."""
-    import torch
+    from detection.detector import save_tensors
 
-    with replacing(path) as part:
-        torch.save(state, part)
+    save_tensors(path, state)
     for old in sorted(path.parent.glob("epoch-*.pt"))[:-KEPT_CHECKPOINTS]:
         old.unlink()
 
@@ -463,14 +476,15 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
     from detection.detector import describe, save_weights
 
     logging.info("%s on %d images of %s, %s", describe(recipe.model), len(data.images), data.variant, device)
-    with stop_asked() as stopping:
+    workers = workers_for(device, args.workers)
+    with stop_asked() as stopping, explained(recipe, device, workers, args.cache):
         model, history = train(
             data,
             recipe,
             device,
             weights=args.weights,
             trust=args.trust_weights,
-            workers=workers_for(device, args.workers),
+            workers=workers,
             keep_images=args.cache == "ram",
             checkpoints=checkpoints,
             checkpoint_epochs=args.checkpoint_epochs,

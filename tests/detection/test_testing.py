@@ -70,6 +70,16 @@ class Blocks(torch.nn.Module):
         return torch.stack(found), None
 
 
+def test_memory_that_does_not_suffice_is_an_error_that_says_what_to_set(tiny):
+    class Full(torch.nn.Module):
+        def forward(self, pixels):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    data = read_data(tiny / "infrared" / "data.yaml", "test")
+    with pytest.raises(InputError, match=r"--batch 3 of --image-size 96 does not fit .*wanted a smaller --batch"):
+        predict(Full(), data, "cpu", 96, 3, 0.1, 0.7, 100)
+
+
 @pytest.mark.parametrize("size", [96, 192])
 def test_boxes_are_in_pixels_of_the_original_image(tiny, size):
     data = read_data(tiny / "infrared" / "data.yaml", "test")

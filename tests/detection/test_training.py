@@ -2,7 +2,9 @@ import contextlib
 import math
 import multiprocessing
 import os
+import pickle
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -13,8 +15,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from ultralytics.utils.torch_utils import ModelEMA
 
-from detection import detector, train
+from detection import detector, test, train
 from detection.detector import build_model, load_weights, save_weights, start_from
 from detection.train import Recipe, learning_rate
 from detection.variant import read_data
@@ -207,13 +210,120 @@ def test_finished_training_is_not_repeated_on_resume(tiny, tmp_path, caplog):
     assert (tmp_path / "weights.pt").stat().st_mtime_ns == before
 
 
-def test_memory_that_does_not_suffice_is_an_error_that_says_what_to_set(tiny, tmp_path, monkeypatch):
-    def full(*_):
-        raise torch.OutOfMemoryError("CUDA out of memory")
+def raising(error):
+    def fails(*_, **__):
+        raise error
 
-    monkeypatch.setattr(detector, "loss_of", full)
+    return fails
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (detector, "build_model"),
+        (detector, "loss_of"),
+        (torch.Tensor, "backward"),
+        (torch.nn.utils, "clip_grad_norm_"),
+        (torch.optim.SGD, "step"),
+        (ModelEMA, "update"),
+    ],
+)
+def test_memory_that_does_not_suffice_anywhere_in_a_step_is_an_error_that_says_what_to_set(
+    tiny, tmp_path, monkeypatch, owner, name
+):
+    monkeypatch.setattr(owner, name, raising(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")))
     with pytest.raises(InputError, match=r"--batch 4 of --image-size 64 with yolov5n does not fit .* smaller --batch"):
         run(tiny, tmp_path)
+    assert not (tmp_path / "weights.pt").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory: you tried"),
+        RuntimeError("DataLoader worker (pid 4711) is killed by signal: Killed. "),
+        RuntimeError("DataLoader worker (pid(s) 4711) exited unexpectedly"),
+        OSError(12, "Cannot allocate memory"),
+        MemoryError(),
+    ],
+)
+def test_every_way_of_saying_that_memory_does_not_suffice_is_understood(tiny, tmp_path, monkeypatch, error):
+    monkeypatch.setattr(detector, "loss_of", raising(error))
+    with pytest.raises(InputError, match=r"does not fit .* \(2 --workers, --cache none: .* fewer --workers"):
+        run(tiny, tmp_path, "--workers", "2")
+
+
+def test_other_errors_keep_their_traceback(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(detector, "loss_of", raising(RuntimeError("sizes of tensors must match")))
+    with pytest.raises(RuntimeError, match="sizes of tensors"):
+        run(tiny, tmp_path)
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_memory_that_runs_out_while_reading_is_an_error_that_names_the_workers(tiny, tmp_path, monkeypatch, workers):
+    monkeypatch.setattr(detector, "read_bgr", raising(MemoryError()))
+    with pytest.raises(InputError, match=rf"does not fit this machine's memory \({workers} --workers"):
+        run(tiny, tmp_path, "--workers", workers)
+
+
+@pytest.mark.slow  # torch waits for its other processes
+def test_reading_process_that_is_killed_is_an_error_that_names_the_workers(tiny, tmp_path, monkeypatch):
+    def killed(*_):
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
+
+    monkeypatch.setattr(detector, "read_bgr", killed)
+    with pytest.raises(InputError, match=r"1 --workers.*fewer --workers"):
+        run(tiny, tmp_path, "--workers", "1")
+
+
+@pytest.mark.parametrize("workers", ["0", "1"])
+def test_image_that_breaks_in_the_middle_is_named_and_the_training_goes_on_once_it_is_mended(
+    tiny, tmp_path, monkeypatch, workers, undisturbed
+):
+    data = read_data(tiny / "visible" / "data.yaml", "train")
+    broken = data.images[list(data.images)[3]]
+    content, real = broken.read_bytes(), train._write_checkpoint
+
+    def then_break(path, state):
+        real(path, state)
+        broken.write_bytes(content[: len(content) // 2])
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(train, "_write_checkpoint", then_break)
+            with pytest.raises(InputError) as error:
+                run(tiny, tmp_path, "--workers", workers)
+    finally:
+        broken.write_bytes(content)
+    assert str(broken) in str(error.value) and len(str(error.value).splitlines()) == 1
+    (kept,) = (tmp_path / "checkpoints").iterdir()
+    assert "epoch-00000.pt" in [path.name for path in kept.iterdir()]
+    if workers == "0":
+        assert outcome(run(tiny, tmp_path, "--resume")) == outcome(undisturbed)
+
+
+def test_full_disk_leaves_the_last_good_progress(tiny, tmp_path, monkeypatch, undisturbed):
+    real = train._write_checkpoint
+
+    def write(path, state):
+        limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+        if path.stem == "epoch-00001":
+            resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limit[1]))  # really refused, in the middle of the file
+        try:
+            real(path, state)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_write_checkpoint", write)
+        with pytest.raises(InputError, match=r"epoch-00001\.pt cannot be written .*saved before is kept.*--resume"):
+            run(tiny, tmp_path)
+    (kept,) = (tmp_path / "checkpoints").iterdir()
+    assert [path.name for path in kept.iterdir()] == ["epoch-00000.pt"]  # and nothing half-written
+    assert outcome(run(tiny, tmp_path, "--resume")) == outcome(undisturbed)
 
 
 def test_loss_that_is_no_number_is_an_error(tiny, tmp_path, monkeypatch):
@@ -274,6 +384,28 @@ def test_pickled_weights_are_refused_unless_trusted(tmp_path, monkeypatch):
     torch.save({"model": None, "ema": build_model("yolov5n", ["a", "b"]).half()}, "theirs.pt")
     taken = start_from(model, tmp_path / "theirs.pt", trust=True)
     assert len(model.state_dict()) - 12 < taken < len(model.state_dict())  # all but the layers that know the classes
+
+
+def test_no_stage_runs_what_a_weights_file_wants_to_run(tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"model": Bomb()}, "bomb.pt")
+    torch.save({"format": 1, "facts": {"model": Bomb()}, "weights": {}}, "like_ours.pt")
+    (tmp_path / "plain.pt").write_bytes(pickle.dumps(Bomb()))
+    for name in ("bomb.pt", "like_ours.pt", "plain.pt"):
+        with pytest.raises(InputError, match=rf"{name} is not a file of plain tensors.*--trust-weights"):
+            run(tiny, tmp_path / "out", "--weights", name)
+        with pytest.raises(InputError, match=rf"{name} is not a file of plain tensors"):
+            test.main(["--weights", name, "--data", str(tiny / "visible" / "data.yaml"), "--output", "out"])
+    assert not (tmp_path / "exploded").exists() and not (tmp_path / "out").exists()
+    torch.load("bomb.pt", weights_only=False)  # what the refusals were for
+    assert (tmp_path / "exploded").exists()
+
+
+def test_progress_that_wants_to_run_something_is_passed_over(tiny, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(tmp_path)
+    torch.save({"step": 3, "model": Bomb()}, tmp_path / "epoch-00000.pt")
+    assert train._read_checkpoint(tmp_path, "cpu") is None
+    assert "epoch-00000.pt cannot be read" in caplog.text and not (tmp_path / "exploded").exists()
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path):

@@ -1,13 +1,20 @@
+import hashlib
+import json
 from collections import Counter
+from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
+from detection import variant
 from detection.detector import TrainingImages, read_bgr
 from detection.train import AUGMENTATION, Recipe, epoch_batches, epoch_order
 from detection.variant import read_data
+from fusion.artefacts import sha256_file, write_csv
+from fusion.pairs import write_image
 from fusion.stage import InputError
 
 PLAIN = dict.fromkeys(AUGMENTATION, 0.0)
@@ -61,6 +68,45 @@ def test_variants_see_the_same_boxes_in_every_augmented_image(tiny):
         one, other = visible[key], infrared[key]
         assert torch.equal(one["bboxes"], other["bboxes"]) and torch.equal(one["cls"], other["cls"])
         assert not torch.equal(one["img"], other["img"])
+
+
+@pytest.fixture
+def fused(tiny, tmp_path):
+    """A data.yaml of the mean of both bands, with its manifest."""
+    rows = []
+    for file in sorted((tiny / "m3fd" / "Vis").iterdir()):
+        pair = [cv2.imread(str(tiny / "m3fd" / kind / file.name)) for kind in ("Vis", "Ir")]
+        write_image(tmp_path / "mean" / file.name, np.mean(pair, axis=0).astype(np.uint8))
+        rows.append({"name": file.stem, "file": file.name, "sha256": sha256_file(tmp_path / "mean" / file.name)})
+    write_csv(tmp_path / "mean" / "manifest.csv", pd.DataFrame(rows), {"method": "mean"})
+    variant.main(
+        ["--variant", "mean", "--prepared", str(tiny / "split"), "--images", str(tmp_path / "mean")]
+        + ["--manifest", str(tmp_path / "mean" / "manifest.csv"), "--output", str(tmp_path / "data.yaml")]
+    )
+    return tmp_path / "data.yaml"
+
+
+def digests_of_what_training_sees(data):
+    """Return the SHA-256 of the names with their order, of the boxes, and of the pixels, of all batches of training."""
+    recipe = Recipe(epochs=3, batch=4, seed=3)
+    images = images_of(data, seed=recipe.seed)
+    names, boxes, pixels = (hashlib.sha256() for _ in range(3))
+    for keys in epoch_batches(recipe, len(images), 0):
+        batch = images.collate_fn([images[key] for key in keys])
+        names.update(json.dumps([Path(file).stem for file in batch["im_file"]]).encode())
+        for key in ("batch_idx", "cls", "bboxes"):
+            boxes.update(batch[key].numpy().tobytes())
+        pixels.update(batch["img"].numpy().tobytes())
+    return names.hexdigest(), boxes.hexdigest(), pixels.hexdigest()
+
+
+def test_single_bands_and_fused_variants_are_trained_on_the_same_labels_in_the_same_order(tiny, fused):
+    paths = [tiny / "visible" / "data.yaml", tiny / "infrared" / "data.yaml", fused]
+    variants = [read_data(path, "train") for path in paths]
+    names, boxes, pixels = map(set, zip(*map(digests_of_what_training_sees, variants), strict=True))
+    assert (len(names), len(boxes), len(pixels)) == (1, 1, 3)
+    for key, different in (("names", 1), ("labels", 1), ("images", 3)):
+        assert len({data.digests()[key] for data in variants}) == different
 
 
 def test_mosaic_ends_with_its_epochs(tiny):
