@@ -8,6 +8,7 @@ the ground truth has no AP: it is NaN, and the average is over the others.
 import contextlib
 import copy
 import io
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,8 +96,13 @@ def score(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) ->
     )
 
 
-def evaluate(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> COCOeval:
-    """Return pycocotools' evaluation with every image's matches, not yet accumulated; raises as `score`."""
+def evaluate(
+    truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], areas: Sequence[str] = AREAS
+) -> COCOeval:
+    """Return pycocotools' evaluation with every image's matches, not yet accumulated; raises as `score`.
+
+    Each of `areas` costs as much as the others.
+    """
     _check(truth, predictions)
     # pycocotools prints as it works, and writes into what it is given.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -104,6 +110,9 @@ def evaluate(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]])
         found = _coco(truth, [_detection(number, p) for number, p in enumerate(predictions, 1)])
         evaluation = COCOeval(expected, found, "bbox")
         assert evaluation.params.maxDets[-1] == MOST_DETECTIONS
+        ranges = dict(zip(evaluation.params.areaRngLbl, evaluation.params.areaRng, strict=True))
+        evaluation.params.areaRngLbl = list(areas)
+        evaluation.params.areaRng = [ranges[name] for name in areas]
         evaluation.evaluate()
     return evaluation
 
@@ -241,5 +250,5 @@ def _check(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -
                     f"{len(known)}, {min(known)} to {max(known)}"
                 )
         values = [*prediction.get("bbox", ()), prediction.get("score")]
-        if len(values) != 5 or not all(isinstance(v, (int, float)) and np.isfinite(v) for v in values):
+        if len(values) != 5 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
             raise InputError(f"prediction {number} has the bbox and score {values}; wanted five finite numbers")

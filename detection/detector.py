@@ -1,11 +1,12 @@
-"""The detector: YOLOv5 as the package ultralytics builds it, and the one place that imports that package.
+"""The detector as the package ultralytics builds it, YOLOv5 unless told, and the one place that imports that package.
 
 The architecture, its loss, its augmentations and its moving average are the package's. The training loop, scoring and
 files are ours (detection.train, detection.test), because the package's trainer halves the batch when memory runs out,
 rounds what it resumes from to half precision, and scores by an integral of its own that changed between versions.
 
-The result is called YOLOv5u, never YOLOv5: the package puts its anchor-free head on YOLOv5's backbone and neck, so the
-numbers do not compare row by row with papers that used the original repository.
+YOLOv5 is called YOLOv5u, never YOLOv5: the package puts its anchor-free head on YOLOv5's backbone and neck, so the
+numbers do not compare row by row with papers that used the original repository. YOLOv8, YOLO11 and RT-DETR, or an
+architecture of one's own in the package's YAML form, are trained by the same loop with their own losses.
 
 The package is kept offline and private: nothing is installed, downloaded or reported, and its settings live in a
 temporary folder that goes with the process.
@@ -29,45 +30,124 @@ import yaml
 _settings_folder = tempfile.mkdtemp(prefix="detector-settings-")
 atexit.register(shutil.rmtree, _settings_folder, ignore_errors=True)
 os.environ.update(
-    YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="false", YOLO_CONFIG_DIR=_settings_folder
+    YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="false", YOLO_CONFIG_DIR=_settings_folder,
+    ULTRALYTICS_SAFE_LOAD="true",  # else a word in an architecture's YAML is run as Python
 )  # fmt: skip
 
 import ultralytics  # noqa: E402
 from ultralytics.data.augment import Compose  # noqa: E402
 from ultralytics.data.dataset import YOLODataset  # noqa: E402
-from ultralytics.nn.tasks import DetectionModel  # noqa: E402
+from ultralytics.nn import tasks  # noqa: E402
+from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel  # noqa: E402
 from ultralytics.utils import SETTINGS, IterableSimpleNamespace  # noqa: E402
 
 from detection.variant import Data  # noqa: E402
-from fusion.artefacts import replacing  # noqa: E402
+from fusion.artefacts import replacing, sha256_json  # noqa: E402
 from fusion.pairs import read_image  # noqa: E402
 from fusion.stage import InputError  # noqa: E402
 
 SETTINGS.update(dict.fromkeys((key for key, value in SETTINGS.items() if value is True), False))
 
-MODELS = ("yolov5n", "yolov5s", "yolov5m", "yolov5l", "yolov5x")
+# What tables call an architecture, and its file in the package.
+FAMILIES = {
+    "yolov5": ("YOLOv5u", "v5/yolov5.yaml"),
+    "yolov8": ("YOLOv8", "v8/yolov8.yaml"),
+    "yolo11": ("YOLO11", "11/yolo11.yaml"),
+}
+MODELS = {
+    **{f"{family}{scale}": entry for family, entry in FAMILIES.items() for scale in "nsmlx"},
+    **{f"rtdetr-{scale}": ("RT-DETR", f"rt-detr/rtdetr-{scale}.yaml") for scale in "lx"},
+}
+HEADS = ("Detect", "RTDETRDecoder")
 STRIDE = 32  # pixels; image sides are multiples of it
 WEIGHTS_FORMAT = 1
 
 
-def describe(model: str) -> str:
-    """Return the detector's name as tables print it."""
-    return f"YOLOv5u ({model}, anchor-free head, ultralytics {ultralytics.__version__})"
+def describe(model: str, architecture: Mapping[str, Any] | None = None) -> str:
+    """Return the detector's name as tables print it; `architecture` is what `own_architecture` returns."""
+    if architecture is not None:
+        return f"{Path(model).name} (sha256 {sha256_json(architecture)[:12]}, ultralytics {ultralytics.__version__})"
+    name = MODELS[model][0]
+    head = ", anchor-free head" if name == "YOLOv5u" else ""
+    return f"{name} ({model}{head}, ultralytics {ultralytics.__version__})"
 
 
-def build_model(model: str, classes: Sequence[str]) -> DetectionModel:
-    """Return the architecture `model` (yolov5n, -s, -m, -l or -x) with torch's current random weights.
+def own_architecture(model: str) -> dict[str, Any] | None:
+    """Return the architecture that a YAML file of the user's describes; None for a name of the package's.
 
     Raises:
-        InputError: the name is unknown.
+        InputError: the name is unknown; the file is missing or no architecture of a detector that can be trained here.
     """
-    if model not in MODELS:
-        raise InputError(f"--model {model!r} is unknown; wanted one of {', '.join(MODELS)}")
-    # By path and as a dictionary: by name the package would look in the working folder first.
-    path = Path(ultralytics.__file__).parent / "cfg" / "models" / "v5" / "yolov5.yaml"
-    architecture = yaml.safe_load(path.read_text(encoding="utf-8"))
-    built = DetectionModel({**architecture, "scale": model[-1], "yaml_file": path.name}, nc=len(classes), verbose=False)
-    built.names = dict(enumerate(classes))
+    if model in MODELS:
+        return None
+    path = Path(model)
+    if path.suffix not in (".yaml", ".yml"):
+        raise InputError(f"--model {model!r} is unknown; wanted one of {', '.join(MODELS)}, or a .yaml of your own")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"--model {path} does not exist; wanted an architecture in ultralytics' YAML form") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if isinstance(content, dict) and content.get("scales") and not content.get("scale"):
+        scales = list(content["scales"])
+        scale = tasks.guess_model_scale(path) or (scales[0] if len(scales) == 1 else "")
+        if scale not in scales:
+            raise InputError(f"{path} has the scales {scales}; wanted a key `scale` that names one of them")
+        content["scale"] = scale
+    _check_architecture(content, path)
+    return content
+
+
+def _check_architecture(content: Any, path: Path) -> None:
+    """Raise InputError unless `content` has the form of an architecture, of known layers, with a head of HEADS."""
+    layers = [*content.get("backbone", []), *content.get("head", [])] if isinstance(content, dict) else []
+    if not layers or not all(isinstance(row, list) and len(row) == 4 and isinstance(row[2], str) for row in layers):
+        raise InputError(
+            f"{path} is no architecture; wanted lists `backbone` and `head` of [from, number, module, args]"
+        )
+    for *_, name, _ in layers:
+        home, _, own = name.rpartition(".")
+        layer = getattr({"nn": torch.nn, "": tasks}.get(home), own, None)
+        # TorchVision's layer downloads weights.
+        if not (isinstance(layer, type) and issubclass(layer, torch.nn.Module)) or own == "TorchVision":
+            raise InputError(f"{path} has the layer {name!r}; wanted layers of ultralytics or torch.nn")
+    if layers[-1][2] not in HEADS or content.get("end2end"):
+        found = "a head with `end2end`" if content.get("end2end") else f"the head {layers[-1][2]!r}"
+        raise InputError(f"{path} has {found}, whose loss is not this loop's; wanted {' or '.join(HEADS)}")
+
+
+def build_model(
+    model: str, classes: Sequence[str], architecture: Mapping[str, Any] | None = None
+) -> DetectionModel | RTDETRDetectionModel:
+    """Return an architecture with torch's current random weights.
+
+    Args:
+        model: a name of MODELS, or the path of a YAML file.
+        classes: names in order.
+        architecture: of the YAML file, where it is known already.
+
+    Raises:
+        InputError: the name is unknown, or the file no architecture that can be built.
+    """
+    architecture = own_architecture(model) if architecture is None else architecture
+    if architecture is not None:
+        _check_architecture(architecture, Path(model))
+        content = dict(architecture)
+    else:
+        # By path and as a dictionary: by name the package would look in the working folder first.
+        path = Path(ultralytics.__file__).parent / "cfg" / "models" / MODELS[model][1]
+        content = {**yaml.safe_load(path.read_text(encoding="utf-8")), "scale": model[-1]}
+    kind = RTDETRDetectionModel if content["head"][-1][2] == "RTDETRDecoder" else DetectionModel
+    try:
+        built = kind({**content, "nc": len(classes), "yaml_file": Path(model).name}, verbose=False)
+    except Exception as error:  # the package checks nothing
+        if architecture is None or lacks_memory(error):
+            raise
+        raise InputError(f"{model} cannot be built: {type(error).__name__}: {error}") from error
+    if max(built.stride) > STRIDE:
+        raise InputError(f"{model} has a stride of {max(built.stride):.0f} pixels; wanted at most {STRIDE}")
+    built.names, built.nc = dict(enumerate(classes)), len(classes)
     return built
 
 
@@ -103,7 +183,7 @@ def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     if not isinstance(stored, dict) or stored.get("format") != WEIGHTS_FORMAT:
         raise InputError(f"{path} is not a detector's weights as detection.train writes them")
     facts = stored["facts"]
-    model = build_model(facts["model"], facts["classes"])
+    model = build_model(facts["model"], facts["classes"], facts.get("architecture"))
     model.load_state_dict(stored["weights"])
     return model.eval(), facts
 
@@ -153,19 +233,54 @@ def _read_tensors(path: Path) -> Any:
         ) from None
 
 
-def loss_of(model: DetectionModel, batch: Mapping[str, Any], recipe: Any, device: str) -> tuple[Any, torch.Tensor]:
-    """Return the loss of a batch, summed over its images, and its parts box, cls, dfl, means over the images.
+def loss_of(
+    model: DetectionModel, batch: Mapping[str, Any], recipe: Any, device: str
+) -> tuple[Any, dict[str, torch.Tensor]]:
+    """Return the loss of a batch as the package weights it, and its main parts: means over the images, or the boxes.
 
-    The network runs in `recipe.precision`; the loss is always float32.
+    The parts are box, cls, dfl; of RT-DETR giou, cls, l1 (those of its last layer). The network runs in
+    `recipe.precision`; the loss is always float32.
     """
     model.args = recipe  # the package's loss takes its weights from here
     pixels = batch["img"].to(device, non_blocking=True).float() / 255
     targets = {key: batch[key].to(device, non_blocking=True) for key in ("batch_idx", "cls", "bboxes")}
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-        found = model(pixels)
-    found = {key: [x.float() for x in value] if key == "feats" else value.float() for key, value in found.items()}
-    parts, items = model.loss(targets, found)
-    return parts.sum(), torch.stack([items[name] for name in ("box_loss", "cls_loss", "dfl_loss")])
+        found = _predict_with_truth(model, pixels, targets) if is_transformer(model) else model(pixels)
+    loss, items = model.loss({**targets, "img": pixels}, _float32(found))
+    return loss.sum(), {name.removesuffix("_loss"): value for name, value in items.items()}
+
+
+def is_transformer(model: torch.nn.Module) -> bool:
+    """Return whether a detector is an RT-DETR: it gives each object once, so nothing need be suppressed."""
+    return isinstance(model, RTDETRDetectionModel)
+
+
+def _predict_with_truth(model: RTDETRDetectionModel, pixels: torch.Tensor, targets: Mapping[str, Any]) -> Any:
+    """Return RT-DETR's predictions in training, in which it also denoises the true boxes."""
+    counts = torch.bincount(targets["batch_idx"].long(), minlength=len(pixels))
+    truth = {key: targets[key].long().view(-1) for key in ("batch_idx", "cls")}
+    return model.predict(pixels, batch={**truth, "bboxes": targets["bboxes"], "gt_groups": counts.tolist()})
+
+
+def _float32(found: Any) -> Any:
+    if isinstance(found, torch.Tensor):
+        return found.float() if found.is_floating_point() else found
+    if isinstance(found, dict):
+        return {key: _float32(value) for key, value in found.items()}
+    return type(found)(map(_float32, found)) if isinstance(found, (list, tuple)) else found
+
+
+def raw_detections(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
+    """Return what an evaluated model finds in images (B, 3, H, W): (B, 4 + K, N).
+
+    Centre x and y, width and height in pixels, and a score for each of K classes.
+    """
+    found, raw = model(pixels)
+    if not is_transformer(model):
+        return found
+    boxes, logits = (x.squeeze(0) for x in raw[:2])  # (B, N, 4) as fractions of the image, (B, N, K)
+    sides = boxes.new_tensor([pixels.shape[3], pixels.shape[2]] * 2)
+    return torch.cat([boxes * sides, logits.sigmoid()], dim=2).transpose(1, 2)
 
 
 def lacks_memory(error: BaseException) -> bool:

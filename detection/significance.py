@@ -49,12 +49,11 @@ class Matches:
 
 def accumulate_matches(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> list[Matches]:
     """Return the matches of each class, images in the order of their ids; pycocotools makes them."""
-    evaluation = evaluate(truth, predictions)
+    evaluation = evaluate(truth, predictions, areas=("all",))
     images, overlaps = len(evaluation.params.imgIds), len(evaluation.params.iouThrs)
-    areas = len(evaluation.params.areaRng)
     classes = []
     for k in range(len(evaluation.params.catIds)):
-        found = evaluation.evalImgs[k * areas * images : (k * areas + 1) * images]  # all areas come first
+        found = evaluation.evalImgs[k * images : (k + 1) * images]
         boxes = np.array([0 if e is None else np.sum(~np.asarray(e["gtIgnore"], bool)) for e in found], float)
         some = [(number, e) for number, e in enumerate(found) if e is not None and len(e["dtScores"])]
         if not some:

@@ -23,7 +23,16 @@ from detection.average_precision import (
     score,
     score_conditions,
 )
-from detection.detector import STRIDE, describe, lacks_memory, load_weights, read_bgr, resize_long_side
+from detection.detector import (
+    STRIDE,
+    describe,
+    is_transformer,
+    lacks_memory,
+    load_weights,
+    raw_detections,
+    read_bgr,
+    resize_long_side,
+)
 from detection.variant import Data, read_data
 from fusion.artefacts import sha256_file, sha256_json, versions, write_json
 from fusion.devices import DEVICES, claimed_device
@@ -81,15 +90,19 @@ def suppress(
 def predict(
     model: Any, data: Data, device: str, size: int, batch: int, confidence: float, overlap: float, most: int
 ) -> list[dict[str, Any]]:
-    """Return the detections in all images of `data` as COCO results, boxes clipped to the original image."""
+    """Return the detections in all images of `data` as COCO results, boxes clipped to the original image.
+
+    With RT-DETR nothing is suppressed, whatever `overlap` is.
+    """
     model = model.to(device).eval()
+    overlap = 1.0 if is_transformer(model) else overlap
     progress = Progress(f"test {data.variant}", len(data.images), "images")
     results = []
     for images in _batches(data.truth["images"], batch):
         boxed = [letterbox(read_bgr(data.images[i["file_name"]], i["height"], i["width"]), size) for i in images]
         pixels = np.stack([image[..., ::-1].transpose(2, 0, 1) for image, _ in boxed])
         try:
-            found, _ = model(torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float() / 255)
+            found = raw_detections(model, torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float() / 255)
         except Exception as error:
             if not lacks_memory(error):
                 raise
@@ -158,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         {
             "variant": data.variant,
             "seed": facts["seed"],
-            "detector": describe(facts["model"]),
+            "detector": describe(facts["model"], facts.get("architecture")),
             "protocol": PROTOCOL,
             **scores,
             "confusion": confusion(data.truth, predictions),

@@ -1,4 +1,4 @@
-"""Train the detector YOLOv5u on one variant's training images.
+"""Train the detector on one variant's training images.
 
 Writes `weights.pt` (the moving average of the weights, plain float32 tensors), `results.csv` (losses, learning rate and
 speed of each epoch) and last `provenance.json`. Progress is kept after each epoch in `checkpoints/`, in a folder named
@@ -55,7 +55,9 @@ def _option(default: Any, text: str, choices: Sequence[str] | None = None) -> An
 class Recipe:
     """Everything that decides the weights but the data: two runs of one recipe on the same data end alike."""
 
-    model: str = _option("yolov5n", "architecture: yolov5n, -s, -m, -l or -x")
+    model: str = _option(
+        "yolov5n", "architecture: yolov5, yolov8 or yolo11 with n, s, m, l or x, rtdetr-l or -x, or a .yaml"
+    )
     image_size: int = _option(640, "long side in pixels, a multiple of 32")
     epochs: int = _option(100, "passes over the training images")
     batch: int = _option(16, "images in a step; never changed to fit memory")
@@ -119,6 +121,11 @@ AUGMENTATION = (
 def epoch_order(recipe: Recipe, images: int, epoch: int) -> np.ndarray:
     """Return the order in which an epoch goes through the images: the same for every variant and machine."""
     return np.random.Generator(np.random.PCG64([recipe.seed, epoch])).permutation(images)
+
+
+def step_seed(recipe: Recipe, step: int) -> int:
+    """Return the seed of what a network draws in a step."""
+    return int(np.random.SeedSequence([recipe.seed, step]).generate_state(1)[0])
 
 
 def epoch_batches(recipe: Recipe, images: int, first_epoch: int) -> Iterator[list[tuple[int, int]]]:
@@ -196,8 +203,8 @@ def train(
     )
     steps = math.ceil(len(images) / recipe.batch)  # in an epoch
     first_step, last_step, history = 0, -1, []
-    sums = torch.zeros(3, device=device)
-    seconds, waited = 0.0, 0.0  # of the epoch so far
+    sums: dict[str, Any] = {}  # of the epoch so far
+    seconds, waited = 0.0, 0.0
     if resume:
         stored = _read_checkpoint(checkpoints, device)
         if stored:
@@ -208,7 +215,7 @@ def train(
             for name, parameter in model.named_parameters():
                 parameter.grad = stored["gradients"].get(name)
             first_step, last_step, history = stored["step"], stored["last_step"], stored["history"]
-            sums = stored["sums"]
+            sums = stored["sums"] if first_step % steps else {}
             seconds, waited = stored.get("spent", (math.nan, math.nan) if first_step % steps else (0.0, 0.0))
             within = f" and {first_step % steps} of {steps} batches" if first_step % steps else ""
             logging.info("going on after epoch %d of %d%s", first_step // steps, recipe.epochs, within)
@@ -271,9 +278,10 @@ def train(
             asked = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - asked
+            torch.manual_seed(step_seed(recipe, step))  # RT-DETR draws; nothing must hang on what was drawn before
             loss, parts = loss_of(model, batch, recipe, device)
             loss.backward()
-            sums += parts
+            sums = {name: sums.get(name, 0) + part for name, part in parts.items()}
             if step - last_step >= accumulate:
                 torch.nn.utils.clip_grad_norm_(model.parameters(), max_norm=recipe.gradient_clip)
                 optimizer.step()
@@ -287,7 +295,7 @@ def train(
                 keep(f"epoch-{epoch:05}-step-{done - epoch * steps:06}", done)  # sorts before the whole epoch's
                 raise stopped(f"epoch {epoch + 1}, batch {done - epoch * steps} of {steps}")
         # On a GPU this waits for all that was queued; no step did.
-        losses = dict(zip(("box", "cls", "dfl"), (float(value) / steps for value in sums), strict=True))
+        losses = {name: float(value) / steps for name, value in sums.items()}
         now = time.perf_counter()
         seconds, started = seconds + now - started, now
         if not all(math.isfinite(value) for value in losses.values()):
@@ -301,7 +309,7 @@ def train(
                 "epoch %d took %.1f s, %.0f %% of them waiting for images: %d epochs will take about %.2f hours",
                 epoch + 1, seconds, 100 * waited / seconds, recipe.epochs, seconds * recipe.epochs / 3600,
             )  # fmt: skip
-        sums = torch.zeros(3, device=device)
+        sums = {}
         seconds, waited = 0.0, 0.0
         if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == recipe.epochs or stop:
             keep(f"epoch-{epoch:05}", (epoch + 1) * steps)
@@ -450,6 +458,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, device: str) -> None:
+    import torch
+
+    from detection.detector import describe, own_architecture, save_weights
+
     order = [epoch_order(recipe, len(data.images), epoch).tolist() for epoch in range(recipe.epochs)]
     identity = {
         "revision": REVISION,
@@ -458,6 +470,9 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
         "data": {**data.digests(), "order": sha256_json(order)},
         "versions": versions("torch", "ultralytics", "numpy", "opencv-python-headless"),
     }
+    architecture = own_architecture(recipe.model)
+    if architecture is not None:
+        identity["architecture"] = sha256_json(architecture)
     digest = sha256_json(identity)
     outputs = {name: args.output / name for name in ("weights.pt", "results.csv", "provenance.json")}
     if args.resume and all(path.is_file() for path in outputs.values()):
@@ -471,11 +486,8 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
     if not args.resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
-    import torch
-
-    from detection.detector import describe, save_weights
-
-    logging.info("%s on %d images of %s, %s", describe(recipe.model), len(data.images), data.variant, device)
+    name = describe(recipe.model, architecture)
+    logging.info("%s on %d images of %s, %s", name, len(data.images), data.variant, device)
     workers = workers_for(device, args.workers)
     with stop_asked() as stopping, explained(recipe, device, workers, args.cache):
         model, history = train(
@@ -499,7 +511,7 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
     if device != "cpu" and speed["waited_share"] > STARVED:
         logging.warning("warning: the GPU waited for images; more --workers or --cache ram let it work")
     facts = {
-        "detector": describe(recipe.model),
+        "detector": name,
         "model": recipe.model,
         "classes": list(data.classes),
         "variant": data.variant,
@@ -510,7 +522,8 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
     }
     # The file that says what the others are goes first and comes last: after a kill none passes for another run's.
     outputs["provenance.json"].unlink(missing_ok=True)
-    save_weights(outputs["weights.pt"], model, facts)
+    # An architecture of the user's goes with its weights: the file may be changed or lost.
+    save_weights(outputs["weights.pt"], model, facts | ({"architecture": architecture} if architecture else {}))
     write_csv(outputs["results.csv"], pd.DataFrame(history), {key: facts[key] for key in ("variant", "seed", "digest")})
     write_json(
         outputs["provenance.json"],

@@ -24,6 +24,7 @@ YOLOV5U = (
     "YOLOv5u is the anchor-free re-issue of YOLOv5 in the ultralytics package: its rows are not comparable one to one "
     "with a paper that used the original YOLOv5."
 )
+OTHER = "The paper's detector is YOLOv5: its rows are not comparable with these."
 SPLITS = {"own": "the data set's own", "random": "random", "list": "two given lists"}
 MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
 
@@ -78,7 +79,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of Table II."""
     seeds = facts["seeds"].split()
     notes = [
-        f"Detector: {facts['detector']}. {YOLOV5U}",
+        f"Detector: {facts['detector']}. {YOLOV5U if facts['detector'].startswith('YOLOv5u') else OTHER}",
         _recipe_note(facts),
         f"Protocol: {facts['protocol']}.",
         _split_note(facts),

@@ -331,7 +331,7 @@ def test_loss_that_is_no_number_is_an_error(tiny, tmp_path, monkeypatch):
 
     def broken(*args):
         loss, parts = real(*args)
-        return loss, parts * float("nan")
+        return loss, {name: part * float("nan") for name, part in parts.items()}
 
     monkeypatch.setattr(detector, "loss_of", broken)
     with pytest.raises(InputError, match=r"the loss is no number in epoch 1.*lower --lr0 than 0.005"):

@@ -228,6 +228,7 @@ def test_table3_trains_each_ablation_with_its_own_override(tmp_path):
         ({"fusion": {"methods": ["fnet", "nosuch"]}}, "nosuch"),
         ({"fusion": {"methods": ["visible"]}}, "visible"),
         ({"detection": {"model": "yolov99"}}, "yolov99"),
+        ({"detection": {"model": "mine.yaml"}}, "mine.yaml"),
         ({"dataset": {"name": "nosuch"}}, "nosuch"),
         ({"fusion": {"methods": ["a; touch x"]}}, "a; touch x"),
     ],

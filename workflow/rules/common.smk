@@ -164,6 +164,12 @@ def start_weights():
     return list(filter(None, [config["detection"]["weights"]]))
 
 
+def own_architecture():
+    """Return the file of the user's that describes the detector, as a list; none where it is one of the package's."""
+    model = config["detection"]["model"]
+    return [model] if model.endswith((".yaml", ".yml")) else []
+
+
 def dataset_root():
     """Return the data set's folder: the generated one, or the user's."""
     return f"{RESULTS}/data/pairs" if SYNTHETIC else DATASET["root"]

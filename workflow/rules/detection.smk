@@ -28,6 +28,7 @@ rule estimate_cost:
         data="<results>/detection/visible/data.yaml",
         truth="<results>/data/split/truth_train.json",
         images=sources("visible"),
+        architecture=own_architecture(),
     output:
         "<results>/detection/cost.json",
     log:
@@ -51,7 +52,7 @@ rule estimate_cost:
         code=digest("detection/cost.py"),
     shell:
         "python -m detection.cost --data {input.data:q} --variants {params.variants:q} --seeds {params.seeds}"
-        " --model {params.model} --image-size {params.image_size} {params.options:q} {resources.indifferent}"
+        " --model {params.model:q} --image-size {params.image_size} {params.options:q} {resources.indifferent}"
         " --device {params.device} --threads {resources.torch_threads} --at-once {resources.at_once}"
         " --output {output:q} 2>&1 | tee {log:q}"
 
@@ -64,6 +65,7 @@ rule train_detector:
         truth="<results>/data/split/truth_train.json",
         images=variant_sources,
         start=start_weights(),
+        architecture=own_architecture(),
     output:
         weights="<results>/detection/{variant}/seed{seed}/weights.pt",
         losses="<results>/detection/{variant}/seed{seed}/results.csv",
