@@ -85,9 +85,15 @@ def ssim_inside(a: Tensor, b: Tensor) -> Tensor:
     return similarity(a, b, padding=0).mean(dim=(1, 2, 3))
 
 
-def similarity(a: Tensor, b: Tensor, padding: int) -> Tensor:
-    """Return the map of structural similarity, (N, 1, H, W), or smaller by 10 with a padding of 0."""
-    window = torch.exp(-(torch.arange(-5.0, 6.0, device=a.device) ** 2) / (2 * 1.5**2))
+def dissimilarity(a: Tensor, b: Tensor, side: int = 11) -> Tensor:
+    """Return the mean of (1 - structural similarity) / 2, with mirrored borders, as kornia 0.2 has it."""
+    a, b = (F.pad(image, (side // 2,) * 4, mode="reflect") for image in (a, b))
+    return (1 - similarity(a, b, padding=0, side=side)).clamp(0, 1).mean() / 2
+
+
+def similarity(a: Tensor, b: Tensor, padding: int, side: int = 11) -> Tensor:
+    """Return the map of structural similarity, (N, 1, H, W), or smaller by side - 1 with a padding of 0."""
+    window = torch.exp(-(torch.arange(-(side // 2), side // 2 + 1.0, device=a.device) ** 2) / (2 * 1.5**2))
     window = (window / window.sum()).to(a.dtype)
 
     def smooth(x: Tensor) -> Tensor:

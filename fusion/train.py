@@ -233,9 +233,11 @@ def train(
 
 def _optimiser(phase: Phase, settings: Settings) -> torch.optim.Adam:
     rate = phase.lr if settings.lr is None else settings.lr
-    optimiser = torch.optim.Adam(phase.parameters, lr=rate, weight_decay=phase.weight_decay)
-    for group in optimiser.param_groups:
-        group["initial_lr"] = rate
+    groups = [
+        {"params": list(parameters), "lr": factor * rate, "initial_lr": factor * rate}
+        for parameters, factor in phase.groups()
+    ]
+    optimiser = torch.optim.Adam(groups, weight_decay=phase.weight_decay)
     return optimiser
 
 
@@ -262,7 +264,8 @@ def _gradients(phase: Phase, device: str, example: Tensor | None) -> Callable[[T
         names[:] = terms
         norm = nn.utils.get_total_norm([parameter.grad for parameter in phase.parameters])
         if phase.clip is not None:
-            nn.utils.clip_grads_with_norm_(phase.parameters, phase.clip, norm)
+            for parameters, _ in phase.groups():
+                nn.utils.clip_grad_norm_(parameters, phase.clip)
         return torch.stack([*terms.values(), norm]).detach()
 
     run_fill = fill if example is None else recorded(fill, example.to(device))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fusion.methods import average, coconet, dwt, fnet, guided, itfuse, laplacian, maximum, u2fusion
+from fusion.methods import auifnet, average, cddfuse, coconet, dwt, fnet, guided, itfuse, laplacian, maximum, u2fusion
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 
 METHODS: dict[str, Method] = {
@@ -11,6 +11,8 @@ METHODS: dict[str, Method] = {
     "laplacian": laplacian.METHOD,
     "dwt": dwt.METHOD,
     "guided": guided.METHOD,
+    "auifnet": auifnet.METHOD,
+    "cddfuse": cddfuse.METHOD,
     "u2fusion": u2fusion.METHOD,
     "coconet": coconet.METHOD,
     "itfuse": itfuse.METHOD,

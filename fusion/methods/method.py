@@ -24,6 +24,8 @@ class Phase:
     parameters: what Adam optimises.
     loss: visible and infrared, (N, 1, H, W) in 0..1 on the parameters' device, to scalar terms by name, `total` first.
     lr: Adam's learning rate; `schedule` multiplies it, given the share of the phase's iterations that is done, 0..1.
+    clip: the largest norm of the gradient, of each part apart.
+    parts: parameters of networks that are optimised apart, each with a factor of the rate; together `parameters`.
     iterations: how many the paper, or its code, takes; None where neither says.
     """
 
@@ -35,6 +37,11 @@ class Phase:
     clip: float | None = None
     weight_decay: float = 0.0
     iterations: int | None = None
+    parts: "Sequence[tuple[Sequence[nn.Parameter], float]]" = ()
+
+    def groups(self) -> "Sequence[tuple[Sequence[nn.Parameter], float]]":
+        """Return the parts, or all parameters as the only one."""
+        return self.parts or [(self.parameters, 1.0)]
 
 
 @dataclass(frozen=True)

@@ -24,3 +24,9 @@ def as_fuser(network: "nn.Module", device: str, precision: Precision) -> Fuser:
         return fused[0, 0].float().cpu().numpy()
 
     return fuse
+
+
+def stretched(fused: np.ndarray) -> np.ndarray:
+    """Stretch a fused image so that its darkest pixel is 0 and its brightest 1; a constant one becomes black."""
+    low, high = fused.min(initial=np.inf), fused.max(initial=-np.inf)
+    return (fused - low) / (high - low) if high > low else np.zeros_like(fused)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
@@ -15,16 +16,50 @@ from fusion.stage import InputError
 def read_state(path: Path) -> dict[str, Tensor]:
     """Read a state dict: a safetensors file, or a PyTorch file of tensors alone (a pickle is never let run).
 
+    A training's checkpoint is searched for the state dict under `state_dict`, `model` or `params`.
+
     Raises:
         InputError: the file is missing, broken, or holds anything but tensors by name.
     """
-    path = Path(path)
+    state = _read(Path(path))
+    for key in ("state_dict", "model", "params"):
+        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
+            state = state[key]
+    return _tensors(state, path)
+
+
+def read_parts(path: Path) -> dict[str, Tensor]:
+    """Read a file of several networks' state dicts by name into one, keys joined by a dot; one state dict stays.
+
+    `module.`, which parallel training puts before every key, is taken away. Raises as `read_state`.
+    """
+    state = _read(Path(path))
+    if isinstance(state, Mapping) and state and all(isinstance(part, Mapping) for part in state.values()):
+        parts = {name: _tensors(part, path) for name, part in state.items()}
+        state = {
+            f"{name}.{key.removeprefix('module.')}": value
+            for name, part in parts.items()
+            for key, value in part.items()
+        }
+    return _tensors(state, path)
+
+
+# What numpy scalars beside the weights, such as recorded losses, are made of; they hold numbers and run nothing.
+_NUMPY_SCALARS = [
+    (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
+    np.dtype,
+    np.dtypes.Float64DType,
+]
+
+
+def _read(path: Path) -> object:
     if not path.is_file():
         raise InputError(f"{path} is not a file; wanted network weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is not a readable weights file: {reason}") from None
@@ -32,8 +67,9 @@ def read_state(path: Path) -> dict[str, Tensor]:
         if type(error).__name__ != "UnpicklingError":
             raise
         raise InputError(f"{path} holds more than tensors and was not loaded; wanted a plain state dict") from None
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]  # a training's checkpoint, with its optimiser beside
+
+
+def _tensors(state: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} is not a state dict; wanted tensors by name")
     return dict(state)
