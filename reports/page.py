@@ -26,7 +26,14 @@ from reports import charts, collect, table1
 from reports.collect import BANDS, Split
 from reports.render import Layout, format_value, printed, rank_marks
 from reports.scenes import Images, choose_scenes, gallery, read_pictures, scaled, viewer_scenes
-from reports.tables import detection_layout, detection_notes, fusion_layout, fusion_notes, metric_directions
+from reports.tables import (
+    detection_cells,
+    detection_layout,
+    detection_notes,
+    fusion_layout,
+    fusion_notes,
+    metric_directions,
+)
 
 TITLE = "Does fusion help the detector?"
 
@@ -34,6 +41,8 @@ TITLE = "Does fusion help the detector?"
 LATE = "late"
 
 TIES = "≈: Average is not shown to differ from the best one's at 95 % (paired bootstrap; {})."
+
+SEEDS_BELOW = "Below an average: the lowest to the highest seed."
 
 # Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
 LEARNED = 0.05
@@ -163,11 +172,12 @@ def table_rows(
     layout: Layout,
     tip: Callable[[str, str], Sequence[str]] = lambda row, column: (),
     tied: Collection[str] = (),
+    below: Mapping[str, Sequence[str]] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Return a table's cells for the template: printed text, mark, the full value to sort by, and what hovering says.
 
     `tip` adds lines to what hovering says, given the row's name and the column's. `tied` names the rows whose Average
-    is marked as not shown to differ from the best.
+    is marked as not shown to differ from the best. `below` holds a small second line for the cells of some columns.
     """
     cells, marks = printed(table, layout), rank_marks(table, layout)
     return [
@@ -175,6 +185,8 @@ def table_rows(
             {
                 "text": cells.at[row, name],
                 "mark": marks.at[row, name],
+                "words": name not in layout.digits,
+                "below": below[name][row] if below and name in below else "",
                 "tied": name == "Average" and table.iat[row, 0] in tied,
                 "full": _full(table.at[row, name]),
                 "tip": "\n".join([_digits(table.at[row, name]), *tip(str(table.iat[row, 0]), name)]),
@@ -344,18 +356,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     fusion, fusion_facts = _read_table(options.tables / "fusion.csv") if methods else (pd.DataFrame(), {})
     fused_facts = fusion_facts.get("fused", {})
+    # The bounds stand below the averages: with columns of their own the table would be wider than the page.
+    narrow, cells = detection_layout(table, split.classes, bounds=False), detection_cells(table)
+    beside = cells["Average_interval" if "Average_interval" in cells else "Average_seeds"].tolist()
+    below = {"Average": beside, "variant": table["remark"].tolist() if "remark" in table else [""] * len(table)}
     tables = [
         _table_context(
             "table2",
             "Table II: the detector on each variant",
             table_rows(
                 table,
-                detection_layout(table, split.classes),
+                narrow,
                 detection_tip(scores, runs, fused_facts, significance),
                 tied_with_best(table, significance),
+                below,
             ),
-            detection_layout(table, split.classes),
-            detection_notes(facts) + ([TIES.format(significance["correction"])] if significance else []),
+            narrow,
+            detection_notes(facts)
+            + (["Below an average: its 95 % interval." if "Average_interval" in cells else SEEDS_BELOW] * any(beside))
+            + ([TIES.format(significance["correction"])] if significance else []),
         )
     ]
     if methods:

@@ -8,6 +8,7 @@ missing variant, seed or image is an error, never a gap.
 import argparse
 import json
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from fusion.artefacts import read_json, sha256_json, write_csv, write_text
 from fusion.stage import InputError, run
 from reports import collect, paper
 from reports.collect import BANDS, LATE, Split
-from reports.render import Layout, to_latex, to_markdown
+from reports.render import Layout, format_value, to_latex, to_markdown
 
 YOLOV5U = (
     "YOLOv5u is the anchor-free re-issue of YOLOv5 in the ultralytics package: its rows are not comparable one to one "
@@ -29,16 +30,41 @@ SPLITS = {"own": "the data set's own", "random": "random", "list": "two given li
 MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
 
 
-def detection_layout(table: pd.DataFrame, classes: Sequence[str]) -> Layout:
-    """Return how Table II is printed: the spread only where there are several seeds, the paper where it has rows."""
+def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Return Table II with what is printed beside a row's name and average.
+
+    `Average_seeds` and `Average_interval` are the bounds as one text, empty where there are none; `variant` ends with
+    the row's remark.
+    """
+    cells = table.copy()
+    for name, bounds in (("seeds", ("low", "high")), ("interval", ("interval_low", "interval_high"))):
+        columns = [f"Average_{bound}" for bound in bounds]
+        if columns[0] in table:
+            pairs = table[columns].itertuples(index=False)
+            cells[f"Average_{name}"] = [
+                "" if math.isnan(low) or math.isnan(high) else f"{format_value(low, 3)}\u2013{format_value(high, 3)}"
+                for low, high in pairs
+            ]
+    if "remark" in table:
+        named = zip(table["variant"], table["remark"], strict=True)
+        cells["variant"] = [f"{variant} ({remark})" if remark else variant for variant, remark in named]
+    return cells
+
+
+def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool = True) -> Layout:
+    """Return how `detection_cells` of Table II are printed: the paper's columns where it has rows.
+
+    `bounds` gives columns to the seeds' spread, where there are several, and to the intervals.
+    """
     ranked = [*classes, "Average"]
     columns = {"variant": "Variant", **{name: name for name in ranked}}
-    if table["Average_low"].notna().any():
-        columns |= {"Average_low": "lowest seed", "Average_high": "highest seed"}
+    if bounds and table["Average_low"].notna().any():
+        columns["Average_seeds"] = "lowest to highest seed"
+    if bounds and "Average_interval_low" in table:
+        columns["Average_interval"] = "95 % interval"
     if "Average_paper" in table:
         columns |= {"Average_paper": "Average (paper)", "Average_difference": "ours - paper"}
     if "Average_interval_low" in table:
-        columns |= {"Average_interval_low": "95 % from", "Average_interval_high": "to"}
         columns |= {"against_best": "Against the best", "against_band": "Against the better band"}
     digits = {name: 3 for name in columns if name not in ("variant", "against_best", "against_band")}
     return Layout(columns, digits, dict.fromkeys(ranked, True))
@@ -120,6 +146,8 @@ def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
 def write_tables(stem: Path, table: pd.DataFrame, facts: Mapping, layout: Layout, caption: str, notes: list) -> None:
     """Write one table as `stem`.csv, .md and .tex."""
     write_csv(stem.with_suffix(".csv"), table, facts)
+    if "variant" in table:
+        table = detection_cells(table)
     write_text(stem.with_suffix(".md"), to_markdown(table, layout, caption, notes))
     write_text(stem.with_suffix(".tex"), to_latex(table, layout, caption, notes, f"tab:{stem.name}"))
 
@@ -186,6 +214,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     caption = (
         f"Average precision, mAP@[0.5:0.95], of one detector trained and tested on each variant of {facts['dataset']}"
     )
+    if LATE in options.variants:
+        table["remark"] = ["not in the paper" if variant == LATE else "" for variant in table["variant"]]
     layout = detection_layout(table, split.classes)
     write_tables(options.output / "table2", table, facts, layout, caption, detection_notes(facts))
     write_csv(options.output / "table2_detail.csv", collect.detail_table(options.ap, options.variants), facts)

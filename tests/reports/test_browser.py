@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from browser import Browser, find_browser
+from test_tables import with_late, write_significance
 
 from fusion.artefacts import read_json, write_json
 from reports import page, tables
@@ -52,6 +53,35 @@ def test_the_page_opens_without_a_complaint_and_fits_its_window(browser, report,
     browser.open(report.as_uri(), width, dark=dark)
     assert browser.run("document.documentElement.scrollWidth") <= width
     assert browser.run("[...document.querySelectorAll('p, li, dd')].every((e) => e.scrollWidth <= innerWidth)")
+    assert browser.errors == []
+
+
+def test_the_widest_table_of_the_detector_is_read_without_scrolling_sideways(browser, example):
+    run = example()
+    dataset = read_json(run.split / "dataset.json")
+    write_json(run.split / "dataset.json", dataset | {"dataset": "M3FD"})  # so that the paper's columns stand there
+    significance = write_significance(run, set())[-2:]
+    content = read_json(run.folder / "significance.json")
+    content["variants"]["late"] = content["variants"]["visible"]
+    others = [{"first": name, "second": "late", "different": False} for name in run.variants]
+    bounds = {"low": -0.1, "high": 0.1, "difference": 0.0, "p": 1.0, "p_holm": 1.0}
+    content["comparisons"] = [entry | bounds for entry in [*content["comparisons"], *others]]
+    content["provenance"]["predictions"]["late"] = content["provenance"]["predictions"]["visible"]
+    write_json(run.folder / "significance.json", content)
+    tables.main([*with_late(run), *significance])
+    late = run.folder / "detection/late/seed0/ap.json"
+    arguments = run.page_arguments()
+    arguments.insert(arguments.index("--ap") + 1, str(late))
+    arguments.insert(arguments.index("--predictions") + 1, f"late={late.with_name('predictions.json')}")
+    page.main([*arguments, *significance])
+    browser.errors.clear()
+    browser.open((run.folder / "report.html").as_uri(), WIDTHS[0])
+    region = "document.querySelector('#table2 table').closest('.scroll')"
+    assert browser.run(f"{region}.scrollWidth <= {region}.clientWidth")
+    rows = "[...document.querySelectorAll('#table2 tbody tr')].map((e) => e.textContent.replace(/\\s+/g, ' ').trim())"
+    found = browser.run(rows)
+    assert found[-1].startswith("late not in the paper") and "0.400\u20130.600" in found[0]
+    assert "Average (paper)" in browser.run("document.querySelector('#table2 thead').textContent")
     assert browser.errors == []
 
 

@@ -1,6 +1,7 @@
 """The tables: their contract, and everything that must not end up in one table."""
 
 import math
+import re
 import shutil
 from pathlib import Path
 
@@ -152,18 +153,39 @@ def test_significance_of_other_predictions_is_refused(example):
         tables.main(arguments)
 
 
-def test_late_row_has_no_images_and_is_marked_as_not_the_papers(example):
-    run = example()
+def with_late(run):
+    """Add both bands' boxes pooled, as scores, and return the arguments of reports.tables."""
     late = run.folder / "detection/late/seed0/ap.json"
     write_json(late, read_json(run.ap("visible")))
     run.change(late, "variant", value="late")
     run.change(late, "provenance", "trained_on", value="late")
     run.change(late, "provenance", "training", value=["digest of visible 0", "digest of infrared 0"])
+    write_json(late.with_name("predictions.json"), read_json(run.ap("visible").with_name("predictions.json")))
     arguments = [*run.tables_arguments(), "late"]
     arguments.insert(arguments.index("--ap") + 1, str(late))
-    tables.main(arguments)
-    assert read_csv(run.tables / "table2.csv")[0]["variant"].tolist()[-1] == "late"
-    assert "not in the paper" in (run.tables / "table2.md").read_text()
+    return arguments
+
+
+def test_late_is_marked_as_not_in_the_paper_in_its_own_row(example):
+    run = example()
+    tables.main(with_late(run))
+    table = read_csv(run.tables / "table2.csv")[0].set_index("variant")
+    assert table.index[-1] == "late"
+    assert table["remark"].dropna().to_dict() == {"late": "not in the paper"}
+    for kind, start in (("md", "| late "), ("tex", "late ")):
+        rows = [line for line in (run.tables / f"table2.{kind}").read_text().splitlines() if line.startswith(start)]
+        assert len(rows) == 1 and rows[0].startswith(f"{start}(not in the paper)")
+
+
+def test_bounds_are_one_text_beside_the_average(example):
+    run = example(seeds=(0, 1))
+    tables.main(run.tables_arguments())
+    text = (run.tables / "table2.md").read_text()
+    assert "lowest to highest seed" in text.splitlines()[2] and re.search(r"\| 0\.\d{3}\u20130\.\d{3} \|", text)
+    run = example()
+    tables.main(write_significance(run, set()))
+    text = (run.tables / "table2.md").read_text()
+    assert "| 95 % interval |" in text and "| 0.400\u20130.600 |" in text and "seed |" not in text.splitlines()[2]
 
 
 def test_leakage_stands_below_the_table(example):
