@@ -124,6 +124,7 @@ def read_scores(
         by_digest[_wanted(facts, "digest", file)] = (file, facts)
     runs: dict[tuple[str, int], Path] = {}
     rows, first, shared = [], None, {}
+    orders: dict[int, tuple[Path, Any]] = {}
     for file in map(Path, files):
         scores = read_json(file)
         for key in ("variant", "seed", "classes", "average", "detector", "protocol", "provenance"):
@@ -144,6 +145,9 @@ def read_scores(
                     )
                 training_file, training = by_digest[digest]
                 _check_training(training_file, training, split, digests)
+                order = training["data"].get("order")
+                first_file, wanted = orders.setdefault(seed, (training_file, order))
+                _require_equal(first_file, {"data.order": wanted}, training_file, {"data.order": order})
                 facts |= {f"training.{key}": value for key, value in _without(training, PER_TRAINING).items()}
         facts |= {f"testing.{key}": value for key, value in _without(scores["provenance"], PER_TEST).items()}
         if first is None:

@@ -153,6 +153,16 @@ def test_significance_of_other_predictions_is_refused(example):
         tables.main(arguments)
 
 
+def test_trainings_of_one_seed_in_another_order_are_refused(example):
+    run = example()
+    for variant in run.variants:
+        run.change(run.training(variant), "data", "order", value="a")
+    tables.main(run.tables_arguments())
+    run.change(run.training("fnet"), "data", "order", value="b")
+    with pytest.raises(InputError, match=r"data\.order is 'b', expected 'a'"):
+        tables.main(run.tables_arguments())
+
+
 def with_late(run):
     """Add both bands' boxes pooled, as scores, and return the arguments of reports.tables."""
     late = run.folder / "detection/late/seed0/ap.json"
