@@ -34,8 +34,10 @@ def network(weights: Path | None) -> "AUIFNet":
 
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function."""
-    return as_fuser(network(weights), device, precision)
+    """Return the network as a function, each of its steps as one small convolution."""
+    from fusion.networks.auifnet import collapse
+
+    return as_fuser(collapse(network(weights)), device, precision)
 
 
 def training(frozen: Path | None) -> Training:
