@@ -93,8 +93,16 @@ def dissimilarity(a: Tensor, b: Tensor, side: int = 11) -> Tensor:
 
 def similarity(a: Tensor, b: Tensor, padding: int, side: int = 11) -> Tensor:
     """Return the map of structural similarity, (N, 1, H, W), or smaller by side - 1 with a padding of 0."""
+    return similarity_and_contrast(a, b, 1.0, padding, side)[0]
+
+
+def similarity_and_contrast(
+    a: Tensor, b: Tensor, span: float, padding: int = 0, side: int = 11
+) -> tuple[Tensor, Tensor]:
+    """Return the map of structural similarity, and that of contrast and structure alone; `span` is the data range."""
     window = torch.exp(-(torch.arange(-(side // 2), side // 2 + 1.0, device=a.device) ** 2) / (2 * 1.5**2))
     window = (window / window.sum()).to(a.dtype)
+    c1, c2 = C1 * span**2, C2 * span**2
 
     def smooth(x: Tensor) -> Tensor:
         columns = F.conv2d(x, window.view(1, 1, -1, 1), padding=(padding, 0))
@@ -103,6 +111,24 @@ def similarity(a: Tensor, b: Tensor, padding: int, side: int = 11) -> Tensor:
     mean_a, mean_b, mean_aa, mean_bb, mean_ab = smooth(torch.cat([a, b, a * a, b * b, a * b])).chunk(5)
     variance_a, variance_b = mean_aa - mean_a**2, mean_bb - mean_b**2
     covariance = mean_ab - mean_a * mean_b
-    return ((2 * mean_a * mean_b + C1) * (2 * covariance + C2)) / (
-        (mean_a**2 + mean_b**2 + C1) * (variance_a + variance_b + C2)
-    )
+    numerator, denominator = 2 * covariance + c2, variance_a + variance_b + c2
+    means = mean_a**2 + mean_b**2 + c1
+    return ((2 * mean_a * mean_b + c1) * numerator) / (means * denominator), numerator / denominator
+
+
+SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def multiscale_similarity(a: Tensor, b: Tensor, span: float = 1.0) -> Tensor:
+    """Return each pair's structural similarity over five scales, (N,), `span` the data range (Wang et al., 2003).
+
+    Windows lie wholly inside; each scale halves the sides, which must be at least 176 pixels.
+    """
+    if min(a.shape[2:]) < 176:
+        raise ValueError(f"images of {a.shape[3]}x{a.shape[2]} have no five scales; wanted at least 176x176")
+    found = 1.0
+    for scale, weight in enumerate(SCALE_WEIGHTS):
+        whole, contrast = (one.mean((1, 2, 3)) for one in similarity_and_contrast(a, b, span))
+        found = found * (whole if scale == len(SCALE_WEIGHTS) - 1 else contrast).clamp_min(0) ** weight
+        a, b = F.avg_pool2d(a, 2), F.avg_pool2d(b, 2)
+    return found

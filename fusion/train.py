@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from fusion.artefacts import replacing, sha256_file, sha256_json, versions, write_csv, write_json
 from fusion.colour import COLOURS, split_pair
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
+from fusion.fuse import weights_digest
 from fusion.losses import TERMS
 from fusion.methods import METHODS, Phase, Training
 from fusion.methods.fnet import from_authors
@@ -440,7 +441,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             device=device.split(":")[0],
             block=options.block,
             without=_terms(options.without),
-            frozen=sha256_file(frozen) if frozen else "none",
+            frozen=weights_digest(frozen),
             start=sha256_file(options.start) if options.start else "random",
         )
         images = load_luma(pairs, options.colour, settings.crop)

@@ -2,7 +2,22 @@
 
 from pathlib import Path
 
-from fusion.methods import auifnet, average, cddfuse, coconet, dwt, fnet, guided, itfuse, laplacian, maximum, u2fusion
+from fusion.methods import (
+    auifnet,
+    average,
+    cddfuse,
+    coconet,
+    dwt,
+    emma,
+    fnet,
+    guided,
+    itfuse,
+    laplacian,
+    maximum,
+    mda,
+    swinfusion,
+    u2fusion,
+)
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 
 METHODS: dict[str, Method] = {
@@ -15,7 +30,10 @@ METHODS: dict[str, Method] = {
     "cddfuse": cddfuse.METHOD,
     "u2fusion": u2fusion.METHOD,
     "coconet": coconet.METHOD,
+    "mda": mda.METHOD,
+    "swinfusion": swinfusion.METHOD,
     "itfuse": itfuse.METHOD,
+    "emma": emma.METHOD,
     "fnet": fnet.METHOD,
 }
 

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion.networks.borders import mirrored
+
 STEPS = 10
 MAPS = 64
 
@@ -15,16 +17,6 @@ MAPS = 64
 def box(image: Tensor, side: int) -> Tensor:
     """Return the mean over a square of odd `side` around each pixel, the borders mirrored without their edge."""
     return F.avg_pool2d(mirrored(image, side // 2), side, stride=1)
-
-
-def mirrored(image: Tensor, border: int) -> Tensor:
-    """Pad by mirroring, in several turns where the image is smaller than the border."""
-    while border:
-        step = min(border, min(image.shape[2:]) - 1)
-        if step == 0:  # one pixel wide: there is nothing to mirror but itself
-            return F.pad(image, (border,) * 4, mode="replicate")
-        image, border = F.pad(image, (step,) * 4, mode="reflect"), border - step
-    return image
 
 
 class Step(nn.Module):
