@@ -95,7 +95,8 @@ def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> La
         fields = line.split()
         if len(fields) != 5:
             raise InputError(f"{where} has {len(fields)} fields; wanted 5: class, centre x, centre y, width, height")
-        if not fields[0].isdecimal() or int(fields[0]) >= len(classes):
+        # Nine digits are more than any data set's classes, and int() refuses thousands.
+        if not fields[0].isdecimal() or len(fields[0]) > 9 or int(fields[0]) >= len(classes):
             known = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
             raise InputError(f"{where} has the unknown class {fields[0]!r}; wanted one of {known}")
         x, y, w, h = (_number(text, where, what) for text, what in zip(fields[1:], _FRACTIONS, strict=True))

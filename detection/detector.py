@@ -42,9 +42,10 @@ from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel  # noqa: E
 from ultralytics.utils import SETTINGS, IterableSimpleNamespace  # noqa: E402
 
 from detection.variant import Data  # noqa: E402
-from fusion.artefacts import replacing, sha256_json  # noqa: E402
+from fusion.artefacts import sha256_json  # noqa: E402
 from fusion.pairs import read_image  # noqa: E402
 from fusion.stage import InputError  # noqa: E402
+from fusion.weights import read_tensors, write_tensors  # noqa: E402
 
 SETTINGS.update(dict.fromkeys((key for key, value in SETTINGS.items() if value is True), False))
 
@@ -164,9 +165,8 @@ def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
         InputError: the disk is full, or cannot be written.
     """
     try:
-        with replacing(path) as part:
-            torch.save(content, part)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises the latter, and names no file
+        write_tensors(path, content)
+    except (OSError, RuntimeError) as error:
         raise InputError(
             f"{path} cannot be written ({str(error).splitlines()[0]}); wanted space on the disk. What was saved before "
             "is kept: the same command with --resume goes on there"
@@ -223,9 +223,11 @@ def start_from(model: DetectionModel, path: Path, trust: bool) -> int:
 
 def _read_tensors(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return read_tensors(path)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; wanted a detector's weights (nothing is downloaded)") from None
+    except (InputError, MemoryError):
+        raise
     except Exception as error:  # torch names neither the file nor one kind of error
         raise InputError(
             f"{path} is not a file of plain tensors ({type(error).__name__}). If it is a pickle of ultralytics', which "

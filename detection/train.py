@@ -31,6 +31,7 @@ import pandas as pd
 
 from detection.variant import Data, read_data
 from fusion.artefacts import (
+    only_writer,
     read_json,
     sha256_file,
     sha256_json,
@@ -432,11 +433,11 @@ def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def _read_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
     """Return the newest state in `folder` that can be read."""
-    import torch
+    from fusion.weights import read_tensors
 
     for path in sorted(folder.glob("epoch-*.pt"), reverse=True):
         try:
-            state = torch.load(path, map_location=device, weights_only=True)
+            state = read_tensors(path, device)
             if state["step"] > 0:
                 return state
         except Exception as error:  # whatever is wrong with it, the one before will do
@@ -452,7 +453,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = read_data(args.data, "train")
     recipe = recipe_of(args)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: its matrix products repeat
-    with claimed_device(args.device, args.threads) as device, deterministic():
+    with only_writer(args.output), claimed_device(args.device, args.threads) as device, deterministic():
         recipe = replace(recipe, precision=resolved_precision(recipe.precision, device))
         _train_and_write(args, recipe, data, device)
 

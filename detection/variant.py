@@ -62,7 +62,16 @@ def read_data(path: Path, part: Part) -> Data:
     if not isinstance(content, dict) or "names" not in content:
         raise InputError(f"{path} has no key `names`; wanted a data.yaml")
     names = content["names"]
-    classes = tuple(map(str, names.values() if isinstance(names, dict) else names))
+    names = list(names.values()) if isinstance(names, dict) else names
+    # Nothing deeper is taken as text: aliases in YAML make a small file an endless one.
+    for key, value in {**content, "names": names}.items():
+        words = value if isinstance(value, list) else [value]
+        known = key in ("names", "variant", "images", "manifest", "path", "train", "val", "test")
+        if known and not all(isinstance(word, (str, int, float, type(None))) for word in words):
+            raise InputError(f"{path}: `{key}` is neither a word nor a list of words")
+    if not isinstance(names, list):
+        raise InputError(f"{path}: `names` is no list; wanted the classes in their order")
+    classes = tuple(map(str, names))
     if "images" not in content:
         return _read_plain(path, content, part, classes)
     missing = [key for key in ("variant", part) if not content.get(key)]

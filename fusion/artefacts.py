@@ -8,8 +8,9 @@ import io
 import json
 import os
 import platform
+import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -29,12 +30,56 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{os.getpid()}-{path.name}")
     try:
-        yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        part.replace(path)
+        with naming(path):
+            yield part
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let errors of writing name `path`: a write that fails, on a full disk say, does not name its file itself."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename or error.errno is None:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
+
+
+@contextmanager
+def only_writer(folder: Path, wait_s: float = 10.0) -> Iterator[None]:
+    """Hold `folder`, made where it is missing, against a second run that would write to it.
+
+    The kernel frees it when the process and those it forked have ended, however they end; so wait a little for them.
+
+    Raises:
+        InputError: another run still holds it after `wait_s` seconds.
+    """
+    import fcntl  # POSIX, as in fusion.devices
+
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, deadline = os.open(folder, os.O_RDONLY), time.monotonic() + wait_s
+    try:
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise InputError(f"{folder} is written to by another run; wanted one at a time") from None
+                time.sleep(0.2)
+                continue
+            except OSError:  # a network's file system without locks
+                pass
+            break
+        yield
+    finally:
+        with suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_UN)  # also what a process forked meanwhile inherited
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -75,7 +120,7 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     """Read a CSV of ours: the frame (column `name`, where present, as text) and its `#` facts as text.
 
     Raises:
-        InputError: the file is missing, or no CSV.
+        InputError: the file is missing, truncated, or no CSV.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -84,6 +129,8 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
     facts = {}
+    if text and not text.endswith("\n"):
+        raise InputError(f"{path} is truncated: its last line has no end")
     while text.startswith("#"):
         line, _, text = text.partition("\n")
         key, _, value = line.lstrip("# ").partition(": ")

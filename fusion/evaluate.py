@@ -6,6 +6,7 @@ scored already is kept beside the output until the end, so that an evaluation th
 """
 
 import argparse
+import contextlib
 import json
 import logging
 import math
@@ -121,12 +122,14 @@ def evaluate(pairs: Sequence[Pair], folders: Sequence[FusedFolder], convention: 
             rows[pair_rows[0].name] = pair_rows
             for row, known, file in zip(pair_rows, finished, files, strict=True):
                 if known.get(row.name) is not row:
-                    file.write(json.dumps([row.name, row.digests, row.scores]) + "\n")
-                    file.flush()
+                    with artefacts.naming(Path(file.name)):
+                        file.write(json.dumps([row.name, row.digests, row.scores]) + "\n")
+                        file.flush()
             progress.step()
     finally:
         for file in files:
-            file.close()
+            with contextlib.suppress(OSError):  # of a full disk, which was reported where it was met
+                file.close()
     return [[rows[pair.name][index] for pair in pairs] for index in range(len(folders))]
 
 

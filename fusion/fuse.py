@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fusion.artefacts import sha256_file, versions, write_csv, write_text
+from fusion.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
 from fusion.colour import COLOURS, Colour, join_chroma, split_pair
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.methods import METHODS, Fuser, packaged_weights
@@ -76,7 +76,7 @@ def fuse_pairs(
     done = _open_journal(output, settings, {f"{pair.name}{extension}" for pair in pairs})
     progress = Progress(f"fuse {settings['method']}", len(pairs), "pairs")
     rows = []
-    with (output / JOURNAL).open("a", encoding="utf-8") as journal:
+    with naming(output / JOURNAL), (output / JOURNAL).open("a", encoding="utf-8") as journal:
         for pair in pairs:
             sources = {"visible_sha256": sha256_file(pair.visible), "infrared_sha256": sha256_file(pair.infrared)}
             row = done.get(pair.name)
@@ -102,10 +102,10 @@ def _open_journal(output: Path, settings: dict[str, Any], wanted: set[str]) -> d
     """
     path = output / JOURNAL
     records = []
-    for line in path.read_text(encoding="utf-8").split("\n") if path.is_file() else []:
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
         # A kill may cut a line off: what it named is fused again.
-        with contextlib.suppress(json.JSONDecodeError):
-            records.append(json.loads(line))
+        with contextlib.suppress(ValueError, TypeError):
+            records.append(dict(json.loads(line)))
     head = records[0] if records else {}
     ours = set(head.get("files", []))
     for found in sorted(output.iterdir()):
@@ -180,7 +180,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs = find_pairs(options.visible, options.infrared, names)
     # What has no weights computes in numpy: it takes no GPU from others, and torch need not be imported.
     claim = claimed_device(options.device, options.threads) if method.needs_weights else contextlib.nullcontext("cpu")
-    with claim as device:
+    with only_writer(options.output), claim as device:
         precision = resolved_precision(options.precision, device) if method.needs_weights else "fp32"
         settings = {
             "method": options.method,

@@ -3,6 +3,7 @@
 Images are 8-bit with one or three channels; arrays of three channels are RGB.
 """
 
+import io
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from PIL import Image
 
 from fusion.artefacts import replacing
 from fusion.stage import InputError
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+# 8192 x 8192, fifty times what the field's cameras give. A file of some kilobytes may unpack to gigabytes.
+MOST_PIXELS = 2**26
 
 
 @dataclass(frozen=True)
@@ -95,7 +99,8 @@ def read_image(path: Path) -> np.ndarray:
     """Read an image as stored: uint8, (H, W) for one channel or (H, W, 3) RGB for three.
 
     Raises:
-        InputError: the file is missing, truncated, no image, not 8-bit, or has another number of channels.
+        InputError: the file is missing, truncated, no image, not 8-bit, has another number of channels, or more than
+            MOST_PIXELS.
     """
     image = _decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
     if image.dtype != np.uint8:
@@ -158,7 +163,20 @@ def _read_bytes(path: Path) -> bytes:
         raise InputError(f"{path} is truncated: a JPEG file without its end")
     if data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little"):
         raise InputError(f"{path} is truncated: {len(data)} bytes of {int.from_bytes(data[2:6], 'little')}")
+    if _stated_pixels(path, data) > MOST_PIXELS:
+        raise InputError(f"{path} has more than {MOST_PIXELS:,} pixels; wanted an image that fits into memory")
     return data
+
+
+def _stated_pixels(path: Path, data: bytes) -> float:
+    """Return the width times the height that an image's header states; nothing is unpacked."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            return image.width * image.height
+    except Image.DecompressionBombError:
+        return float("inf")
+    except Exception:  # of many kinds, by format; what states no size is not unpacked to find it
+        raise InputError(f"{path} cannot be decoded; wanted an image as its name says") from None
 
 
 def _decode(path: Path, data: bytes, mode: int) -> np.ndarray:

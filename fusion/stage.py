@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+# By what torch and the threads of Python say that memory ran out, in a process or in one that reads images for it.
+NO_MEMORY = ("can't allocate memory", "can't start new thread", "DataLoader worker")
+
 
 class InputError(ValueError):
     """A user's mistake: the message names the file or option, what was found and what was wanted."""
@@ -26,6 +29,11 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         sys.exit(f"error: {error}")
     except BrokenPipeError:
         os._exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in NO_MEMORY):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        sys.exit(f"error: memory ran out, or a process was killed for it: {reason}")
     except OSError as error:
         # A full disk or a folder without permission is the user's to mend; the error already names the file.
         sys.exit(f"error: {error}")

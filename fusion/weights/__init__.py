@@ -1,11 +1,12 @@
 """Reading and writing network weights: safetensors, and the authors' PyTorch files without running what is in them."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
@@ -59,20 +60,47 @@ def _read(path: Path) -> object:
         if path.suffix == ".safetensors":
             return load_file(path)
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except (SafetensorError, OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError) as error:
+            return read_tensors(path)
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # of many kinds, by what is wrong; pickle's own is not public in all versions of torch
+        if type(error).__name__ == "UnpicklingError":
+            raise InputError(f"{path} holds more than tensors and was not loaded; wanted a plain state dict") from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is not a readable weights file: {reason}") from None
-    except Exception as error:  # torch raises pickle's own error, whose class is not public in all versions
-        if type(error).__name__ != "UnpicklingError":
-            raise
-        raise InputError(f"{path} holds more than tensors and was not loaded; wanted a plain state dict") from None
 
 
 def _tensors(state: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} is not a state dict; wanted tensors by name")
     return dict(state)
+
+
+def read_tensors(path: Path, device: str = "cpu") -> Any:
+    """Read a PyTorch file of tensors and plain values; its checksums are compared, which torch itself does not do.
+
+    Raises:
+        InputError: a checksum differs.
+        Exception: of whatever kind a broken or forbidden file makes torch raise.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise InputError(f"{path} is damaged: the checksum of {damaged} in it is wrong")
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def write_tensors(path: Path, value: Any) -> None:
+    """Write tensors and plain values as a PyTorch file, atomically; the same values give the same bytes."""
+    # Through a file of ours: by name, torch would put that name, which has our process's number, into the file.
+    with replacing(path) as part, part.open("wb") as file:
+        try:
+            torch.save(value, file)
+        except RuntimeError as error:
+            if isinstance(error.__context__, OSError):  # the disk is full, say, and torch does not say so
+                raise error.__context__ from None
+            raise
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
