@@ -150,7 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         timed, name, cost["seconds_per_epoch"], duration(cost["hours_per_training"]), recipe.epochs,
     )  # fmt: skip
     logging.info(
-        "%d variants, %d seeds each: %s a variant, %s in all%s",
+        "%d variants with %d seed(s) each: %s a variant, %s in all%s",
         len(args.variants), len(args.seeds), duration(each), duration(every),
         f", about {duration(every / args.at_once)} with {args.at_once} at a time" if args.at_once > 1 else "",
     )  # fmt: skip
@@ -158,6 +158,8 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def duration(hours: float) -> str:
     """Return hours as they are read easily."""
+    if hours < 1 / 60:
+        return f"{3600 * hours:.0f} seconds"
     return f"{60 * hours:.1f} minutes" if hours < 1 else f"{hours:.1f} hours"
 
 

@@ -39,7 +39,7 @@ def test_the_cost_of_a_plan_follows_from_what_real_steps_take(tiny, tmp_path, mo
     assert (found["device"], found["images"], found["at_once"]) == ("CPU", 10, 2)
     first, second = (record.message for record in caplog.records)
     assert first.startswith("estimated cost of the detectors, from 4 steps on CPU: ") and "of 50 epochs" in first
-    assert second.startswith("3 variants, 2 seeds each: ") and second.endswith("minutes with 2 at a time")
+    assert second.startswith("3 variants with 2 seed(s) each: ") and second.endswith(" with 2 at a time")
 
 
 def test_few_images_of_a_plan_are_timed_with_their_own_boxes(tiny):
@@ -52,7 +52,11 @@ def test_few_images_of_a_plan_are_timed_with_their_own_boxes(tiny):
 
 
 def test_hours_are_printed_as_they_are_read():
-    assert cost.duration(0.51) == "30.6 minutes" and cost.duration(26.04) == "26.0 hours"
+    assert (
+        cost.duration(0.01) == "36 seconds"
+        and cost.duration(0.51) == "30.6 minutes"
+        and cost.duration(26.04) == "26.0 hours"
+    )
 
 
 def test_no_training_at_a_time_is_refused(tiny, tmp_path):
