@@ -1,13 +1,20 @@
-"""Whatever a label file holds, it gives boxes inside the image or an InputError, never another exception."""
+"""Whatever a label file, a data.yaml or a configuration holds, it is read or refused by our error, never by another.
 
+FUZZ_EXAMPLES=N in the environment asks for N inputs a test instead of a few.
+"""
+
+import os
 import tempfile
 from pathlib import Path
 
+import jsonschema
 import pytest
-from hypothesis import given, settings
+import yaml
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from detection.boxes import read_voc, read_yolo
+from detection.variant import read_data
 from fusion.stage import InputError
 
 CLASSES = ("People", "Car")
@@ -17,7 +24,16 @@ TAGS = st.sampled_from(["annotation", "object", "name", "bndbox", "xmin", "ymin"
 XML = st.recursive(
     WORDS, lambda inner: st.tuples(TAGS, st.lists(inner, max_size=5)).map(lambda n: f"<{n[0]}>{''.join(n[1])}</{n[0]}>")
 )
-QUICK = settings(max_examples=60, deadline=None)
+QUICK = settings(
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", 60)), deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+ROOT = Path(__file__).resolve().parents[2]
+KEYS = st.sampled_from(["names", "variant", "images", "manifest", "train", "test", "val", "path"])
+VALUES = st.recursive(
+    WORDS | st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
 
 
 def holds(read, content):
@@ -60,3 +76,35 @@ def test_objects_of_any_edges(name, edges):
     )
     text = f"<annotation><object><name>{name}</name><bndbox>{fields}</bndbox></object></annotation>"
     holds(read_voc, text.encode())
+
+
+def test_a_class_number_of_thousands_of_digits():
+    holds(read_yolo, b"9" * 5000 + b" 0.5 0.5 0.1 0.1")
+
+
+@given(content=st.dictionaries(KEYS, VALUES, max_size=8) | VALUES)
+@QUICK
+def test_any_data_yaml(content):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "data.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        with pytest.raises(InputError):  # its truth and images are not there
+            read_data(path, "train")
+
+
+CONFIG = jsonschema.Draft202012Validator(
+    yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
+)
+DEFAULT = yaml.safe_load((ROOT / "config.yaml").read_text(encoding="utf-8"))
+PLACES = [
+    (section, key) for section, values in DEFAULT.items() for key in (values if isinstance(values, dict) else [None])
+]
+
+
+@given(place=st.sampled_from(PLACES), value=VALUES)
+@QUICK
+def test_any_value_in_the_configuration(place, value):
+    section, key = place
+    config = {**DEFAULT, section: value if key is None else {**DEFAULT[section], key: value}}
+    found = list(CONFIG.iter_errors(config))
+    assert all(error.message for error in found)  # listed, whatever it is; raised by none

@@ -1,0 +1,63 @@
+"""Many pairs through fusing, scoring and back: is memory flat, and how many pairs a second?
+
+    python benchmarks/load.py --pairs 400 4200 --size 1024 768
+
+The pairs are copies, by hard link, of a few generated scenes: every file is read, hashed, fused and scored like any
+other, and the disk holds the fused images alone (some gigabytes, deleted at the end).
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+SCENES = 8
+
+
+def run(*options: object) -> tuple[float, float]:
+    """Run a module; return its seconds and its most resident memory, MB."""
+    start = time.monotonic()
+    process = subprocess.Popen([sys.executable, "-m", *map(str, options)], stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"{options[0]} failed with status {status}")
+    return time.monotonic() - start, usage.ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, nargs="+", default=[400, 4200], help="how many pairs, in several runs")
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 768), metavar=("W", "H"), help="pixels")
+    parser.add_argument("--method", default="average", help="a method without weights")
+    parser.add_argument("--workers", type=int, default=2, help="images scored at a time")
+    parser.add_argument("--stages", nargs="+", choices=("fuse", "evaluate"), default=("fuse", "evaluate"))
+    options = parser.parse_args()
+    print("| stage | pairs | s | pairs/s | most memory, MB |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory(prefix="load-") as folder:
+        base = Path(folder)
+        size = map(str, options.size)
+        run("fusion.synthetic", "--output", base / "scenes", "--train", SCENES, "--test", 0, "--size", *size)
+        for count in options.pairs:
+            place = base / str(count)
+            for band in ("Vis", "Ir"):
+                (place / band).mkdir(parents=True)
+                scenes = sorted((base / "scenes" / band).iterdir())
+                for number in range(count):
+                    os.link(scenes[number % SCENES], place / band / f"{number:05}.png")
+            bands = ("--visible", place / "Vis", "--infrared", place / "Ir")
+            fused = place / "fused"
+            commands = {
+                "fuse": ("fusion.fuse", "--method", options.method, *bands, "--output", fused),
+                "evaluate": ("fusion.evaluate", *bands, "--fused", fused, "--output", place / "metrics.csv")
+                + ("--workers", options.workers),
+            }
+            for stage in options.stages:
+                seconds, memory = run(*commands[stage])
+                print(f"| {stage} | {count} | {seconds:.1f} | {count / seconds:.1f} | {memory:.0f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
