@@ -7,6 +7,7 @@ from fusion.methods import (
     average,
     cddfuse,
     coconet,
+    crossfuse,
     dwt,
     emma,
     fnet,
@@ -33,6 +34,7 @@ METHODS: dict[str, Method] = {
     "mda": mda.METHOD,
     "swinfusion": swinfusion.METHOD,
     "itfuse": itfuse.METHOD,
+    "crossfuse": crossfuse.METHOD,
     "emma": emma.METHOD,
     "fnet": fnet.METHOD,
 }
