@@ -31,6 +31,7 @@ import numpy as np
 from fusion.artefacts import write_json
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.methods import METHODS, Fuser, Method, Precision
+from fusion.own import Own, own_method, own_network, parse_own
 from fusion.stage import InputError, run, threads_available
 
 if TYPE_CHECKING:
@@ -83,11 +84,18 @@ def median_runtime(fuser: Fuser, width: int, height: int, repeats: int) -> float
 
 
 def peak_memory(
-    name: str, weights: Path | None, device: str, precision: Precision, width: int, height: int, threads: int
+    name: str,
+    weights: Path | None,
+    device: str,
+    precision: Precision,
+    width: int,
+    height: int,
+    threads: int,
+    own: Own | None = None,
 ) -> int:
     """Return the bytes that loading and one fusion take at most; meant for a fresh process."""
-    method = METHODS[name]
-    if method.needs_weights:
+    method = METHODS[name] if own is None else own_method(own, weights)
+    if method.needs_weights or method.on_device:
         import torch
 
         torch.set_num_threads(threads)
@@ -153,8 +161,16 @@ def measure(
     precision: Precision = "fp32",
     threads: int = 1,
     repeats: int = 5,
+    own: Own | None = None,
 ) -> dict[str, Any]:
-    """Return what a method costs at `size` (width, height), as the command's JSON."""
+    """Return what a method costs at `size` (width, height), as the command's JSON.
+
+    Of an own method what cannot be known is NaN: all of a folder of images, all but the time of a command or a
+    function, the multiply-adds of a network that cannot be traced.
+    """
+    facts = {"device": device.split(":")[0], "threads": threads, "size": list(size), "precision": precision}
+    if own is not None:
+        return {"method": name, **_own_cost(own, name, weights, size, device, precision, threads, repeats), **facts}
     method = METHODS[name]
     parameters, multiply_adds = 0, math.nan
     if method.network is not None:
@@ -170,11 +186,26 @@ def measure(
         "multiply_adds": multiply_adds,
         "peak_memory_bytes": peak,
         "median_s": median,
-        "device": device.split(":")[0],
-        "threads": threads,
-        "size": list(size),
-        "precision": precision,
+        **facts,
     }
+
+
+def _own_cost(own: Own, name: str, weights, size, device, precision, threads, repeats) -> dict[str, float]:
+    cost = dict.fromkeys(("parameters", "multiply_adds", "peak_memory_bytes", "median_s"), math.nan)
+    if own.kind == "folder":
+        return cost
+    cost["median_s"] = median_runtime(own_method(own, weights).load(weights, device, precision), *size, repeats)
+    if own.kind != "command":  # another program's memory is not ours to see
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            job = process.submit(peak_memory, name, weights, device, precision, *size, threads, own)
+            cost["peak_memory_bytes"] = job.result()
+    if (network := own_network(own, weights)) is not None:
+        cost["parameters"] = count_parameters(network) or math.nan  # a frozen file keeps constants alone
+        try:
+            cost["multiply_adds"] = count_multiply_adds(network, *size)
+        except Exception as error:  # a user's network, which need not run without data
+            logging.warning("warning: multiply-adds of %s are not counted: %s", name, str(error).split("\n")[0])
+    return cost
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -182,7 +213,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fusion.cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}")
+    parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}, or with --own any name")
+    parser.add_argument("--own", metavar="KIND=TARGET", help="the user's own method, see docs/own-method.md")
     parser.add_argument(
         "--weights", type=Path, help="weights file or folder; without it random weights, which cost alike"
     )
@@ -196,9 +228,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the same as JSON")
     options = parser.parse_args(argv)
 
-    if options.method not in METHODS:
+    own = parse_own(options.own) if options.own else None
+    if own is None and options.method not in METHODS:
         raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
-    method = METHODS[options.method]
+    method = METHODS[options.method] if own is None else own_method(own, options.weights)
     for name, values in (("size", options.size), ("repeats", [options.repeats])):
         if min(values) < 1:
             raise InputError(f"--{name} {' '.join(map(str, values))} is too small; wanted at least 1")
@@ -208,11 +241,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if method.needs_weights and weights is None and method.network is None:
         raise InputError(f"--method {options.method} needs --weights: it has no network to fill at random")
     threads = threads_available(options.threads)
-    claim = claimed_device(options.device, threads) if method.needs_weights else nullcontext("cpu")
+    in_torch = method.needs_weights or method.on_device
+    claim = claimed_device(options.device, threads) if in_torch else nullcontext("cpu")
     with claim as device:
-        precision = resolved_precision(options.precision, device) if method.needs_weights else "fp32"
+        precision = resolved_precision(options.precision, device) if in_torch else "fp32"
         logging.info("cost of %s at %dx%d on %s, %d threads", options.method, *options.size, device, threads)
-        cost = measure(options.method, weights, tuple(options.size), device, precision, threads, options.repeats)
+        cost = measure(options.method, weights, tuple(options.size), device, precision, threads, options.repeats, own)
     if options.json:
         write_json(options.json, cost)
     for key, value in cost.items():

@@ -9,6 +9,7 @@ import contextlib
 import json
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from fusion.artefacts import naming, only_writer, sha256_file, versions, write_c
 from fusion.colour import COLOURS, Colour, join_chroma, split_pair
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.methods import METHODS, Fuser, packaged_weights
-from fusion.pairs import EXTENSIONS, Pair, find_pairs, read_names, write_image
+from fusion.own import own_method, parse_own, provenance
+from fusion.pairs import EXTENSIONS, Pair, find_images, find_pairs, read_grey, read_image, read_names, write_image
 from fusion.stage import InputError, Progress, run
 
 REVISION = 1  # raise when the same pair, method and options would give another image
@@ -51,17 +53,43 @@ def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip) -
     return join_chroma(luma, chroma, mode), mode
 
 
+def made_image(pair: Pair, images: dict[str, Path], colour: Colour) -> tuple[np.ndarray, str]:
+    """Return a pair's image from those that the user has made, and its colour mode, `as made` where it has colours.
+
+    A colour image stays as it is. A grey one gets the visible chroma in full range, since it is a picture to look at.
+
+    Raises:
+        InputError: there is no image for the pair, it is unreadable, or it has another size.
+    """
+    if pair.name not in images:
+        raise InputError(
+            f"no fused image for {pair.name!r} among {len(images)}; wanted one for each pair, by file stem"
+        )
+    path = images[pair.name]
+    visible, _, chroma, mode = split_pair(pair, colour)
+    made = read_image(path)
+    if made.shape[:2] != visible.shape:
+        (h, w), (hv, wv) = made.shape[:2], visible.shape
+        raise InputError(f"{path} is {w}x{h}, expected {wv}x{hv} like {pair.visible}")
+    if chroma is None:
+        return read_grey(path), mode
+    if made.ndim == 3 and bool((made != made[..., :1]).any()):
+        return made, "as made"
+    _, _, chroma, mode = split_pair(pair, "ycbcr-full")
+    return join_chroma(read_grey(path), chroma, mode), mode
+
+
 def fuse_pairs(
     pairs: Sequence[Pair],
-    fuser: Fuser,
+    make: Callable[[Pair], tuple[np.ndarray, str]],
     output: Path,
-    colour: Colour,
     settings: dict[str, Any],
     extension: str = ".png",
     quality: int = 95,
-    finish: Finish = clip,
 ) -> pd.DataFrame:
     """Fuse pairs into `output`, skipping what an earlier run with the same settings wrote from the same files.
+
+    `make` gives a pair's fused image, uint8 (H, W) or RGB (H, W, 3), and its colour mode.
 
     Returns:
         One row a pair: name, file, width, height, colour, sha256 of the fused file and of its two sources.
@@ -83,7 +111,7 @@ def fuse_pairs(
             path = output / f"{pair.name}{extension}"
             kept = row is not None and sources.items() <= row.items() and path.is_file()
             if not kept or sha256_file(path) != row["sha256"]:
-                image, mode = fuse_pair(pair, fuser, colour, finish)
+                image, mode = make(pair)
                 write_image(path, image, quality)
                 height, width = image.shape[:2]
                 row = {"name": pair.name, "file": path.name, "width": width, "height": height, "colour": mode}
@@ -142,7 +170,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fusion.fuse", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}")
+    parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}, or with --own any name")
+    parser.add_argument("--own", metavar="KIND=TARGET", help="the user's own method, see docs/own-method.md")
     parser.add_argument(
         "--weights",
         type=Path,
@@ -166,12 +195,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     options = parser.parse_args(argv)
 
-    if options.method not in METHODS:
+    own = parse_own(options.own) if options.own else None
+    if own is None and options.method not in METHODS:
         raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
     if not 1 <= options.quality <= 100:
         raise InputError(f"--quality {options.quality}: wanted 1 to 100")
-    method = METHODS[options.method]
-    weights = options.weights or packaged_weights(options.method)
+    method = METHODS[options.method] if own is None else own_method(own, options.weights)
+    weights = options.weights or (packaged_weights(options.method) if own is None else None)
     if method.needs_weights and weights is None:
         raise InputError(f"--method {options.method} needs --weights; found none, and this project ships none for it")
     # Most authors clip, too: then the two treatments are one.
@@ -179,9 +209,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
     # What has no weights computes in numpy: it takes no GPU from others, and torch need not be imported.
-    claim = claimed_device(options.device, options.threads) if method.needs_weights else contextlib.nullcontext("cpu")
+    in_torch = method.needs_weights or method.on_device
+    claim = claimed_device(options.device, options.threads) if in_torch else contextlib.nullcontext("cpu")
     with only_writer(options.output), claim as device:
-        precision = resolved_precision(options.precision, device) if method.needs_weights else "fp32"
+        precision = resolved_precision(options.precision, device) if in_torch else "fp32"
         settings = {
             "method": options.method,
             "revision": method.revision,
@@ -193,11 +224,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             "precision": precision,
             "device": device.split(":")[0],
             "versions": versions("numpy", "opencv-python-headless", "torch"),
+            **(provenance(own) if own else {}),
         }
-        fuser = method.load(weights, device, precision)
-        frame = fuse_pairs(
-            pairs, fuser, options.output, options.colour, settings, f".{options.format}", options.quality, finish
-        )
+        if own is not None and own.kind == "folder":
+            make = partial(made_image, images=find_images(Path(own.target)), colour=options.colour)
+        else:
+            fuser = method.load(weights, device, precision)
+            make = partial(fuse_pair, fuser=fuser, colour=options.colour, finish=finish)
+        frame = fuse_pairs(pairs, make, options.output, settings, f".{options.format}", options.quality)
     write_csv(options.output / "manifest.csv", frame, settings | {"images": len(frame)})
 
 

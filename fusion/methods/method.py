@@ -97,6 +97,7 @@ class Method:
     training: makes what `fusion.train` runs, from the weights of a frozen network that the losses need (a VGG's, or
         another method's), None where the user gives none; it says by an InputError where it cannot do without.
     frozen: which weights those are, None where its losses need none.
+    on_device: whether it computes on the device although it needs no weights, as a user's own network may.
     """
 
     load: Callable[[Path | None, str, Precision], Fuser]
@@ -109,3 +110,4 @@ class Method:
     training: Callable[[Path | None], Training] | None = None
     frozen: Literal["perceptual_weights", "teacher_weights"] | None = None
     parameters_note: str = ""
+    on_device: bool = False

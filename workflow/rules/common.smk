@@ -3,9 +3,10 @@
 import ast
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 from shutil import which
 
 from snakemake.exceptions import WorkflowError
@@ -13,6 +14,7 @@ from snakemake.utils import validate
 
 from detection.datasets import find_dataset
 from fusion.methods import METHODS, packaged_weights
+from fusion.own import Own, own_method, source_files
 from fusion.stage import InputError, threads_available
 
 validate(config, schema="../schemas/config.schema.yaml")
@@ -28,6 +30,7 @@ DATASET = config["dataset"]
 SYNTHETIC = DATASET["name"] == "synthetic"
 
 
+include: "own.smk"
 include: "methods.smk"
 
 

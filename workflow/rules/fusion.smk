@@ -65,6 +65,7 @@ use rule train_fnet as train_method with:
 rule fuse_pairs:
     input:
         weights=lambda wildcards: method_weights(wildcards.method),
+        own=lambda wildcards: own_sources(wildcards.method),
         names=["<results>/data/split/train.txt", "<results>/data/split/test.txt"],
         pairs=sources("visible", "infrared"),
     output:
@@ -75,14 +76,15 @@ rule fuse_pairs:
         "<results>/benchmarks/fuse_pairs-{method}.tsv"
     threads: config["threads"]
     resources:
-        **gpu_request(lambda wildcards: METHODS[wildcards.method].needs_weights),
+        **gpu_request(lambda wildcards: on_device(wildcards.method)),
         mem_mb=4000,
         runtime=240,
     params:
         visible=folders("visible"),
         infrared=folders("infrared"),
         weights=lambda wildcards, input: options({"weights": list(input.weights)}),
-        options=options({key: config["fusion"][key] for key in ("colour", "precision")}),
+        options=lambda wildcards: own_options(wildcards.method)
+        + options({key: config["fusion"][key] for key in ("colour", "precision")}),
         device=config["device"],
         revision=lambda wildcards: [
             METHODS[wildcards.method].revision,

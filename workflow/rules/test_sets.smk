@@ -25,6 +25,7 @@ use rule train_fnet as train_ablation with:
 rule fuse_test_set:
     input:
         weights=entry_weights,
+        own=lambda wildcards: own_sources(wildcards.entry, wildcards.dataset),
         pairs=test_set_sources,
     output:
         "<results>/test_sets/{treatment}/{dataset}/{entry}/manifest.csv",
@@ -34,15 +35,14 @@ rule fuse_test_set:
         "<results>/benchmarks/fuse_test_set-{treatment}-{dataset}-{entry}.tsv"
     threads: config["threads"]
     resources:
-        **gpu_request(
-            lambda wildcards: METHODS[entry_method(wildcards.entry)].needs_weights
-        ),
+        **gpu_request(lambda wildcards: on_device(entry_method(wildcards.entry))),
         mem_mb=4000,
         runtime=240,
     params:
         method=lambda wildcards: entry_method(wildcards.entry),
         weights=lambda wildcards, input: options({"weights": list(input.weights)}),
-        options=treatment_options,
+        options=lambda wildcards: own_options(wildcards.entry, wildcards.dataset)
+        + treatment_options(wildcards),
         device=config["device"],
         revision=lambda wildcards: [
             METHODS[entry_method(wildcards.entry)].revision,
@@ -99,21 +99,21 @@ rule score_source:
 rule measure_cost:
     input:
         weights=entry_weights,
+        own=lambda wildcards: own_sources(wildcards.entry),
     output:
         "<results>/cost/{entry}.json",
     log:
         "<results>/logs/measure_cost-{entry}.log",
     threads: config["threads"]
     resources:
-        **gpu_request(
-            lambda wildcards: METHODS[entry_method(wildcards.entry)].needs_weights
-        ),
+        **gpu_request(lambda wildcards: on_device(entry_method(wildcards.entry))),
         mem_mb=8000,
         runtime=60,
     params:
         method=lambda wildcards: entry_method(wildcards.entry),
         weights=lambda wildcards, input: options({"weights": list(input.weights)}),
-        options=options({**config["cost"], "precision": config["fusion"]["precision"]}),
+        options=lambda wildcards: own_options(wildcards.entry)
+        + options({**config["cost"], "precision": config["fusion"]["precision"]}),
         device=config["device"],
         code=digest("fusion/cost.py"),
         revision=lambda wildcards: METHODS[entry_method(wildcards.entry)].revision,

@@ -1,0 +1,90 @@
+"""Stage: whether a method of the user's own does what it should, before anything expensive runs.
+
+Of a folder: an image for every pair, of the pair's size. Of the others: the first pair is fused and what comes back is
+checked and timed. Without --visible and --infrared the pair is noise. Writes what was found as JSON.
+"""
+
+import argparse
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from fusion.artefacts import write_json
+from fusion.colour import COLOURS, split_pair
+from fusion.cost import random_pair
+from fusion.fuse import made_image
+from fusion.own import Own, own_method, parse_own, provenance
+from fusion.pairs import Pair, find_images, find_pairs, read_names
+from fusion.stage import InputError, run
+
+
+def check_folder(own: Own, pairs: Sequence[Pair], colour: str) -> None:
+    """Raise InputError unless a folder has an image of the right size for every pair; reads sizes and one image."""
+    images = find_images(Path(own.target))
+    missing = [pair.name for pair in pairs if pair.name not in images]
+    if missing:
+        raise InputError(
+            f"{own.target} lacks the fused images of {len(missing)} of {len(pairs)} pairs, {missing[0]!r} among them; "
+            "wanted one for each, by file stem"
+        )
+    for pair in pairs:
+        with Image.open(images[pair.name]) as made, Image.open(pair.visible) as visible:
+            if made.size != visible.size:
+                found, wanted = ("x".join(map(str, image.size)) for image in (made, visible))
+                raise InputError(f"{images[pair.name]} is {found}, expected {wanted} like {pair.visible}")
+    if pairs:
+        made_image(pairs[0], images, colour)
+
+
+def check_one_pair(own: Own, weights: Path | None, pair: tuple[np.ndarray, np.ndarray]) -> float:
+    """Fuse one pair twice on the CPU and return the seconds of the second time; InputError where it is not as wanted."""
+    fuser = own_method(own, weights).load(weights, "cpu", "fp32")
+    fused = fuser(*pair)
+    if not np.isfinite(fused).all():
+        raise InputError(f"{own.kind} {own.target} gave values that are not finite; wanted finite ones")
+    if np.ptp(fused) == 0 and np.ptp(pair[0]) > 0:
+        raise InputError(f"{own.kind} {own.target} gave the one value {fused.flat[0]:.3g} everywhere; wanted an image")
+    start = time.perf_counter()
+    fuser(*pair)
+    return time.perf_counter() - start
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Check one method and write what was found."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fusion.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--own", required=True, metavar="KIND=TARGET", help="the method, see docs/own-method.md")
+    parser.add_argument("--weights", type=Path, help="weights file of a callable that is a torch.nn.Module")
+    parser.add_argument("--visible", type=Path, nargs="+", help="folders of visible images")
+    parser.add_argument("--infrared", type=Path, nargs="+", help="folders of infrared images")
+    parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to fuse; default all")
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see fusion/colour.py")
+    parser.add_argument("--size", type=int, nargs=2, default=[320, 240], help="of the noise, width and height, pixels")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    options = parser.parse_args(argv)
+
+    own, found = parse_own(options.own), {}
+    pairs = []
+    if options.visible and options.infrared:
+        names = [name for path in options.names for name in read_names(path)] if options.names else None
+        pairs = find_pairs(options.visible, options.infrared, names)
+    if own.kind == "folder":
+        check_folder(own, pairs, options.colour)
+    else:
+        arrays = random_pair(*options.size)
+        if pairs:
+            visible, infrared, _, _ = split_pair(pairs[0], options.colour)
+            arrays = np.float32(visible) / 255, np.float32(infrared) / 255
+        found["seconds_per_pair"] = check_one_pair(own, options.weights, arrays)
+    write_json(options.output, {**provenance(own), "pairs": len(pairs), **found})
+    took = f", {found['seconds_per_pair']:.3f} s a pair on the CPU" if found else ""
+    logging.info("checked %s %s: as wanted%s", own.kind, own.target, took)
+
+
+if __name__ == "__main__":
+    run(main)
