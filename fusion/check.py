@@ -41,7 +41,7 @@ def check_folder(own: Own, pairs: Sequence[Pair], colour: str) -> None:
 
 
 def check_one_pair(own: Own, weights: Path | None, pair: tuple[np.ndarray, np.ndarray]) -> float:
-    """Fuse one pair twice on the CPU and return the seconds of the second time; InputError where it is not as wanted."""
+    """Fuse one pair twice on the CPU and return the seconds of the second time; InputError otherwise."""
     fuser = own_method(own, weights).load(weights, "cpu", "fp32")
     fused = fuser(*pair)
     if not np.isfinite(fused).all():

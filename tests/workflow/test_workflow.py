@@ -341,3 +341,18 @@ def test_a_missing_fused_image_is_refused_by_name(finished):
     text = snakemake(finished, *forced, overlays=[SMALLEST], check=False)
     missing.write_bytes(kept)
     assert len(re.findall(rf"^error: .*'{missing.stem}'", text, re.MULTILINE)) >= 2, text[-3000:]
+
+
+@pytest.mark.slow
+def test_a_method_of_ones_own_is_checked_fused_and_scored(tmp_path):
+    (tmp_path / "ownfusion.py").write_text("def fuse(visible, infrared):\n    return (visible + infrared) / 2\n")
+    (tmp_path / "bad.py").write_text("def fuse(visible, infrared):\n    return 255 * visible\n")
+    small = {**SMALLEST, "threads": 1, "synthetic": {"train": 2, "test": 2, "size": [96, 64]}}
+    mine = {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "ownfusion:fuse"}}}}
+    bad = {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "bad:fuse"}}}}
+    target = ["--", "results/metrics/mine.csv"]
+    text = snakemake(tmp_path, *target, overlays=[small, bad], check=False)
+    assert "wanted 0 to 1" in text and not (tmp_path / "results/data").exists()
+    snakemake(tmp_path, *target, overlays=[small, mine])
+    assert len(read_csv(tmp_path / "results/metrics/mine.csv")[0]) == 2
+    assert "own_sha256" in read_csv(tmp_path / "results/fused/mine/manifest.csv")[1]
