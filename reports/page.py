@@ -546,7 +546,7 @@ def _charts(
             if entry["metric"] in table1.METRICS
         }
         if costs:
-            seconds = {name: cost["median_s"] for name, cost in costs.items()}
+            seconds = {name: math.nan if cost["median_s"] is None else cost["median_s"] for name, cost in costs.items()}
             device = next(iter(costs.values()))
             width, height = device["size"]
             where = f"{width}x{height} on {device['device']}, {device['threads']} threads"
