@@ -56,7 +56,7 @@ def test_one_of_the_three_files_lists_what_is_missing(shared):
         network(shared / "data/checkpoints/AUIFNet/TCSVT_Decoder.model")
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_tno_scores_are_those_of_the_fact_sheet(shared):
     rows = fused_scores(shared, "auifnet", shared / "data/checkpoints/AUIFNet", ["01", "02", "03", "04", "05"])
     check_scores({key: np.mean([row[key] for row in rows]) for key in rows[0]}, [1.373, 0.636, 0.507, 1.036])

@@ -79,7 +79,7 @@ def test_the_authors_cut_grey_levels_off():
     assert np.rint(METHOD.authors_output(fused) * 255).tolist() == [0, 1, 254, 255, 0]
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_tno_scores_are_those_of_the_fact_sheet(shared):
     rows = fused_scores(shared, "itfuse", shared / "data/checkpoints/ITFuse/model.pth", ["01", "10"])
     check_scores(rows[0], [1.35, 0.428, 0.186, 0.826])

@@ -37,7 +37,7 @@ def test_the_authors_file_gives_the_fact_sheets_numbers_and_comes_back_from_ours
     assert all(torch.equal(value, again[key]) for key, value in made.state_dict().items())
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_tno_scores_are_those_of_the_fact_sheet(shared):
     weights = shared / "data/checkpoints/LRRNet" / FILE
     rows = fused_scores(shared, "lrrnet", weights, ["01", "02", "03", "04", "05"])

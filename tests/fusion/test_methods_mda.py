@@ -36,7 +36,7 @@ def test_another_methods_file_lists_what_is_missing(shared):
         network(shared / "data/checkpoints/FNet/FNet.pth")
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_tno_scores_are_those_of_the_fact_sheet(shared):
     (row,) = fused_scores(shared, "mda", shared / "data/checkpoints/MDA/fusion_model.pth", ["05"])
     check_scores(row, [1.03, 0.427, 0.362, 0.939])

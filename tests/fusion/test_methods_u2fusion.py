@@ -39,7 +39,7 @@ def test_another_methods_checkpoint_lists_what_is_missing_and_unexpected(shared)
         network(shared / "data/checkpoints/MURF/RGB-IR_f2m")
 
 
-@pytest.mark.slow
+@pytest.mark.by_hand
 def test_tno_scores_are_those_of_the_fact_sheet(shared):
     rows = fused_scores(shared, "u2fusion", shared / "data/checkpoints/U2Fusion", ["01", "05", "10", "16", "22"])
     check_scores({key: np.mean([row[key] for row in rows]) for key in rows[0]}, [1.16, 0.538, 0.412, 1.097])
