@@ -125,7 +125,13 @@ METHOD = Method(
     needs_weights=True,
     reference="Xu, Yuan, Ma, IEEE TPAMI 45(10), 2023",
     network=network,
-    published=Published("github.com/hanna-xu/MURF", {}),
+    published=Published(
+        "github.com/hanna-xu/MURF",
+        {
+            "0000.ckpt.data-00000-of-00001": "a429f09b31f624be2812626b502efe52a9915c4f7d507f9cc5deee704eab6e73",
+            "0000.ckpt.index": "492cedfabc38105699a6baa79d586c61e1acbee8aaa046efcedd1c3be32c031b",
+        },
+    ),
     authors_output=authors_output,
     training=training,
     parameters_note="116,123 with the 416 statistics of its batch normalisation",
