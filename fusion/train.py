@@ -23,7 +23,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fusion.artefacts import replacing, sha256_file, sha256_json, versions, write_csv, write_json
+from fusion.artefacts import only_writer, sha256_file, sha256_json, versions, write_csv, write_json
 from fusion.colour import COLOURS, split_pair
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.fuse import weights_digest
@@ -34,7 +34,7 @@ from fusion.networks.fnet import BLOCKS
 from fusion.networks.graphs import recorded
 from fusion.pairs import Pair, find_pairs, read_names
 from fusion.stage import InputError, Progress, run, stop_asked, stopped
-from fusion.weights import fill, read_state, write_state
+from fusion.weights import fill, read_state, read_tensors, write_state, write_tensors
 
 REVISION = 2  # raise when the same options would train other weights
 KEPT_CHECKPOINTS = 2
@@ -136,8 +136,7 @@ class _State:
         state = {"stage": stage, "iteration": iteration, "sums": dict(sums), "rows": self.rows}
         state["networks"] = {name: network.state_dict() for name, network in self.networks.items()}
         state["optimiser"] = optimiser.state_dict()
-        with replacing(folder / f"stage{stage}-{iteration:07}.pt") as part:
-            torch.save(state, part)
+        write_tensors(folder / f"stage{stage}-{iteration:07}.pt", state)
         for old in sorted(folder.glob("stage*.pt"))[:-KEPT_CHECKPOINTS]:
             old.unlink()
 
@@ -145,7 +144,7 @@ class _State:
         """Fill the networks from the newest readable checkpoint; return its content, None without one."""
         for path in sorted(folder.glob("stage*.pt"), reverse=True):
             try:
-                state = torch.load(path, map_location=device, weights_only=True)
+                state = read_tensors(path, device)
             except Exception as error:  # whatever a damaged file makes torch raise, the one before it may be whole
                 logging.warning("warning: %s is unreadable (%s); trying the one before", path, type(error).__name__)
                 path.unlink()
@@ -423,7 +422,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--lr {options.lr} --ema {options.ema}: wanted a rate above 0 and a decay from 0 to below 1")
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
-    with claimed_device(options.device, options.threads) as device:
+    with only_writer(options.output), claimed_device(options.device, options.threads) as device:
         torch.backends.cudnn.deterministic = True
         precision = resolved_precision(options.precision, device) if options.method == "fnet" else "fp32"
         frozen = _frozen(options)

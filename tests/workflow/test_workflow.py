@@ -93,9 +93,15 @@ def lay_out(folder, name, files):
 def test_the_papers_plan_is_right_with_the_data_laid_out_as_the_readme_says(tmp_path):
     lay_out(tmp_path, "M3FD", ["Vis/00000.png", "Ir/00000.png", "Annotation/00000.xml"])
     lay_out(tmp_path, "MSRS", [f"{part}/{kind}/1.png" for part in ("train", "test") for kind in ("vi", "ir")])
+    weights = yaml.safe_load((ROOT / "config/paper.yaml").read_text())["fusion"]["weights"]
+    for path in weights.values():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
     text = snakemake(tmp_path, "-n", "-p", overlays=[ROOT / "config/paper.yaml"])
     stats = plan(text)
-    assert (stats["train_fnet"], stats["fuse_pairs"], stats["train_detector"], stats["test_detector"]) == (1, 4, 18, 18)
+    # Visible, infrared and thirteen methods, three seeds each.
+    jobs = [stats[rule] for rule in ("train_fnet", "fuse_pairs", "train_detector", "test_detector")]
+    assert jobs == [1, 13, 45, 45] and "left out" not in text
     assert "generate_pairs" not in stats
     for wanted in ("--dataset m3fd", "--split random-3800-400"):
         assert wanted in re.search(r"python -m detection.prepare .*", text)[0]
@@ -178,7 +184,9 @@ def test_table1_scores_every_method_on_six_sets_in_two_treatments_and_needs_no_b
     treatments = {}
     for line in fnet:
         name, how = re.search(r"--visible data/fusion_test/(\w+)/", line)[1], re.search(r"--colour .*? --vis", line)[0]
-        treatments.setdefault(name, []).append(how.removesuffix(" --vis").removeprefix("--colour "))
+        how = how.removesuffix(" --vis").removeprefix("--colour ")
+        assert how.endswith(" --treatment authors") == (not how.startswith("auto"))
+        treatments.setdefault(name, []).append(how.removesuffix(" --treatment authors"))
     equal = "auto --format png --precision fp32"
     assert {name: sorted(how) for name, how in treatments.items()} == {
         **{name: sorted([equal, "grey --format png --precision fp32"]) for name in ("TNO", "NIR")},

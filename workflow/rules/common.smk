@@ -328,6 +328,7 @@ def treatment_options(wildcards):
         }
         if settings["format"] == "jpg":
             settings["quality"] = TEST_SETS[wildcards.dataset]["quality"]
+        settings["treatment"] = "authors"
     return options({**settings, "precision": config["fusion"]["precision"]})
 
 

@@ -1,0 +1,85 @@
+"""Measure every network method as `fusion.fuse` runs it against its plain network, eager, as its paper writes it.
+
+Both have the same random weights and fuse the same pairs in turn, in one run, so that only ratios matter: the method's
+own path (inference mode, what is merged or collapsed) over the plain network's forward pass. A method that fuses at a
+size of its own, such as MURF's 1240 x 1240, is compared at that size. Values must agree.
+"""
+
+import argparse
+import logging
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fusion.artefacts import versions, write_json
+from fusion.methods import METHODS
+from fusion.stage import InputError, run, threads_available
+from fusion.weights import write_state
+
+NETWORKS = [name for name, method in METHODS.items() if method.network]
+OWN_SIZE = {"murf": (1240, 1240)}
+LIMIT = 1.2  # of the ratio: no slower than that
+
+
+def measure(name: str, height: int, width: int, repeats: int, folder: Path) -> dict[str, float]:
+    """Return the median seconds of both, their ratio, and their largest difference in grey levels."""
+    method = METHODS[name]
+    torch.manual_seed(0)
+    plain = method.network(None).eval()
+    weights = folder / f"{name}.safetensors"
+    write_state(weights, plain.state_dict())
+    ours = method.load(weights, "cpu", "fp32")
+    height, width = OWN_SIZE.get(name, (height, width))
+    images = np.random.default_rng(0).random((2, height, width), np.float32)
+
+    def naive() -> np.ndarray:
+        visible, infrared = (torch.from_numpy(image)[None, None] for image in images)
+        with torch.no_grad():
+            return plain(visible, infrared)[0, 0].numpy()
+
+    # The first round warms up; after it the two are timed in turn, so that a busy moment meets both.
+    fused, expected = ours(*images), naive()
+    times: dict[str, list[float]] = {"fast_s": [], "naive_s": []}
+    for _ in range(repeats):
+        for key, function in (("fast_s", lambda: ours(*images)), ("naive_s", naive)):
+            start = time.perf_counter()
+            function()
+            times[key].append(time.perf_counter() - start)
+    medians = {key: statistics.median(values) for key, values in times.items()}
+    difference = 255 * float(np.abs(fused - expected).max()) if fused.shape == expected.shape else float("nan")
+    return {**medians, "ratio": medians["fast_s"] / medians["naive_s"], "max_grey_levels": difference}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Print a line for every method and write them all as JSON."""
+    parser = argparse.ArgumentParser(prog="python benchmarks/methods_speed.py", description=__doc__)
+    parser.add_argument("--method", nargs="+", default=NETWORKS, help=f"some of: {', '.join(NETWORKS)}; default all")
+    parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("W", "H"), help="default 320 320")
+    parser.add_argument("--repeats", type=int, default=5, help="timed rounds; default 5")
+    parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    options = parser.parse_args(argv)
+    if unknown := [name for name in options.method if name not in NETWORKS]:
+        raise InputError(f"--method {' '.join(unknown)} has no network; wanted some of {', '.join(NETWORKS)}")
+    torch.set_num_threads(threads_available(options.threads))
+    width, height = options.size
+    results = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name in options.method:
+            found = results[name] = measure(name, height, width, options.repeats, Path(folder))
+            logging.info(
+                "%s: %.3f s, plain %.3f s, ratio %.2f (at most %.1f), at most %.2f grey levels apart",
+                *(name, found["fast_s"], found["naive_s"], found["ratio"], LIMIT, found["max_grey_levels"]),
+            )
+    if options.json:
+        facts = {"threads": torch.get_num_threads(), "size": [width, height], "versions": versions("torch", "numpy")}
+        write_json(options.json, {**facts, "methods": results})
+
+
+if __name__ == "__main__":
+    run(main)
