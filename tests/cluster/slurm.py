@@ -258,7 +258,7 @@ def _two_trainings(folder: Path, gpus: int, request: str) -> str:
         finish(start_workflow(folder, overlay, *options), folder, 600)
         found = [job for job in jobs() if job["rule"] == "train_detector"]
     assert [gpus_of(job) for job in found] == [1, 1] and all(job["JobState"] == "COMPLETED" for job in found)
-    (start, end), (other_start, other_end) = sorted(map(span, found))
+    (_start, end), (other_start, other_end) = sorted(map(span, found))
     overlap = (min(end, other_end) - other_start).total_seconds()
     assert overlap > 1 if gpus == 2 else overlap <= 0, found
     return f"--{'gpus' if request == 'gpu' else 'gres'}: " + (
