@@ -84,6 +84,25 @@ def test_the_default_plan_trains_every_variant_once(tmp_path):
     }
 
 
+def test_the_plan_is_told_in_a_few_lines_and_only_once(tmp_path):
+    (tmp_path / "results/detection/visible/seed0").mkdir(parents=True)
+    (tmp_path / "results/detection/visible/seed0/weights.pt").touch()
+    (tmp_path / "results/detection/cost.json").write_text('{"hours_in_all": 1.25}')
+    text = snakemake(tmp_path, "-n")
+    (start,) = [match.start() for match in re.finditer("Plan: ", text)]
+    assert text[start:].splitlines()[:7] == [
+        "Plan: 6 variants x 1 seed of yolov5n at 192 pixels on synthetic",
+        "  visible, infrared, fnet, average, maximum, laplacian",
+        "  fused: 0 of 4 there, the rest to make",
+        "  detectors trained: 1 of 6 there, the rest to make",
+        "  detectors tested: 0 of 6 there, the rest to make",
+        "  FNet's weights: trained by this run",
+        "  cost of training the detectors, all of them: about 1.2 hours, one after the other "
+        "(results/detection/cost.json)",
+    ]
+    assert "Plan: " not in snakemake(tmp_path, "-n", "--quiet", "all")
+
+
 def lay_out(folder, name, files):
     for file in files:
         (folder / "data" / name / file).parent.mkdir(parents=True, exist_ok=True)
