@@ -24,6 +24,7 @@ import pandas as pd
 from fusion import artefacts
 from fusion.metrics import CONVENTIONS, METRICS, REVISION, find_convention, luma, prepare, score
 from fusion.metrics.conventions import convention_facts
+from fusion.own_metric import OwnMetric, read_own_metric
 from fusion.pairs import Pair, find_images, find_pairs, read_image, read_names
 from fusion.stage import InputError, Progress, run, threads_available
 
@@ -75,7 +76,11 @@ def open_folder(folder: Path, output: Path, pairs: Sequence[Pair], exact: bool) 
 
 
 def score_pair(
-    pair: Pair, folders: Sequence[FusedFolder], convention: str, finished: Sequence[Mapping[str, Row]]
+    pair: Pair,
+    folders: Sequence[FusedFolder],
+    convention: str,
+    own: Sequence[OwnMetric],
+    finished: Sequence[Mapping[str, Row]],
 ) -> list[Row]:
     """Return a pair's row for each folder: the finished one where all three files are as they were, else a new one.
 
@@ -101,23 +106,35 @@ def score_pair(
             sources = prepare(visible, infrared, convention)
         fused = _read(path)
         _check_same_size(path, fused, pair.visible, sources.visible)
-        rows.append(Row(pair.name, digests, score(sources, fused)))
+        scores = score(sources, fused)
+        scores |= {metric.name: metric.of(sources.visible, sources.infrared, fused) for metric in own}
+        rows.append(Row(pair.name, digests, scores))
     return rows
 
 
-def evaluate(pairs: Sequence[Pair], folders: Sequence[FusedFolder], convention: str, workers: int) -> list[list[Row]]:
+def evaluate(
+    pairs: Sequence[Pair],
+    folders: Sequence[FusedFolder],
+    convention: str,
+    workers: int,
+    own: Sequence[OwnMetric] = (),
+) -> list[list[Row]]:
     """Score every pair's fused images on `workers` threads and return the rows of each folder, in the pairs' order.
 
     Finished rows are kept in a file beside each output as they come and taken up again by the next call.
     """
-    settings = artefacts.sha256_json({"convention": convention_facts(convention), "revision": [*METRICS, REVISION]})
+    names = [*METRICS, *(metric.name for metric in own)]
+    described = [metric.describe() for metric in own]
+    settings = artefacts.sha256_json(
+        {"convention": convention_facts(convention), "revision": [*METRICS, REVISION], "own": described}
+    )
     partials = [_partial_path(folder.output) for folder in folders]
-    finished = [_read_partial(path, settings) for path in partials]
+    finished = [_read_partial(path, settings, names) for path in partials]
     rows: dict[str, list[Row]] = {}
     progress = Progress("evaluate", len(pairs), "pairs")
     files = [_open_partial(path, settings, known.values()) for path, known in zip(partials, finished, strict=True)]
     try:
-        jobs = ((pair, folders, convention, finished) for pair in pairs)
+        jobs = ((pair, folders, convention, own, finished) for pair in pairs)
         for pair_rows in _in_parallel(score_pair, jobs, workers):
             rows[pair_rows[0].name] = pair_rows
             for row, known, file in zip(pair_rows, finished, files, strict=True):
@@ -133,9 +150,10 @@ def evaluate(pairs: Sequence[Pair], folders: Sequence[FusedFolder], convention: 
     return [[rows[pair.name][index] for pair in pairs] for index in range(len(folders))]
 
 
-def write_table(folder: FusedFolder, rows: Sequence[Row], convention: str) -> None:
+def write_table(folder: FusedFolder, rows: Sequence[Row], convention: str, own: Sequence[OwnMetric] = ()) -> None:
     """Write a folder's CSV: `name` and the metrics of each image, below what they were computed by and from."""
-    frame = pd.DataFrame([{"name": row.name, **row.scores} for row in rows], columns=["name", *METRICS])
+    columns = ["name", *METRICS, *(metric.name for metric in own)]
+    frame = pd.DataFrame([{"name": row.name, **row.scores} for row in rows], columns=columns)
     facts = {
         **({"method": folder.facts["method"]} if "method" in folder.facts else {}),
         "convention": convention,
@@ -146,6 +164,7 @@ def write_table(folder: FusedFolder, rows: Sequence[Row], convention: str) -> No
         "fused_sha256": artefacts.sha256_lines(f"{row.name} {row.digests[2]}" for row in rows),
         "manifest_sha256": "none" if folder.manifest is None else artefacts.sha256_file(folder.folder / "manifest.csv"),
         "metrics_revision": REVISION,
+        **({"own_metrics": "; ".join(metric.describe() for metric in own)} if own else {}),
         "versions": {"numpy": np.__version__, "numba": numba.__version__, "opencv": cv2.__version__},
     }
     artefacts.write_csv(folder.output, frame, facts)
@@ -155,7 +174,7 @@ def write_table(folder: FusedFolder, rows: Sequence[Row], convention: str) -> No
 def mean_row(rows: Sequence[Row]) -> str:
     """Return the means as one line; a metric that is undefined in some images says over how many it is taken."""
     parts = []
-    for name in METRICS:
+    for name in rows[0].scores if rows else METRICS:
         values = np.array([row.scores[name] for row in rows])
         defined = values[~np.isnan(values)]
         mean = defined.mean() if defined.size else math.nan
@@ -194,8 +213,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="what the definitions leave open: units, sums or means, SSIM's window and range (default: reference)",
     )
     add("--workers", type=int, metavar="N", help="images scored at the same time (default: the CPU cores at hand)")
+    add(
+        "--own-metric",
+        nargs="+",
+        default=[],
+        metavar="NAME:higher=MODULE:FUNCTION",
+        help="metrics of your own beside the others, `higher` or `lower` for the better; see fusion/own_metric.py",
+    )
     options = parser.parse_args(argv)
 
+    own = [read_own_metric(text) for text in options.own_metric]
     names = None if options.names is None else read_names(options.names)
     pairs = find_pairs(options.visible, options.infrared, names)
     folders = [
@@ -204,9 +231,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     workers = threads_available(options.workers)
     logging.info("evaluate: %d pairs, %d fused folders, convention %s", len(pairs), len(folders), options.convention)
-    for folder, rows in zip(folders, evaluate(pairs, folders, options.convention, workers), strict=True):
+    for folder, rows in zip(folders, evaluate(pairs, folders, options.convention, workers, own), strict=True):
         _warn_undefined(folder, rows)
-        write_table(folder, rows, options.convention)
+        write_table(folder, rows, options.convention, own)
         print(f"{folder.output.stem}: {mean_row(rows)}")
 
 
@@ -241,7 +268,7 @@ def _partial_path(output: Path) -> Path:
     return output.with_name(f".{output.name}.partial")
 
 
-def _read_partial(path: Path, settings: str) -> dict[str, Row]:
+def _read_partial(path: Path, settings: str, names: Sequence[str]) -> dict[str, Row]:
     """Return the finished rows of a killed run by name; none where its settings differ, and no torn line."""
     try:
         first, *lines = path.read_text(encoding="utf-8").split("\n")
@@ -253,7 +280,7 @@ def _read_partial(path: Path, settings: str) -> dict[str, Row]:
     for line in lines:
         try:
             name, digests, scores = json.loads(line)
-            row = Row(name, tuple(digests), {metric: float(scores[metric]) for metric in METRICS})
+            row = Row(name, tuple(digests), {metric: float(scores[metric]) for metric in names})
         except (ValueError, TypeError, KeyError):
             continue
         rows[name] = row
@@ -278,7 +305,7 @@ def _check_same_size(path: Path, image: np.ndarray, like: Path, wanted: np.ndarr
 
 
 def _warn_undefined(folder: FusedFolder, rows: Sequence[Row]) -> None:
-    for metric in METRICS:
+    for metric in rows[0].scores if rows else METRICS:
         undefined = [row.name for row in rows if math.isnan(row.scores[metric])]
         if undefined:
             logging.warning("warning: %s of %s is undefined for %s", metric, folder.folder, _some(undefined))

@@ -160,15 +160,21 @@ def own_network(own: Own, weights: Path | None) -> "nn.Module | None":
     return _as_module(made, own, weights) if _is_module(made) else None
 
 
-def _resolve(own: Own) -> Any:
-    """Import the callable; where it takes no arguments (a class of modules, a factory) return what it makes."""
-    module, _, name = own.target.partition(":")
+def import_function(target: str) -> Any:
+    """Import `package.module:name`; InputError where there is none, or it cannot be called."""
+    module, _, name = target.partition(":")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise InputError(f"callable {own.target} cannot be imported: {error}; wanted package.module:name") from None
+        raise InputError(f"callable {target} cannot be imported: {error}; wanted package.module:name") from None
     if not callable(found):
-        raise InputError(f"callable {own.target} is a {type(found).__name__}; wanted a function or a torch.nn.Module")
+        raise InputError(f"callable {target} is a {type(found).__name__}; wanted a function or a torch.nn.Module")
+    return found
+
+
+def _resolve(own: Own) -> Any:
+    """Import the callable; where it takes no arguments (a class of modules, a factory) return what it makes."""
+    found = import_function(own.target)
     if _is_module(found):
         return found
     try:

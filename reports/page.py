@@ -378,7 +378,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         )
     ]
     if methods:
-        layout = fusion_layout(fusion, metric_directions())
+        layout = fusion_layout(fusion, metric_directions(fusion_facts))
         heading = "Fusion metrics: the images of each method"
         notes = fusion_notes(fusion, fusion_facts)
         tables.append(_table_context("fusion", heading, table_rows(fusion, layout), layout, notes))
@@ -536,7 +536,7 @@ def _charts(
     ]
     if not fusion.empty:
         points = fusion.merge(table[["variant", "Average"]], left_on="method", right_on="variant")
-        metrics = [name for name in metric_directions() if name in fusion]
+        metrics = [name for name in fusion if name not in ("method", "images") and not name.endswith("_undefined")]
         correlations = rank_correlations(points, metrics)
         titles = {
             entry["metric"]: f"rank correlation {entry['rho']:+.2f}"

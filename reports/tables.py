@@ -78,11 +78,13 @@ def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> 
     return Layout(columns, digits, {name: higher_is_better[name] for name in digits if name in higher_is_better})
 
 
-def metric_directions() -> dict[str, bool]:
-    """Return for each known fusion metric whether a higher value is the better one."""
+def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
+    """Return for each fusion metric, and those of the user's own in `facts`, whether a higher value is the better."""
     from fusion.metrics import METRICS  # late: Table II needs no compiled metrics
+    from fusion.own_metric import directions
 
-    return {name: metric.higher_is_better for name, metric in METRICS.items()}
+    known = {name: metric.higher_is_better for name, metric in METRICS.items()}
+    return known | directions(facts.get("own_metrics", ""))
 
 
 def detection_facts(split: Split, shared: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
@@ -138,6 +140,8 @@ def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
         f"Convention: {facts.get('convention')}" + (f" ({facts['definition']})." if "definition" in facts else "."),
         f"Means over {facts['images']} pairs. {_split_note(facts)}",
     ]
+    if "own_metrics" in facts:
+        notes.append(f"The user's own metrics: {facts['own_metrics']}.")
     if any(name.endswith("_undefined") for name in table.columns):
         notes.append("Undefined values take no part in a mean; they are counted beside it.")
     return [*notes, MARKS]
@@ -229,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             **_split_facts(split),
             "fused": {method: facts for method, (_, facts) in manifests.items()},
         } | config
-        layout = fusion_layout(table, metric_directions())
+        layout = fusion_layout(table, metric_directions(facts))
         caption = f"Fusion metrics on {facts['dataset']}"
         write_tables(options.output / "fusion", table, facts, layout, caption, fusion_notes(table, facts))
     logging.info("tables: %d variants, %d methods in %s", len(options.variants), len(methods), options.output)

@@ -6,6 +6,7 @@ rule score_fusion:
         manifest="<results>/fused/{method}/manifest.csv",
         names="<results>/data/split/test.txt",
         pairs=sources("visible", "infrared"),
+        own=own_metric_files(),
     output:
         "<results>/metrics/{method}.csv",
     log:
@@ -19,8 +20,9 @@ rule score_fusion:
     params:
         visible=folders("visible"),
         infrared=folders("infrared"),
+        own=own_metrics(),
         code=digest("fusion/metrics", "fusion/evaluate.py"),
     shell:
         "python -m fusion.evaluate --visible {params.visible:q} --infrared {params.infrared:q}"
-        ' --fused "$(dirname {input.manifest:q})" --names {input.names:q} --workers {threads}'
+        ' --fused "$(dirname {input.manifest:q})" --names {input.names:q} {params.own:q} --workers {threads}'
         " --output {output:q} 2>&1 | tee {log:q}"

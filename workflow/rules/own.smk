@@ -68,3 +68,26 @@ def own_checks():
 onstart:
     for command in own_checks():
         shell("{command}")
+
+
+def own_metrics():
+    """Return the option that hands the user's own metrics to the scoring."""
+    chosen = config["metrics"]["own"]
+    if not chosen:
+        return []
+    return [
+        "--own-metric",
+        *(
+            f"{name}:{metric['better']}={metric['callable']}"
+            for name, metric in chosen.items()
+        ),
+    ]
+
+
+def own_metric_files():
+    """Return the files that the user's own metrics are made of."""
+    targets = [
+        Own("callable", metric["callable"])
+        for metric in config["metrics"]["own"].values()
+    ]
+    return [os.path.relpath(path) for own in targets for path in source_files(own)]
