@@ -2,7 +2,8 @@
 
 Both have the same random weights and fuse the same pairs in turn, in one run, so that only ratios matter: the method's
 own path (inference mode, what is merged or collapsed) over the plain network's forward pass. A method that fuses at a
-size of its own, such as MURF's 1240 x 1240, is compared at that size. Values must agree.
+size of its own, such as MURF's 1240 x 1240, is compared at that size. Values agree but for methods that stretch, resize
+or continue the images before the network: there the difference is that treatment's.
 """
 
 import argparse

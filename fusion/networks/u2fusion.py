@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion.networks.borders import continued
+
 GROWTH, DENSE = 44, 5  # maps that every layer adds, and layers that add to what came before
 DECODER = (128, 64, 32, 1)
 SLOPE = 0.2
@@ -30,7 +32,7 @@ def convolution(inputs: int, outputs: int) -> nn.Conv2d:
 class U2Fusion(nn.Module):
     """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1.
 
-    659,217 parameters. Any size from 2x2 works.
+    659,217 parameters. Any size works.
     """
 
     def __init__(self) -> None:
@@ -42,12 +44,15 @@ class U2Fusion(nn.Module):
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Return the fused luma."""
-        x = F.leaky_relu(self.first(torch.cat([visible, infrared], dim=1)), SLOPE)
+        height, width = visible.shape[2:]
+        # A side of one pixel has no neighbour for the mirrored borders.
+        x = continued(torch.cat([visible, infrared], dim=1), 1, least=2)
+        x = F.leaky_relu(self.first(x), SLOPE)
         for layer in self.dense:
             x = torch.cat([F.leaky_relu(layer(x), SLOPE), x], dim=1)
         for layer in self.decoder[:-1]:
             x = F.leaky_relu(layer(x), SLOPE)
-        return self.decoder[-1](x).tanh() / 2 + 0.5
+        return (self.decoder[-1](x).tanh() / 2 + 0.5)[..., :height, :width]
 
 
 def information(maps: Sequence[Tensor]) -> Tensor:
