@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from method_checks import check_scores, check_sizes_and_batches, fused_scores, losses_of
+from method_checks import check_scores, check_sizes_and_batches, fused_scores, losses_of, random_pairs
 
 from fusion.cost import count_parameters
 from fusion.methods.murf import METHOD, network
@@ -87,3 +87,9 @@ def test_training_lowers_the_loss():
     torch.manual_seed(0)
     totals = losses_of(METHOD.training(None), 0, steps=8, side=32)
     assert totals[-1] < totals[0]
+
+
+def test_what_is_trained_on_aligned_pairs_moves_nothing():
+    made, pair = METHOD.training(None).network.eval(), random_pairs(1, 40, 48)
+    with torch.inference_mode():
+        assert torch.equal(made(*pair), made(*pair, align=False))
