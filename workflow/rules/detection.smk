@@ -33,7 +33,7 @@ rule estimate_cost:
         "<results>/detection/cost.json",
     log:
         "<results>/logs/estimate_cost.log",
-    priority: 100
+    priority: 100  # said before the bulk of the plan runs
     threads: detector_slots()
     resources:
         **gpu_request(),
@@ -59,8 +59,6 @@ rule estimate_cost:
 
 rule train_detector:
     input:
-        # Said before the bulk of the plan runs; ancient, as another estimate trains nothing again.
-        cost=ancient("<results>/detection/cost.json"),
         data="<results>/detection/{variant}/data.yaml",
         truth="<results>/data/split/truth_train.json",
         images=variant_sources,
