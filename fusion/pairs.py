@@ -173,6 +173,8 @@ def _stated_pixels(path: Path, data: bytes) -> float:
     try:
         with Image.open(io.BytesIO(data)) as image:
             return image.width * image.height
+    except MemoryError:
+        raise
     except Image.DecompressionBombError:
         return float("inf")
     except Exception:  # of many kinds, by format; what states no size is not unpacked to find it
@@ -182,7 +184,9 @@ def _stated_pixels(path: Path, data: bytes) -> float:
 def _decode(path: Path, data: bytes, mode: int) -> np.ndarray:
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(f"{path} does not fit into it") from None
         image = None
     if image is None:
         raise InputError(f"{path} cannot be decoded; wanted an image as its name says")

@@ -86,6 +86,22 @@ def test_an_image_of_400_million_pixels_is_refused_before_it_is_unpacked(tmp_pat
     assert read_image(tmp_path / "most.png").size == MOST_PIXELS
 
 
+def test_an_image_for_which_memory_runs_out_is_not_called_broken(bench, tmp_path, monkeypatch):
+    for band in ("vi", "ir"):
+        (tmp_path / band).mkdir()
+        inject.flat_png(tmp_path / band / "a.png", 8192, 8192)
+    bands = ["--visible", str(tmp_path / "vi"), "--infrared", str(tmp_path / "ir"), "--output", str(tmp_path / "out")]
+    seen = inject.run("fusion.fuse", ["--method", "average", *bands], tmp_path / "log", memory=2**25)
+    assert "memory ran out" in seen.error and "a.png does not fit" in seen.error, seen.text
+
+    def no_memory(file):
+        raise MemoryError
+
+    monkeypatch.setattr("fusion.pairs.Image.open", no_memory)
+    with pytest.raises(MemoryError):
+        read_image(tmp_path / "vi/a.png")
+
+
 def test_a_changed_byte_of_a_tensor_file_is_found(tmp_path):
     import torch
 
