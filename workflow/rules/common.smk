@@ -57,10 +57,11 @@ ON_GPU = config["device"] == "cuda" or (
 )
 # Without a GPU a detector hardly gains from a second core: several train side by side, one core each, few enough for
 # a laptop's memory.
-CORES = min(workflow.cores or 1, threads_available())
+GIVEN_CORES = workflow.resource_settings.cores
+CORES = min(GIVEN_CORES or 1, threads_available())
 SIDE_BY_SIDE = 1 if ON_GPU else min(CORES, 4)
 # On a cluster the jobs do not share this machine's cores, and each is parsed again where it runs.
-ON_CLUSTER = workflow.cores is None or workflow.remote_exec
+ON_CLUSTER = GIVEN_CORES is None or workflow.remote_exec
 
 if unknown := set(config["test_sets"]["only"] or []) - set(TEST_SETS):
     raise WorkflowError(
@@ -253,7 +254,7 @@ def detector_slots():
     """Return the threads that a detector's job reserves: all of `threads` on a GPU, else its share of --cores."""
     if ON_GPU:
         return config["threads"]
-    return 1 if ON_CLUSTER else max(1, -(-workflow.cores // SIDE_BY_SIDE))
+    return 1 if ON_CLUSTER else max(1, -(-GIVEN_CORES // SIDE_BY_SIDE))
 
 
 def detector_threads():
