@@ -61,6 +61,7 @@ class Settings:
     device: str
     block: str = "lzsc"
     without: tuple[str, ...] = ()
+    tones: bool = False
     frozen: str = "none"
     start: str = "random"
     revision: int = REVISION
@@ -92,10 +93,31 @@ def batch_indices(count: int, batch: int, seed: int, stage: int, iteration: int)
     return order[start : start + batch]
 
 
+def random_tones(generator: np.random.Generator) -> np.ndarray:
+    """Return what each grey level becomes, float32 (256,) in 0..1: a random power between random ends.
+
+    The power lies in 0.5..2, the ends in 0..0.3 and 0.6..1; one image in four is a negative.
+    """
+    low, high = generator.uniform(0, 0.3), generator.uniform(0.6, 1)
+    levels = (np.arange(256) / 255) ** 2 ** generator.uniform(-1, 1)
+    if generator.random() < 0.25:
+        levels = 1 - levels
+    return (low + (high - low) * levels).astype(np.float32)
+
+
 def draw_batch(
-    images: Sequence[np.ndarray], indices: np.ndarray, crop: int, seed: int, stage: int, iteration: int
+    images: Sequence[np.ndarray],
+    indices: np.ndarray,
+    crop: int,
+    seed: int,
+    stage: int,
+    iteration: int,
+    tones: bool = False,
 ) -> Tensor:
-    """Return random crops, each turned by one of the eight flips and rotations: (2, N, 1, crop, crop) in 0..1."""
+    """Return random crops, each turned by one of the eight flips and rotations: (2, N, 1, crop, crop) in 0..1.
+
+    `tones` gives both bands of every crop `random_tones`, each its own.
+    """
     generator = np.random.default_rng([seed, stage, 1, iteration])
     patches = []
     for index in indices:
@@ -104,7 +126,10 @@ def draw_batch(
         patch = images[index][:, top : top + crop, left : left + crop]
         patch = np.rot90(patch, generator.integers(4), axes=(1, 2))
         patches.append(patch[:, :, ::-1] if generator.integers(2) else patch)
-    return torch.from_numpy(np.stack(patches, axis=1)[:, :, None].astype(np.float32) / 255)
+    batch = np.stack(patches, axis=1)[:, :, None]
+    if not tones:
+        return torch.from_numpy(batch.astype(np.float32) / 255)
+    return torch.from_numpy(np.stack([[random_tones(generator)[crop] for crop in band] for band in batch]))
 
 
 def _batches(
@@ -114,7 +139,8 @@ def _batches(
 
     def draw(iteration: int) -> tuple[int, np.ndarray, Tensor]:
         indices = batch_indices(len(images), settings.batch, settings.seed, stage, iteration)
-        return iteration, indices, draw_batch(images, indices, settings.crop, settings.seed, stage, iteration)
+        where = (settings.crop, settings.seed, stage, iteration, settings.tones)
+        return iteration, indices, draw_batch(images, indices, *where)
 
     with ThreadPoolExecutor(1) as pool:
         coming = None
@@ -393,6 +419,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of initial weights, order, crops and flips; default 0")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="which luma is trained on; default auto")
     parser.add_argument(
+        "--tones",
+        action="store_true",
+        help="also vary the brightness and contrast of each band of every crop; no paper does, but a network that has "
+        "seen only dark roads learns what bright images are; default off",
+    )
+    parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
@@ -440,6 +472,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             device=device.split(":")[0],
             block=options.block,
             without=_terms(options.without),
+            tones=options.tones,
             frozen=weights_digest(frozen),
             start=sha256_file(options.start) if options.start else "random",
         )

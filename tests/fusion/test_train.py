@@ -265,6 +265,21 @@ def test_both_images_of_a_pair_get_the_same_crop_and_all_eight_turns_occur(rng):
     assert len(seen) == 8
 
 
+def test_random_tones_keep_the_order_of_grey_levels_or_turn_it_and_only_when_asked_for(rng):
+    image = rng.integers(0, 256, (40, 40), dtype=np.uint8)
+    turned = set()
+    for iteration in range(20):
+        where = ([np.stack([image, image])], np.array([0]), 40, 0, 2, iteration)
+        plain, varied = (draw_batch(*where, tones).numpy()[:, 0, 0] for tones in (False, True))
+        assert np.array_equal(plain[0], plain[1]) and not np.array_equal(varied[0], varied[1])
+        assert varied.min() >= 0 and varied.max() <= 1
+        for before, after in zip(plain, varied, strict=True):
+            slopes = np.diff(after.ravel()[np.argsort(before.ravel(), kind="stable")])
+            assert (slopes >= 0).all() or (slopes <= 0).all()
+            turned.add(bool(slopes.sum() < 0))
+    assert turned == {False, True}
+
+
 def test_bad_options_say_what_was_wanted(folders, tmp_path):
     for more, message in (
         (["--crop", "21"], "smaller than the crop"),
