@@ -256,7 +256,8 @@ def _in_parallel(function, jobs: Iterable[tuple], workers: int) -> Iterator:
         try:
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                for future in done:
+                # Those that failed come last: what is done stays done.
+                for future in sorted(done, key=lambda one: one.exception() is not None):
                     yield future.result()
                 pending |= {pool.submit(function, *job) for job in islice(jobs, len(done))}
         finally:
