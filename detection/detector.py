@@ -44,7 +44,7 @@ from ultralytics.utils import SETTINGS, IterableSimpleNamespace  # noqa: E402
 from detection.variant import Data  # noqa: E402
 from fusion.artefacts import sha256_json  # noqa: E402
 from fusion.pairs import read_image  # noqa: E402
-from fusion.stage import InputError  # noqa: E402
+from fusion.stage import NO_MEMORY, InputError  # noqa: E402
 from fusion.weights import read_tensors, write_tensors  # noqa: E402
 
 SETTINGS.update(dict.fromkeys((key for key, value in SETTINGS.items() if value is True), False))
@@ -229,6 +229,8 @@ def _read_tensors(path: Path) -> Any:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # torch names neither the file nor one kind of error
+        if any(sign in str(error) for sign in NO_MEMORY):
+            raise
         raise InputError(
             f"{path} is not a file of plain tensors ({type(error).__name__}). If it is a pickle of ultralytics', which "
             "can run any code as it loads, and you trust its origin: --trust-weights"
