@@ -49,7 +49,19 @@ LONGER = {
     },
     "detection": {"image_size": 64, "training": {"epochs": 100, "precision": "fp32"}},
 }
+# Four jobs that need nothing of one another: two compute on a GPU, two do not.
+APART = {
+    **SMALLEST,
+    "fusion": {"methods": ["fnet", "mine"], "own": {"mine": {"callable": "mine:fuse"}}, "precision": "fp32"},
+    "fnet": {"weights": "packaged"},
+    "cost": {"size": [32, 32], "repeats": 1},
+}
+COSTS = ("fnet", "mine", "average")
 WEIGHTS = ("results/fusion/fnet/weights.safetensors", "results/detection/visible/seed0/weights.pt")
+
+
+class NotStartedError(RuntimeError):
+    """The daemons do not come up here; no job was sent."""
 
 
 def why_not() -> str | None:
@@ -60,6 +72,8 @@ def why_not() -> str | None:
         return f"{', '.join(lacking)} not installed: apt-get install slurm-wlm munge, or --install"
     if (FOLDER / "slurm.conf").exists() and MARK not in (FOLDER / "slurm.conf").read_text():
         return f"{FOLDER}/slurm.conf is somebody else's"
+    if "slurmctld" in _run("ps", "-eo", "comm").split():
+        return "a slurmctld is at work here already"
     try:
         import snakemake_executor_plugin_slurm  # noqa: F401
     except ImportError:
@@ -99,7 +113,7 @@ def cluster(gpus: int) -> Iterator[None]:
     files = ",".join(FAKE_GPUS[:gpus])
     (FOLDER / "gres.conf").write_text("".join(f"Name=gpu File={file}\n" for file in files.split(",")))
     (FOLDER / "cgroup.conf").write_text("CgroupAutomount=no\n")
-    processes = []
+    processes, up = [], False
 
     def start(*command: str, user: str | None = None) -> None:
         log = (state / f"{Path(command[0]).name}.log").open("w")
@@ -128,10 +142,11 @@ def cluster(gpus: int) -> Iterator[None]:
         start("slurmctld", "-D", "-i")
         start("slurmd", "-D")
         _wait(lambda: "idle" in _run("sinfo", "-h", "-o", "%T"), 60, "an idle node")
+        up = True
         yield
     except TimeoutError as error:
         logs = "\n".join(f"== {log.name}\n{log.read_text()[-2000:]}" for log in state.glob("*.log"))
-        raise RuntimeError(f"{error}\n{logs}") from None
+        raise (RuntimeError if up else NotStartedError)(f"{error}\n{logs}") from None
     finally:
         _run("scancel", "-u", "root")
         for process in reversed(processes):
@@ -223,12 +238,13 @@ def span(job: dict[str, str]) -> tuple[datetime, datetime]:
 
 def checked_requests(found: list[dict[str, str]]) -> str:
     """Check what jobs asked the cluster for against the rules; return a summary."""
-    on_gpu = {"train_fnet", "train_detector", "test_detector", "explain_fnet"}
+    on_gpu = {"train_fnet", "train_detector", "test_detector", "explain_fnet", "estimate_cost"}
     memory = {"train_fnet": 8000, "train_detector": 12000, "audit_dataset": 2000, "describe_variant": 500}
     limits = {"train_fnet": "12:00:00", "train_detector": "1-00:00:00", "describe_variant": "00:10:00"}
     for job in found:
         rule, wildcards = job["rule"], job["Comment"]
-        network = rule in on_gpu or (rule in ("fuse_pairs", "measure_cost") and wildcards.endswith("fnet"))
+        of_network = rule in ("fuse_pairs", "measure_cost") and wildcards.endswith(("fnet", "mine"))
+        network = rule in on_gpu or of_network
         assert gpus_of(job) == int(network), (wildcards, job)
         assert job["MinMemoryNode"] == f"{memory.get(rule, job['MinMemoryNode'][:-1])}M", (wildcards, job)
         assert job["TimeLimit"] == limits.get(rule, job["TimeLimit"]), (wildcards, job)
@@ -237,10 +253,23 @@ def checked_requests(found: list[dict[str, str]]) -> str:
     return f"{len(found)} jobs through sbatch, {sum(asked)} with a GPU, {asked.count(0)} without"
 
 
+def smallest_jobs(folder: Path) -> str:
+    """Four jobs go through sbatch and ask for what their rules say; two of them wait for each other's GPU."""
+    (folder / "mine.py").write_text("def fuse(visible, infrared):\n    return visible\n")
+    targets = ["results/data/pairs/train.txt", *(f"results/cost/{name}.json" for name in COSTS)]
+    with cluster(gpus=1):
+        finish(start_workflow(folder, APART, "--", *targets), folder, 300)
+        found = jobs()
+    assert len(found) == 4 and {job["JobState"] for job in found} == {"COMPLETED"}, found
+    (_, end), (start, _) = sorted(span(job) for job in found if gpus_of(job))
+    assert end <= start, found
+    return checked_requests(found)
+
+
 def smallest_run(folder: Path) -> str:
     """The embedded default at its smallest ends with its tables; every job asks for what its rule says."""
     with cluster(gpus=1):
-        finish(start_workflow(folder, SMALLEST), folder, 1500)
+        finish(start_workflow(folder, SMALLEST), folder, 3000)
         found = jobs()
     assert all((folder / f"results/{name}").stat().st_size for name in ("tables/table2.csv", "report.html"))
     assert {job["JobState"] for job in found} == {"COMPLETED"}, found
@@ -348,7 +377,10 @@ def _kill_step(job: dict[str, str]) -> None:
             os.kill(int(line.split()[0]), signal.SIGKILL)
 
 
-CHECKS = {check.__name__: check for check in (smallest_run, one_gpu_queues, two_gpus_overlap, interrupted_trainings)}
+CHECKS = {
+    check.__name__: check
+    for check in (smallest_jobs, smallest_run, one_gpu_queues, two_gpus_overlap, interrupted_trainings)
+}
 
 
 def main() -> None:
