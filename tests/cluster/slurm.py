@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -37,26 +37,22 @@ SMALLEST = {
     "device": "auto",
     "threads": 1,
     "synthetic": {"train": 8, "test": 8, "size": [96, 64]},
-    "fusion": {"methods": ["fnet", "maximum"], "precision": "fp32"},
+    "fusion": {"methods": ["fnet"], "precision": "fp32"},
     "fnet": {"training": {"stage1_iterations": 2, "stage2_iterations": 3, "batch": 2, "crop": 32, "precision": "fp32"}},
     "detection": {"image_size": 64, "training": {"epochs": 1, "precision": "fp32"}},
-}
-LONGER = {
-    **SMALLEST,
-    "fnet": {
-        "training": {**SMALLEST["fnet"]["training"], "stage1_iterations": 400, "stage2_iterations": 1600}
-        | {"checkpoint_every": 100000}
-    },
-    "detection": {"image_size": 64, "training": {"epochs": 100, "precision": "fp32"}},
 }
 # Four jobs that need nothing of one another: two compute on a GPU, two do not.
 APART = {
     **SMALLEST,
-    "fusion": {"methods": ["fnet", "mine"], "own": {"mine": {"callable": "mine:fuse"}}, "precision": "fp32"},
-    "fnet": {"weights": "packaged"},
+    "fusion": {
+        "methods": ["mine", "other"],
+        "own": {"mine": {"callable": "mine:fuse"}, "other": {"callable": "mine:fuse"}},
+        "precision": "fp32",
+    },
+    "fnet": {},
     "cost": {"size": [32, 32], "repeats": 1},
 }
-COSTS = ("fnet", "mine", "average")
+COSTS = ("mine", "other", "average")
 WEIGHTS = ("results/fusion/fnet/weights.safetensors", "results/detection/visible/seed0/weights.pt")
 
 
@@ -243,7 +239,7 @@ def checked_requests(found: list[dict[str, str]]) -> str:
     limits = {"train_fnet": "12:00:00", "train_detector": "1-00:00:00", "describe_variant": "00:10:00"}
     for job in found:
         rule, wildcards = job["rule"], job["Comment"]
-        of_network = rule in ("fuse_pairs", "measure_cost") and wildcards.endswith(("fnet", "mine"))
+        of_network = rule in ("fuse_pairs", "measure_cost") and wildcards.endswith(("fnet", "mine", "other"))
         network = rule in on_gpu or of_network
         assert gpus_of(job) == int(network), (wildcards, job)
         assert job["MinMemoryNode"] == f"{memory.get(rule, job['MinMemoryNode'][:-1])}M", (wildcards, job)
@@ -258,7 +254,7 @@ def smallest_jobs(folder: Path) -> str:
     (folder / "mine.py").write_text("def fuse(visible, infrared):\n    return visible\n")
     targets = ["results/data/pairs/train.txt", *(f"results/cost/{name}.json" for name in COSTS)]
     with cluster(gpus=1):
-        finish(start_workflow(folder, APART, "--", *targets), folder, 300)
+        finish(start_workflow(folder, APART, "--", *targets), folder, 600)
         found = jobs()
     assert len(found) == 4 and {job["JobState"] for job in found} == {"COMPLETED"}, found
     (_, end), (start, _) = sorted(span(job) for job in found if gpus_of(job))
@@ -305,76 +301,95 @@ def two_gpus_overlap(folder: Path) -> str:
     return _two_trainings(folder, 2, "gpu")
 
 
-def _running(rule: str, attempt: int = 0) -> dict[str, str] | None:
+def _running(rule: str, but: dict[str, str] | None = None) -> dict[str, str] | None:
+    """Return a running job of the rule, other than the attempt `but`."""
     alive = [job for job in jobs() if job["rule"] == rule and job["JobState"] == "RUNNING"]
-    return next((job for job in alive if int(job["Restarts"]) >= attempt), None)
+    attempts = ("JobId", "Restarts")
+    return next((job for job in alive if not but or any(job[key] != but[key] for key in attempts)), None)
 
 
-def _busy(folder: Path, rule: str, words: str) -> Callable[[], object]:
-    """Return a question: is a job of the rule running, and has its log these words?"""
+def _log(folder: Path, rule: str) -> Path:
     name = {"train_fnet": "train_fnet.log", "train_detector": "train_detector-visible-seed0.log"}[rule]
-    log = folder / "results/logs" / name
-    return lambda: _running(rule) and log.is_file() and re.search(words, log.read_text())
+    return folder / "results/logs" / name
+
+
+def _busy(folder: Path, rule: str, words: str, but: dict[str, str] | None = None) -> Callable[[], object]:
+    """Return a question: is a job of the rule running, other than the attempt `but`, and has its log these words?"""
+    log = _log(folder, rule)
+    return lambda: _running(rule, but) and log.is_file() and re.search(words, log.read_text())
 
 
 def _digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def interrupted_trainings(folder: Path) -> str:
+def interrupted_trainings(folder: Path, shortened: int = 1) -> str:
     """Requeued, out of time, cancelled, and their job step killed: trainings go on and end bit for bit alike."""
+    settings = longer(shortened)
     undisturbed = folder / "undisturbed"
     disturbed = folder / "disturbed"
     for place in (undisturbed, disturbed):
         place.mkdir()
         finish(
-            start_workflow(place, LONGER, "--until", "prepare_split", "describe_variant", "--", *WEIGHTS, local=True),
+            start_workflow(place, settings, "--until", "prepare_split", "describe_variant", "--", *WEIGHTS, local=True),
             place,
-            600,
+            1200,
         )
-    finish(start_workflow(undisturbed, LONGER, "--", *WEIGHTS, local=True), undisturbed, 900)
+    finish(start_workflow(undisturbed, settings, "--", *WEIGHTS, local=True), undisturbed, 1200)
     said = []
     with cluster(gpus=2):
-        process = start_workflow(disturbed, LONGER, "--", *WEIGHTS)
+        process = start_workflow(disturbed, settings, "--", *WEIGHTS)
         trained = {"train_fnet": r"I: \d+/", "train_detector": r"seed 0: \d+/"}
         resumed = {"train_fnet": "resuming at stage", "train_detector": "going on after"}
         for rule, words in trained.items():
-            _wait(_busy(disturbed, rule, words), 200, f"{rule} at work")
+            _wait(_busy(disturbed, rule, words), 600, f"{rule} at work")
         # FNet: preempted, as partitions with PreemptMode=REQUEUE do it; SLURM starts the same job again.
         first = _running("train_fnet")
         subprocess.run(["scontrol", "requeue", first["JobId"]], check=True)
         # The detector: its step's daemon is killed, as when a node breaks.
-        _kill_step(_running("train_detector"))
+        killed = _running("train_detector")
+        _kill_step(killed, disturbed)
+        _log(disturbed, "train_detector").unlink()  # the next attempt writes its own
+        subprocess.run(["scontrol", "reconfigure"], check=True)  # else the node is asked after its jobs minutes later
         said.append("train_fnet requeued, train_detector's step killed with -9")
-        for rule, words in resumed.items():
-            if rule == "train_fnet":
-                _wait(_busy(disturbed, rule, words), 300, f"{rule} going on")
+        _wait(_busy(disturbed, "train_fnet", resumed["train_fnet"]), 600, "train_fnet going on")
         # FNet again: out of time. The detector: cancelled by an operator.
         again = _running("train_fnet")
         subprocess.run(["scontrol", "update", f"JobId={again['JobId']}", "TimeLimit=1"], check=True)
-        _wait(lambda: _running("train_detector"), 300, "train_detector again")
-        _wait(_busy(disturbed, "train_detector", r"seed 0: \d+/"), 300, "train_detector at work again")
+        _wait(_busy(disturbed, "train_detector", r"seed 0: \d+/", killed), 600, "train_detector at work again")
         subprocess.run(["scancel", _running("train_detector")["JobId"]], check=True)
         said.append("train_fnet out of time, train_detector cancelled")
         finish(process, disturbed, 1200)
         found = [job for job in jobs() if job["rule"] in trained]
     states = sorted(f"{job['rule']} {job['JobState']}" for job in found)
     for rule, words in resumed.items():
-        log = {"train_fnet": "train_fnet.log", "train_detector": "train_detector-visible-seed0.log"}[rule]
-        assert re.search(words, (disturbed / "results/logs" / log).read_text()), (rule, states)
+        assert re.search(words, _log(disturbed, rule).read_text()), (rule, states)
     for name in WEIGHTS:
         assert _digest(disturbed / name) == _digest(undisturbed / name), (name, states)
     return f"{'; '.join(said)}; {', '.join(states)}; both weights identical to the undisturbed run's"
 
 
-def _kill_step(job: dict[str, str]) -> None:
-    """Kill the daemons of a job's steps, and with them what they look after."""
-    for line in _run("ps", "-eo", "pid,args").splitlines():
-        if re.search(rf"slurmstepd: \[{job['JobId']}\.", line):
-            os.kill(int(line.split()[0]), signal.SIGKILL)
-    for line in _run("ps", "-eo", "pid,args").splitlines():
-        if "detection.train" in line and "python -m" in line:
-            os.kill(int(line.split()[0]), signal.SIGKILL)
+def longer(shortened: int) -> dict:
+    """Return settings of trainings long enough to be met by each interruption, on an idle machine if not shortened."""
+    fnet = {"stage1_iterations": 400 // shortened, "stage2_iterations": 1600 // shortened, "checkpoint_every": 100000}
+    detector = {"epochs": 100 // shortened, "precision": "fp32"}
+    return {
+        **SMALLEST,
+        "fnet": {"training": {**SMALLEST["fnet"]["training"], **fnet}},
+        "detection": {"image_size": 64, "training": detector},
+    }
+
+
+def _kill_step(job: dict[str, str], folder: Path) -> None:
+    """Kill the daemons of a job's steps, and the training in `folder` that they look after; nobody else's."""
+    listed = [line.split(maxsplit=1) for line in _run("ps", "-eo", "pid,args").splitlines()]
+    for number, words in listed:
+        if re.search(rf"slurmstepd: \[{job['JobId']}\.", words):
+            os.kill(int(number), signal.SIGKILL)
+    for number, words in listed:
+        with suppress(OSError):  # it may have ended with its daemon
+            if "-m detection.train" in words and Path(f"/proc/{number}/cwd").readlink() == folder.resolve():
+                os.kill(int(number), signal.SIGKILL)
 
 
 CHECKS = {
@@ -388,6 +403,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--install", action="store_true", help="install Debian's packages first")
     parser.add_argument("--only", nargs="+", choices=list(CHECKS), default=list(CHECKS), help="some of the checks")
+    words = "divides the length of the trainings that are interrupted: more than 1 on a slow or busy machine"
+    parser.add_argument("--shortened", type=int, default=1, metavar="N", help=words)
     options = parser.parse_args()
     if options.install:
         install()
@@ -399,7 +416,8 @@ def main() -> None:
         start = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
             try:
-                held, seen = "yes", CHECKS[name](Path(folder))
+                more = [options.shortened] if name == "interrupted_trainings" else []
+                held, seen = "yes", CHECKS[name](Path(folder), *more)
             except (AssertionError, RuntimeError, TimeoutError) as error:
                 held, seen, failed = "no", str(error)[-4000:], True
         print(f"| {CHECKS[name].__doc__} | {held} | {seen} | {time.monotonic() - start:.0f} |", flush=True)
