@@ -46,6 +46,19 @@ def test_each_process_gets_its_own_gpu_and_a_killed_one_frees_it():
             process.wait()
 
 
+def test_four_jobs_that_start_at_once_get_four_gpus():
+    names = [f"GPU-{number}" for number in range(4)]
+    # Slow to start, and so together: each is started before the first has answered.
+    command = [sys.executable, "-c", HOLD, *names]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in names]
+    try:
+        assert sorted(int(process.stdout.readline()) for process in processes) == [0, 1, 2, 3]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with claimed_device("auto", 1) as device:
