@@ -102,17 +102,17 @@ TITLES = {"visible": "unique to visible", "infrared": "unique to infrared", "com
 def features_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> "Figure":
     """Return the paper's Fig. 8: for each code its source, its energy over all filters and its strongest filters.
 
-    All energies share one scale; each filter has its own, symmetric around 0 (grey).
+    Each picture has a scale of its own, to the value in its title: energies from 0, filters symmetric around 0 (grey).
     """
     figure, panels = _panels(len(codes), 2 + STRONGEST, next(iter(sources.values())).shape)
-    energies = {name: np.abs(code.features).mean(axis=0) for name, code in codes.items()}
-    top = max(np.percentile(energy, 99.5) for energy in energies.values()) or 1.0
     for row, (name, code) in zip(panels, codes.items(), strict=True):
         if name in sources:
             _show(row[0], sources[name], f"{name}, luma", "gray", 0, 1)
         else:
             row[0].set_axis_off()
-        _show(row[1], energies[name], f"{TITLES[name]}: mean magnitude", "magma", 0, top)
+        energy = np.abs(code.features).mean(axis=0)
+        top = np.percentile(energy, 99.5) or 1.0
+        _show(row[1], energy, f"{TITLES[name]}: mean, to {top:.2g}", "magma", 0, top)
         strongest = np.abs(code.features).mean(axis=(1, 2)).argsort(kind="stable")[::-1][:STRONGEST]
         for axes, number in zip(row[2:], strongest, strict=True):
             limit = np.percentile(np.abs(code.features[number]), 99.5) or 1.0
@@ -121,22 +121,29 @@ def features_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> "F
 
 
 def reconstructions_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> "Figure":
-    """Return the paper's Fig. 9: what each code adds to the luma (one scale, white is 0), and their sum."""
+    """Return the paper's Fig. 9: what each code adds to the luma, and their sum.
+
+    White is 0. Each part has a scale of its own, to the value in its title: the common one would hardly be seen beside
+    the others.
+    """
     figure, panels = _panels(2, 3, next(iter(sources.values())).shape)
     fused = sum(code.reconstruction for code in codes.values())
-    limit = max(np.percentile(np.abs(code.reconstruction), 99.5) for code in codes.values()) or 1.0
     for axes, (name, source) in zip(panels[0], sources.items(), strict=False):
         _show(axes, source, f"{name}, luma", "gray", 0, 1)
     _show(panels[0][2], np.clip(fused, 0, 1), "fused: sum of those below", "gray", 0, 1)
     for axes, (name, code) in zip(panels[1], codes.items(), strict=True):
-        image = _show(axes, code.reconstruction, TITLES[name], "RdBu_r", -limit, limit)
-    figure.colorbar(image, ax=list(panels[1]), orientation="horizontal", aspect=60, label="added to the luma, 0..1")
+        limit = np.percentile(np.abs(code.reconstruction), 99.5) or 1.0
+        image = _show(axes, code.reconstruction / limit, f"{TITLES[name]}, to ±{limit:.2g}", "RdBu_r", -1, 1)
+    bar = figure.colorbar(image, ax=list(panels[1]), orientation="horizontal", aspect=60, ticks=[-1, 0, 1])
+    bar.ax.set_xticklabels(["-limit", "0", "+limit"], fontsize=8)
+    bar.set_label("added to the luma (0..1), as far as each picture's limit", fontsize=8)
     return figure
 
 
 def iterations_sheet(codes: dict[str, Code]) -> "Figure":
     """Return threshold, momentum and silent share of every iteration, a line a code."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
@@ -150,6 +157,9 @@ def iterations_sheet(codes: dict[str, Code]) -> "Figure":
         axes.spines[["top", "right"]].set_visible(False)
     if min(theta for code in codes.values() for theta in code.thresholds) > 0:  # LCSC's need not be
         panels[0].set_yscale("log")
+        panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panels[0].yaxis.set_major_formatter("{x:g}")
+        panels[0].yaxis.set_minor_locator(NullLocator())
     if not codes["common"].momenta:
         panels[1].text(0.5, 0.5, "LCSC blocks have none", ha="center", transform=panels[1].transAxes)
     panels[2].set_ylim(0, 1)

@@ -46,6 +46,20 @@ def test_silent_values_of_a_hard_threshold_are_its_zeros(pair):
         assert code.silent[-1] == pytest.approx((code.features == 0).mean(), abs=1e-6)
 
 
+def test_a_code_that_adds_little_is_still_seen():
+    image = np.linspace(0, 1, 12, dtype=np.float32).reshape(3, 4)
+    codes = {
+        name: explain.Code(np.repeat(size * image[None], 4, 0), size * image, [0.1], [0.0], [0.0], [0.0])
+        for name, size in (("visible", 1.0), ("infrared", 0.1), ("common", 0.01))
+    }
+    sources = {"visible": image, "infrared": image}
+    for sheet in (explain.features_sheet, explain.reconstructions_sheet):
+        pictures = [axes.get_images()[0] for axes in sheet(codes, sources).axes if ", to " in axes.get_title()]
+        assert len(pictures) >= 3
+        for picture in pictures:
+            assert np.abs(picture.get_array()).max() >= 0.9 * picture.get_clim()[1]
+
+
 def test_the_command_writes_sheets_and_numbers(pair, tmp_path):
     torch.manual_seed(3)
     write_state(tmp_path / "weights.safetensors", FNet().state_dict())
