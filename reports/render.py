@@ -5,12 +5,17 @@ The best value of a column is bold, the second best underlined. Values that prin
 
 import math
 import re
+import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 UNDEFINED = "n/a"
+
+# LaTeX headings are broken into lines of about so many characters: a wide table is shrunk to the page's width, and a
+# heading longer than its numbers would shrink it further.
+HEADING = 11
 
 
 @dataclass(frozen=True)
@@ -98,7 +103,9 @@ def to_latex(
     styles = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
     styler = cells.map(_latex).style.hide(axis="index")
     styler = styler.apply(lambda _: marks.map(styles.__getitem__), axis=None)
-    styler = styler.relabel_index([_latex(heading) for heading in layout.columns.values()], axis="columns")
+    headings = [_latex_heading(text, _is_text(frame, layout, name)) for name, text in layout.columns.items()]
+    # pandas formats the labels: their braces are doubled.
+    styler = styler.relabel_index([h.replace("{", "{{").replace("}", "}}") for h in headings], axis="columns")
     tabular = styler.to_latex(
         hrules=True, column_format="".join("l" if _is_text(frame, layout, name) else "r" for name in layout.columns)
     ).strip()
@@ -112,6 +119,8 @@ def to_latex(
         r"\centering",
         rf"\caption{{{_latex(caption)}}}",
         rf"\label{{{label}}}",
+        r"\medskip",
+        r"\setlength{\tabcolsep}{4pt}",
         # Shrunk where it is wider than the page, and only there.
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
         tabular + "}",
@@ -126,6 +135,13 @@ def to_latex(
 
 def _is_text(frame: pd.DataFrame, layout: Layout, name: str) -> bool:
     return name not in layout.digits and not pd.api.types.is_numeric_dtype(frame[name])
+
+
+def _latex_heading(text: str, left: bool) -> str:
+    """Return a column's heading, a long one in several lines set to the left or to the right."""
+    lines = [_latex(line) for line in textwrap.wrap(text, HEADING, break_long_words=False)]
+    stacked = r" \\ ".join(lines)
+    return stacked if len(lines) == 1 else rf"\shortstack[{'l' if left else 'r'}]{{{stacked}}}"
 
 
 def _markdown(text: str) -> str:

@@ -460,6 +460,13 @@ def test_latex_marks_and_escapes_every_special_character():
     assert r"\begin{table*}" in text
 
 
+def test_latex_breaks_long_headings_so_that_they_widen_no_column():
+    headings = {"variant": "Variant", "x": "lowest to highest seed <5"}
+    layout = Layout(headings, {"x": 3}, {})
+    text = to_latex(pd.DataFrame({"variant": ["c"], "x": [0.5]}), layout, "Caption", [], "tab:x")
+    assert r"Variant & \shortstack[r]{lowest to \\ highest \\ seed \textless{}5} \\" in text
+
+
 def test_single_seed_tables_say_that_small_differences_may_be_noise(example):
     run = example()
     write(run)
