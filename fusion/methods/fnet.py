@@ -66,7 +66,7 @@ def network(weights: Path | None) -> "FNet":
 
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function; `bf16` runs the convolutions in bfloat16, the rest in float32."""
+    """Return the network as a function; `bf16` runs the convolutions in bfloat16 where there is a GPU."""
     import torch
 
     from fusion.networks.fast import prepare
@@ -112,6 +112,7 @@ METHOD = Method(
     load,
     needs_weights=True,
     reference="Panda et al., arXiv 2411.04519",
+    revision=2,
     network=network,
     training=training,
     published=Published(

@@ -8,8 +8,9 @@ convolutions that read one code u^k (for steps k + 1 and k + 2, or for what the 
     u^k = T( conv([image, image of u^{k-1}, image of u^{k-2}]; up_k) + (1 + rho_k) u^{k-1} - rho_k u^{k-2} )
     images of u^k = conv(u^k; down_k)
 
-For a CPU see `fusion.networks.strips`, for a GPU `fusion.networks.wide`; other number types than float32 take plain
-operations. Networks with LCSC blocks, an ablation, run as they are.
+For a CPU see `fusion.networks.spectral`, whose products are of float32 whatever the precision asked for, for a GPU
+`fusion.networks.wide`; other number types than float32 take plain operations. Networks with LCSC blocks, an ablation,
+run as they are.
 """
 
 from collections.abc import Callable, Sequence
@@ -130,9 +131,9 @@ def compute(network: FNet | IFNet, *inputs: Tensor, precision: Precision = "fp32
     if blocks[0].theta.dtype != torch.float32:
         return _float(connect(blocks, read_code, inputs))
     if device == "cpu":
-        from fusion.networks.strips_backward import read_with_gradients
+        from fusion.networks.spectral_backward import read_with_gradients
 
-        return connect(blocks, lambda image, block: read_with_gradients(image, block, kind), inputs)
+        return connect(blocks, read_with_gradients, inputs)
     from fusion.networks.wide import read_wide
 
     return connect(blocks, lambda image, block: read_wide(image, block, kind), inputs)
@@ -164,13 +165,13 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
     reach = REACH if isinstance(network, IFNet) else 2 * REACH
     read: Read = read_code
     if blocks[0].theta.dtype == torch.float32 and device == "cpu":
-        from fusion.networks.strips import Codes, lay_out, read_in_strips
+        from fusion.networks.spectral import Codes, lay_out, read_spectrally
 
         codes = Codes()
-        blocks = [lay_out(block, kind) for block in blocks]
+        blocks = [lay_out(block) for block in blocks]
 
         def read(image: Tensor, block: Merged) -> Tensor:
-            return read_in_strips(image, block, codes)
+            return read_spectrally(image, block, codes)
 
     elif blocks[0].theta.dtype == torch.float32:
         from fusion.networks.wide import read_wide

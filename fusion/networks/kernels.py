@@ -1,54 +1,44 @@
-"""What lies between the convolutions of the fast path on a CPU, compiled: one pass each over cache-sized strips.
+"""What a block's step does to tiles of a picture on a CPU, compiled; see `fusion.networks.spectral`.
 
-Arrays are float32, or bfloat16 as uint16; all arithmetic is float32. Each pass runs on one thread without the
-interpreter's lock. Loops read rows as slices, so that the compiler does several values at once.
+Arrays are float32. A pass takes a run of tiles, on one thread without the interpreter's lock, TOGETHER at a time: as
+many share the weights that are read, and what they need at once fits a core's second cache. Loops read rows as slices,
+so that the compiler does several values at once.
+
+Spectra of maps (few channels, of TOGETHER tiles) are a tile of `fusion.networks.fourier`, in which channel m of tile t
+is number t channels + m, its imaginary part 0 before the transform. Weights and their gradients' sums are flat
+(32, 32, maps, 64): frequency across, frequency down, map, real and imaginary parts.
 """
 
 import math
 
 import numpy as np
-from numba.extending import overload
 
-from fusion.metrics.kernels import compiled
+from fusion.metrics.kernels import compiled as compiled_in_order
+from fusion.networks.fourier import (
+    LINE,
+    PAIRS,
+    POINT,
+    SIDE,
+    compiled,
+    eights_to_cut_column,
+    eights_to_cut_row,
+    eights_to_row,
+    fours_of_padded_column,
+    fours_of_padded_row,
+    fours_of_row,
+    transform_column,
+    transform_rows,
+)
 from fusion.networks.lzsc import ALPHA, GAMMA, KERNEL
 
 HALF = KERNEL // 2
-_SPAN = 1024  # values summed side by side, few enough for the nearest cache
-_ALPHA, _GAMMA = np.float32(ALPHA), np.float32(GAMMA)
-
-
-# --- bfloat16 ------------------------------------------------------------------------------------------------------
-
-
-def _load(value):
-    """Return a value as float32; chosen by type when compiled."""
-    raise NotImplementedError
-
-
-@overload(_load)
-def _load_by_type(value):
-    if value.name == "uint16":
-        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
-    return lambda value: value
-
-
-def _stored(value, out):
-    """Return a float32 value as an element of `out`, rounded to nearest even where that is bfloat16."""
-    raise NotImplementedError
-
-
-@overload(_stored)
-def _stored_by_type(value, out):
-    if out.dtype.name != "uint16":
-        return lambda value, out: value
-
-    def rounded(value, out):
-        bits = np.float32(value).view(np.uint32)
-        even = np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))
-        return np.uint16((bits + even) >> np.uint32(16))
-
-    return rounded
-
+KEPT = SIDE - 2 * HALF  # of a tile's side, what no transform's wrapping round reaches
+TOGETHER = 4
+MOST_MAPS = 6
+_ROWS = KEPT * LINE  # of a tile, floats
+_ALPHA, _GAMMA, _ZERO = np.float32(ALPHA), np.float32(GAMMA), np.float32(0)
+# Where a convolution of zeros gives 0 a transform gives some 1e-8, and the threshold jumps at 0: that is taken for 0.
+_NOISE = np.float32(1e-6)
 
 # --- The threshold -------------------------------------------------------------------------------------------------
 
@@ -62,7 +52,7 @@ _FIT = np.polynomial.Chebyshev.interpolate(
 _E0, _E1, _E2, _E3, _E4, _E5 = (np.float32(c) for c in _FIT.convert(kind=np.polynomial.Polynomial).coef)
 
 
-@compiled
+@compiled_in_order
 def _gate(magnitude, theta):
     """Return 1 / (1 + e^{-gamma (magnitude - theta)}), exact to float32's rounding."""
     # Beyond 60 the gate is 0 or 1 to float32, and larger exponents would slow the arithmetic by denormal numbers.
@@ -75,56 +65,339 @@ def _gate(magnitude, theta):
     return np.float32(1) / (np.float32(1) + power * (p * t * t + t + np.float32(1)))
 
 
-@compiled
+@compiled_in_order
 def _sign(value):
     return np.float32(value > 0) - np.float32(value < 0)
 
 
-@compiled
-def activate(convolved, before, before_last, ahead, back, theta, out, kept):
-    """Write u = T(v; theta), v = convolved + ahead before + back before_last; rows of a strip, (rows, width 64) each.
+@compiled_in_order
+def _activate(v, theta, code):
+    """Write u = T(v; theta) to the code and in the place of v, rows of it."""
+    for x in range(v.size):
+        magnitude = abs(v[x])
+        u = (v[x] - _ALPHA * theta * _sign(v[x])) * _gate(magnitude, theta)
+        code[x] = u
+        v[x] = u
 
-    `kept` takes v, float32, or is None.
+
+@compiled_in_order
+def _activate_backward(g, v, theta, before, before_last, of_v, sums):
+    """Write the gradient of v, from that of u = T(v; theta), to `of_v` and in the place of g, rows of it.
+
+    `sums` (3, values) takes, value by value, the gradients of theta and of the factors of `before` and `before_last`
+    in v.
     """
-    for y in range(out.shape[0]):
-        c, p, q, o = convolved[y], before[y], before_last[y], out[y]
-        if kept is not None:
-            k = kept[y]
-        for x in range(o.size):
-            v = _load(c[x]) + ahead * _load(p[x]) + back * _load(q[x])
-            if kept is not None:
-                k[x] = v
-            o[x] = _stored((v - _ALPHA * theta * _sign(v)) * _gate(abs(v), theta), o)
+    by_theta, by_ahead, by_back = sums[0], sums[1], sums[2]
+    for x in range(g.size):
+        sign, magnitude = _sign(v[x]), abs(v[x])
+        gate = _gate(magnitude, theta)
+        slope = (magnitude - _ALPHA * theta) * _GAMMA * gate * (np.float32(1) - gate)
+        by_theta[x] -= g[x] * sign * (_ALPHA * gate + slope)
+        of = g[x] * sign * sign * (gate + slope)
+        by_ahead[x] += of * before[x]
+        by_back[x] += of * before_last[x]
+        of_v[x] = of
+        g[x] = of
 
 
 @compiled
-def activate_backward(convolved, after, after_next, ahead, back, v, theta, before, before_last, out):
-    """Write the gradient of v, from that of u = T(v; theta), which is convolved + ahead after + back after_next.
+def _add(values, factor, others):
+    if factor != 0:
+        for x in range(values.size):
+            values[x] += factor * others[x]
+
+
+@compiled
+def _drop_noise(values):
+    for x in range(values.size):
+        values[x] = _ZERO if abs(values[x]) <= _NOISE else values[x]
+
+
+# --- Between maps and the spectra of codes -------------------------------------------------------------------------
+
+
+@compiled
+def _spectra_of(maps, tiles, spectra, line):
+    """Transform maps, (N, rows, columns, channels), where the tiles (picture, down, across) read them."""
+    spectra[:] = _ZERO
+    channels = maps.shape[3]
+    for t in range(tiles.shape[0]):
+        n, top, left = tiles[t, 0], KEPT * tiles[t, 1], KEPT * tiles[t, 2]
+        for y in range(SIDE):
+            for x in range(SIDE):
+                for m in range(channels):
+                    spectra[y * LINE + x * POINT + t * channels + m] = maps[n, top + y, left + x, m]
+    transform_rows(spectra, line)
+    for x in range(SIDE):
+        transform_column(spectra, x, line)
+
+
+@compiled
+def _spread_over(spectra, at, weights, column, maps):
+    """Write the sum over maps of conj(spectrum) weight to a column; `maps` has as many elements."""
+    # A length that is known when compiled unrolls the loop over maps, so that sums stay in registers.
+    count = len(maps)
+    for y in range(SIDE):
+        values = spectra[at + y * LINE : at + y * LINE + count + PAIRS]
+        factors, out = weights[y * count * POINT : (y + 1) * count * POINT], column[y * POINT : (y + 1) * POINT]
+        for c in range(PAIRS):
+            re, im = _ZERO, _ZERO
+            for m in range(count):
+                a, b, w, w_im = values[m], values[m + PAIRS], factors[m * POINT + c], factors[m * POINT + c + PAIRS]
+                re += a * w + b * w_im
+                im += a * w_im - b * w
+            out[c], out[c + PAIRS] = re, im
+
+
+@compiled
+def _spread(spectra, at, weights, column, count):
+    if count == 1:
+        _spread_over(spectra, at, weights, column, (0,))
+    elif count == 2:
+        _spread_over(spectra, at, weights, column, (0, 0))
+    elif count == 3:
+        _spread_over(spectra, at, weights, column, (0, 0, 0))
+    elif count == 4:
+        _spread_over(spectra, at, weights, column, (0, 0, 0, 0))
+    elif count == 5:
+        _spread_over(spectra, at, weights, column, (0, 0, 0, 0, 0))
+    else:
+        _spread_over(spectra, at, weights, column, (0, 0, 0, 0, 0, 0))
+
+
+@compiled
+def _up(spectra, weights, count, tiles, line, column, rows):
+    """Convolve `count` maps to 64 channels: tiles whose rows are still to be transformed, KEPT rows of each."""
+    for x in range(SIDE):
+        factors = weights[x * LINE * count : (x + 1) * LINE * count]
+        for t in range(tiles):
+            _spread(spectra, x * POINT + t * count, factors, column, count)
+            fours_of_row(column, 0, line)
+            eights_to_cut_column(line, rows, t * _ROWS + x * POINT)
+
+
+@compiled
+def _collect(point, weights, out, maps):
+    """Write conj(sum over channels of the code times weight) to each of so many maps, of one frequency."""
+    for m in range(maps):
+        w = weights[m * POINT : (m + 1) * POINT]
+        re, im = _ZERO, _ZERO
+        for c in range(PAIRS):
+            re += point[c] * w[c] - point[c + PAIRS] * w[c + PAIRS]
+            im += point[c] * w[c + PAIRS] + point[c + PAIRS] * w[c]
+        out[m], out[m + PAIRS] = re, -im
+
+
+@compiled
+def _down(columns, x, weights, tiles, spectra):
+    """Multiply a column of the codes' spectra, of each tile, to that of their maps' spectra."""
+    count = weights.size // (SIDE * LINE)
+    for t in range(tiles):
+        for y in range(SIDE):
+            point = columns[t * LINE + y * POINT : t * LINE + (y + 1) * POINT]
+            factors = weights[(x * SIDE + y) * count * POINT :]
+            _collect(point, factors, spectra[y * LINE + x * POINT + t * count :], count)
+
+
+@compiled
+def _columns_of(rows, x, tiles, line, columns):
+    """Transform a column of codes whose rows are transformed, of each tile."""
+    for t in range(tiles):
+        fours_of_padded_column(rows, t * _ROWS + x * POINT, line)
+        eights_to_row(line, columns, t * LINE)
+
+
+@compiled
+def _maps_of(spectra, line, results, tiles):
+    """Transform the spectra of maps back, but for their columns; results (N, down, across, 32, 32, maps) take them."""
+    transform_rows(spectra, line)
+    count = results.shape[5]
+    for t in range(tiles.shape[0]):
+        result = results[tiles[t, 0], tiles[t, 1], tiles[t, 2]]
+        for y in range(SIDE):
+            for x in range(SIDE):
+                for m in range(count):
+                    result[y, x, m] = spectra[y * LINE + x * POINT + t * count + m]
+
+
+@compiled
+def _correlate(columns, x, spectra, count, sums):
+    """Add the codes' spectra times the conjugate of maps' to the sums, a column of TOGETHER tiles."""
+    for y in range(SIDE):
+        z, z1 = columns[y * POINT : (y + 1) * POINT], columns[LINE + y * POINT : LINE + (y + 1) * POINT]
+        z2 = columns[2 * LINE + y * POINT : 2 * LINE + (y + 1) * POINT]
+        z3 = columns[3 * LINE + y * POINT : 3 * LINE + (y + 1) * POINT]
+        for m in range(count):
+            at = y * LINE + x * POINT + m
+            a, b = spectra[at], spectra[at + PAIRS]
+            a1, b1 = spectra[at + count], spectra[at + count + PAIRS]
+            a2, b2 = spectra[at + 2 * count], spectra[at + 2 * count + PAIRS]
+            a3, b3 = spectra[at + 3 * count], spectra[at + 3 * count + PAIRS]
+            start = ((x * SIDE + y) * count + m) * POINT
+            s = sums[start : start + POINT]
+            for c in range(PAIRS):
+                i = c + PAIRS
+                s[c] += (
+                    z[c] * a + z[i] * b + z1[c] * a1 + z1[i] * b1 + z2[c] * a2 + z2[i] * b2 + z3[c] * a3 + z3[i] * b3
+                )
+                s[i] += (
+                    z[i] * a - z[c] * b + z1[i] * a1 - z1[c] * b1 + z2[i] * a2 - z2[c] * b2 + z3[i] * a3 - z3[c] * b3
+                )
+
+
+# --- Steps of a block ----------------------------------------------------------------------------------------------
+
+
+@compiled
+def _transform_code(row, width, line):
+    """Transform a row of a code of which `width` pixels are in the picture."""
+    row[width * POINT : KEPT * POINT] = _ZERO
+    fours_of_padded_row(row, 0, line)
+    eights_to_row(line, row, 0)
+
+
+@compiled
+def step(maps, ups, before, before_last, ahead, back, theta, code, kept, downs, tiles, results):
+    """Take a step for a run of tiles: u = T(v; theta), v = up(maps) + ahead before + back before_last, and down(u).
+
+    Args:
+        maps: (N, rows, columns, channels), with margins and filled up to whole tiles.
+        ups, downs: spectra of weights.
+        before, before_last, code: (N, H, W 64); where a factor is 0, anything stands for the first two. The code may
+            take the place of either.
+        kept: takes v, or is empty.
+        tiles: (tiles, 3), picture, down, across.
+        results: (N, down, across, 32, 32, maps), takes what each tile gives its surroundings, HALF pixels around it.
+    """
+    spectra, line, columns = (
+        np.empty(SIDE * LINE, np.float32),
+        np.empty(LINE, np.float32),
+        np.empty(TOGETHER * LINE, np.float32),
+    )
+    rows = np.empty(TOGETHER * _ROWS, np.float32)
+    height, width = code.shape[1], code.shape[2] // POINT
+    for start in range(0, tiles.shape[0], TOGETHER):
+        group = tiles[start : start + TOGETHER]
+        _spectra_of(maps, group, spectra, line)
+        _up(spectra, ups, maps.shape[3], group.shape[0], line, columns, rows)
+        for t in range(group.shape[0]):
+            n, top, left = group[t, 0], KEPT * group[t, 1], KEPT * group[t, 2]
+            across = min(KEPT, width - left)
+            span = slice(left * POINT, (left + across) * POINT)
+            for y in range(KEPT):
+                row = rows[t * _ROWS + y * LINE : t * _ROWS + (y + 1) * LINE]
+                if top + y >= height:
+                    row[:] = _ZERO
+                    continue
+                fours_of_row(row, 0, line)
+                eights_to_cut_row(line, row, 0)
+                v = row[: across * POINT]
+                _add(v, ahead, before[n, top + y, span])
+                _add(v, back, before_last[n, top + y, span])
+                _drop_noise(v)
+                if kept.size:
+                    kept[n, top + y, span] = v
+                _activate(v, theta, code[n, top + y, span])
+                _transform_code(row, across, line)
+        spectra[:] = _ZERO
+        for x in range(SIDE):
+            _columns_of(rows, x, group.shape[0], line, columns)
+            _down(columns, x, downs, group.shape[0], spectra)
+            transform_column(spectra, x, line)
+        _maps_of(spectra, line, results, group)
+
+
+@compiled
+def step_backward(
+    seen,
+    ups,
+    after,
+    after_next,
+    ahead,
+    back,
+    v,
+    theta,
+    before,
+    before_last,
+    of_v,
+    downs,
+    tiles,
+    results,
+    code,
+    maps,
+    sums_up,
+    sums_down,
+):
+    """Take a step back for a run of tiles: the gradient of v from that of u, up(seen) + ahead after + back after_next.
+
+    Args:
+        seen: the gradient of what the readers of u see, as `maps` in `step`.
+        ups, downs: spectra of the mirrored weights.
+        after, after_next, of_v: gradients of v, as the codes in `step`.
+        v, before, before_last, code, maps: of the step forward.
+        tiles, results: as in `step`; results are part of the gradient of `maps`, possibly of no map.
+        sums_up, sums_down: (32, 32, maps, 64) flat, to which is added what `spectral_backward.weights_of` wants.
 
     Returns:
-        The strip's sums for three gradients: theta's, and those of the factors of `before` and `before_last` in v.
+        The sums for three gradients: theta's, and those of the factors of `before` and `before_last` in v.
     """
-    sums = np.zeros((3, _SPAN), np.float32)
-    by_theta, by_ahead, by_back = sums[0], sums[1], sums[2]
-    for y in range(out.shape[0]):
-        for start in range(0, out.shape[1], _SPAN):
-            span = slice(start, start + _SPAN)
-            c, p, q, w, o = convolved[y, span], after[y, span], after_next[y, span], v[y, span], out[y, span]
-            b, d = before[y, span], before_last[y, span]
-            for x in range(o.size):
-                g = _load(c[x]) + ahead * _load(p[x]) + back * _load(q[x])
-                sign, magnitude = _sign(w[x]), abs(w[x])
-                gate = _gate(magnitude, theta)
-                slope = (magnitude - _ALPHA * theta) * _GAMMA * gate * (np.float32(1) - gate)
-                by_theta[x] -= g * sign * (_ALPHA * gate + slope)
-                g = g * sign * sign * (gate + slope)
-                by_ahead[x] += g * _load(b[x])
-                by_back[x] += g * _load(d[x])
-                o[x] = _stored(g, o)
+    of_seen, of_maps, of_images = (
+        np.empty(SIDE * LINE, np.float32),
+        np.empty(SIDE * LINE, np.float32),
+        np.empty(SIDE * LINE, np.float32),
+    )
+    line, columns = np.empty(LINE, np.float32), np.zeros(TOGETHER * LINE, np.float32)
+    rows, sums = np.empty(TOGETHER * _ROWS, np.float32), np.zeros((3, KEPT * POINT), np.float32)
+    height, width = code.shape[1], code.shape[2] // POINT
+    for start in range(0, tiles.shape[0], TOGETHER):
+        group = tiles[start : start + TOGETHER]
+        _spectra_of(seen, group, of_seen, line)
+        _up(of_seen, ups, seen.shape[3], group.shape[0], line, columns, rows)
+        for t in range(group.shape[0]):
+            n, top, left = group[t, 0], KEPT * group[t, 1], KEPT * group[t, 2]
+            across = min(KEPT, width - left)
+            span = slice(left * POINT, (left + across) * POINT)
+            for y in range(KEPT):
+                row = rows[t * _ROWS + y * LINE : t * _ROWS + (y + 1) * LINE]
+                if top + y >= height:
+                    row[:] = _ZERO
+                    continue
+                fours_of_row(row, 0, line)
+                eights_to_cut_row(line, row, 0)
+                g, at = row[: across * POINT], top + y
+                _add(g, ahead, after[n, at, span])
+                _add(g, back, after_next[n, at, span])
+                _activate_backward(
+                    g, v[n, at, span], theta, before[n, at, span], before_last[n, at, span], of_v[n, at, span], sums
+                )
+                _transform_code(row, across, line)
+        _spectra_of(maps, group, of_maps, line)
+        of_images[:] = _ZERO
+        for x in range(SIDE):
+            _columns_of(rows, x, group.shape[0], line, columns)
+            _correlate(columns, x, of_maps, maps.shape[3], sums_up)
+            if downs.size:
+                _down(columns, x, downs, group.shape[0], of_images)
+                transform_column(of_images, x, line)
+        if downs.size:
+            _maps_of(of_images, line, results, group)
+        for t in range(group.shape[0]):
+            n, top, left = group[t, 0], KEPT * group[t, 1], KEPT * group[t, 2]
+            across = min(KEPT, width - left)
+            for y in range(KEPT):
+                row = rows[t * _ROWS + y * LINE : t * _ROWS + (y + 1) * LINE]
+                if top + y >= height:
+                    row[:] = _ZERO
+                    continue
+                row[: across * POINT] = code[n, top + y, left * POINT : (left + across) * POINT]
+                _transform_code(row, across, line)
+        for x in range(SIDE):
+            _columns_of(rows, x, group.shape[0], line, columns)
+            _correlate(columns, x, of_seen, seen.shape[3], sums_down)
     return sums.sum(axis=1)
 
 
-# --- Sums of shifted maps ------------------------------------------------------------------------------------------
+# --- Maps from tiles -----------------------------------------------------------------------------------------------
 
 
 @compiled
@@ -132,37 +405,33 @@ def _put(row, start, out):
     """Write columns of `row`, (width, maps), to `out`, (width, channels)."""
     for x in range(out.shape[0]):
         for j in range(out.shape[1]):
-            out[x, j] = _stored(row[x, start + j], out)
+            out[x, j] = row[x, start + j]
 
 
 @compiled
-def sum_shifted(products, groups, first, second, third):
-    """Complete a 9x9 convolution of which only the vertical part was done, see `strips.unfolded`; outside is zero.
-
-    Map j of m at (y, x) is the sum over row shifts b < groups and column shifts d = -4..4 of
-    products[y + b, x + d, (9 b + 4 - d) m + j]. With this order, what a pixel adds to a row lies side by side.
+def assemble(results, n, band, first, second, third):
+    """Sum what tiles give their surroundings, where they overlap: KEPT rows of a picture's maps, from KEPT band - HALF.
 
     Args:
-        products: (rows + groups - 1, width, at least 9 groups m).
-        groups: 1 or 3.
-        first, second, third: take the maps in this order, (rows, width, channels) each, possibly none.
+        results: of `step`.
+        first, second, third: take the maps in this order, (N, H, W, channels) each, possibly none.
     """
-    width, maps = products.shape[1], first.shape[2] + second.shape[2] + third.shape[2]
-    row, count = np.empty((width + 2 * HALF) * maps, np.float32), KERNEL * maps
-    for y in range(first.shape[0]):
-        row[:] = np.float32(0)
-        if groups == 1:
-            for x in range(width):
-                sums, terms = row[x * maps : x * maps + count], products[y, x, :count]
-                for i in range(sums.size):
-                    sums[i] += _load(terms[i])
-        else:
-            for x in range(width):
-                sums, one = row[x * maps : x * maps + count], products[y, x, :count]
-                two, three = products[y + 1, x, count : 2 * count], products[y + 2, x, 2 * count : 3 * count]
-                for i in range(sums.size):
-                    sums[i] += _load(one[i]) + _load(two[i]) + _load(three[i])
-        inside = row[HALF * maps : -HALF * maps].reshape(width, maps)
-        _put(inside, 0, first[y])
-        _put(inside, first.shape[2], second[y])
-        _put(inside, first.shape[2] + second.shape[2], third[y])
+    down, across, maps = results.shape[1], results.shape[2], results.shape[5]
+    height, width = first.shape[1], first.shape[2]
+    sums = np.empty((across * KEPT + 2 * HALF) * maps, np.float32)
+    for y in range(max(0, KEPT * band - HALF), min(height, KEPT * (band + 1) - HALF)):
+        sums[:] = _ZERO
+        for tile in range(max(0, band - 1), min(down, band + 1)):
+            inside = y + HALF - KEPT * tile
+            if inside < SIDE:
+                for x in range(across):
+                    total, terms = (
+                        sums[x * KEPT * maps : (x * KEPT + SIDE) * maps],
+                        results[n, tile, x, inside].reshape(-1),
+                    )
+                    for i in range(terms.size):
+                        total[i] += terms[i]
+        row = sums[HALF * maps : (HALF + width) * maps].reshape(width, maps)
+        _put(row, 0, first[n, y])
+        _put(row, first.shape[3], second[n, y])
+        _put(row, first.shape[3] + second.shape[3], third[n, y])

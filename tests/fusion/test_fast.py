@@ -8,7 +8,6 @@ import torch
 from fusion.colour import split_pair
 from fusion.losses import stage2_loss
 from fusion.methods.fnet import read_network
-from fusion.networks import strips
 from fusion.networks.fast import REACH, compute, prepare, spans, tiled
 from fusion.networks.fnet import FNet
 from fusion.networks.ifnet import IFNet
@@ -22,8 +21,7 @@ def fnet():
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 30, 23), (3, 1, 12, 17), (2, 1, 5, 3), (1, 1, 1, 1), (1, 1, 100, 9)])
-def test_values_are_those_of_the_plain_network(fnet, shape, monkeypatch):
-    monkeypatch.setattr(strips, "STRIP_BYTES", 2**15)  # several strips in a small picture
+def test_values_are_those_of_the_plain_network(fnet, shape):
     visible, infrared = torch.rand(2, *shape)
     exact = FNet().double()
     exact.load_state_dict(fnet.state_dict())
@@ -62,8 +60,7 @@ def test_other_number_types_and_blocks_run_as_well(fnet):
         assert (found - expected).abs().max() < 1e-5
 
 
-def test_the_result_does_not_depend_on_threads_or_on_what_was_computed_before(fnet, monkeypatch):
-    monkeypatch.setattr(strips, "STRIP_BYTES", 2**15)
+def test_the_result_does_not_depend_on_threads_or_on_what_was_computed_before(fnet):
     pictures = [torch.rand(2, 1, 1, 60, 50), torch.rand(2, 1, 1, 31, 40)]
     fast, threads = prepare(fnet), torch.get_num_threads()
     results = []
@@ -101,10 +98,15 @@ def test_spans_cover_a_length_evenly():
     assert spans(4, 4) == [(0, 4)]
 
 
-def test_bfloat16_is_close(fnet):
-    visible, infrared = torch.rand(2, 1, 1, 64, 64)
-    difference = (prepare(fnet, "bf16")(visible, infrared) - prepare(fnet)(visible, infrared)).abs()
-    assert 0 < difference.mean() < 0.02
+def test_on_a_cpu_bfloat16_is_float32(fnet):
+    pair = torch.rand(2, 1, 1, 30, 26)
+    assert torch.equal(prepare(fnet, "bf16")(*pair), prepare(fnet)(*pair))
+
+
+def test_what_is_not_a_number_stays_so(fnet):
+    network, pair = copy.deepcopy(fnet), torch.rand(2, 1, 1, 12, 10)
+    network.code_common.encode[2].weight.data[5] = float("nan")
+    assert prepare(network)(*pair).isnan().all()
 
 
 def test_the_authors_weights_fuse_a_tno_pair_to_the_same_grey_levels(shared):
@@ -121,8 +123,6 @@ def test_the_authors_weights_fuse_a_tno_pair_to_the_same_grey_levels(shared):
         expected = grey(network(*pair))
     difference = (grey(prepare(network)(*pair)) - expected).abs()
     assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
-    difference = (grey(prepare(network, "bf16")(*pair)) - expected).abs()
-    assert difference.max() <= 4 and difference.mean() < 0.5
 
 
 # --- Training --------------------------------------------------------------------------------------------------------
@@ -152,15 +152,14 @@ def smooth_loss(fnet, ifnet, visible, infrared, precision=None):
     return sum((a - b).square().sum() for a, b in zip((*estimates, fused), (visible, infrared, visible), strict=True))
 
 
-def test_every_gradient_is_that_of_the_plain_networks(fnet, monkeypatch):
-    monkeypatch.setattr(strips, "STRIP_BYTES", 2**14)  # several strips in a small picture
+def test_every_gradient_is_that_of_the_plain_networks(fnet):
     # At other weights than the first, where the scalars of the blocks differ from each other.
     torch.manual_seed(6)
     networks = [copy.deepcopy(fnet), IFNet()]
     for network in networks:
         for parameter in network.parameters():
             parameter.data *= 1 + 0.1 * torch.rand(())
-    visible, infrared = torch.rand(2, 2, 1, 24, 19)
+    visible, infrared = torch.rand(2, 2, 1, 30, 27)  # several tiles, and more than a thread takes at once
     expected_loss = smooth_loss(*networks, visible, infrared)
     expected = gradients(expected_loss, *networks)
     loss = smooth_loss(*networks, visible, infrared, "fp32")
@@ -190,7 +189,7 @@ def test_the_gradient_of_the_inputs_is_that_of_the_plain_network():
 
 
 def test_gradients_do_not_depend_on_threads(fnet):
-    visible, infrared = torch.rand(2, 3, 1, 20, 22)
+    visible, infrared = torch.rand(2, 3, 1, 30, 22)
     threads, found = torch.get_num_threads(), []
     try:
         for count in (1, 2, 3):
@@ -205,7 +204,7 @@ def test_gradients_do_not_depend_on_threads(fnet):
 def test_training_starts_along_the_curve_of_the_plain_network(fnet):
     visible, infrared = torch.rand(2, 2, 1, 16, 16)
     curves = {}
-    for precision in (None, "fp32", "bf16"):
+    for precision in (None, "fp32"):
         network = copy.deepcopy(fnet)
         before = {name: value.shape for name, value in network.state_dict().items()}
         optimiser, curve = torch.optim.Adam(network.parameters(), lr=1e-4), []
@@ -221,7 +220,6 @@ def test_training_starts_along_the_curve_of_the_plain_network(fnet):
         assert {name: value.shape for name, value in network.state_dict().items()} == before
     assert curves[None][-1] < 0.95 * curves[None][0]
     assert curves["fp32"] == pytest.approx(curves[None], rel=1e-3)
-    assert curves["bf16"] == pytest.approx(curves[None], rel=0.05)
 
 
 def test_networks_with_the_other_block_train_as_they_are():
