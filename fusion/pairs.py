@@ -44,6 +44,8 @@ def find_images(folders: Path | Sequence[Path]) -> dict[str, Path]:
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
                 continue
+            if "\n" in path.name:
+                raise InputError(f"{str(path)!r} has a line break in its name; wanted none: a list has one name a line")
             if path.stem in images:
                 raise InputError(f"{path} and {images[path.stem]} have the same stem; wanted one image for each name")
             images[path.stem] = path

@@ -479,9 +479,8 @@ def hostile_names(bench: Bench, work: Path) -> Iterator[Row]:
         yield Row(f"{len(HOSTILE)} hostile image names", module, "completes; nothing run, nothing outside", what, held)
     manifest = root / "fused/average"
     count = len([path for path in manifest.iterdir() if path.suffix == ".png"])
-    yield Row(
-        "hostile image names", "fuse", "an image of each name", f"{count} of {len(HOSTILE)}", count == len(HOSTILE)
-    )
+    wanted = sum(not name.startswith(".") for name in HOSTILE)  # hidden files are no images
+    yield Row("hostile image names", "fuse", "an image of each name", f"{count} of {wanted}", count == wanted)
     for name in ("../../outside", "/etc/passwd", "..", "-rf", "$(touch owned)", "a\0b"):
         (root / "list.txt").write_text(f"{name}x\n")
         for module, options in (
@@ -499,7 +498,7 @@ def hostile_names(bench: Bench, work: Path) -> Iterator[Row]:
     shutil.copy(bench.pairs / "Ir" / sources[-1].name, data / "infrared" / "a\nb.png")
     shutil.copy(bench.pairs / "Annotation/00003.xml", data / "labels" / "a\nb.xml")
     options = [*chain[0][1]]
-    options[options.index("12")] = "15"
+    options[options.index("12")] = "14"
     for module, words in (("detection.prepare", options), chain[1]):
         seen = run(module, words, root / "log")
         held = bool(seen.error) and "\n" not in seen.error

@@ -9,7 +9,7 @@ from stages import Bench
 
 from detection.variant import read_data
 from fusion.artefacts import only_writer, write_csv
-from fusion.pairs import MOST_PIXELS, read_image
+from fusion.pairs import MOST_PIXELS, find_images, read_image
 from fusion.stage import InputError
 from fusion.weights import read_tensors, write_tensors
 
@@ -84,6 +84,13 @@ def test_an_image_of_400_million_pixels_is_refused_before_it_is_unpacked(tmp_pat
         read_image(tmp_path / "bomb.png")
     inject.flat_png(tmp_path / "most.png", 8192, 8192)
     assert read_image(tmp_path / "most.png").size == MOST_PIXELS
+
+
+def test_a_line_break_in_an_images_name_is_refused_in_one_line(tmp_path):
+    inject.flat_png(tmp_path / "a\nb.png", 8, 8)
+    with pytest.raises(InputError, match=r"a\\nb\.png' has a line break") as error:
+        find_images(tmp_path)
+    assert "\n" not in str(error.value)
 
 
 def test_an_image_for_which_memory_runs_out_is_not_called_broken(bench, tmp_path, monkeypatch):
