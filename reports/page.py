@@ -294,12 +294,21 @@ def average_bounds(table: pd.DataFrame, significance: Mapping[str, Any] | None) 
     return {row["variant"]: (row["Average_low"], row["Average_high"]) for _, row in rows.iterrows()}
 
 
-def not_measured(table: pd.DataFrame, facts: Mapping[str, Any], present: Mapping[str, bool]) -> list[str]:
+def not_measured(
+    table: pd.DataFrame,
+    facts: Mapping[str, Any],
+    present: Mapping[str, bool],
+    left_out: Sequence[str] = (),
+    uncosted: Sequence[str] = (),
+) -> list[str]:
     """Return, one sentence each, what a reader might take for measured and is not.
 
-    `present` says which optional results the page was given.
+    `present` says which optional results the page was given, `left_out` the methods that the configuration names and
+    that have no row, `uncosted` those whose time is not known.
     """
     listed = []
+    if left_out:
+        listed.append(f"Named by the configuration and not run, for want of weights: {', '.join(left_out)}.")
     if int(table["seeds"].min()) == 1:
         listed.append("The spread between seeds: each detector was trained once.")
     if not present["significance"]:
@@ -310,6 +319,8 @@ def not_measured(table: pd.DataFrame, facts: Mapping[str, Any], present: Mapping
         listed.append("Which objects fusing found and lost: no list of them was given.")
     if not present["costs"]:
         listed.append("What each method costs in time and memory: in this run no cost was measured.")
+    elif uncosted:
+        listed.append(f"What these cost in time and memory: {', '.join(uncosted)}.")
     if not present["test_sets"]:
         listed.append("The fusion metrics on the paper's six test sets (Tables I and III): see config/table1.yaml.")
     empty = [name for name, count in facts["boxes"].items() if not count]
@@ -398,6 +409,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if kept.folder or kept.total <= 1e6 * options.embed_mb:
             break
     answer, trust = verdict(table, facts["dataset"], significance)
+    config = read_json(options.config_snapshot) if options.config_snapshot else None
+    chosen = config.get("fusion", {}).get("methods", []) if config else []
     context = {
         "title": TITLE,
         "answer": answer,
@@ -441,6 +454,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "costs": bool(costs),
                 "test_sets": bool(test_sets),
             },
+            [name for name in chosen if name not in variants],
+            [name for name in methods if name not in costs or costs[name]["median_s"] is None],
         ),
         "runs": [
             {
@@ -450,9 +465,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             }
             for entry in runs
         ],
-        "config": json.dumps(read_json(options.config_snapshot), indent=2, ensure_ascii=False)
-        if options.config_snapshot
-        else None,
+        "config": json.dumps(config, indent=2, ensure_ascii=False) if config else None,
     }
     write_page(options.output, context)
     kept.finish()

@@ -141,6 +141,17 @@ def test_page_lists_what_was_not_measured(text):
     assert "each detector was trained once" in text
 
 
+def test_page_lists_methods_that_were_named_and_not_run(example):
+    run = example()
+    write_json(run.folder / "config.json", {"fusion": {"methods": ["average", "swinfusion", "fnet"]}})
+    write_json(run.folder / "cost.json", {"median_s": None, "size": [9, 9], "device": "cpu", "threads": 1})
+    tables.main(run.tables_arguments())
+    page.main([*run.page_arguments(), "--costs", f"fnet={run.folder}/cost.json"])
+    text = (run.folder / "report.html").read_text(encoding="utf-8")
+    assert "Named by the configuration and not run, for want of weights: swinfusion." in text
+    assert "What these cost in time and memory: average, fnet." in text
+
+
 def test_same_input_gives_the_same_bytes(example):
     run = example()
     assert write(run) == write(run)
