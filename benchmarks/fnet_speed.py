@@ -3,16 +3,19 @@
 Inference of one 320x320 pair and one training step of stage II (FNet alone, batch 4, 128x128: forward, loss, backward,
 Adam), each in float32 and with bfloat16 products, against the plain network in eager float32: medians in turn, after
 warm-up. `limit_s` is what the multiply-adds alone would take at the rate of a large matrix product, measured in the
-same run and number type; a training step has three times the multiply-adds of its forward pass. Agreement is with the
-plain network in float32: of inference on whole pairs, in grey levels and in the metrics (of one image at worst, and in
-the mean over the images); of training in the loss and in each tensor's gradient (`naive_gradient_relative_error`: plain
-float32's own, against float64). Pairs and weights are generated unless they are given.
+same run and number type; a training step has three times the multiply-adds of its forward pass. On a CPU both number
+types are the same path, whose Fourier transforms need fewer multiply-adds than that. Agreement is with the plain
+network in float32: of inference on whole pairs, in grey levels and in the metrics (of one image at worst, and in the
+mean over the images); of training in the loss and in each tensor's gradient (`naive_gradient_relative_error`: plain
+float32's own, against float64). `folder` is what fusing a folder loses against the network alone, by reading, writing,
+digests and the manifest: `fusion.fuse` from start to end. Pairs and weights are generated unless they are given.
 """
 
 import argparse
 import copy
 import logging
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -25,18 +28,20 @@ from torch import Tensor
 from fusion.artefacts import versions, write_json
 from fusion.colour import split_pair
 from fusion.devices import DEVICES, claimed_device
+from fusion.fuse import main as fuse_folder
 from fusion.losses import stage2_loss
 from fusion.methods.fnet import network as make_network
 from fusion.metrics import prepare as prepare_sources
 from fusion.metrics import score
 from fusion.networks.fast import KINDS, compute, prepare
 from fusion.networks.fnet import FNet
-from fusion.pairs import find_pairs
+from fusion.pairs import find_pairs, write_image
 from fusion.stage import InputError, run
 from fusion.synthetic.scene import make_scene
 
 MULTIPLY_ADDS = 419_904  # a pixel: every weight once
 SIZE, BATCH, CROP = 320, 4, 128
+FOLDER = 6  # pairs
 PAPER = ("MI", "VIF", "Qabf", "SSIM")
 
 Pair = tuple[np.ndarray, np.ndarray]  # visible luma and infrared, uint8 (H, W)
@@ -70,34 +75,44 @@ def batch_of(pairs: Sequence[Pair], seed: int, device: str) -> list[Tensor]:
     return [batch[0], batch[1]]
 
 
-def seconds(function: Callable[[], object], device: str) -> float:
-    """Return the time of one call, to its end on the device."""
+def seconds(function: Callable[[], object], device: str) -> np.ndarray:
+    """Return the time of one call, to its end on the device: elapsed, and the processor's of all threads together."""
     if device != "cpu":
         torch.cuda.synchronize()
-    start = time.perf_counter()
+    start, start_cpu = time.perf_counter(), time.process_time()
     function()
     if device != "cpu":
         torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return np.array([time.perf_counter() - start, time.process_time() - start_cpu])
 
 
-def medians(functions: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, float]:
-    """Return each function's median time, called in turn so that a busy moment meets them all."""
+def medians(functions: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, np.ndarray]:
+    """Return each function's median `seconds`, called in turn so that a busy moment meets them all."""
     for function in functions.values():
         for _ in range(3 if device != "cpu" else 2):
             function()
-    times: dict[str, list[float]] = {name: [] for name in functions}
+    times: dict[str, list[np.ndarray]] = {name: [] for name in functions}
     for _ in range(rounds):
         for name, function in functions.items():
             times[name].append(seconds(function, device))
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: np.median(values, axis=0) for name, values in times.items()}
+
+
+def compared(naive: np.ndarray, fast: np.ndarray) -> dict[str, float]:
+    """Return two paths' `seconds` and ratios; a busy machine disturbs that of the processor's time less."""
+    return {
+        "naive_s": float(naive[0]),
+        "fast_s": float(fast[0]),
+        "ratio": float(naive[0] / fast[0]),
+        "processor_ratio": float(naive[1] / fast[1]),
+    }
 
 
 def multiply_adds_a_second(kind: torch.dtype, device: str) -> float:
     """Return the rate of a large matrix product, the best of several."""
     side = 2048 if device == "cpu" else 8192
     left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
-    return side**3 / min(seconds(lambda: left @ right, device) for _ in range(8))
+    return side**3 / float(min(seconds(lambda: left @ right, device)[0] for _ in range(8)))
 
 
 # --- Inference -------------------------------------------------------------------------------------------------------
@@ -140,9 +155,7 @@ def measure_inference(
         times = medians({"naive": lambda: plain(*crop), **functions}, rounds, device)
     return {
         precision: {
-            "naive_s": times["naive"],
-            "fast_s": times[precision],
-            "ratio": times["naive"] / times[precision],
+            **compared(times["naive"], times[precision]),
             "limit_s": MULTIPLY_ADDS * SIZE**2 / rates[precision],
             **agreement(plain, function, pairs, device),
         }
@@ -193,9 +206,7 @@ def measure_training(
     results = {}
     for name in KINDS:
         results[name] = {
-            "naive_s": times["naive"],
-            "fast_s": times[name],
-            "ratio": times["naive"] / times[name],
+            **compared(times["naive"], times[name]),
             "limit_s": 3 * MULTIPLY_ADDS * BATCH * CROP**2 / rates[name],
             "loss_relative_error": abs(losses[name] / losses["naive"] - 1),
             "gradient_relative_error": largest_difference(gradients[name], gradients["naive"]),
@@ -215,6 +226,45 @@ def measure_long(plain: FNet, pairs: Sequence[Pair], steps: int, device: str) ->
                 logging.info("fnet_speed: %s %d/%d steps", name, index + 1, steps)
         ends[name] = statistics.mean(losses[-20:])
     return abs(ends["bf16"] / ends["fp32"] - 1)
+
+
+# --- A folder --------------------------------------------------------------------------------------------------------
+
+
+def measure_folder(
+    plain: FNet, pairs: Sequence[Pair], weights: Path | None, rounds: int, device: str, threads: int | None
+) -> dict[str, float]:
+    """Time `fusion.fuse` on a folder of pairs, and the network alone on the same pairs, in turn."""
+    pairs = [pairs[index % len(pairs)] for index in range(FOLDER)]
+    network, tensors = prepare(plain), [as_tensors(pair, device) for pair in pairs]
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        for index, pair in enumerate(pairs):
+            for folder, image in zip(("visible", "infrared"), pair, strict=True):
+                (root / folder).mkdir(exist_ok=True)
+                write_image(root / folder / f"{index:03}.png", image)
+        if weights is None:
+            weights = root / "weights.pt"
+            torch.save({key: value.cpu() for key, value in plain.state_dict().items()}, weights)
+        arguments = ["--method", "fnet", "--weights", str(weights), "--device", device.split(":")[0]]
+        arguments += ["--visible", str(root / "visible"), "--infrared", str(root / "infrared")]
+        arguments += ["--threads", str(threads)] if threads else []
+        outputs = (str(root / f"fused-{index}") for index in range(rounds + 3))  # each anew: none is taken as made
+        times = medians(
+            {
+                "network": lambda: [network(*pair).cpu() for pair in tensors],
+                "fuse": lambda: fuse_folder([*arguments, "--output", next(outputs)]),
+            },
+            rounds,
+            device,
+        )
+    return {
+        "pairs": len(pairs),
+        "network_s": float(times["network"][0]),
+        "fuse_s": float(times["fuse"][0]),
+        "loss": float(times["fuse"][0] / times["network"][0] - 1),
+        "processor_loss": float(times["fuse"][1] / times["network"][1] - 1),
+    }
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -249,6 +299,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "pairs": len(pairs),
             "versions": versions("torch", "numpy", "numba"),
         }
+    # Outside: `fusion.fuse` claims the device itself.
+    results["folder"] = measure_folder(plain, pairs, options.weights, options.rounds, device, options.threads)
     write_json(options.json, results)
     for name, values in results.items():
         print(f"{name}:", {k: float(f"{v:.4g}") for k, v in values.items()} if name[-4:] in KINDS else values)

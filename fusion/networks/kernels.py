@@ -34,7 +34,6 @@ from fusion.networks.lzsc import ALPHA, GAMMA, KERNEL
 HALF = KERNEL // 2
 KEPT = SIDE - 2 * HALF  # of a tile's side, what no transform's wrapping round reaches
 TOGETHER = 4
-MOST_MAPS = 6
 _ROWS = KEPT * LINE  # of a tile, floats
 _ALPHA, _GAMMA, _ZERO = np.float32(ALPHA), np.float32(GAMMA), np.float32(0)
 # Where a convolution of zeros gives 0 a transform gives some 1e-8, and the threshold jumps at 0: that is taken for 0.
@@ -269,12 +268,8 @@ def step(maps, ups, before, before_last, ahead, back, theta, code, kept, downs, 
         tiles: (tiles, 3), picture, down, across.
         results: (N, down, across, 32, 32, maps), takes what each tile gives its surroundings, HALF pixels around it.
     """
-    spectra, line, columns = (
-        np.empty(SIDE * LINE, np.float32),
-        np.empty(LINE, np.float32),
-        np.empty(TOGETHER * LINE, np.float32),
-    )
-    rows = np.empty(TOGETHER * _ROWS, np.float32)
+    spectra, line = np.empty(SIDE * LINE, np.float32), np.empty(LINE, np.float32)
+    rows, columns = np.empty(TOGETHER * _ROWS, np.float32), np.empty(TOGETHER * LINE, np.float32)
     height, width = code.shape[1], code.shape[2] // POINT
     for start in range(0, tiles.shape[0], TOGETHER):
         group = tiles[start : start + TOGETHER]
@@ -341,13 +336,10 @@ def step_backward(
     Returns:
         The sums for three gradients: theta's, and those of the factors of `before` and `before_last` in v.
     """
-    of_seen, of_maps, of_images = (
-        np.empty(SIDE * LINE, np.float32),
-        np.empty(SIDE * LINE, np.float32),
-        np.empty(SIDE * LINE, np.float32),
-    )
-    line, columns = np.empty(LINE, np.float32), np.zeros(TOGETHER * LINE, np.float32)
-    rows, sums = np.empty(TOGETHER * _ROWS, np.float32), np.zeros((3, KEPT * POINT), np.float32)
+    of_seen, of_maps = np.empty(SIDE * LINE, np.float32), np.empty(SIDE * LINE, np.float32)
+    of_images, line = np.empty(SIDE * LINE, np.float32), np.empty(LINE, np.float32)
+    rows, columns = np.empty(TOGETHER * _ROWS, np.float32), np.zeros(TOGETHER * LINE, np.float32)
+    sums = np.zeros((3, KEPT * POINT), np.float32)
     height, width = code.shape[1], code.shape[2] // POINT
     for start in range(0, tiles.shape[0], TOGETHER):
         group = tiles[start : start + TOGETHER]
