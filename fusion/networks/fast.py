@@ -166,9 +166,11 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
     read: Read = read_code
     if blocks[0].theta.dtype == torch.float32 and device == "cpu":
         from fusion.networks.spectral import Codes, lay_out, read_spectrally
+        from fusion.networks.workers import workers
 
         codes = Codes()
-        blocks = [lay_out(block) for block in blocks]
+        with workers() as run:
+            blocks = [lay_out(block, run) for block in blocks]
 
         def read(image: Tensor, block: Merged) -> Tensor:
             return read_spectrally(image, block, codes)

@@ -98,11 +98,11 @@ class Spectra:
     makes: list[int]
 
 
-def lay_out(block: Merged) -> Spectra:
+def lay_out(block: Merged, run: Map) -> Spectra:
     """Transform a block's weights."""
     return Spectra(
-        [up_spectra(weight) for weight in block.up],
-        [down_spectra(weight) for weight in block.down],
+        run(up_spectra, block.up),
+        run(down_spectra, block.down),
         block.theta.tolist(),
         block.rho.tolist(),
         [weight.shape[1] for weight in block.up],

@@ -114,22 +114,25 @@ def backward(
         return [scalars, sums_up, sums_down]
 
     image = np.zeros_like(image_step)
+    carried = [mirrored(weight[:, first:]) for weight in block.up]
+    ups, downs = run(up_spectra, map(mirrored, block.down)), run(down_spectra, carried)
+    by_up, by_down = [], []  # sums over tiles, from the last step on
     found = Merged([], [], torch.zeros(STEPS + 1), torch.zeros(STEPS + 1))
     for k in reversed(range(STEPS + 1)):
-        carried = block.up[k][:, first:]
-        results = new_results(shape, carried.shape[1])
-        ups, downs = up_spectra(mirrored(block.down[k])), down_spectra(mirrored(carried))
-        sums = zip(*run(partial(step, k, results, ups, downs), shares), strict=True)
+        results = new_results(shape, len(carried[k]))
+        sums = zip(*run(partial(step, k, results, ups[k], downs[k]), shares), strict=True)
         (by_theta, by_ahead, by_back), sums_up, sums_down = (np.sum(terms, axis=0) for terms in sums)
         found.theta[k] = float(by_theta)
         found.rho[k] = float((by_ahead if k > 0 else 0) - (by_back if k > 1 else 0))
-        found.up.insert(0, weights_of(sums_up))
-        found.down.insert(0, mirrored(weights_of(sums_down)))
+        by_up.append(sums_up)
+        by_down.append(sums_down)
         if results.size:
             to_images = interior(seen[k - 1], shape)[..., :channels] if k > 0 else nothing
             to_images_before = interior(seen[k - 2], shape)[..., channels:] if k > 1 else nothing
             assemble(results, [image_step, to_images, to_images_before], run)
             image += image_step
+    found.up.extend(run(weights_of, reversed(by_up)))
+    found.down.extend(map(mirrored, run(weights_of, reversed(by_down))))
     return (torch.from_numpy(image).permute(0, 3, 1, 2) if of_image else None), found
 
 
@@ -140,7 +143,7 @@ class _ReadSpectrally(torch.autograd.Function):
         n, _, height, width = image.shape
         codes, kept = ([new_code((n, height, width)) for _ in range(STEPS + 1)] for _ in range(2))
         with workers() as run:
-            seen, maps = forward(image.detach(), lay_out(block), codes, run, kept)
+            seen, maps = forward(image.detach(), lay_out(block, run), codes, run, kept)
         ctx.save_for_backward(theta, rho, *weights)
         ctx.codes, ctx.kept, ctx.maps = codes, kept, maps
         return torch.from_numpy(seen).permute(0, 3, 1, 2)
