@@ -36,8 +36,10 @@ def network(weights: Path | None) -> "LRRNet":
 
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function that stretches each source to 0..1."""
-    run = as_fuser(network(weights), device, precision)
+    """Return the network as a function that stretches each source to 0..1, and goes from tile to tile."""
+    from fusion.networks.lrrnet import Tiled
+
+    run = as_fuser(Tiled(network(weights)), device, precision)
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         return run(*(_stretched(255 * image) for image in (visible, infrared)))

@@ -11,6 +11,8 @@ from fusion.networks.borders import mirrored
 
 MAPS = 128  # of the low-rank part, and as many of the sparse one
 STEPS = 4
+REACH = 2 * STEPS + 3  # pixels: how far a value of an image has an effect, one for each convolution on the way
+TILE = 160  # pixels a side at most; the maps of a tile and what lies around it then take 30 MB, not half a gigabyte
 
 
 class Convolution(nn.Module):
@@ -87,3 +89,30 @@ class LRRNet(nn.Module):
         """Return the sum of both parts."""
         low, sparse = self.parts(visible, infrared)
         return low + sparse
+
+
+class Tiled(nn.Module):
+    """The network, without gradients, on one tile after another: the maps of a whole image would take a gigabyte.
+
+    Every tile sees all that has an effect on it, so that the image is the plain network's.
+    """
+
+    def __init__(self, network: LRRNet, tile: int = TILE) -> None:
+        super().__init__()
+        self.network, self.tile = network, tile
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Do as the network."""
+        fused = torch.empty_like(visible)
+        for top, bottom in self.cuts(visible.shape[2]):
+            for left, right in self.cuts(visible.shape[3]):
+                above, beside = min(top, REACH), min(left, REACH)
+                seen = (..., slice(top - above, bottom + REACH), slice(left - beside, right + REACH))
+                part = self.network(visible[seen], infrared[seen])[..., above:, beside:]
+                fused[..., top:bottom, left:right] = part[..., : bottom - top, : right - left]
+        return fused
+
+    def cuts(self, side: int) -> list[tuple[int, int]]:
+        """Return from where to where each of the tiles along a side goes, all about equally long."""
+        count = -(-side // self.tile)
+        return [(side * n // count, side * (n + 1) // count) for n in range(count)]

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 from golden import check_golden, golden_pair
-from method_checks import check_scores, check_sizes_and_batches, fused_scores, losses_of
+from method_checks import check_scores, check_sizes_and_batches, fused_scores, losses_of, random_pairs
 from torchvision.models import vgg16
 
 from fusion.cost import count_parameters
 from fusion.methods.lrrnet import FILE, METHOD, network
+from fusion.networks.lrrnet import Tiled
 from fusion.stage import InputError
 from fusion.weights import write_state
 
@@ -20,6 +21,15 @@ def test_parameters_are_those_of_the_fact_sheet():
 
 def test_any_size_and_batch():
     check_sizes_and_batches(network(None).eval(), sizes=((37, 51), (1, 5)))
+
+
+def test_tiles_give_the_plain_networks_image():
+    torch.manual_seed(0)
+    made = network(None).eval()
+    for size in ((40, 61), (17, 1)):
+        pair = random_pairs(2, *size)
+        with torch.inference_mode():
+            assert torch.allclose(Tiled(made, tile=16)(*pair), made(*pair), atol=1e-5)
 
 
 def test_the_authors_file_gives_the_fact_sheets_numbers_and_comes_back_from_ours(shared, tmp_path):
