@@ -16,7 +16,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from reports.collect import BANDS
+from reports.collect import BANDS, LATE
 
 # Okabe and Ito (2008): eight colours that colour-blind readers tell apart; here without black, which a dark page hides.
 # Yellow comes last, because thin yellow lines vanish on white.
@@ -74,7 +74,8 @@ def average_intervals(table: pd.DataFrame, scores: pd.DataFrame, intervals: Mapp
             axes.hlines(row, low, high, color=colour, linewidth=3, alpha=0.55)
             if len(runs) > 1:
                 axes.plot(runs, [row] * len(runs), "o", ms=5, mfc="none", mec="#D55E00", mew=1.2)
-            axes.plot([average], [row], "s" if variant in BANDS else "D", color=colour, ms=7)
+            marker = "s" if variant in BANDS else "o" if variant == LATE else "D"
+            axes.plot([average], [row], marker, color=colour, ms=7)
             text = "n/a" if pd.isna(average) else f"{average:.3f}"
             edge = max([0.0, *(value for value in (average, high, runs.max()) if pd.notna(value))])
             highest.append(edge)

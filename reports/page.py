@@ -23,7 +23,7 @@ from scipy.stats import permutation_test, spearmanr
 from fusion.artefacts import read_csv, read_json, write_text
 from fusion.stage import InputError, run
 from reports import charts, collect, table1
-from reports.collect import BANDS, Split
+from reports.collect import BANDS, LATE, Split
 from reports.render import Layout, format_value, printed, rank_marks
 from reports.scenes import Images, choose_scenes, gallery, read_pictures, scaled, viewer_scenes
 from reports.tables import (
@@ -36,9 +36,6 @@ from reports.tables import (
 )
 
 TITLE = "Does fusion help the detector?"
-
-# Both bands' detectors pooled (detection.late): a row of Table II that has no images of its own and is no fused image.
-LATE = "late"
 
 TIES = "≈: Average is not shown to differ from the best one's at 95 % (paired bootstrap; {})."
 
@@ -79,9 +76,9 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
         low, high = compared["low"], compared["high"]
         told = "can be told from chance" if compared["different"] else "cannot be told from chance"
         trust += (
-            f"The difference {told}: its 95 % interval is {low:+.3f} to {high:+.3f}, p {printed_p(compared['p_holm'])} "
-            f"after correction ({significance['method']}, {significance['samples']} draws). A best of several flatters "
-            "its winner."
+            f"The difference between {method} and {band} {told}: its 95 % interval is {low:+.3f} to {high:+.3f}, "
+            f"p {printed_p(compared['p_holm'])} after correction ({significance['method']}, {significance['samples']} "
+            "draws). A best of several flatters its winner."
         )
     elif seeds > 1:
         apart = rows.at[method, "Average_low"] > rows.at[band, "Average_high"]
@@ -430,6 +427,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "charts": _charts(options, split, table, scores, fusion, costs, predictions, significance),
         "scenes": scenes,
         "telling": len(telling),
+        "late": LATE in variants,
         "best": best,
         "viewer": _script_json(
             {
@@ -542,6 +540,7 @@ def _charts(
             "title": "Average precision of each variant",
             "svg": charts.average_intervals(table, scores, average_bounds(table, significance)),
             "text": "Squares: single bands; diamonds: fused; dotted line: the better band."
+            + (" Circle: both bands' boxes pooled." if LATE in set(table["variant"]) else "")
             + (" Bars: 95 % intervals." if significance else " Bars: lowest to highest seed." if several else "")
             + (" Rings: single seeds." if several else ""),
             "wide": False,

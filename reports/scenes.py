@@ -140,6 +140,8 @@ def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], prediction
     Raises:
         InputError: the truth lacks a test image, or a predictions file is no list of COCO results of this split.
     """
+    from detection.average_precision import read_conditions  # late: the rest needs no pycocotools
+
     truth_file = split.file.with_name("truth_test.json")
     truth = read_json(truth_file)
     names = {entry["id"]: entry["file_name"] for entry in truth["images"]}
@@ -156,7 +158,7 @@ def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], prediction
         classes=list(classes.values()),
         boxes=boxes,
         detections={variant: _detections(file, names, classes) for variant, file in predictions.items()},
-        conditions={entry["file_name"]: str(entry["condition"]) for entry in truth["images"] if entry.get("condition")},
+        conditions=read_conditions(split.file.with_name("conditions.json")),
     )
 
 

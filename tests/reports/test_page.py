@@ -136,6 +136,14 @@ def test_detections_say_which_true_box_they_find(example):
     assert scene["truth"][0][:4] == box["bbox"]
 
 
+def test_a_scene_says_its_condition(example):
+    run = example()
+    write_json(run.split / "conditions.json", {"source": "the data set", "images": {run.test[0]: "fog"}})
+    write(run)
+    conditions = {scene["name"]: scene["condition"] for scene in viewer_data(run)["scenes"]}
+    assert conditions[run.test[0]] == "fog" and conditions[run.test[1]] == ""
+
+
 def test_page_lists_what_was_not_measured(text):
     assert "Confidence intervals over test images" in text
     assert "each detector was trained once" in text
