@@ -28,7 +28,7 @@ def describe(name: str, folder: Path) -> list[str]:
         return [*lines, "  where its authors publish weights is not recorded"]
     lines.append(f"  published: {published.repository} (licence: {published.licence})")
     for file, digest in published.files.items():
-        found = find(folder, name, file)
+        found = find(folder, name, file, digest)
         state = f"not in {folder}"
         if found is not None:
             actual = sha256_file(found)
@@ -38,12 +38,13 @@ def describe(name: str, folder: Path) -> list[str]:
     return lines
 
 
-def find(folder: Path, method: str, file: str) -> Path | None:
-    """Return the first file called `file` below `folder`, the method's own folder first."""
+def find(folder: Path, method: str, file: str, digest: str) -> Path | None:
+    """Return a file called `file` below `folder`, before others that of the method's folder, or of that digest."""
     if (folder / method / file).is_file():
         return folder / method / file
     matches = sorted(path for path in folder.rglob(Path(file).name) if path.is_file()) if folder.is_dir() else []
-    return matches[0] if matches else None
+    expected = [path for path in matches if len(matches) > 1 and sha256_file(path) == digest]
+    return (expected or matches or [None])[0]
 
 
 def convert(name: str, weights: Path, output: Path) -> None:

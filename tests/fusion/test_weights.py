@@ -11,7 +11,7 @@ from fusion.methods import METHODS, packaged_weights
 from fusion.pairs import read_image, write_image
 from fusion.stage import InputError
 from fusion.weights import read_state
-from fusion.weights.__main__ import main
+from fusion.weights.__main__ import find, main
 
 
 def test_every_method_that_needs_weights_says_where_they_are_published(capsys, tmp_path):
@@ -28,6 +28,15 @@ def test_a_file_at_hand_is_compared_with_the_expected_digest(capsys, tmp_path):
     main(["--folder", str(tmp_path)])
     digest = METHODS["fnet"].published.files["FNet.pth"]
     assert f"{sha256_file(tmp_path / 'FNet.pth')}, expected {digest}" in capsys.readouterr().out
+
+
+def test_of_files_of_one_name_the_expected_one_is_found(tmp_path):
+    for folder in ("a", "b", "c"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "0.ckpt").write_text(folder)
+    assert find(tmp_path, "murf", "0.ckpt", sha256_file(tmp_path / "b/0.ckpt")) == tmp_path / "b/0.ckpt"
+    assert find(tmp_path, "murf", "0.ckpt", "") == tmp_path / "a/0.ckpt"
+    assert find(tmp_path, "murf", "1.ckpt", "") is None
 
 
 def test_the_authors_file_becomes_ours_with_its_digest(shared, tmp_path):
