@@ -165,6 +165,7 @@ def test_a_method_without_weights_is_refused_left_out_or_trained_as_the_configur
     assert "itfuse: none named in fusion.weights; coconet: missing.pt does not exist" in text
     text = snakemake(tmp_path, "-n", overlays=[{"fusion": wanted | {"missing_weights": "leave_out"}}])
     assert "left out: itfuse has no weights" in text and "left out: coconet has no weights" in text
+    assert "  left out, without weights: itfuse, coconet\n" in text
     assert plan(text)["fuse_pairs"] == 1 and "train_method" not in plan(text)
     trained = wanted | {"missing_weights": "train", "training": {"itfuse": {"iterations": [7], "batch": 4}}}
     text = snakemake(tmp_path, "-n", overlays=[{"fusion": trained}], check=False)
@@ -258,6 +259,8 @@ def test_table3_trains_each_ablation_with_its_own_override(tmp_path):
         ({"detection": {"model": "mine.yaml"}}, "mine.yaml"),
         ({"dataset": {"name": "nosuch"}}, "nosuch"),
         ({"fusion": {"methods": ["a; touch x"]}}, "a; touch x"),
+        ({"fusion": {"methods": ["mine"], "own": {"mine": {"folder": "no/folder"}}}}, "no/folder is no folder"),
+        ({"fusion": {"methods": ["mine"], "own": {"mine": {"model": "no.onnx"}}}}, "no.onnx is no file"),
     ],
 )
 def test_what_the_configuration_does_not_know_is_refused_by_name(tmp_path, overlay, message):
@@ -368,6 +371,20 @@ def test_a_missing_fused_image_is_refused_by_name(finished):
     text = snakemake(finished, *forced, overlays=[SMALLEST], check=False)
     missing.write_bytes(kept)
     assert len(re.findall(rf"^error: .*'{missing.stem}'", text, re.MULTILINE)) >= 2, text[-3000:]
+
+
+def test_each_door_is_planned_for_a_method_of_ones_own(tmp_path):
+    (tmp_path / "made").mkdir()
+    (tmp_path / "mine.onnx").touch()
+    doors = {
+        **{"images": {"folder": "made"}, "function": {"callable": "ownfusion:fuse"}, "model": {"model": "mine.onnx"}},
+        **{"words": {"command": ["prog", "{visible}", "{infrared}", "{output}"]}},
+        **{"text": {"command": "prog {visible} {infrared} {output}"}},
+    }
+    text = snakemake(tmp_path, "-n", overlays=[{"fusion": {"methods": list(doors), "own": doors}}])
+    assert plan(text)["fuse_pairs"] == 5
+    told = next(line for line in text.splitlines() if line.startswith("  own methods"))
+    assert "images (folder=made)" in told and "words (command=prog '{visible}'" in told
 
 
 @pytest.mark.slow

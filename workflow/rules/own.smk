@@ -10,6 +10,19 @@ if clash := sorted(set(OWN) & set(METHODS)):
         f"config: fusion.own names {clash}; wanted names that no method has"
     )
 
+for name, own in OWN.items():
+    # What lies elsewhere for each data set is missed by the rule that reads it.
+    if name not in config["fusion"]["methods"] or "{dataset}" in own.target:
+        continue
+    if own.kind == "folder" and not Path(own.target).is_dir():
+        raise WorkflowError(
+            f"config: fusion.own.{name}: {own.target} is no folder here; wanted one with a fused image for each pair"
+        )
+    if own.kind == "model" and not Path(own.target).is_file():
+        raise WorkflowError(
+            f"config: fusion.own.{name}: {own.target} is no file here; wanted an ONNX or a TorchScript file"
+        )
+
 METHODS = {
     **METHODS,
     **{
@@ -63,6 +76,20 @@ def own_checks():
             words += ["--infrared", *folders("infrared"), "--names", *lists]
         commands.append(join([*words, "--output", f"{RESULTS}/checks/{name}.json"]))
     return commands
+
+
+def own_remarks():
+    """Return what the plan says of this run's own methods and metrics."""
+    doors = [
+        f"{name} ({own_door(name, '{dataset}')})"
+        for name in METHOD_NAMES
+        if name in OWN
+    ]
+    remarks = {
+        "own methods, each tried on one pair before the first job": doors,
+        "own metrics": sorted(config["metrics"]["own"]),
+    }
+    return [f"{what}: {', '.join(names)}" for what, names in remarks.items() if names]
 
 
 onstart:

@@ -12,8 +12,13 @@ def plan_text():
         for variant in VARIANTS
         for seed in SEEDS
     ]
-    given = given_weights("fnet") if "fnet" in METHOD_NAMES else "none wanted"
-    remarks = [f"FNet's weights: {given or 'trained by this run'}"]
+    remarks = own_remarks()
+    chosen = config["fusion"]["methods"]
+    if missing := [name for name in chosen if name not in METHOD_NAMES]:
+        remarks.append(f"left out, without weights: {', '.join(missing)}")
+    if "fnet" in METHOD_NAMES:
+        given = given_weights("fnet") or "trained by this run"
+        remarks.append(f"FNet's weights: {given}")
     if TRAINED_METHODS:
         remarks.append(f"also trained by this run: {', '.join(TRAINED_METHODS)}")
     if tables := [table for table in config["tables"] if table in TEST_SET_TABLES]:
@@ -25,8 +30,9 @@ def plan_text():
         "detectors trained": [f"{run}/weights.pt" for run in runs],
         "detectors tested": [f"{run}/ap.json" for run in runs],
     }
+    name = DATASET["name"]
     return describe(
-        DATASET["name"],
+        name if SYNTHETIC else f"{name} in {dataset_root()}",
         VARIANTS,
         SEEDS,
         f"{detector['model']} at {detector['image_size']} pixels",

@@ -8,7 +8,10 @@ rule save_config:
         "<results>/logs/save_config.log",
     localrule: True
     params:
-        config=json.dumps(config, indent=2, sort_keys=True, ensure_ascii=False),
+        # By a function: the places of an own method's command, such as {visible}, are no wildcards.
+        config=lambda wildcards: json.dumps(
+            config, indent=2, sort_keys=True, ensure_ascii=False
+        ),
     shell:
         "printf '%s\n' {params.config:q} > {output:q}.part 2> {log:q} && mv {output:q}.part {output:q}"
 
