@@ -60,10 +60,12 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
         return f"This run cannot say: no detector has learned, the best reached {average.max():.3f}.", ""
     band, method = bands.idxmax(), fused.idxmax()
     gain = round(float(fused[method] - bands[band]), 3)
+    compared = comparison(significance, method, band) if significance else None
+    chance = ", which chance can explain" if gain and compared is not None and not compared["different"] else ""
     said = "Fusion scored higher" if gain > 0 else "Fusion scored lower" if gain < 0 else "Fusion made no difference"
     answer = (
         f"{said} on {dataset}: the best fused variant, {method}, reached a mean average precision of "
-        f"{fused[method]:.3f}; the better single band, {band}, {bands[band]:.3f} ({gain:+.3f})."
+        f"{fused[method]:.3f}; the better single band, {band}, {bands[band]:.3f} ({gain:+.3f}{chance})."
     )
     above = int((fused > bands[band]).sum())
     trust = f"{above} of {len(fused)} fused variants scored above {band}. "
@@ -71,14 +73,13 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
         trust += f"Pooling the boxes of both bands' detectors, without fusing any image, reached {average[LATE]:.3f}. "
     rows = table.set_index("variant")
     seeds = int(rows["seeds"].min())
-    compared = comparison(significance, method, band) if significance else None
     if compared is not None:
         low, high = compared["low"], compared["high"]
         told = "can be told from chance" if compared["different"] else "cannot be told from chance"
         trust += (
-            f"The difference between {method} and {band} {told}: its 95 % interval is {low:+.3f} to {high:+.3f}, "
-            f"p {printed_p(compared['p_holm'])} after correction ({significance['method']}, {significance['samples']} "
-            "draws). A best of several flatters its winner."
+            f"The difference between {method} and {band} {told}: its 95 % interval by itself is {low:+.3f} to "
+            f"{high:+.3f}, p {printed_p(compared['p_holm'])} after correction for all comparisons "
+            f"({significance['method']}, {significance['samples']} draws). A best of several flatters its winner."
         )
     elif seeds > 1:
         apart = rows.at[method, "Average_low"] > rows.at[band, "Average_high"]
@@ -561,7 +562,9 @@ def _charts(
             seconds = {name: math.nan if cost["median_s"] is None else cost["median_s"] for name, cost in costs.items()}
             device = next(iter(costs.values()))
             width, height = device["size"]
-            where = f"{width}x{height} on {device['device']}, {device['threads']} threads"
+            where = (
+                f"{width}x{height} on {device['device']}, {device['threads']} thread{'s' * (device['threads'] != 1)}"
+            )
             drawn.append(
                 {
                     "title": "Cost against quality",

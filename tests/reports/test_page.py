@@ -211,9 +211,10 @@ def significance_of(low: float, high: float, different: bool) -> dict:
 def test_verdict_states_the_interval_of_the_difference(different):
     table = scores_of(visible=0.5, fnet=0.53)
     significance = significance_of(0.01, 0.05, different)
-    trust = page.verdict(table, "msrs", significance)[1]
+    answer, trust = page.verdict(table, "msrs", significance)
     assert ("can be told from chance" in trust) == different
-    assert "its 95 % interval is +0.010 to +0.050, p 0.03 after correction" in trust
+    assert "its 95 % interval by itself is +0.010 to +0.050, p 0.03 after correction" in trust
+    assert ("which chance can explain" in answer) != different
     assert page.tied_with_best(table, significance) == (set() if different else {"visible"})
 
 
