@@ -293,8 +293,9 @@ def lacks_memory(error: BaseException) -> bool:
         return True
     # What CUDA's libraries, torch on the CPU, OpenCV and torch's reading processes say; none has a class of its own.
     words = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "Cannot allocate memory", "Insufficient memory")
-    words += ("shared memory", "DataLoader worker")
-    return isinstance(error, (RuntimeError, OSError, cv2.error)) and any(word in str(error) for word in words)
+    words += ("could not create a primitive", "shared memory", "DataLoader worker")
+    words += ("unexpected EOF", "Connection reset")  # a reading process was killed while it sent its images
+    return isinstance(error, (RuntimeError, OSError, EOFError, cv2.error)) and any(word in str(error) for word in words)
 
 
 class TrainingImages(YOLODataset):

@@ -1,9 +1,14 @@
 """Fixtures that several test files share."""
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+# Two files are tested side by side: libraries that each take every core, read before they are imported, would wait for
+# one another.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

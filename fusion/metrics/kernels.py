@@ -10,15 +10,20 @@ their exactness.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numba
 import numpy as np
 
+IN_ORDER = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
+# What kernels call is compiled into them, and only they are kept on disk. Calls would go to whichever code of a part
+# this process has first, compiled or kept, and that rounds otherwise: results would depend on what was compiled when.
+part = numba.njit(forceinline=True, **IN_ORDER)
 
-def compiled(function: Callable) -> Callable:
+
+def compiled(function: Callable, options: Mapping[str, Any] = IN_ORDER) -> Callable:
     """Compile on first call, and keep the machine code on disk where a cache folder can be written."""
-    options = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
     try:
         return numba.njit(cache=True, **options)(function)
     except RuntimeError:  # neither the package's folder nor the user's cache can be written
@@ -115,7 +120,7 @@ def ssim_uniform(reference: np.ndarray, distorted: np.ndarray, c1: float, c2: fl
     return total.sum() / ((height - 6) * (width - 6))
 
 
-@compiled
+@part
 def _sum_of_seven(values: np.ndarray, sums: np.ndarray) -> None:
     for x in range(sums.size):
         sums[x] = (
@@ -137,7 +142,7 @@ _STRIDE = _COLUMNS + _MARGIN
 _TILE = (_ROWS + _MARGIN) * _STRIDE
 
 
-@compiled
+@part
 def _fill_tile(image, top, left, rows, columns, tile):
     """Write a part of an image into a tile, less its first pixel.
 
@@ -151,14 +156,14 @@ def _fill_tile(image, top, left, rows, columns, tile):
             out[x] = np.float64(line[x]) - origin
 
 
-@compiled
+@part
 def _multiply_tiles(first, second, rows, tile):
     """Write the product of two tiles into a third."""
     for i in range(rows * _STRIDE):
         tile[i] = first[i] * second[i]
 
 
-@compiled
+@part
 def _smooth_row(tile, row, weights, column, out):
     """Filter one output row of a tile with a separable window; `weights` run from its centre outwards."""
     half = len(weights) - 1  # known to the compiler, which unrolls the loops over k
@@ -280,7 +285,7 @@ def vif_fused(
     return total_v, total_i
 
 
-@compiled
+@part
 def _vif_row(mean, variance, cross, source_mean, source_variance, product):
     """Multiply one row's factors 1 + g^2 variance / (sv + noise) into `product`."""
     for x in range(source_mean.size):
@@ -308,7 +313,7 @@ _ATAN = _polynomial(lambda z: np.arctan(np.sqrt(z)) / np.sqrt(z), 1e-12, 1.0, 12
 _EXP = _polynomial(np.exp, -40 / 64, 40 / 64, 8)
 
 
-@compiled
+@part
 def _exp(t):
     """exp(t) for t in -40..40."""
     u = t * (1 / 64)
@@ -323,7 +328,7 @@ def _exp(t):
     return power * power
 
 
-@compiled
+@part
 def _edge_row(above, here, below, strength, angle):
     """Write a row's squared edge strength and its edge angle in (-pi/2, pi/2]; rows come with a margin of one."""
     for x in range(strength.size):
@@ -363,7 +368,7 @@ def edge_maps(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     return strength, angle, total.sum()
 
 
-@compiled
+@part
 def _edge_quality(strength, angle, fused_strength, fused_angle):
     """Q of Xydeas and Petrovic for one pixel: how much of a source's edge the fused image keeps; strengths squared."""
     low, high = min(strength, fused_strength), max(strength, fused_strength)

@@ -23,16 +23,11 @@ _COS, _SIN = np.cos(_ANGLES).astype(np.float32), np.sin(_ANGLES).astype(np.float
 _HALF_ROOT = np.float32(np.sqrt(0.5))
 
 
-def compiled(function: Callable) -> Callable:
-    """Compile as `fusion.metrics.kernels.compiled` does, for sums whose order does not matter."""
-    options = {"nogil": True, "fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # neither the package's folder nor the user's cache can be written
-        return numba.njit(**options)(function)
+ANY_ORDER = {"nogil": True, "fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}  # of sums
+part = numba.njit(forceinline=True, **ANY_ORDER)  # of kernels, see `fusion.metrics.kernels.part`
 
 
-@compiled
+@part
 def _rotate(re, im, j, k):
     """Multiply by e^{-2 pi i j k / 32}."""
     return re * _COS[j, k] - im * _SIN[j, k], re * _SIN[j, k] + im * _COS[j, k]
@@ -47,7 +42,7 @@ def _fours(step: int, padded: bool) -> Callable:
     """
     far = 8 * step
 
-    @compiled
+    @part
     def fours(source, at, line):
         for j in range(8):
             x = source[at + j * step : at + j * step + (2 if padded else 3) * far + POINT]
@@ -77,7 +72,7 @@ def _eights(step: int, cut: bool) -> Callable:
     """
     far = 4 * step
 
-    @compiled
+    @part
     def eights(line, target, at):
         for k in range(4):
             x = line[8 * k * POINT : 8 * (k + 1) * POINT]
@@ -125,7 +120,7 @@ eights_to_row, eights_to_cut_row = _eights(POINT, False), _eights(POINT, True)
 eights_to_column, eights_to_cut_column = _eights(LINE, False), _eights(LINE, True)
 
 
-@compiled
+@part
 def transform_rows(tile, line):
     """Transform the rows of a tile in place; `line` is memory for one."""
     for y in range(SIDE):
@@ -133,7 +128,7 @@ def transform_rows(tile, line):
         eights_to_row(line, tile, y * LINE)
 
 
-@compiled
+@part
 def transform_column(tile, x, line):
     """Transform a column of a tile in place."""
     fours_of_column(tile, x * POINT, line)

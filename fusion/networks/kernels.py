@@ -10,26 +10,31 @@ is number t channels + m, its imaginary part 0 before the transform. Weights and
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
-from fusion.metrics.kernels import compiled as compiled_in_order
+from fusion.metrics.kernels import compiled
+from fusion.metrics.kernels import part as part_in_order
 from fusion.networks.fourier import (
+    ANY_ORDER,
     LINE,
     PAIRS,
     POINT,
     SIDE,
-    compiled,
     eights_to_cut_column,
     eights_to_cut_row,
     eights_to_row,
     fours_of_padded_column,
     fours_of_padded_row,
     fours_of_row,
+    part,
     transform_column,
     transform_rows,
 )
 from fusion.networks.lzsc import ALPHA, GAMMA, KERNEL
+
+kernel = partial(compiled, options=ANY_ORDER)
 
 HALF = KERNEL // 2
 KEPT = SIDE - 2 * HALF  # of a tile's side, what no transform's wrapping round reaches
@@ -51,7 +56,7 @@ _FIT = np.polynomial.Chebyshev.interpolate(
 _E0, _E1, _E2, _E3, _E4, _E5 = (np.float32(c) for c in _FIT.convert(kind=np.polynomial.Polynomial).coef)
 
 
-@compiled_in_order
+@part_in_order
 def _gate(magnitude, theta):
     """Return 1 / (1 + e^{-gamma (magnitude - theta)}), exact to float32's rounding."""
     # Beyond 60 the gate is 0 or 1 to float32, and larger exponents would slow the arithmetic by denormal numbers.
@@ -64,12 +69,12 @@ def _gate(magnitude, theta):
     return np.float32(1) / (np.float32(1) + power * (p * t * t + t + np.float32(1)))
 
 
-@compiled_in_order
+@part_in_order
 def _sign(value):
     return np.float32(value > 0) - np.float32(value < 0)
 
 
-@compiled_in_order
+@part_in_order
 def _activate(v, theta, code):
     """Write u = T(v; theta) to the code and in the place of v, rows of it."""
     for x in range(v.size):
@@ -79,7 +84,7 @@ def _activate(v, theta, code):
         v[x] = u
 
 
-@compiled_in_order
+@part_in_order
 def _activate_backward(g, v, theta, before, before_last, of_v, sums):
     """Write the gradient of v, from that of u = T(v; theta), to `of_v` and in the place of g, rows of it.
 
@@ -99,14 +104,14 @@ def _activate_backward(g, v, theta, before, before_last, of_v, sums):
         g[x] = of
 
 
-@compiled
+@part
 def _add(values, factor, others):
     if factor != 0:
         for x in range(values.size):
             values[x] += factor * others[x]
 
 
-@compiled
+@part
 def _drop_noise(values):
     for x in range(values.size):
         values[x] = _ZERO if abs(values[x]) <= _NOISE else values[x]
@@ -115,7 +120,7 @@ def _drop_noise(values):
 # --- Between maps and the spectra of codes -------------------------------------------------------------------------
 
 
-@compiled
+@part
 def _spectra_of(maps, tiles, spectra, line):
     """Transform maps, (N, rows, columns, channels), where the tiles (picture, down, across) read them."""
     spectra[:] = _ZERO
@@ -131,7 +136,7 @@ def _spectra_of(maps, tiles, spectra, line):
         transform_column(spectra, x, line)
 
 
-@compiled
+@part
 def _spread_over(spectra, at, weights, column, maps):
     """Write the sum over maps of conj(spectrum) weight to a column; `maps` has as many elements."""
     # A length that is known when compiled unrolls the loop over maps, so that sums stay in registers.
@@ -148,7 +153,7 @@ def _spread_over(spectra, at, weights, column, maps):
             out[c], out[c + PAIRS] = re, im
 
 
-@compiled
+@part
 def _spread(spectra, at, weights, column, count):
     if count == 1:
         _spread_over(spectra, at, weights, column, (0,))
@@ -164,7 +169,7 @@ def _spread(spectra, at, weights, column, count):
         _spread_over(spectra, at, weights, column, (0, 0, 0, 0, 0, 0))
 
 
-@compiled
+@part
 def _up(spectra, weights, count, tiles, line, column, rows):
     """Convolve `count` maps to 64 channels: tiles whose rows are still to be transformed, KEPT rows of each."""
     for x in range(SIDE):
@@ -175,7 +180,7 @@ def _up(spectra, weights, count, tiles, line, column, rows):
             eights_to_cut_column(line, rows, t * _ROWS + x * POINT)
 
 
-@compiled
+@part
 def _collect(point, weights, out, maps):
     """Write conj(sum over channels of the code times weight) to each of so many maps, of one frequency."""
     for m in range(maps):
@@ -187,7 +192,7 @@ def _collect(point, weights, out, maps):
         out[m], out[m + PAIRS] = re, -im
 
 
-@compiled
+@part
 def _down(columns, x, weights, tiles, spectra):
     """Multiply a column of the codes' spectra, of each tile, to that of their maps' spectra."""
     count = weights.size // (SIDE * LINE)
@@ -198,7 +203,7 @@ def _down(columns, x, weights, tiles, spectra):
             _collect(point, factors, spectra[y * LINE + x * POINT + t * count :], count)
 
 
-@compiled
+@part
 def _columns_of(rows, x, tiles, line, columns):
     """Transform a column of codes whose rows are transformed, of each tile."""
     for t in range(tiles):
@@ -206,7 +211,7 @@ def _columns_of(rows, x, tiles, line, columns):
         eights_to_row(line, columns, t * LINE)
 
 
-@compiled
+@part
 def _maps_of(spectra, line, results, tiles):
     """Transform the spectra of maps back, but for their columns; results (N, down, across, 32, 32, maps) take them."""
     transform_rows(spectra, line)
@@ -219,7 +224,7 @@ def _maps_of(spectra, line, results, tiles):
                     result[y, x, m] = spectra[y * LINE + x * POINT + t * count + m]
 
 
-@compiled
+@part
 def _correlate(columns, x, spectra, count, sums):
     """Add the codes' spectra times the conjugate of maps' to the sums, a column of TOGETHER tiles."""
     for y in range(SIDE):
@@ -247,7 +252,7 @@ def _correlate(columns, x, spectra, count, sums):
 # --- Steps of a block ----------------------------------------------------------------------------------------------
 
 
-@compiled
+@part
 def _transform_code(row, width, line):
     """Transform a row of a code of which `width` pixels are in the picture."""
     row[width * POINT : KEPT * POINT] = _ZERO
@@ -255,7 +260,7 @@ def _transform_code(row, width, line):
     eights_to_row(line, row, 0)
 
 
-@compiled
+@kernel
 def step(maps, ups, before, before_last, ahead, back, theta, code, kept, downs, tiles, results):
     """Take a step for a run of tiles: u = T(v; theta), v = up(maps) + ahead before + back before_last, and down(u).
 
@@ -302,7 +307,7 @@ def step(maps, ups, before, before_last, ahead, back, theta, code, kept, downs, 
         _maps_of(spectra, line, results, group)
 
 
-@compiled
+@kernel
 def step_backward(
     seen,
     ups,
@@ -392,7 +397,7 @@ def step_backward(
 # --- Maps from tiles -----------------------------------------------------------------------------------------------
 
 
-@compiled
+@part
 def _put(row, start, out):
     """Write columns of `row`, (width, maps), to `out`, (width, channels)."""
     for x in range(out.shape[0]):
@@ -400,7 +405,7 @@ def _put(row, start, out):
             out[x, j] = row[x, start + j]
 
 
-@compiled
+@kernel
 def assemble(results, n, band, first, second, third):
     """Sum what tiles give their surroundings, where they overlap: KEPT rows of a picture's maps, from KEPT band - HALF.
 

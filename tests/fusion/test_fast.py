@@ -1,6 +1,9 @@
 """The fast path is the plain one: values, gradients, sizes, tiles, precisions."""
 
 import copy
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -229,3 +232,16 @@ def test_networks_with_the_other_block_train_as_they_are():
     network, pair = FNet("lcsc"), torch.rand(2, 1, 1, 16, 16)
     expected = gradients(network(*pair).square().sum(), network)
     assert largest_error(gradients(compute(network, *pair).square().sum(), network), expected) < 1e-5
+
+
+def test_kernels_round_alike_whether_just_compiled_or_kept_on_disk(tmp_path):
+    program = (
+        "import torch; from fusion.networks.fast import prepare; from fusion.networks.fnet import FNet;"
+        "torch.manual_seed(0); print(prepare(FNet())(*torch.rand(2, 1, 1, 30, 27)).numpy().tobytes().hex())"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    compiled, kept = (
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True).stdout
+        for _ in range(2)
+    )
+    assert compiled == kept and list(tmp_path.rglob("*.nbc"))
