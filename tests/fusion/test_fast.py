@@ -35,7 +35,7 @@ def test_values_are_those_of_the_plain_network(fnet, shape):
     assert found.shape == visible.shape and found.dtype == torch.float32
     # Untrained thresholds are steep: where one is met, rounding grows a hundredfold, in the plain network as well.
     difference = (found - expected).abs()
-    assert difference.mean() < 2e-6 and difference.max() < 1e-4
+    assert difference.mean() < 5e-6 and difference.max() < 2e-4
 
 
 def test_black_pictures_stay_black(fnet):
