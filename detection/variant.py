@@ -64,17 +64,22 @@ def read_data(path: Path, part: Part) -> Data:
     names = content["names"]
     names = list(names.values()) if isinstance(names, dict) else names
     # Nothing deeper is taken as text: aliases in YAML make a small file an endless one.
-    for key, value in {**content, "names": names}.items():
+    for key, value in (("names", names), ("variant", content.get("variant"))):
         words = value if isinstance(value, list) else [value]
-        known = key in ("names", "variant", "images", "manifest", "path", "train", "val", "test")
-        if known and not all(isinstance(word, (str, int, float, type(None))) for word in words):
+        if not all(isinstance(word, (str, int, float, type(None))) for word in words):
             raise InputError(f"{path}: `{key}` is neither a word nor a list of words")
+    for key in ("images", "manifest", "path", "train", "val", "test"):
+        value = content.get(key)
+        several = key == "images" or ("images" not in content and key in ("train", "val", "test"))
+        words = value if isinstance(value, list) and several else [value or ""]
+        if not all(isinstance(word, str) for word in words):
+            raise InputError(f"{path}: `{key}` is no path{' and no list of paths' if several else ''}")
     if not isinstance(names, list):
         raise InputError(f"{path}: `names` is no list; wanted the classes in their order")
     classes = tuple(map(str, names))
     if "images" not in content:
         return _read_plain(path, content, part, classes)
-    missing = [key for key in ("variant", part) if not content.get(key)]
+    missing = [key for key in ("variant", "images", part) if not content.get(key)]
     if missing:
         raise InputError(f"{path} has no key `{missing[0]}`; wanted variant, images, manifest, train, test, names")
     truth = read_truth(path.parent / content[part])
@@ -119,7 +124,7 @@ def _read_plain(path: Path, content: dict[str, Any], part: Part, classes: tuple[
     source = content.get(part) or (content.get("val") if part == "test" else None)
     if not source:
         raise InputError(f"{path} has no key `{part}`; wanted folders or lists of images")
-    root = path.parent / content.get("path", ".")
+    root = path.parent / (content.get("path") or ".")
     files: dict[str, Path] = {}
     for entry in [source] if isinstance(source, str) else source:
         place = root / entry

@@ -92,6 +92,19 @@ def test_any_data_yaml(content):
             read_data(path, "train")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        *({"names": [], "train": train} for train in ([None], [5], 5, True, ["a", {}])),
+        *({"names": [], "train": "x", "path": place} for place in (5, ["a"], None)),
+        *({"names": [], "images": images, "variant": "v", "train": "x"} for images in (None, 5, [None])),
+        {"names": [], "images": ["a"], "variant": "v", "train": ["x"]},
+    ],
+)
+def test_a_data_yaml_with_something_else_for_a_path(content):
+    test_any_data_yaml.hypothesis.inner_test(content)
+
+
 CONFIG = jsonschema.Draft202012Validator(
     yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text(encoding="utf-8"))
 )
