@@ -112,7 +112,7 @@ METHOD = Method(
     load,
     needs_weights=True,
     reference="Panda et al., arXiv 2411.04519",
-    revision=2,
+    revision=3,
     network=network,
     training=training,
     published=Published(

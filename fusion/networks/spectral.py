@@ -29,7 +29,6 @@ from fusion.networks.kernels import HALF, KEPT, TOGETHER
 from fusion.networks.lzsc import FEATURES, KERNEL, STEPS
 from fusion.networks.workers import Map, workers
 
-RUN = 2 * TOGETHER  # tiles that a thread takes at once
 
 Shape = tuple[int, int, int]  # of a batch: N, H, W
 
@@ -38,6 +37,12 @@ def tiles_of(shape: Shape) -> np.ndarray:
     """Return all tiles of a batch, (tiles, 3): picture, down, across."""
     n, height, width = shape
     return np.stack(np.indices((n, -(-height // KEPT), -(-width // KEPT))), axis=-1).reshape(-1, 3)
+
+
+def runs_of(tiles: np.ndarray) -> list[np.ndarray]:
+    """Return runs of tiles that a thread takes at once: long ones cost fewer calls, many keep all threads busy."""
+    run = TOGETHER * min(max(len(tiles) // (12 * TOGETHER), 2), 4)
+    return [tiles[start : start + run] for start in range(0, len(tiles), run)]
 
 
 def new_maps(shape: Shape, channels: int) -> np.ndarray:
@@ -133,8 +138,7 @@ def forward(
         interior(step, shape)[..., :channels] = image.permute(0, 2, 3, 1)
     seen = np.empty((*shape, block.makes[STEPS]), np.float32)
     nothing = seen[..., :0]
-    tiles = tiles_of(shape)
-    runs = [tiles[start : start + RUN] for start in range(0, len(tiles), RUN)]
+    runs = runs_of(tiles_of(shape))
 
     def step(k: int, results: np.ndarray, tiles: np.ndarray) -> None:
         kernels.step(
