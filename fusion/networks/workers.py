@@ -38,10 +38,17 @@ def workers() -> Iterator[Map]:
         inference = torch.is_inference_mode_enabled()  # is a thread's own
 
         def run(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
-            def one(piece: Any) -> Any:
-                with torch.inference_mode(inference), torch.no_grad():
-                    return function(piece)
+            pieces = list(pieces)
+            results = [None] * len(pieces)
+            indices = iter(range(len(pieces)))  # shared: each thread takes the next, without a future for every piece
 
-            return list(pool.map(one, pieces))
+            def some() -> None:
+                with torch.inference_mode(inference), torch.no_grad():
+                    for index in indices:
+                        results[index] = function(pieces[index])
+
+            for future in [pool.submit(some) for _ in range(threads)]:
+                future.result()
+            return results
 
         yield run
