@@ -459,11 +459,17 @@ def main(argv: Sequence[str] | None = None) -> None:
         precision = resolved_precision(options.precision, device) if options.method == "fnet" else "fp32"
         frozen = _frozen(options)
         training = _training(options, frozen, precision)
+        crop = training.crop if options.crop is None else options.crop
+        if crop < training.smallest_crop or crop % training.crop_step:
+            raise InputError(
+                f"--crop {crop} does not suit {options.method}; wanted at least {training.smallest_crop}, "
+                f"a multiple of {training.crop_step}"
+            )
         settings = Settings(
             method=options.method,
             iterations=_iterations(options, training),
             batch=training.batch if options.batch is None else options.batch,
-            crop=training.crop if options.crop is None else options.crop,
+            crop=crop,
             lr=options.lr,
             ema=training.ema if options.ema is None else options.ema,
             seed=options.seed,

@@ -143,7 +143,7 @@ def training(frozen: Path | None) -> Training:
         "flips and turns beside the random crops; the published training sees KAIST's 95,324 pairs for five epochs",
     ]
     phase = Phase("fusion", trained.used_parameters(), loss, lr=1e-5, iterations=5 * 95324 // 24)
-    return Training(trained, [phase], crop=192, batch=24, choices=choices)
+    return Training(trained, [phase], crop=192, smallest_crop=176, crop_step=8, batch=24, choices=choices)
 
 
 METHOD = Method(

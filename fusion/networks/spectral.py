@@ -29,7 +29,6 @@ from fusion.networks.kernels import HALF, KEPT, TOGETHER
 from fusion.networks.lzsc import FEATURES, KERNEL, STEPS
 from fusion.networks.workers import Map, workers
 
-
 Shape = tuple[int, int, int]  # of a batch: N, H, W
 
 

@@ -294,6 +294,7 @@ def test_bad_options_say_what_was_wanted(folders, tmp_path):
         (["--batch", "0"], "--batch 0 is too small"),
         (["--log-every", "0"], "--log-every 0 is too small"),
         (["--seed", "-1"], "--seed -1 is too small"),
+        (["--method", "crossfuse", "--crop", "15"], "--crop 15 does not suit crossfuse; wanted at least 16"),
         (["--ema", "1"], "--ema 1"),
     ):
         with pytest.raises(InputError, match=message):
