@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 # By what torch and the threads of Python say that memory ran out, in a process or in one that reads images for it.
-NO_MEMORY = ("can't allocate memory", "can't start new thread", "DataLoader worker")
+NO_MEMORY = ("can't allocate memory", "can't start new thread", "could not create a primitive", "DataLoader worker")
 
 
 class InputError(ValueError):
