@@ -48,10 +48,11 @@ def claimed_device(choice: Device, threads: int | None = None, wait_s: float = 8
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep what is freed for the next step, where it would give it back to the system.
+    """Have the C library keep freed blocks of up to 32 MiB for the next step, for the rest of the process.
 
-    A network frees and takes the same megabytes at every step; to have the system clear them anew each time costs FNet
-    a tenth of a training step. Does nothing where the C library is not glibc.
+    A network frees and takes the same megabytes at every step; to have the system clear them anew each time cost FNet a
+    tenth of a training step on a virtual machine. The price is that memory stays at its peak. Does nothing where the C
+    library is not glibc.
     """
     trim_threshold, mmap_threshold, most = -1, -3, 32 << 20  # mallopt's own names and limit
     with contextlib.suppress(OSError, AttributeError):

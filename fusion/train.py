@@ -36,7 +36,7 @@ from fusion.pairs import Pair, find_pairs, read_names
 from fusion.stage import InputError, Progress, run, stop_asked, stopped
 from fusion.weights import fill, read_state, read_tensors, write_state, write_tensors
 
-REVISION = 2  # raise when the same options would train other weights
+REVISION = 3  # raise when the same options would train other weights
 KEPT_CHECKPOINTS = 2
 TRAINABLE = [name for name, method in METHODS.items() if method.training]
 
@@ -461,10 +461,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         training = _training(options, frozen, precision)
         crop = training.crop if options.crop is None else options.crop
         if crop < training.smallest_crop or crop % training.crop_step:
-            raise InputError(
-                f"--crop {crop} does not suit {options.method}; wanted at least {training.smallest_crop}, "
-                f"a multiple of {training.crop_step}"
-            )
+            step = f", a multiple of {training.crop_step}" if training.crop_step > 1 else ""
+            wanted = f"at least {training.smallest_crop}{step}"
+            raise InputError(f"--crop {crop} does not suit {options.method}; wanted {wanted}")
         settings = Settings(
             method=options.method,
             iterations=_iterations(options, training),

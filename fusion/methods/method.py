@@ -52,7 +52,7 @@ class Training:
     phases: one after the other; each starts with a fresh optimiser.
     beside: networks that are trained or kept beside it (in checkpoints, not among the weights), by name.
     crop, batch: side of the random square crops in pixels and pairs in an iteration, where the user gives none.
-    smallest_crop, crop_step: what the losses, or the network itself, can do with: at least so many pixels, a multiple.
+    smallest_crop, crop_step: for the losses and the network to work, the least and what it must be a multiple of.
     ema: decay of the averaged weights that are used, where the user gives none; 0 uses the last ones.
     choices: what the paper leaves open and we chose, one sentence each; goes into the provenance.
     recordable: whether a GPU may record an iteration once and replay it: no value decides what is computed.

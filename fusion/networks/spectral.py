@@ -39,7 +39,7 @@ def tiles_of(shape: Shape) -> np.ndarray:
 
 
 def runs_of(tiles: np.ndarray) -> list[np.ndarray]:
-    """Return runs of tiles that a thread takes at once: long ones cost fewer calls, many keep all threads busy."""
+    """Return runs of 8 to 16 tiles that a thread takes at once: fewer calls, and enough runs for all threads."""
     run = TOGETHER * min(max(len(tiles) // (12 * TOGETHER), 2), 4)
     return [tiles[start : start + run] for start in range(0, len(tiles), run)]
 

@@ -7,7 +7,7 @@ core that is busy elsewhere takes fewer of them. What a piece computes does not 
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -40,14 +40,20 @@ def workers() -> Iterator[Map]:
         def run(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
             pieces = list(pieces)
             results = [None] * len(pieces)
-            indices = iter(range(len(pieces)))  # shared: each thread takes the next, without a future for every piece
+            indices = iter(range(len(pieces)))  # shared: `next` on it is atomic under the interpreter's lock
 
             def some() -> None:
                 with torch.inference_mode(inference), torch.no_grad():
-                    for index in indices:
-                        results[index] = function(pieces[index])
+                    try:
+                        for index in indices:
+                            results[index] = function(pieces[index])
+                    finally:
+                        for _ in indices:  # after an error nobody takes more
+                            pass
 
-            for future in [pool.submit(some) for _ in range(threads)]:
+            futures = [pool.submit(some) for _ in range(threads)]
+            wait(futures)
+            for future in futures:
                 future.result()
             return results
 

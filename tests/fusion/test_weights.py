@@ -1,5 +1,8 @@
 """Where weights come from is listed, and an authors' file is converted once."""
 
+import json
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -70,3 +73,11 @@ def test_fusing_takes_the_weights_that_the_project_ships(tmp_path):
     fuse(["--method", "fnet", "--device", "cpu", *where])
     assert read_image(tmp_path / "out/a.png").shape == (24, 20)
     assert read_csv(tmp_path / "out/manifest.csv")[1]["weights"] == sha256_file(shipped)
+
+
+def test_the_story_of_the_shipped_weights_ends_with_them():
+    shipped = packaged_weights("fnet")
+    story = json.loads(shipped.with_suffix(".json").read_text())
+    assert story["weights_sha256"] == sha256_file(shipped)
+    for before, after in pairwise(story["trainings"]):
+        assert after["settings"]["start"] in before["result"]

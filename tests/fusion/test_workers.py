@@ -1,0 +1,34 @@
+"""Threads that take pieces of work: results in order, and what an error leaves undone."""
+
+import time
+
+import pytest
+import torch
+
+from fusion.networks.workers import workers
+
+
+@pytest.fixture(params=[1, 2])
+def run(request):
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    with workers() as run:
+        yield run
+    torch.set_num_threads(before)
+
+
+def test_results_stand_in_the_order_of_their_pieces(run):
+    assert run(lambda piece: piece**2, range(50)) == [piece**2 for piece in range(50)]
+
+
+def test_after_an_error_no_more_pieces_are_taken(run):
+    taken = []
+
+    def fail(piece):
+        taken.append(piece)
+        time.sleep(0.01)
+        raise ValueError(f"piece {piece}")
+
+    with pytest.raises(ValueError, match="piece 0"):
+        run(fail, range(100))
+    assert len(taken) <= 2
