@@ -394,7 +394,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts, condition_images = parts_table(runs, variants)
     if len(parts.columns) > 1:
         tables.insert(1, _parts_context(parts, condition_images))
-    test_sets = [block for file in options.test_set_tables for block in _test_set_blocks(file)]
+    test_sets = [block for file in options.test_set_tables for block in test_set_blocks(file)]
 
     pictures = read_pictures(split, images, predictions)
     with_boxes = [name for name in split.test if pictures.boxes[name]]
@@ -638,9 +638,11 @@ def _best_fused(table: pd.DataFrame) -> str:
     return str(fused.loc[fused["Average"].idxmax(), "variant"] if len(fused) else table["variant"].iloc[-1])
 
 
-def _test_set_blocks(file: Path) -> list[table1.Block]:
+def test_set_blocks(file: Path) -> list[table1.Block]:
     """Return the printed parts of a table of test sets, from its CSV."""
     frame, facts = _read_table(file)
+    for name in ("best", "tied"):  # columns of text, which are read as numbers where all cells are empty
+        frame[name] = frame[name].astype(object).where(frame[name].notna(), "")
     after = frame.columns.get_loc("images")
     return table1.print_blocks(file.stem, frame, list(frame.columns[2:after]), {"definition": "", **facts})
 

@@ -11,7 +11,7 @@ import pytest
 
 from fusion.artefacts import read_csv, sha256_file, write_csv, write_json
 from fusion.stage import InputError
-from reports import paper, table1
+from reports import page, paper, table1
 from reports.table1 import COSTS, METRICS, holm, main, metric_row, row_marks
 
 COLUMNS = ("visible", "infrared", "average", "maximum", "fnet")
@@ -93,6 +93,12 @@ def test_the_best_is_tested_against_every_other_method_but_not_against_sources(f
     assert rows["average_p"].between(0, 0.05).all() and rows["fnet_p"].isna().all()
     assert rows["visible_p"].isna().all()
     assert (rows["fnet_low"] < rows["fnet"]).all() and (rows["fnet"] < rows["fnet_high"]).all()
+
+
+def test_a_table_without_ties_goes_into_the_page(files):
+    files.run()
+    (means, *_) = page.test_set_blocks(files.folder / "tables/table1.csv")
+    assert not means.cells.astype(str).apply(lambda column: column.str.contains("*", regex=False)).any(axis=None)
 
 
 def test_methods_that_the_images_cannot_tell_apart_are_marked_as_tied(files):
