@@ -93,7 +93,15 @@ def peak_memory(
     threads: int,
     own: Own | None = None,
 ) -> int:
-    """Return the bytes that loading and one fusion take at most; meant for a fresh process."""
+    """Return the bytes that loading and one fusion take at most.
+
+    Seen in a fresh process: what this one has freed it may have kept, which would hide what is taken next.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(_peak_memory_here, name, weights, device, precision, width, height, threads, own).result()
+
+
+def _peak_memory_here(name, weights, device, precision, width, height, threads, own) -> int:
     method = METHODS[name] if own is None else own_method(own, weights)
     if method.needs_weights or method.on_device:
         import torch
@@ -177,8 +185,7 @@ def measure(
         network = method.network(weights)
         parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, *size)
     with weights_or_random(method, weights) as path:
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            peak = process.submit(peak_memory, name, path, device, precision, *size, threads).result()
+        peak = peak_memory(name, path, device, precision, *size, threads)
         median = median_runtime(method.load(path, device, precision), *size, repeats)
     return {
         "method": name,
@@ -196,9 +203,7 @@ def _own_cost(own: Own, name: str, weights, size, device, precision, threads, re
         return cost
     cost["median_s"] = median_runtime(own_method(own, weights).load(weights, device, precision), *size, repeats)
     if own.kind != "command":  # another program's memory is not ours to see
-        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-            job = process.submit(peak_memory, name, weights, device, precision, *size, threads, own)
-            cost["peak_memory_bytes"] = job.result()
+        cost["peak_memory_bytes"] = peak_memory(name, weights, device, precision, *size, threads, own)
     if (network := own_network(own, weights)) is not None:
         cost["parameters"] = count_parameters(network) or math.nan  # a frozen file keeps constants alone
         try:
