@@ -36,7 +36,7 @@ from fusion.pairs import Pair, find_pairs, read_names
 from fusion.stage import InputError, Progress, run, stop_asked, stopped
 from fusion.weights import fill, read_state, read_tensors, write_state, write_tensors
 
-REVISION = 3  # raise when the same options would train other weights
+REVISION = 4  # raise when the same options would train other weights
 KEPT_CHECKPOINTS = 2
 TRAINABLE = [name for name, method in METHODS.items() if method.training]
 
@@ -96,9 +96,10 @@ def batch_indices(count: int, batch: int, seed: int, stage: int, iteration: int)
 def random_tones(generator: np.random.Generator) -> np.ndarray:
     """Return what each grey level becomes, float32 (256,) in 0..1: a random power between random ends.
 
-    The power lies in 0.5..2, the ends in 0..0.3 and 0.6..1; one image in four is a negative.
+    The power lies in 0.5..2, the ends in 0..0.3 and 0.6..1, each left at 0 or 1 in half of the draws; one image in four
+    is a negative.
     """
-    low, high = generator.uniform(0, 0.3), generator.uniform(0.6, 1)
+    low, high = max(0, generator.uniform(-0.3, 0.3)), min(1, generator.uniform(0.6, 1.4))
     levels = (np.arange(256) / 255) ** 2 ** generator.uniform(-1, 1)
     if generator.random() < 0.25:
         levels = 1 - levels
