@@ -17,7 +17,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from detection.train import Recipe, add_options, deterministic, epoch_order, explained, recipe_of, train, workers_for
+from detection.recipe import Recipe, epoch_order, recipe_of
+from detection.train import add_options, deterministic, explained, train, workers_for
 from detection.variant import Data, read_data
 from fusion.artefacts import versions, write_json
 from fusion.devices import claimed_device, resolved_precision

@@ -30,9 +30,8 @@ from detection.detector import (
     lacks_memory,
     load_weights,
     raw_detections,
-    read_bgr,
-    resize_long_side,
 )
+from detection.images import read_bgr, resize_long_side
 from detection.variant import Data, read_data
 from fusion.artefacts import sha256_file, sha256_json, versions, write_json
 from fusion.devices import DEVICES, claimed_device

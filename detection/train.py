@@ -21,14 +21,23 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from detection.recipe import (
+    AUGMENTATION,
+    Recipe,
+    add_recipe_options,
+    epoch_batches,
+    epoch_order,
+    learning_rate,
+    recipe_of,
+    step_seed,
+)
 from detection.variant import Data, read_data
 from fusion.artefacts import (
     only_writer,
@@ -39,109 +48,13 @@ from fusion.artefacts import (
     write_csv,
     write_json,
 )
-from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
+from fusion.devices import DEVICES, claimed_device, resolved_precision
 from fusion.stage import InputError, Progress, run, stop_asked, stopped, threads_available
 
 # Raise it when a change of the code changes what a recipe leads to: checkpoints of before are then passed over.
 REVISION = 1
 KEPT_CHECKPOINTS = 2
 STARVED = 0.2  # share of a training's time from which on waiting for images is worth a warning
-
-
-def _option(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:
-    return field(default=default, metadata={"help": text, "choices": choices})
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the weights but the data: two runs of one recipe on the same data end alike."""
-
-    model: str = _option(
-        "yolov5n", "architecture: yolov5, yolov8 or yolo11 with n, s, m, l or x, rtdetr-l or -x, or a .yaml"
-    )
-    image_size: int = _option(640, "long side in pixels, a multiple of 32")
-    epochs: int = _option(100, "passes over the training images")
-    batch: int = _option(16, "images in a step; never changed to fit memory")
-    nominal_batch: int = _option(64, "images in an optimiser step: gradients of smaller batches are accumulated")
-    optimizer: str = _option("SGD", "SGD with Nesterov momentum, or AdamW", ("SGD", "AdamW"))
-    lr0: float = _option(0.01, "learning rate after warm-up")
-    lrf: float = _option(0.01, "learning rate at the end, as a fraction of the first")
-    schedule: str = _option("linear", "how the learning rate falls, epoch by epoch", ("linear", "cosine"))
-    momentum: float = _option(0.937, "momentum of SGD, first beta of AdamW")
-    weight_decay: float = _option(0.0005, "of convolutions' weights, for a nominal batch")
-    warmup_epochs: float = _option(
-        3.0, "epochs over which the learning rate rises from 0; the last epoch is never warm-up"
-    )
-    warmup_momentum: float = _option(0.8, "SGD's momentum at the start of warm-up")
-    warmup_bias_lr: float = _option(0.1, "learning rate of biases at the start of warm-up")
-    gradient_clip: float = _option(10.0, "greatest norm of all gradients together")
-    ema_decay: float = _option(0.9999, "decay of the moving average of the weights")
-    ema_tau: float = _option(2000.0, "optimiser steps over which that decay sets in; small for short trainings")
-    box: float = _option(7.5, "weight of the loss of boxes (CIoU)")
-    cls: float = _option(0.5, "weight of the loss of classes")
-    dfl: float = _option(1.5, "weight of the loss of edges' distributions")
-    hsv_h: float = _option(0.015, "hue is varied by up to this fraction")
-    hsv_s: float = _option(0.7, "saturation is varied by up to this fraction")
-    hsv_v: float = _option(0.4, "brightness is varied by up to this fraction")
-    degrees: float = _option(0.0, "images are turned by up to so many degrees")
-    translate: float = _option(0.1, "images are shifted by up to this fraction")
-    scale: float = _option(0.5, "images are enlarged or shrunk by up to this fraction")
-    shear: float = _option(0.0, "images are sheared by up to so many degrees")
-    perspective: float = _option(0.0, "images are tilted by up to this factor, 0 to 0.001")
-    flipud: float = _option(0.0, "probability of a flip upside down")
-    fliplr: float = _option(0.5, "probability of a flip left to right")
-    mosaic: float = _option(1.0, "probability that four images are tiled into one")
-    mixup: float = _option(0.0, "probability that two images are blended")
-    close_mosaic: int = _option(10, "last epochs without mosaic and mixup")
-    precision: str = _option(
-        "fp32",
-        "of the network; the loss is always fp32; auto: bf16 where the processor has it",
-        PRECISIONS,
-    )
-    seed: int = _option(0, "of the first weights, the order and the augmentation")
-
-    def __post_init__(self) -> None:
-        """Refuse values that no training can have."""
-        at_least = {"epochs": 1, "batch": 1, "nominal_batch": 1, "image_size": 64, "seed": 0, "close_mosaic": 0}
-        for name, least in at_least.items():
-            if getattr(self, name) < least:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: wanted at least {least}")
-        if self.image_size % 32:
-            raise InputError(f"--image-size {self.image_size}: wanted a multiple of 32")
-        for name in ("mosaic", "mixup", "flipud", "fliplr", "translate", "lrf", "momentum", "ema_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: wanted 0 to 1")
-
-
-AUGMENTATION = (
-    "hsv_h", "hsv_s", "hsv_v", "degrees", "translate", "scale", "shear", "perspective", "flipud", "fliplr", "mosaic",
-    "mixup",
-)  # fmt: skip
-
-
-def epoch_order(recipe: Recipe, images: int, epoch: int) -> np.ndarray:
-    """Return the order in which an epoch goes through the images: the same for every variant and machine."""
-    return np.random.Generator(np.random.PCG64([recipe.seed, epoch])).permutation(images)
-
-
-def step_seed(recipe: Recipe, step: int) -> int:
-    """Return the seed of what a network draws in a step."""
-    return int(np.random.SeedSequence([recipe.seed, step]).generate_state(1)[0])
-
-
-def epoch_batches(recipe: Recipe, images: int, first_epoch: int) -> Iterator[list[tuple[int, int]]]:
-    """Yield the batches of all epochs from `first_epoch` on, as keys (epoch, index) of `TrainingImages`."""
-    for epoch in range(first_epoch, recipe.epochs):
-        order = epoch_order(recipe, images, epoch)
-        for start in range(0, images, recipe.batch):
-            yield [(epoch, int(index)) for index in order[start : start + recipe.batch]]
-
-
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Return an epoch's learning rate after warm-up."""
-    done = epoch / recipe.epochs
-    falls = 1 - done if recipe.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
-    return recipe.lr0 * (falls * (1 - recipe.lrf) + recipe.lrf)
 
 
 def train(
@@ -182,9 +95,13 @@ def train(
             to do where memory does not suffice.
     """
     import torch
+
+    from detection.detector import build_model, loss_of, start_from  # first, as it keeps the package offline
+
+    # isort: split
     from ultralytics.utils.torch_utils import ModelEMA
 
-    from detection.detector import TrainingImages, build_model, loss_of, start_from
+    from detection.images import TrainingImages
 
     torch.manual_seed(recipe.seed)
     model = build_model(recipe.model, data.classes)
@@ -557,20 +474,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint-epochs", type=int, default=1, metavar="N", help="write progress every N epochs (default: 1)"
     )
-    recipe = parser.add_argument_group("recipe", "what decides the weights, besides the data")
-    for item in fields(Recipe):
-        recipe.add_argument(
-            f"--{item.name.replace('_', '-')}",
-            type=item.type,
-            default=item.default,
-            choices=item.metadata["choices"],
-            help=f"{item.metadata['help']} (default: {item.default})",
-        )
-
-
-def recipe_of(args: argparse.Namespace) -> Recipe:
-    """Return the recipe of the options that `add_options` added."""
-    return Recipe(**{item.name: getattr(args, item.name) for item in fields(Recipe)})
+    add_recipe_options(parser)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

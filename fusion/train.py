@@ -11,8 +11,7 @@ import copy
 import logging
 import math
 import shutil
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -24,7 +23,8 @@ import torch
 from torch import Tensor, nn
 
 from fusion.artefacts import only_writer, sha256_file, sha256_json, versions, write_csv, write_json
-from fusion.colour import COLOURS, split_pair
+from fusion.batches import batches, load_luma
+from fusion.colour import COLOURS
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.fuse import weights_digest
 from fusion.losses import TERMS
@@ -65,91 +65,6 @@ class Settings:
     frozen: str = "none"
     start: str = "random"
     revision: int = REVISION
-
-
-def load_luma(pairs: Sequence[Pair], colour: str, crop: int) -> list[np.ndarray]:
-    """Read every pair's visible luma and infrared, uint8 (2, H, W) each, into memory (2 bytes a pixel).
-
-    Raises:
-        InputError: a pair is unreadable or smaller than the crop.
-    """
-    images = []
-    for pair in pairs:
-        visible, infrared, _, _ = split_pair(pair, colour)
-        if min(visible.shape) < crop:
-            height, width = visible.shape
-            raise InputError(
-                f"{pair.visible} is {width}x{height}, smaller than the crop; wanted at least {crop}x{crop}"
-            )
-        images.append(np.stack([visible, infrared]))
-    return images
-
-
-def batch_indices(count: int, batch: int, seed: int, stage: int, iteration: int) -> np.ndarray:
-    """Return which pairs iteration `iteration` (from 0) of a stage sees: shuffled epochs, the odd rest dropped."""
-    batches = count // batch
-    order = np.random.default_rng([seed, stage, 0, iteration // batches]).permutation(count)
-    start = iteration % batches * batch
-    return order[start : start + batch]
-
-
-def random_tones(generator: np.random.Generator) -> np.ndarray:
-    """Return what each grey level becomes, float32 (256,) in 0..1: a random power between random ends.
-
-    The power lies in 0.5..2, the ends in 0..0.3 and 0.6..1, each left at 0 or 1 in half of the draws; one image in four
-    is a negative.
-    """
-    low, high = max(0, generator.uniform(-0.3, 0.3)), min(1, generator.uniform(0.6, 1.4))
-    levels = (np.arange(256) / 255) ** 2 ** generator.uniform(-1, 1)
-    if generator.random() < 0.25:
-        levels = 1 - levels
-    return (low + (high - low) * levels).astype(np.float32)
-
-
-def draw_batch(
-    images: Sequence[np.ndarray],
-    indices: np.ndarray,
-    crop: int,
-    seed: int,
-    stage: int,
-    iteration: int,
-    tones: bool = False,
-) -> Tensor:
-    """Return random crops, each turned by one of the eight flips and rotations: (2, N, 1, crop, crop) in 0..1.
-
-    `tones` gives both bands of every crop `random_tones`, each its own.
-    """
-    generator = np.random.default_rng([seed, stage, 1, iteration])
-    patches = []
-    for index in indices:
-        _, height, width = images[index].shape
-        top, left = generator.integers(height - crop + 1), generator.integers(width - crop + 1)
-        patch = images[index][:, top : top + crop, left : left + crop]
-        patch = np.rot90(patch, generator.integers(4), axes=(1, 2))
-        patches.append(patch[:, :, ::-1] if generator.integers(2) else patch)
-    batch = np.stack(patches, axis=1)[:, :, None]
-    if not tones:
-        return torch.from_numpy(batch.astype(np.float32) / 255)
-    return torch.from_numpy(np.stack([[random_tones(generator)[crop] for crop in band] for band in batch]))
-
-
-def _batches(
-    images: Sequence[np.ndarray], settings: Settings, stage: int, iterations: range
-) -> Iterator[tuple[int, np.ndarray, Tensor]]:
-    """Yield the iteration, its pairs' indices and its batch; the next one is drawn while the last is computed with."""
-
-    def draw(iteration: int) -> tuple[int, np.ndarray, Tensor]:
-        indices = batch_indices(len(images), settings.batch, settings.seed, stage, iteration)
-        where = (settings.crop, settings.seed, stage, iteration, settings.tones)
-        return iteration, indices, draw_batch(images, indices, *where)
-
-    with ThreadPoolExecutor(1) as pool:
-        coming = None
-        for iteration in iterations:
-            ready, coming = coming or pool.submit(draw, iteration), None
-            if iteration + 1 in iterations:
-                coming = pool.submit(draw, iteration + 1)
-            yield ready.result()
 
 
 @dataclass
@@ -223,7 +138,8 @@ def train(
             first, sums = restored["iteration"], restored["sums"]
         progress = Progress(f"train {settings.method}, stage {phase.title}", iterations, "iterations", done=first)
         gradients = None
-        for iteration, indices, pair in _batches(images, settings, stage, range(first, iterations)):
+        how = (settings.batch, settings.crop, settings.seed, stage, range(first, iterations), settings.tones)
+        for iteration, indices, pair in batches(images, *how):
             if gradients is None:
                 gradients = _gradients(phase, device, pair if training.recordable and device != "cpu" else None)
             if phase.schedule:

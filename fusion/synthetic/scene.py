@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 import cv2
 import numpy as np
 
-from fusion.synthetic import shapes
+from fusion.synthetic import shapes, vehicles
 from fusion.synthetic.bands import Pool, see_clear, see_infrared, see_visible
 from fusion.synthetic.painting import FOCAL, SUPERSAMPLING, Camera, Painter, Pose
+from fusion.synthetic.parts import Shape
 from fusion.synthetic.street import HALF_ROAD, Street, choose_street, paint_street
 from fusion.synthetic.weather import CONDITIONS, Weather, choose_weather
 
@@ -41,7 +42,7 @@ MAY_HIDE, CLUTTER_MAY_HIDE, MUST_SHOW = 0.45, 0.15, 0.25
 # Smallest share of a thing that must be inside the picture.
 INSIDE = 0.6
 ATTEMPTS = 40
-VEHICLES = {"Car": shapes.car, "Bus": shapes.bus, "Truck": shapes.truck}
+VEHICLES = {"Car": vehicles.car, "Bus": vehicles.bus, "Truck": vehicles.truck}
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class Scene:
 
 @dataclass(frozen=True)
 class _Thing:
-    shape: shapes.Shape
+    shape: Shape
     pose: Pose
     size: tuple[float, float, float]  # width, height, length in metres
     label: str | None = None  # None: clutter
@@ -154,7 +155,7 @@ def _make_things(what: str, weather: Weather, rng: np.random.Generator) -> list[
         return [_Thing(_grow(shapes.person(weather, rng), tall), here, (0.6, 1.75 * tall, 0.5), "People")]
     if what == "Motorcycle":
         ridden = rng.random() < RIDDEN_SHARE
-        shape, size = shapes.motorcycle(weather, rng, ridden)
+        shape, size = vehicles.motorcycle(weather, rng, ridden)
         things = [_Thing(shape, here, size, "Motorcycle", running=ridden)]
         if ridden:  # a rider is a person of their own, as in M3FD
             rider = shapes.person(weather, rng, riding=True)
@@ -292,7 +293,7 @@ def _area(box: Sequence[float]) -> float:
     return max(box[2] - box[0], 0.0) * max(box[3] - box[1], 0.0)
 
 
-def _grow(shape: shapes.Shape, factor: float) -> shapes.Shape:
+def _grow(shape: Shape, factor: float) -> Shape:
     return [[replace(part, points=part.points * factor) for part in group] for group in shape]
 
 

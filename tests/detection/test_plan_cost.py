@@ -3,7 +3,7 @@ import time
 import pytest
 
 from detection import cost, detector
-from detection.train import Recipe
+from detection.recipe import Recipe
 from detection.variant import read_data
 from fusion.artefacts import read_json
 from fusion.stage import InputError

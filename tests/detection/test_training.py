@@ -17,9 +17,9 @@ import pytest
 import torch
 from ultralytics.utils.torch_utils import ModelEMA
 
-from detection import detector, test, train
+from detection import detector, images, test, train
 from detection.detector import build_model, load_weights, save_weights, start_from
-from detection.train import Recipe, learning_rate
+from detection.recipe import Recipe, learning_rate
 from detection.variant import read_data
 from fusion.artefacts import read_json
 from fusion.stage import InputError
@@ -264,7 +264,7 @@ def test_other_errors_keep_their_traceback(tiny, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("workers", ["0", "1"])
 def test_memory_that_runs_out_while_reading_is_an_error_that_names_the_workers(tiny, tmp_path, monkeypatch, workers):
-    monkeypatch.setattr(detector, "read_bgr", raising(MemoryError()))
+    monkeypatch.setattr(images, "read_bgr", raising(MemoryError()))
     with pytest.raises(InputError, match=rf"does not fit this machine's memory \({workers} --workers"):
         run(tiny, tmp_path, "--workers", workers)
 
@@ -274,7 +274,7 @@ def test_reading_process_that_is_killed_is_an_error_that_names_the_workers(tiny,
     def killed(*_):
         os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does where memory runs out
 
-    monkeypatch.setattr(detector, "read_bgr", killed)
+    monkeypatch.setattr(images, "read_bgr", killed)
     with pytest.raises(InputError, match=r"1 --workers.*fewer --workers"):
         run(tiny, tmp_path, "--workers", "1")
 
@@ -443,10 +443,10 @@ def test_recipe_means_what_the_trainer_of_ultralytics_means_by_it(tiny, tmp_path
     )
     data = read_data(tiny / "visible" / "data.yaml", "train")
     augmentation = {name: getattr(recipe, name) for name in train.AUGMENTATION}
-    images = detector.TrainingImages(data, augmentation, 128, recipe.seed, recipe.epochs - recipe.close_mosaic)
+    shown = images.TrainingImages(data, augmentation, 128, recipe.seed, recipe.epochs - recipe.close_mosaic)
 
     class Loader:
-        dataset, sampler, batch_size, drop_last, num_workers = images, images, recipe.batch, False, 0
+        dataset, sampler, batch_size, drop_last, num_workers = shown, shown, recipe.batch, False, 0
         epoch = -1
 
         def __len__(self):
@@ -455,7 +455,7 @@ def test_recipe_means_what_the_trainer_of_ultralytics_means_by_it(tiny, tmp_path
         def __iter__(self):
             self.epoch += 1
             for batch in list(train.epoch_batches(recipe, 10, self.epoch))[:2]:
-                yield images.collate_fn([images[key] for key in batch])
+                yield shown.collate_fn([shown[key] for key in batch])
 
     class Theirs(DetectionTrainer):
         def get_dataset(self):
@@ -534,13 +534,13 @@ def test_recipe_means_what_the_trainer_of_ultralytics_means_by_it(tiny, tmp_path
 
 def test_speed_and_the_wait_for_images_are_measured_over_a_stop_too(tiny, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(train, "stop_asked", lambda: contextlib.nullcontext(iter([False] * 4 + [True]).__next__))
-    real, slow = detector.TrainingImages.__getitem__, 0.02
+    real, slow = images.TrainingImages.__getitem__, 0.02
 
     def slowly(self, key):
         time.sleep(slow)
         return real(self, key)
 
-    monkeypatch.setattr(detector.TrainingImages, "__getitem__", slowly)
+    monkeypatch.setattr(images.TrainingImages, "__getitem__", slowly)
     with pytest.raises(SystemExit):  # after the second of three batches of the second epoch
         run(tiny, tmp_path)
     monkeypatch.setattr(train, "stop_asked", lambda: contextlib.nullcontext(bool))

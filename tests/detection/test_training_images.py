@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from detection import variant
-from detection.detector import TrainingImages, read_bgr
-from detection.train import AUGMENTATION, Recipe, epoch_batches, epoch_order
+from detection.images import TrainingImages, read_bgr
+from detection.recipe import AUGMENTATION, Recipe, epoch_batches, epoch_order
 from detection.variant import read_data
 from fusion.artefacts import sha256_file, write_csv
 from fusion.pairs import write_image

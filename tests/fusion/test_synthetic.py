@@ -16,8 +16,9 @@ from fusion.synthetic import CLASSES, CONDITIONS, Scene, make_scene
 from fusion.synthetic.__main__ import main, write_scenes
 from fusion.synthetic.painting import BLACK, Camera, Painter, Part, Pose
 from fusion.synthetic.scene import SMALLEST_BOX, Box, _find_boxes, _paint_things, _Thing
-from fusion.synthetic.shapes import person, truck
+from fusion.synthetic.shapes import person
 from fusion.synthetic.street import _paint_markings, choose_street
+from fusion.synthetic.vehicles import truck
 from fusion.synthetic.weather import choose_weather
 
 WIDTH, HEIGHT = 192, 144

@@ -15,12 +15,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusion import train
+from fusion import batches, train
 from fusion.artefacts import read_csv, sha256_file
+from fusion.batches import batch_indices, draw_batch
 from fusion.methods import METHODS, Phase, Training
 from fusion.pairs import write_image
 from fusion.stage import InputError
-from fusion.train import batch_indices, draw_batch, main
+from fusion.train import main
 
 SMALL = ["--stage1-iterations", "3", "--stage2-iterations", "5", "--batch", "2", "--crop", "16", "--checkpoint-every"]
 SMALL += ["1", "--log-every", "2", "--device", "cpu", "--threads", "1", "--ema", "0.5"]
@@ -82,15 +83,15 @@ def test_a_killed_run_ends_where_it_would_have_ended(folders, undisturbed, tmp_p
 def test_a_run_that_gets_sigterm_saves_at_once_and_ends_where_it_would_have_ended(
     folders, undisturbed, tmp_path, monkeypatch, caplog
 ):
-    batches, real = [], train.draw_batch
+    drawn, real = [], batches.draw_batch
 
     def terminated(*args):  # drawn one ahead, in a thread
-        batches.append(args[-2:])
-        if len(batches) in (2, 6):
+        drawn.append(args[-2:])
+        if len(drawn) in (2, 6):
             os.kill(os.getpid(), signal.SIGTERM)
         return real(*args)
 
-    monkeypatch.setattr(train, "draw_batch", terminated)
+    monkeypatch.setattr(batches, "draw_batch", terminated)
     for _ in range(2):
         with pytest.raises(SystemExit) as error:
             main(arguments(folders, tmp_path, "--resume", "--checkpoint-every", "1000"))
@@ -140,7 +141,7 @@ def test_any_method_trains_through_its_phases_and_resumes_bit_for_bit(folders, t
     where = ["--visible", str(folders / "vi"), "--infrared", str(folders / "ir"), "--method", "noisy", "--resume"]
     where += ["--device", "cpu", "--threads", "1", "--checkpoint-every", "1", "--output"]
     main([*where, str(tmp_path / "whole")])
-    seen, real = [], train.draw_batch
+    seen, real = [], batches.draw_batch
 
     def killed(*args):
         seen.append(args)
@@ -148,11 +149,11 @@ def test_any_method_trains_through_its_phases_and_resumes_bit_for_bit(folders, t
             raise KeyboardInterrupt
         return real(*args)
 
-    monkeypatch.setattr(train, "draw_batch", killed)
+    monkeypatch.setattr(batches, "draw_batch", killed)
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             main([*where, str(tmp_path / "pieces")])
-    monkeypatch.setattr(train, "draw_batch", real)
+    monkeypatch.setattr(batches, "draw_batch", real)
     main([*where, str(tmp_path / "pieces")])
     for name in ("weights", "weights_raw", "beside"):
         whole, pieces = (load_file(tmp_path / run / f"{name}.safetensors") for run in ("whole", "pieces"))

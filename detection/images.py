@@ -1,0 +1,130 @@
+"""Images as the detector is shown them: read and resized, and in training augmented by ultralytics' own transforms."""
+
+import random
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import cv2
+import numpy as np
+
+from detection.detector import STRIDE  # first, as it keeps the package offline
+
+# isort: split
+from ultralytics.data.augment import Compose
+from ultralytics.data.dataset import YOLODataset
+from ultralytics.utils import IterableSimpleNamespace
+
+from detection.variant import Data
+from fusion.pairs import read_image
+from fusion.stage import InputError
+
+
+def read_bgr(path: Path, height: int, width: int) -> np.ndarray:
+    """Read an image as the detector takes it: uint8 BGR (H, W, 3); one channel becomes three equal ones.
+
+    Raises:
+        InputError: the file is unreadable, or of another size than its ground truth says.
+    """
+    image = read_image(path)
+    if image.shape[:2] != (height, width):
+        found = f"{image.shape[1]}x{image.shape[0]}"
+        raise InputError(f"{path} is {found}, expected {width}x{height} as its labels say")
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    return np.ascontiguousarray(image[..., ::-1])
+
+
+def resize_long_side(image: np.ndarray, size: int) -> np.ndarray:
+    """Resize to a long side of `size` pixels, bilinearly and rounded up as in training by the package."""
+    height, width = image.shape[:2]
+    ratio = size / max(height, width)
+    if ratio == 1:
+        return image
+    sides = (min(int(np.ceil(side * ratio)), size) for side in (width, height))
+    return cv2.resize(image, tuple(sides), interpolation=cv2.INTER_LINEAR)
+
+
+class TrainingImages(YOLODataset):
+    """The training images of one variant, augmented by the package's own transforms.
+
+    An item is asked for by (epoch, index), and what is random about it hangs on the seed, the epoch and the index
+    alone: neither on the order of reading, nor on how many processes read, nor on what a killed run had read before.
+    So every variant sees the same crops of the same scenes, and only the pixels differ.
+
+    Labels come from the ground truth and images from the variant's folders; nothing is written beside them.
+    """
+
+    def __init__(self, data: Data, augmentation: Mapping[str, float], size: int, seed: int, mosaic_epochs: int) -> None:
+        """`augmentation` are the package's names and values; from epoch `mosaic_epochs` on, images are not mixed."""
+        self.source, self.seed, self.mosaic_epochs = data, seed, mosaic_epochs
+        self.kept: dict[int, np.ndarray] = {}
+        fixed = {"copy_paste": 0.0, "copy_paste_mode": "flip", "cutmix": 0.0, "bgr": 0.0, "augmentations": []}
+        unused = {"mask_ratio": 1, "overlap_mask": True}
+        values = IterableSimpleNamespace(**augmentation, **fixed, **unused)
+        super().__init__(
+            img_path=[], imgsz=size, cache=None, augment=True, hyp=values, rect=False, batch_size=1, stride=STRIDE,
+            pad=0.0, data={"names": dict(enumerate(data.classes)), "channels": 3}, task="detect",
+        )  # fmt: skip
+        values.mosaic = values.mixup = 0.0
+        self.transforms_unmixed = self.build_transforms(values)
+
+    def get_img_files(self, img_path: list[str]) -> list[str]:
+        """Return the files that the variant names, instead of looking in folders."""
+        return [str(self.source.images[image["file_name"]]) for image in self.source.truth["images"]]
+
+    def get_labels(self) -> list[dict[str, Any]]:
+        """Return the boxes of the ground truth in the package's form, instead of reading text files."""
+        boxes: dict[int, list[tuple[float, ...]]] = {image["id"]: [] for image in self.source.truth["images"]}
+        for annotation in self.source.truth["annotations"]:
+            boxes[annotation["image_id"]].append((annotation["category_id"] - 1, *annotation["bbox"]))
+        labels = []
+        for image, file in zip(self.source.truth["images"], self.im_files, strict=True):
+            rows = np.array(boxes[image["id"]], dtype=np.float32).reshape(-1, 5)
+            x, y, w, h = (rows[:, 1:] / np.tile(np.float32([image["width"], image["height"]]), 2)).T
+            labels.append(
+                {
+                    "im_file": file,
+                    "shape": (image["height"], image["width"]),
+                    "cls": rows[:, :1],
+                    "bboxes": np.stack([x + w / 2, y + h / 2, w, h], axis=1),
+                    "segments": [],
+                    "keypoints": None,
+                    "normalized": True,
+                    "bbox_format": "xywh",
+                }
+            )
+        return labels
+
+    def build_transforms(self, hyp: SimpleNamespace) -> Compose:
+        """Return the package's transforms, mosaics drawn from all images rather than from those last read."""
+        self.cache = "ram"  # what the package asks to decide it
+        return super().build_transforms(hyp)
+
+    def load_image(
+        self, i: int, rect_mode: bool = True, resize_short: bool = False
+    ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
+        """Return image `i` as BGR with its long side resized to the training size, its size before and after."""
+        shape = self.labels[i]["shape"]
+        if i in self.kept:
+            return self.kept[i], shape, self.kept[i].shape[:2]
+        image = read_bgr(Path(self.im_files[i]), *shape)
+        image = resize_long_side(image, self.imgsz)
+        return image, shape, image.shape[:2]
+
+    def keep(self, i: int) -> int:
+        """Read image `i` once and for all; return its bytes."""
+        image = self.load_image(i)[0]
+        image.setflags(write=False)
+        self.kept[i] = image
+        return image.nbytes
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        """Return image `index` as training sees it in `epoch`."""
+        epoch, index = key
+        state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
+        random.seed(int(state[0]))
+        np.random.seed(int(state[1]))  # the transforms draw from the global generators
+        transforms = self.transforms if epoch < self.mosaic_epochs else self.transforms_unmixed
+        return transforms(self.get_image_and_label(index))
