@@ -6,9 +6,10 @@ warm-up. `limit_s` is what the multiply-adds alone would take at the rate of a l
 same run and number type; a training step has three times the multiply-adds of its forward pass. On a CPU both number
 types are the same path, whose Fourier transforms need fewer multiply-adds than that. Agreement is with the plain
 network in float32: of inference on whole pairs, in grey levels and in the metrics (of one image at worst, and in the
-mean over the images); of training in the loss and in each tensor's gradient (`naive_gradient_relative_error`: plain
-float32's own, against float64). `folder` is what fusing a folder loses against the network alone, by reading, writing,
-digests and the manifest: `fusion.fuse` from start to end. Pairs and weights are generated unless they are given.
+mean over the images); of training in the loss, in each tensor's gradient (`naive_gradient_relative_error`: plain
+float32's own, against float64) and in all gradients as one vector. `folder` is what fusing a folder loses against the
+network alone, by reading, writing, digests and the manifest: `fusion.fuse` from start to end. Pairs and weights are
+generated unless they are given.
 """
 
 import argparse
@@ -188,6 +189,11 @@ def largest_difference(gradients: Sequence[Tensor], expected: Sequence[Tensor]) 
     return max(float((found - wanted).norm() / wanted.norm()) for found, wanted in pairs)
 
 
+def whole(gradients: Sequence[Tensor]) -> list[Tensor]:
+    """Return all gradients as one."""
+    return [torch.cat([gradient.flatten() for gradient in gradients])]
+
+
 def measure_training(
     plain: FNet, pairs: Sequence[Pair], rates: dict[str, float], rounds: int, device: str
 ) -> dict[str, dict[str, float]]:
@@ -211,6 +217,7 @@ def measure_training(
             "limit_s": 3 * MULTIPLY_ADDS * BATCH * CROP**2 / rates[name],
             "loss_relative_error": abs(losses[name] / losses["naive"] - 1),
             "gradient_relative_error": largest_difference(gradients[name], gradients["naive"]),
+            "whole_gradient_relative_error": largest_difference(whole(gradients[name]), whole(gradients["naive"])),
             "naive_gradient_relative_error": naive_error,
         }
     return results
