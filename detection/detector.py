@@ -1,8 +1,11 @@
-"""The detector as the package ultralytics builds it, YOLOv5 unless told; imported before that package anywhere else.
+"""The detector as the package ultralytics builds it, YOLOv5 unless told.
 
-The architecture, its loss, its augmentations and its moving average are the package's. The training loop, scoring and
-files are ours (detection.train, detection.test), because the package's trainer halves the batch when memory runs out,
-rounds what it resumes from to half precision, and scores by an integral of its own that changed between versions.
+Import this module before ultralytics: it sets that package's environment.
+
+The architecture, its loss, its augmentations and its moving average are the package's. Recipe, reading, training loop,
+scoring and files are ours (detection.recipe, images, train and test), because the package's trainer halves the batch
+when memory runs out, rounds what it resumes from to half precision, and scores by an integral of its own that changed
+between versions.
 
 YOLOv5 is called YOLOv5u, never YOLOv5: the package puts its anchor-free head on YOLOv5's backbone and neck, so the
 numbers do not compare row by row with papers that used the original repository. YOLOv8, YOLO11 and RT-DETR, or an
@@ -14,6 +17,7 @@ temporary folder that goes with the process.
 
 import atexit
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -222,7 +226,7 @@ def _read_tensors(path: Path) -> Any:
     except (InputError, MemoryError):
         raise
     except Exception as error:  # torch names neither the file nor one kind of error
-        if any(sign in str(error) for sign in NO_MEMORY):
+        if NO_MEMORY.search(str(error)):
             raise
         raise InputError(
             f"{path} is not a file of plain tensors ({type(error).__name__}). If it is a pickle of ultralytics', which "
@@ -284,8 +288,8 @@ def lacks_memory(error: BaseException) -> bool:
     """Return whether an error says that memory does not suffice: a GPU's, the machine's or that shared by processes."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # What CUDA's libraries, torch on the CPU, OpenCV and torch's reading processes say; none has a class of its own.
-    words = ("out of memory", "_ALLOC_FAILED", "can't allocate memory", "Cannot allocate memory", "Insufficient memory")
-    words += ("could not create a primitive", "shared memory", "DataLoader worker")
-    words += ("unexpected EOF", "Connection reset")  # a reading process was killed while it sent its images
-    return isinstance(error, (RuntimeError, OSError, EOFError, cv2.error)) and any(word in str(error) for word in words)
+    # What CUDA's libraries, the system, OpenCV and torch's reading processes say besides; none has a class of its own.
+    words = "out of memory|_ALLOC_FAILED|Cannot allocate memory|Insufficient memory|shared memory"
+    words += "|unexpected EOF|Connection reset"  # a reading process was killed while it sent its images
+    said = NO_MEMORY.search(str(error)) or re.search(words, str(error))
+    return isinstance(error, (RuntimeError, OSError, EOFError, cv2.error)) and said is not None

@@ -6,7 +6,8 @@ by the digest of the recipe and the data; with --resume a killed run goes on fro
 ended. SIGTERM, by which clusters announce the end, is answered by keeping progress within the epoch.
 
 The loop follows ultralytics' trainer of the pinned version (warm-up, accumulated gradients, clipping, moving average),
-every value stated here; it differs where that trainer changes a recipe by itself or depends on what was read before.
+every value stated in detection.recipe; it differs where that trainer changes a recipe by itself or depends on what was
+read before.
 """
 
 import argparse

@@ -75,10 +75,10 @@ def draw_batch(
     batch = np.stack(patches, axis=1)[:, :, None]
     if not tones:
         return torch.from_numpy(batch.astype(np.float32) / 255)
-    return torch.from_numpy(np.stack([[random_tones(generator)[crop] for crop in band] for band in batch]))
+    return torch.from_numpy(np.stack([[random_tones(generator)[patch] for patch in band] for band in batch]))
 
 
-def batches(
+def drawn_batches(
     images: Sequence[np.ndarray], size: int, crop: int, seed: int, stage: int, iterations: range, tones: bool = False
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
     """Yield the iteration, its pairs' indices and its batch; the next one is drawn while the last is computed with."""

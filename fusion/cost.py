@@ -101,7 +101,16 @@ def peak_memory(
         return process.submit(_peak_memory_here, name, weights, device, precision, width, height, threads, own).result()
 
 
-def _peak_memory_here(name, weights, device, precision, width, height, threads, own) -> int:
+def _peak_memory_here(
+    name: str,
+    weights: Path | None,
+    device: str,
+    precision: Precision,
+    width: int,
+    height: int,
+    threads: int,
+    own: Own | None,
+) -> int:
     method = METHODS[name] if own is None else own_method(own, weights)
     if method.needs_weights or method.on_device:
         import torch

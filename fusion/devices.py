@@ -24,8 +24,9 @@ PRECISIONS = ("fp32", "bf16", "auto")
 def claimed_device(choice: Device, threads: int | None = None, wait_s: float = 86400.0) -> Iterator[str]:
     """Yield `cpu` or `cuda:N`, a GPU that no other stage on this machine uses meanwhile.
 
-    `auto` is a GPU where torch sees one, else the CPU. On the CPU torch is given `threads` threads. Where every GPU is
-    taken, waits for one, saying so: with `--resources gpu=N` no more jobs start than there are GPUs.
+    `auto` is a GPU where torch sees one, else the CPU. On the CPU torch is given `threads` threads, and the process
+    keeps the memory that it frees (`keep_freed_memory`). Where every GPU is taken, waits for one, saying so: with
+    `--resources gpu=N` no more jobs start than there are GPUs.
 
     Raises:
         InputError: `cuda` is wanted and torch sees no GPU, or none became free in `wait_s` seconds.
@@ -54,10 +55,10 @@ def keep_freed_memory() -> None:
     tenth of a training step on a virtual machine. The price is that memory stays at its peak. Does nothing where the C
     library is not glibc.
     """
-    trim_threshold, mmap_threshold, most = -1, -3, 32 << 20  # mallopt's own names and limit
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(mmap_threshold, most)
+        mallopt(mmap_threshold, 32 << 20)  # the most that it takes
         mallopt(trim_threshold, 2**31 - 1)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import signal
 import sys
 import threading
@@ -10,7 +11,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 # By what torch and the threads of Python say that memory ran out, in a process or in one that reads images for it.
-NO_MEMORY = ("can't allocate memory", "can't start new thread", "could not create a primitive", "DataLoader worker")
+# "a primitive descriptor" is something else: an operation that torch's library does not have.
+NO_MEMORY = re.compile(
+    "can't allocate memory|can't start new thread|could not create a primitive(?! descriptor)|DataLoader worker"
+)
 
 
 class InputError(ValueError):
@@ -30,7 +34,7 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
     except BrokenPipeError:
         os._exit(1)
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not any(sign in str(error) for sign in NO_MEMORY):
+        if not isinstance(error, MemoryError) and not NO_MEMORY.search(str(error)):
             raise
         reason = (str(error) or type(error).__name__).splitlines()[0]
         sys.exit(f"error: memory ran out, or a process was killed for it: {reason}")

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from fusion.artefacts import only_writer, sha256_file, sha256_json, versions, write_csv, write_json
-from fusion.batches import batches, load_luma
+from fusion.batches import drawn_batches, load_luma
 from fusion.colour import COLOURS
 from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.fuse import weights_digest
@@ -138,8 +138,16 @@ def train(
             first, sums = restored["iteration"], restored["sums"]
         progress = Progress(f"train {settings.method}, stage {phase.title}", iterations, "iterations", done=first)
         gradients = None
-        how = (settings.batch, settings.crop, settings.seed, stage, range(first, iterations), settings.tones)
-        for iteration, indices, pair in batches(images, *how):
+        coming = drawn_batches(
+            images,
+            size=settings.batch,
+            crop=settings.crop,
+            seed=settings.seed,
+            stage=stage,
+            iterations=range(first, iterations),
+            tones=settings.tones,
+        )
+        for iteration, indices, pair in coming:
             if gradients is None:
                 gradients = _gradients(phase, device, pair if training.recordable and device != "cpu" else None)
             if phase.schedule:
@@ -360,7 +368,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if options.method not in TRAINABLE:
         raise InputError(f"--method {options.method} cannot be trained; wanted one of {', '.join(TRAINABLE)}")
-    at_least = {"batch": 1, "crop": 11, "stage1_iterations": 0, "stage2_iterations": 0, "seed": 0}
+    at_least = {"batch": 1, "stage1_iterations": 0, "stage2_iterations": 0, "seed": 0}
     for name, least in (at_least | {"checkpoint_every": 1, "log_every": 1}).items():
         value = getattr(options, name)
         if value is not None and value < least:

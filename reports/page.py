@@ -640,9 +640,7 @@ def _best_fused(table: pd.DataFrame) -> str:
 
 def test_set_blocks(file: Path) -> list[table1.Block]:
     """Return the printed parts of a table of test sets, from its CSV."""
-    frame, facts = _read_table(file)
-    for name in ("best", "tied"):  # columns of text, which are read as numbers where all cells are empty
-        frame[name] = frame[name].astype(object).where(frame[name].notna(), "")
+    frame, facts = _read_table(file, text=("best", "tied"))
     after = frame.columns.get_loc("images")
     return table1.print_blocks(file.stem, frame, list(frame.columns[2:after]), {"definition": "", **facts})
 
@@ -686,11 +684,14 @@ def _script_json(value: Any) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
 
-def _read_table(path: Path) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read a table of ours; facts that are JSON objects come back as such, and text columns as text."""
+def _read_table(path: Path, text: Collection[str] = ()) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read a table of ours; facts that are JSON objects come back as such, and text columns as text.
+
+    The first column is text; so are those named by `text`, which pandas takes for numbers where all cells are empty.
+    """
     frame, facts = read_csv(path)
     for name in frame.columns:
-        if name == frame.columns[0] or not pd.api.types.is_numeric_dtype(frame[name]):
+        if name in (frame.columns[0], *text) or not pd.api.types.is_numeric_dtype(frame[name]):
             frame[name] = frame[name].astype(object).where(frame[name].notna(), "").astype(str)
     parsed = {
         key: json.loads(value) if value.startswith("{") and key != "split" else value for key, value in facts.items()

@@ -39,9 +39,11 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
 
 
 def correlation(a: "Tensor", b: "Tensor") -> "Tensor":
-    """Return the mean over images and channels of the correlation of (N, C, H, W) maps over their pixels."""
+    """Return the mean over images and channels of the correlation of (N, C, H, W) maps over their pixels; flat: 0."""
+    import torch
+
     a, b = (maps.flatten(2) - maps.flatten(2).mean(-1, keepdim=True) for maps in (a, b))
-    norms = (a.square().sum(-1) * b.square().sum(-1)).sqrt()
+    norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
     return ((a * b).sum(-1) / (norms + 1.1920929e-07)).clamp(-1, 1).mean()
 
 

@@ -123,7 +123,7 @@ def training(frozen: Path | None) -> Training:
         "256x256 crops with flips and turns, where the authors resize KAIST's images to that size",
         "batches of 8 in all stages, where the authors' auto-encoders have 2",
     ]
-    return Training(trained, phases, crop=256, smallest_crop=16, batch=8, choices=choices)
+    return Training(trained, phases, crop=256, smallest_crop=32, batch=8, choices=choices)
 
 
 METHOD = Method(

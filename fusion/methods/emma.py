@@ -130,7 +130,7 @@ def training(frozen: Path | None) -> Training:
     ]
     beside = {"to_infrared": to_infrared, "to_visible": to_visible}
     phases = [sensed(to_infrared, 1), sensed(to_visible, 0), fusing]
-    return Training(trained, phases, beside, crop=128, batch=4, choices=choices)
+    return Training(trained, phases, beside, crop=128, smallest_crop=32, crop_step=16, batch=4, choices=choices)
 
 
 def _halving(every: int, epochs: int) -> Callable[[float], float]:

@@ -176,5 +176,5 @@ def entropy(image: Tensor) -> Tensor:
 
 
 def adaptive_weights(values: Tensor, temperature: float) -> Tensor:
-    """Return how much either source weighs, (2, N), by a measure of both, (2, N)."""
-    return torch.softmax(values / (temperature * values.sum(0)), dim=0)
+    """Return how much either source weighs, (2, N), by a measure of both, (2, N); two zeros weigh the same."""
+    return torch.softmax(values / (temperature * values.sum(0)).clamp(min=1e-12), dim=0)

@@ -30,6 +30,7 @@ from fusion.networks.lzsc import FEATURES, KERNEL, STEPS
 from fusion.networks.workers import Map, workers
 
 Shape = tuple[int, int, int]  # of a batch: N, H, W
+RUNS = 12  # wanted of a picture at least: three for each of four threads
 
 
 def tiles_of(shape: Shape) -> np.ndarray:
@@ -39,8 +40,11 @@ def tiles_of(shape: Shape) -> np.ndarray:
 
 
 def runs_of(tiles: np.ndarray) -> list[np.ndarray]:
-    """Return runs of 8 to 16 tiles that a thread takes at once: fewer calls, and enough runs for all threads."""
-    run = TOGETHER * min(max(len(tiles) // (12 * TOGETHER), 2), 4)
+    """Return runs of 8 to 16 tiles that a thread takes at once: long ones are fewer calls, short ones share out better.
+
+    They do not depend on the number of threads, and neither does the order in which gradients are summed.
+    """
+    run = TOGETHER * min(max(len(tiles) // (RUNS * TOGETHER), 2), 4)
     return [tiles[start : start + run] for start in range(0, len(tiles), run)]
 
 

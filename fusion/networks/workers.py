@@ -5,10 +5,10 @@ each go through several operations on one thread keep their data in one core's c
 core that is busy elsewhere takes fewer of them. What a piece computes does not depend on how many threads there are.
 """
 
-import threading
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
+from threading import Barrier, BrokenBarrierError
 from typing import Any
 
 import torch
@@ -23,18 +23,24 @@ def workers() -> Iterator[Map]:
     if threads == 1:
         yield lambda function, pieces: [function(piece) for piece in pieces]
         return
-    started = threading.Barrier(threads + 1)
+    started = Barrier(threads + 1)
 
     def start() -> None:
         torch.get_num_threads()  # the first call in a thread would otherwise undo the next line
         torch.set_num_threads(1)
-        started.wait()
+        with suppress(BrokenBarrierError):
+            started.wait()
 
     with ThreadPoolExecutor(threads, initializer=start) as pool:
-        for _ in range(threads):
-            pool.submit(int)
-        started.wait()
-        torch.set_num_threads(threads)  # what threads to come start with was set to 1 as well
+        try:
+            for _ in range(threads):
+                pool.submit(int)
+            started.wait()
+        except BaseException:
+            started.abort()  # else those that did start would wait for the others for ever
+            raise
+        finally:
+            torch.set_num_threads(threads)  # what threads to come start with was set to 1 as well
         inference = torch.is_inference_mode_enabled()  # is a thread's own
 
         def run(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
@@ -44,15 +50,15 @@ def workers() -> Iterator[Map]:
 
             def some() -> None:
                 with torch.inference_mode(inference), torch.no_grad():
-                    try:
-                        for index in indices:
-                            results[index] = function(pieces[index])
-                    finally:
-                        for _ in indices:  # after an error nobody takes more
-                            pass
+                    for index in indices:
+                        results[index] = function(pieces[index])
 
             futures = [pool.submit(some) for _ in range(threads)]
-            wait(futures)
+            try:
+                wait(futures, return_when=FIRST_EXCEPTION)
+            finally:
+                for _ in indices:  # after an error, or when interrupted, nobody takes more
+                    pass
             for future in futures:
                 future.result()
             return results

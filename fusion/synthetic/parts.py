@@ -7,7 +7,7 @@ import numpy as np
 
 from fusion.synthetic.painting import BLACK, RGB, Part
 
-Shape = list[list[Part]]  # groups of parts; one is convex, or painted in the order that any view from above needs
+Shape = list[list[Part]]  # groups of parts, each convex or in an order of painting that suits any view from above
 Profile = Sequence[tuple[float, float]]
 
 PAINTS = (

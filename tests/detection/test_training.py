@@ -15,7 +15,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from ultralytics.utils.torch_utils import ModelEMA
 
 from detection import detector, images, test, train
 from detection.detector import build_model, load_weights, save_weights, start_from
@@ -23,6 +22,9 @@ from detection.recipe import Recipe, learning_rate
 from detection.variant import read_data
 from fusion.artefacts import read_json
 from fusion.stage import InputError
+
+# isort: split
+from ultralytics.utils.torch_utils import ModelEMA
 
 # Ten images in batches of four, stepped after eight: gradients are pending at the end of every epoch.
 SMALL = ["--image-size", "64", "--epochs", "3", "--batch", "4", "--nominal-batch", "8", "--warmup-epochs", "1"]

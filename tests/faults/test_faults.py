@@ -10,7 +10,7 @@ from stages import Bench
 from detection.variant import read_data
 from fusion.artefacts import only_writer, write_csv
 from fusion.pairs import MOST_PIXELS, find_images, read_image
-from fusion.stage import InputError
+from fusion.stage import NO_MEMORY, InputError
 from fusion.weights import read_tensors, write_tensors
 
 
@@ -163,3 +163,18 @@ def test_weights_that_are_pickles_run_nothing(bench, tmp_path):
             inject.stages.MODULES[stage], [*bench.options(stage, tmp_path / "o"), option, str(evil)], tmp_path / "log"
         )
         assert "evil.pth" in seen.error and not marker.exists(), seen.text
+
+
+@pytest.mark.parametrize(
+    ("said", "lacking"),
+    [
+        ("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes", True),
+        ("could not create a primitive", True),
+        ("could not create a primitive descriptor for the convolution forward propagation primitive", False),
+    ],
+)
+def test_lacking_memory_is_told_from_operations_that_the_library_does_not_have(said, lacking):
+    from detection.detector import lacks_memory
+
+    assert lacks_memory(RuntimeError(said)) == lacking
+    assert (NO_MEMORY.search(said) is not None) == lacking

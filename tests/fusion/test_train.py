@@ -13,15 +13,18 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from method_checks import random_pairs
 from safetensors.torch import load_file
+from torchvision.models import vgg16, vgg19
 
 from fusion import batches, train
 from fusion.artefacts import read_csv, sha256_file
-from fusion.batches import batch_indices, draw_batch
+from fusion.batches import batch_indices, draw_batch, random_tones
 from fusion.methods import METHODS, Phase, Training
 from fusion.pairs import write_image
 from fusion.stage import InputError
-from fusion.train import main
+from fusion.train import TRAINABLE, main
+from fusion.weights import write_state
 
 SMALL = ["--stage1-iterations", "3", "--stage2-iterations", "5", "--batch", "2", "--crop", "16", "--checkpoint-every"]
 SMALL += ["1", "--log-every", "2", "--device", "cpu", "--threads", "1", "--ema", "0.5"]
@@ -40,6 +43,27 @@ def folders(tmp_path_factory):
 def arguments(folders, output, *more):
     where = ["--visible", folders / "vi", "--infrared", folders / "ir", "--output", output]
     return [*map(str, where), *SMALL, *map(str, more)]
+
+
+@pytest.fixture(scope="module")
+def frozen(tmp_path_factory):
+    """Return what gives the file of random weights that a method's losses look through, None where they need none."""
+    root = tmp_path_factory.mktemp("frozen")
+
+    def file(name):
+        if METHODS[name].frozen is None:
+            return None
+        if METHODS[name].frozen == "teacher_weights":
+            write_state(root / "auifnet.safetensors", METHODS["auifnet"].network(None).state_dict(), {})
+            return root / "auifnet.safetensors"
+        make = vgg19 if name == "coconet" else vgg16
+        path = root / f"{make.__name__}.pth"
+        if not path.exists():
+            state = make(weights=None).features.state_dict()
+            torch.save({f"features.{key}": value for key, value in state.items()}, path)
+        return path
+
+    return file
 
 
 @pytest.fixture(scope="module")
@@ -185,12 +209,15 @@ def test_every_phase_is_as_long_as_asked_for_or_as_its_authors_take():
 
 
 @pytest.mark.parametrize("method", [name for name in train.TRAINABLE if not METHODS[name].frozen])
-def test_a_method_trained_by_its_own_loss_fuses_with_what_comes_out(method, folders, tmp_path):
-    where = ["--visible", str(folders / "vi"), "--infrared", str(folders / "ir")]
-    fast = ["--batch", "2", "--crop", "16", "--device", "cpu", "--threads", "1"]
+def test_a_method_trained_by_its_own_loss_fuses_with_what_comes_out(method, rng, tmp_path):
+    for band in ("vi", "ir"):
+        for name in "ab":
+            write_image(tmp_path / band / f"{name}.png", rng.integers(0, 256, (32, 40), dtype=np.uint8))
+    where = ["--visible", str(tmp_path / "vi"), "--infrared", str(tmp_path / "ir")]
+    fast = ["--batch", "2", "--crop", "32", "--device", "cpu", "--threads", "1"]
     steps = ["--stage1-iterations", "1", "--stage2-iterations", "1"] if method == "fnet" else ["--iterations", "1"]
-    main([*where, "--method", method, *steps, *fast, "--output", str(tmp_path)])
-    fuser = METHODS[method].load(tmp_path / "weights.safetensors", "cpu", "fp32")
+    main([*where, "--method", method, *steps, *fast, "--output", str(tmp_path / "trained")])
+    fuser = METHODS[method].load(tmp_path / "trained/weights.safetensors", "cpu", "fp32")
     fused = fuser(np.full((20, 24), 0.5, np.float32), np.full((20, 24), 0.25, np.float32))
     assert fused.shape == (20, 24) and np.isfinite(fused).all()
 
@@ -281,7 +308,30 @@ def test_random_tones_keep_the_order_of_grey_levels_or_turn_it_and_only_when_ask
     assert turned == {False, True}
 
 
-def test_bad_options_say_what_was_wanted(folders, tmp_path):
+def test_half_of_the_random_tones_leave_black_and_half_leave_white(rng):
+    tones = np.array([random_tones(rng) for _ in range(2000)])
+    ends = tones[:, [0, 255]]
+    low, high = ends.min(axis=1), ends.max(axis=1)
+    assert 0.45 < (low == 0).mean() < 0.55 and 0.45 < (high == 1).mean() < 0.55
+    assert low.max() <= 0.3 and high.min() >= 0.6
+    assert 0.2 < (ends[:, 0] > ends[:, 1]).mean() < 0.3
+
+
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_a_method_trains_on_its_smallest_crop_also_where_the_visible_one_is_black(name, frozen):
+    training = METHODS[name].training(frozen(name))
+    training.network.train()
+    _, infrared = random_pairs(2, training.smallest_crop, training.smallest_crop)
+    for phase in training.phases:
+        total = phase.loss(torch.zeros_like(infrared), infrared)["total"]
+        for parameter in phase.parameters:
+            parameter.grad = None
+        total.backward()
+        assert total.isfinite()
+        assert all(parameter.grad.isfinite().all() for parameter in phase.parameters)
+
+
+def test_bad_options_say_what_was_wanted(folders, tmp_path, frozen):
     for more, message in (
         (["--crop", "21"], "smaller than the crop"),
         (["--batch", "6"], "found 5 pairs"),
@@ -295,7 +345,12 @@ def test_bad_options_say_what_was_wanted(folders, tmp_path):
         (["--batch", "0"], "--batch 0 is too small"),
         (["--log-every", "0"], "--log-every 0 is too small"),
         (["--seed", "-1"], "--seed -1 is too small"),
-        (["--method", "crossfuse", "--crop", "15"], "--crop 15 does not suit crossfuse; wanted at least 16"),
+        (["--crop", "10"], "--crop 10 does not suit fnet; wanted at least 11"),
+        (["--method", "crossfuse", "--crop", "31"], "--crop 31 does not suit crossfuse; wanted at least 32"),
+        (
+            ["--method", "emma", "--crop", "40", "--teacher-weights", frozen("emma")],
+            "--crop 40 does not suit emma; wanted at least 32, a multiple of 16",
+        ),
         (["--ema", "1"], "--ema 1"),
     ):
         with pytest.raises(InputError, match=message):

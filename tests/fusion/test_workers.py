@@ -1,6 +1,7 @@
 """Threads that take pieces of work: results in order, and what an error leaves undone."""
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -12,9 +13,11 @@ from fusion.networks.workers import workers
 def run(request):
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
-    with workers() as run:
-        yield run
-    torch.set_num_threads(before)
+    try:
+        with workers() as run:
+            yield run
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_results_stand_in_the_order_of_their_pieces(run):
@@ -29,6 +32,24 @@ def test_after_an_error_no_more_pieces_are_taken(run):
         time.sleep(0.01)
         raise ValueError(f"piece {piece}")
 
-    with pytest.raises(ValueError, match="piece 0"):
+    with pytest.raises(ValueError, match=r"piece [01]"):
         run(fail, range(100))
     assert len(taken) <= 2
+
+
+def test_where_a_thread_cannot_start_those_that_did_end_and_the_error_comes_out(monkeypatch):
+    def second_fails(pool, function):
+        if pool._threads:
+            raise RuntimeError("can't start new thread")
+        return submit(pool, function)
+
+    submit = ThreadPoolExecutor.submit
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", second_fails)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with pytest.raises(RuntimeError, match="can't start new thread"), workers():
+            pass
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
