@@ -1,12 +1,13 @@
 """Measure how much faster FNet's fast path is than the plain network, and how far the two agree, in one run.
 
 Inference of one 320x320 pair and one training step of stage II (FNet alone, batch 4, 128x128: forward, loss, backward,
-Adam), each in float32 and with bfloat16 products, against the plain network in eager float32: medians in turn, after
-warm-up. `limit_s` is what the multiply-adds alone would take at the rate of a large matrix product, measured in the
-same run and number type; a training step has three times the multiply-adds of its forward pass. On a CPU both number
-types are the same path, whose Fourier transforms need fewer multiply-adds than that. Agreement is with the plain
-network in float32: of inference on whole pairs, in grey levels and in the metrics (of one image at worst, and in the
-mean over the images); of training in the loss, in each tensor's gradient (`naive_gradient_relative_error`: plain
+Adam; on a GPU recorded once and replayed, as `fusion.train` does), each in float32 and with bfloat16 products, against
+the plain network in eager float32: medians in turn, after warm-up. `--size 1024 768 --batch 16` is M3FD's pair and the
+paper's batch, for a GPU. `limit_s` is what the multiply-adds alone would take at the rate of a large matrix product,
+measured in the same run and number type; a training step has three times the multiply-adds of its forward pass. On a
+CPU both number types are the same path, whose Fourier transforms need fewer multiply-adds than that. Agreement is with
+the plain network in float32: of inference on whole pairs, in grey levels and in the metrics (of one image at worst, and
+in the mean over the images); of training in the loss, in each tensor's gradient (`naive_gradient_relative_error`: plain
 float32's own, against float64) and in all gradients as one vector. `folder` is what fusing a folder loses against the
 network alone, by reading, writing, digests and the manifest: `fusion.fuse` from start to end. Pairs and weights are
 generated unless they are given.
@@ -36,21 +37,22 @@ from fusion.metrics import prepare as prepare_sources
 from fusion.metrics import score
 from fusion.networks.fast import KINDS, compute, prepare
 from fusion.networks.fnet import FNet
+from fusion.networks.graphs import recorded
 from fusion.pairs import find_pairs, write_image
 from fusion.stage import InputError, run
 from fusion.synthetic.scene import make_scene
 
 MULTIPLY_ADDS = 419_904  # a pixel: every weight once
-SIZE, BATCH, CROP = 320, 4, 128
-FOLDER = 4  # pairs
+CROP = 128
 PAPER = ("MI", "VIF", "Qabf", "SSIM")
 
 Pair = tuple[np.ndarray, np.ndarray]  # visible luma and infrared, uint8 (H, W)
 
 
-def generated_pairs(count: int) -> list[Pair]:
-    """Return pairs of the embedded data set's kind."""
-    scenes = [make_scene(0, index, 512, 384) for index in range(count)]
+def generated_pairs(count: int, least: Sequence[int]) -> list[Pair]:
+    """Return pairs of the embedded data set's kind, at least as large as `least`, width and height."""
+    width, height = (max(sides) for sides in zip(least, (512, 384), strict=True))
+    scenes = [make_scene(0, index, width, height) for index in range(count)]
     return [(np.rint(s.visible @ np.float64([0.299, 0.587, 0.114])).astype(np.uint8), s.infrared) for s in scenes]
 
 
@@ -64,16 +66,15 @@ def as_tensors(pair: Pair, device: str) -> list[Tensor]:
     return [torch.from_numpy(np.float32(image) / 255)[None, None].to(device) for image in pair]
 
 
-def batch_of(pairs: Sequence[Pair], seed: int, device: str) -> list[Tensor]:
-    """Return a training batch of random crops: visible and infrared, (BATCH, 1, CROP, CROP)."""
+def batch_of(pairs: Sequence[Pair], size: int, seed: int) -> Tensor:
+    """Return a training batch of `size` random crops: visible and infrared, (2, N, 1, CROP, CROP)."""
     rng = np.random.default_rng(seed)
     crops = []
-    for _ in range(BATCH):
+    for _ in range(size):
         pair = np.stack(pairs[rng.integers(len(pairs))])
         top, left = (rng.integers(side - CROP + 1) for side in pair.shape[1:])
         crops.append(pair[:, top : top + CROP, left : left + CROP])
-    batch = torch.from_numpy(np.stack(crops, axis=1)[:, :, None].astype(np.float32) / 255).to(device)
-    return [batch[0], batch[1]]
+    return torch.from_numpy(np.stack(crops, axis=1)[:, :, None].astype(np.float32) / 255)
 
 
 def seconds(function: Callable[[], object], device: str) -> np.ndarray:
@@ -147,9 +148,10 @@ def agreement(plain: Sequence[np.ndarray], fast: Sequence[np.ndarray], pairs: Se
 
 
 def measure_inference(
-    plain: FNet, pairs: Sequence[Pair], rates: dict[str, float], rounds: int, device: str
+    plain: FNet, pairs: Sequence[Pair], size: Sequence[int], rates: dict[str, float], rounds: int, device: str
 ) -> dict[str, dict[str, float]]:
-    crop = [image[..., :SIZE, :SIZE].contiguous() for image in as_tensors(pairs[0], device)]
+    width, height = size
+    crop = [image[..., :height, :width].contiguous() for image in as_tensors(pairs[0], device)]
     fast = {precision: prepare(plain, precision) for precision in KINDS}
     functions: dict[str, Callable[[], object]] = {name: (lambda f=f: f(*crop)) for name, f in fast.items()}
     with torch.inference_mode():
@@ -158,7 +160,7 @@ def measure_inference(
     return {
         precision: {
             **compared(times["naive"], times[precision]),
-            "limit_s": MULTIPLY_ADDS * SIZE**2 / rates[precision],
+            "limit_s": MULTIPLY_ADDS * crop[0].numel() / rates[precision],
             **agreement(expected, fused_images(function, pairs, device), pairs),
         }
         for precision, function in fast.items()
@@ -168,17 +170,24 @@ def measure_inference(
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
-def training_step(network: FNet, precision: str | None) -> Callable[[Sequence[Tensor]], Tensor]:
+def training_step(network: FNet, precision: str | None, example: Tensor) -> Callable[[Tensor], Tensor]:
     """Return a step of stage II that leaves its gradients in the network; None is the plain path."""
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
 
-    def step(pair: Sequence[Tensor]) -> Tensor:
+    def fill(pair: Tensor) -> Tensor:
         fused = network(*pair) if precision is None else compute(network, *pair, precision=precision)
         loss = stage2_loss(fused, *pair)["total"]
-        optimiser.zero_grad(set_to_none=True)
+        for parameter in network.parameters():
+            parameter.grad = None
         loss.backward()
-        optimiser.step()
         return loss.detach()
+
+    run_fill = recorded(fill, example) if precision is not None and example.is_cuda else fill
+
+    def step(pair: Tensor) -> Tensor:
+        loss = run_fill(pair)
+        optimiser.step()
+        return loss
 
     return step
 
@@ -195,26 +204,26 @@ def whole(gradients: Sequence[Tensor]) -> list[Tensor]:
 
 
 def measure_training(
-    plain: FNet, pairs: Sequence[Pair], rates: dict[str, float], rounds: int, device: str
+    plain: FNet, pairs: Sequence[Pair], size: int, rates: dict[str, float], rounds: int, device: str
 ) -> dict[str, dict[str, float]]:
-    batch = batch_of(pairs, 0, device)
+    batch = batch_of(pairs, size, 0).to(device)
     networks = {name: copy.deepcopy(plain) for name in ("naive", *KINDS)}
     # The first step of each starts from the same weights, so that losses and gradients compare.
     steps, losses, gradients = {}, {}, {}
     for name, network in networks.items():
-        steps[name] = training_step(network, None if name == "naive" else name)
+        steps[name] = training_step(network, None if name == "naive" else name, batch)
         losses[name] = float(steps[name](batch))
         gradients[name] = [parameter.grad.clone() for parameter in network.parameters()]
     times = medians({name: (lambda s=step: s(batch)) for name, step in steps.items()}, rounds, device)
     # Where the loss or a threshold is steep, float32 itself is this far from float64: no path can agree better.
     exact = copy.deepcopy(plain).double()
-    stage2_loss(exact(*(image.double() for image in batch)), *(image.double() for image in batch))["total"].backward()
+    stage2_loss(exact(*batch.double()), *batch.double())["total"].backward()
     naive_error = largest_difference(gradients["naive"], [parameter.grad for parameter in exact.parameters()])
     results = {}
     for name in KINDS:
         results[name] = {
             **compared(times["naive"], times[name]),
-            "limit_s": 3 * MULTIPLY_ADDS * BATCH * CROP**2 / rates[name],
+            "limit_s": 3 * MULTIPLY_ADDS * batch[0].numel() / rates[name],
             "loss_relative_error": abs(losses[name] / losses["naive"] - 1),
             "gradient_relative_error": largest_difference(gradients[name], gradients["naive"]),
             "whole_gradient_relative_error": largest_difference(whole(gradients[name]), whole(gradients["naive"])),
@@ -223,13 +232,14 @@ def measure_training(
     return results
 
 
-def measure_long(plain: FNet, pairs: Sequence[Pair], steps: int, device: str) -> float:
+def measure_long(plain: FNet, pairs: Sequence[Pair], size: int, steps: int, device: str) -> float:
     """Return by how much bfloat16's loss differs from float32's at the end, relative: means of the last 20 steps."""
     ends = {}
     for name in KINDS:
-        step, losses = training_step(copy.deepcopy(plain), name), []
+        example = batch_of(pairs, size, 0).to(device)
+        step, losses = training_step(copy.deepcopy(plain), name, example), []
         for index in range(steps):
-            losses.append(float(step(batch_of(pairs, index, device))))
+            losses.append(float(step(batch_of(pairs, size, index).to(device))))
             if (index + 1) % 20 == 0:
                 logging.info("fnet_speed: %s %d/%d steps", name, index + 1, steps)
         ends[name] = statistics.mean(losses[-20:])
@@ -239,12 +249,11 @@ def measure_long(plain: FNet, pairs: Sequence[Pair], steps: int, device: str) ->
 # --- A folder --------------------------------------------------------------------------------------------------------
 
 
-def measure_folder(
-    plain: FNet, pairs: Sequence[Pair], weights: Path | None, rounds: int, device: str, threads: int | None
-) -> dict[str, float]:
+def measure_folder(plain: FNet, pairs: Sequence[Pair], options: argparse.Namespace, device: str) -> dict[str, float]:
     """Time `fusion.fuse` on a folder of pairs, and the network alone on the same pairs, in turn."""
-    pairs = [pairs[index % len(pairs)] for index in range(FOLDER)]
-    network, tensors = prepare(plain), [as_tensors(pair, device) for pair in pairs]
+    weights, threads = options.weights, options.threads
+    pairs = [pairs[index % len(pairs)] for index in range(options.folder)]
+    network = prepare(plain, options.precision)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         for index, pair in enumerate(pairs):
@@ -255,19 +264,23 @@ def measure_folder(
             weights = root / "weights.pt"
             torch.save({key: value.cpu() for key, value in plain.state_dict().items()}, weights)
         arguments = ["--method", "fnet", "--weights", str(weights), "--device", device.split(":")[0]]
+        arguments += ["--precision", options.precision]
         arguments += ["--visible", str(root / "visible"), "--infrared", str(root / "infrared")]
         arguments += ["--threads", str(threads)] if threads else []
-        outputs = (str(root / f"fused-{index}") for index in range(rounds + 3))  # each anew: none is taken as made
+        outputs = (
+            str(root / f"fused-{index}") for index in range(options.rounds + 3)
+        )  # each anew: none is taken as made
         times = medians(
             {
-                "network": lambda: [network(*pair).cpu() for pair in tensors],
+                "network": lambda: [network(*as_tensors(pair, device)).cpu() for pair in pairs],
                 "fuse": lambda: fuse_folder([*arguments, "--output", next(outputs)]),
             },
-            rounds,
+            options.rounds,
             device,
         )
     return {
         "pairs": len(pairs),
+        "precision": options.precision,
         "network_s": float(times["network"][0]),
         "fuse_s": float(times["fuse"][0]),
         "loss": float(times["fuse"][0] / times["network"][0] - 1),
@@ -281,6 +294,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--pairs", type=Path, nargs=2, metavar="DIR", help="visible and infrared images to compare on")
     parser.add_argument("--weights", type=Path, help="FNet's; default random ones, whose steep thresholds agree worse")
     parser.add_argument("--limit", type=int, metavar="N", help="compare on the first N pairs alone")
+    parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("W", "H"), help="of a fused pair")
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="crops in a training step")
+    parser.add_argument("--folder", type=int, default=4, metavar="N", help="pairs in the folder, whole ones")
+    parser.add_argument("--precision", choices=list(KINDS), default="fp32", help="of fusing the folder")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed calls; the median is taken")
     parser.add_argument("--long", action="store_true", help="also train 200 steps in both number types")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
@@ -288,27 +305,34 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     if options.rounds < 1:
         raise InputError(f"--rounds {options.rounds}: wanted at least 1")
-    pairs = read_pairs(*options.pairs, options.limit) if options.pairs else generated_pairs(options.limit or 2)
+    if options.pairs:
+        pairs = read_pairs(*options.pairs, options.limit)
+    else:
+        pairs = generated_pairs(options.limit or 2, options.size)
     with claimed_device(options.device, options.threads) as device:
         torch.manual_seed(0)
         plain = make_network(options.weights).to(device)
         rates = {name: multiply_adds_a_second(kind, device) for name, kind in KINDS.items()}
-        inference = measure_inference(plain, pairs, rates, options.rounds, device)
-        training = measure_training(plain, pairs, rates, options.rounds, device)
+        inference = measure_inference(plain, pairs, options.size, rates, options.rounds, device)
+        training = measure_training(plain, pairs, options.batch, rates, options.rounds, device)
         results: dict[str, Any] = {f"inference_{name}": values for name, values in inference.items()}
         results |= {f"training_{name}": values for name, values in training.items()}
         if options.long:
-            results["training_bf16"]["loss_relative_error_after_200_steps"] = measure_long(plain, pairs, 200, device)
+            results["training_bf16"]["loss_relative_error_after_200_steps"] = measure_long(
+                plain, pairs, options.batch, 200, device
+            )
         results |= {
             "multiply_adds_a_second": rates,
             "device": device if device == "cpu" else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
             "weights": "random" if options.weights is None else options.weights.name,
             "pairs": len(pairs),
+            "size": list(options.size),
+            "batch": options.batch,
             "versions": versions("torch", "numpy", "numba"),
         }
     # Outside: `fusion.fuse` claims the device itself.
-    results["folder"] = measure_folder(plain, pairs, options.weights, options.rounds, device, options.threads)
+    results["folder"] = measure_folder(plain, pairs, options, device)
     write_json(options.json, results)
     for name, values in results.items():
         print(f"{name}:", {k: float(f"{v:.4g}") for k, v in values.items()} if name[-4:] in KINDS else values)

@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, nargs="+", default=[400, 4200], help="how many pairs, in several runs")
     parser.add_argument("--size", type=int, nargs=2, default=(1024, 768), metavar=("W", "H"), help="pixels")
     parser.add_argument("--method", default="average", help="a method without weights")
+    parser.add_argument("--precision", default="fp32", help="of a network's convolutions")
     parser.add_argument("--workers", type=int, default=2, help="images scored at a time")
     parser.add_argument("--stages", nargs="+", choices=("fuse", "evaluate"), default=("fuse", "evaluate"))
     options = parser.parse_args()
@@ -50,7 +51,8 @@ def main() -> None:
             bands = ("--visible", place / "Vis", "--infrared", place / "Ir")
             fused = place / "fused"
             commands = {
-                "fuse": ("fusion.fuse", "--method", options.method, *bands, "--output", fused),
+                "fuse": ("fusion.fuse", "--method", options.method, "--precision", options.precision)
+                + (*bands, "--output", fused),
                 "evaluate": ("fusion.evaluate", *bands, "--fused", fused, "--output", place / "metrics.csv")
                 + ("--workers", options.workers),
             }

@@ -44,8 +44,16 @@ def claimed_device(choice: Device, threads: int | None = None, wait_s: float = 8
     torch.backends.cudnn.allow_tf32 = False  # else float32 convolutions keep ten bits; bf16 is what asks for that
     identities = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
     with claimed_one(identities, wait_s) as index:
-        torch.cuda.set_device(index)
+        use(f"cuda:{index}")
         yield f"cuda:{index}"
+
+
+def use(device: str) -> None:
+    """Make a GPU, `cuda:N`, the calling thread's current one; nothing to do for `cpu`."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.set_device(device)
 
 
 def keep_freed_memory() -> None:

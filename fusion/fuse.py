@@ -8,7 +8,9 @@ import argparse
 import contextlib
 import json
 import re
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,15 +20,16 @@ import pandas as pd
 
 from fusion.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
 from fusion.colour import COLOURS, Colour, join_chroma, split_pair
-from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
+from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision, use
 from fusion.methods import METHODS, Fuser, packaged_weights
 from fusion.own import own_method, parse_own, provenance
 from fusion.pairs import EXTENSIONS, Pair, find_images, find_pairs, read_grey, read_image, read_names, write_image
-from fusion.stage import InputError, Progress, run
+from fusion.stage import InputError, Progress, run, threads_available
 
 REVISION = 1  # raise when the same pair, method and options would give another image
 JOURNAL = ".journal.jsonl"
 TREATMENTS = ("equal", "authors")
+MOST_AT_ONCE = 8  # pairs; reading and writing with more cores than this waits for a GPU, and takes memory
 
 
 Finish = Callable[[np.ndarray], np.ndarray]
@@ -86,10 +89,12 @@ def fuse_pairs(
     settings: dict[str, Any],
     extension: str = ".png",
     quality: int = 95,
+    pool: ThreadPoolExecutor | None = None,
 ) -> pd.DataFrame:
     """Fuse pairs into `output`, skipping what an earlier run with the same settings wrote from the same files.
 
-    `make` gives a pair's fused image, uint8 (H, W) or RGB (H, W, 3), and its colour mode.
+    `make` gives a pair's fused image, uint8 (H, W) or RGB (H, W, 3), and its colour mode; with a `pool` its threads
+    call it for several pairs at once.
 
     Returns:
         One row a pair: name, file, width, height, colour, sha256 of the fused file and of its two sources.
@@ -102,25 +107,55 @@ def fuse_pairs(
         if output.resolve() == source.resolve():
             raise InputError(f"--output {output} is a folder of source images; wanted another, for the fused images")
     done = _open_journal(output, settings, {f"{pair.name}{extension}" for pair in pairs})
+
+    def fused(pair: Pair) -> tuple[dict[str, Any], bool]:
+        """Return a pair's row, and whether its image is new."""
+        sources = {"visible_sha256": sha256_file(pair.visible), "infrared_sha256": sha256_file(pair.infrared)}
+        row = done.get(pair.name)
+        path = output / f"{pair.name}{extension}"
+        if row is not None and sources.items() <= row.items() and path.is_file() and sha256_file(path) == row["sha256"]:
+            return row, False
+        image, mode = make(pair)
+        write_image(path, image, quality)
+        height, width = image.shape[:2]
+        row = {"name": pair.name, "file": path.name, "width": width, "height": height, "colour": mode}
+        return row | {"sha256": sha256_file(path), **sources}, True
+
     progress = Progress(f"fuse {settings['method']}", len(pairs), "pairs")
     rows = []
     with naming(output / JOURNAL), (output / JOURNAL).open("a", encoding="utf-8") as journal:
-        for pair in pairs:
-            sources = {"visible_sha256": sha256_file(pair.visible), "infrared_sha256": sha256_file(pair.infrared)}
-            row = done.get(pair.name)
-            path = output / f"{pair.name}{extension}"
-            kept = row is not None and sources.items() <= row.items() and path.is_file()
-            if not kept or sha256_file(path) != row["sha256"]:
-                image, mode = make(pair)
-                write_image(path, image, quality)
-                height, width = image.shape[:2]
-                row = {"name": pair.name, "file": path.name, "width": width, "height": height, "colour": mode}
-                row |= {"sha256": sha256_file(path), **sources}
+        for row, new in (pool.map if pool else map)(fused, pairs):
+            if new:
                 journal.write(json.dumps(row) + "\n")
                 journal.flush()
             rows.append(row)
             progress.step()
     return pd.DataFrame(rows)
+
+
+@contextlib.contextmanager
+def helpers(count: int, device: str) -> Iterator[ThreadPoolExecutor | None]:
+    """Yield `count` threads to fuse pairs with, None for one; on an error what has not begun is not begun any more."""
+    if count == 1:
+        yield None
+        return
+    # Each thread has a current GPU of its own.
+    pool = ThreadPoolExecutor(count, initializer=partial(use, device))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def one_at_a_time(fuser: Fuser) -> Fuser:
+    """Return a fuser that several threads may call: each waits for its turn."""
+    turn = threading.Lock()
+
+    def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
+        with turn:
+            return fuser(visible, infrared)
+
+    return fuse
 
 
 def _open_journal(output: Path, settings: dict[str, Any], wanted: set[str]) -> dict[str, dict[str, Any]]:
@@ -229,9 +264,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if own is not None and own.kind == "folder":
             make = partial(made_image, images=find_images(Path(own.target)), colour=options.colour)
         else:
-            fuser = method.load(weights, device, precision)
+            fuser = one_at_a_time(method.load(weights, device, precision))
             make = partial(fuse_pair, fuser=fuser, colour=options.colour, finish=finish)
-        frame = fuse_pairs(pairs, make, options.output, settings, f".{options.format}", options.quality)
+        # A network on the CPU has all threads for itself; elsewhere they read and write.
+        at_once = 1 if in_torch and device == "cpu" else min(threads_available(options.threads), MOST_AT_ONCE)
+        with helpers(at_once, device) as pool:
+            frame = fuse_pairs(pairs, make, options.output, settings, f".{options.format}", options.quality, pool)
     write_csv(options.output / "manifest.csv", frame, settings | {"images": len(frame)})
 
 

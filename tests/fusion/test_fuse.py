@@ -1,5 +1,8 @@
 """The fuse stage: its contract, its agreement with the authors' images, and what it refuses."""
 
+import json
+import time
+
 import cv2
 import numpy as np
 import pytest
@@ -7,11 +10,11 @@ import torch
 from safetensors.torch import save_file
 
 from fusion.artefacts import read_csv, sha256_file
-from fusion.fuse import main
+from fusion.fuse import fuse_pairs, helpers, main
 from fusion.methods import METHODS
 from fusion.methods.laplacian import pyramid
 from fusion.networks.fnet import FNet
-from fusion.pairs import read_image, write_image
+from fusion.pairs import find_pairs, read_image, write_image
 from fusion.stage import InputError
 from fusion.weights import write_state
 
@@ -95,13 +98,42 @@ def test_a_run_that_broke_off_goes_on_and_ends_the_same(folders):
     with pytest.raises(InputError, match=r"b c\.png is truncated"):
         fuse(folders)
     output = folders / "out"
-    assert [path.name for path in output.glob("*.png")] == ["a.png"]
+    written = {path.name for path in output.glob("*.png")}
+    assert "a.png" in written and "b c.png" not in written
     assert not (output / "manifest.csv").exists()
     with (output / ".journal.jsonl").open("a") as journal:
         journal.write('{"name": "cut off')
     broken.write_bytes(good)
     fuse(folders)
     assert (output / "manifest.csv").read_bytes() == (whole / "manifest.csv").read_bytes()
+
+
+def test_several_threads_write_what_one_does(folders):
+    one, several = fuse(folders, "--threads", 1, output="one"), fuse(folders, "--threads", 2, output="several")
+    assert {path.name for path in one.iterdir()} == {path.name for path in several.iterdir()}
+    for path in one.iterdir():
+        assert path.read_bytes() == (several / path.name).read_bytes(), path.name
+
+
+def test_after_an_error_no_further_pair_is_begun_and_what_is_done_is_kept(folders):
+    for index in range(60):
+        for band in ("vi", "ir"):
+            write_image(folders / band / f"x{index:02}.png", np.zeros((8, 8), np.uint8))
+    pairs = find_pairs([folders / "vi"], [folders / "ir"])
+    begun = []
+
+    def make(pair):
+        begun.append(pair.name)
+        time.sleep(0.01)
+        if pair.name == "x05":
+            raise InputError("no more")
+        return np.zeros((8, 8), np.uint8), "grey"
+
+    with pytest.raises(InputError, match="no more"), helpers(3, "cpu") as pool:
+        fuse_pairs(pairs, make, folders / "out", {"method": "some"}, pool=pool)
+    assert len(begun) < 20
+    lines = (folders / "out" / ".journal.jsonl").read_text().splitlines()[1:]
+    assert [json.loads(line)["name"] for line in lines] == ["a", "b c", *(f"x{index:02}" for index in range(5))]
 
 
 def test_a_changed_source_or_a_damaged_result_is_fused_again(folders, rng):

@@ -6,7 +6,9 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from method_checks import random_pairs
 
+from fusion.devices import claimed_device
 from fusion.methods import METHODS
 from fusion.stage import InputError
 from fusion.weights import read_parts, read_state, write_state
@@ -26,6 +28,18 @@ def test_images_one_pixel_wide_keep_their_size(name, tmp_path, rng):
         assert fused.shape == size and fused.dtype == np.float32 and np.isfinite(fused).all()
         if method.authors_output:
             assert np.isfinite(method.authors_output(fused)).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_gpu_fuses_what_the_cpu_does(name, tmp_path):
+    torch.manual_seed(0)
+    method, weights = METHODS[name], tmp_path / "random.safetensors"
+    write_state(weights, method.network(None).state_dict())
+    pair = random_pairs(1, 72, 91)[:, 0, 0].numpy()
+    with claimed_device("cuda") as device:
+        there = method.load(weights, device, "fp32")(*pair)
+    assert np.abs(there - method.load(weights, "cpu", "fp32")(*pair)).max() < 1e-3 * max(1, np.abs(there).max())
 
 
 @pytest.mark.parametrize("name", NETWORKS)

@@ -20,6 +20,7 @@ from torchvision.models import vgg16, vgg19
 from fusion import batches, train
 from fusion.artefacts import read_csv, sha256_file
 from fusion.batches import batch_indices, draw_batch, random_tones
+from fusion.devices import claimed_device
 from fusion.methods import METHODS, Phase, Training
 from fusion.pairs import write_image
 from fusion.stage import InputError
@@ -329,6 +330,26 @@ def test_a_method_trains_on_its_smallest_crop_also_where_the_visible_one_is_blac
         total.backward()
         assert total.isfinite()
         assert all(parameter.grad.isfinite().all() for parameter in phase.parameters)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+@pytest.mark.parametrize("name", TRAINABLE)
+def test_a_method_s_losses_on_a_gpu_are_those_on_the_cpu(name, frozen):
+    totals = {}
+    for choice in ("cpu", "cuda"):
+        with claimed_device(choice) as device:
+            torch.manual_seed(0)
+            training = METHODS[name].training(frozen(name))
+            for network in (training.network, *training.beside.values()):
+                network.to(device).eval()
+            pair = random_pairs(2, training.crop, training.crop).to(device)
+            totals[choice] = []
+            for phase in training.phases:
+                total = phase.loss(*pair)["total"]
+                total.backward()
+                assert all(parameter.grad.isfinite().all() for parameter in phase.parameters)
+                totals[choice].append(total.item())
+    assert totals["cuda"] == pytest.approx(totals["cpu"], rel=1e-3)
 
 
 def test_bad_options_say_what_was_wanted(folders, tmp_path, frozen):
