@@ -6,13 +6,13 @@ channels, fill the tiles: what goes up to a code is a 9x1 convolution of the shi
 is a 9x1 convolution to nine maps for each wanted, which are then shifted and summed. Products are of the number type
 asked for and accumulate in float32; sums of maps, thresholds and momentum are float32.
 
-What passes over memory (shifts, sums of shifted maps, momentum with threshold) is compiled into one kernel each where
-the machine can compile; elsewhere the same functions run as they are.
+What passes over memory (shifts, sums of shifted maps, momentum with threshold) is one kernel each on a GPU
+(`fusion.networks.wide_kernels`); where Triton cannot compile them, and on a CPU, the plain functions here do the same.
 """
 
+import functools
 import logging
-from collections.abc import Callable
-from functools import wraps
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,117 +28,114 @@ HALF = KERNEL // 2
 TILE_CHANNELS = 8  # the least that a tile of bfloat16 holds; fewer are filled up with zeros
 
 
-def compiled_on_gpu(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Compile a function for GPU tensors of any size; without Triton or a C compiler it runs as it is."""
-    # Compiled lazily, so that importing this costs nothing.
-    compiled = torch.compile(function, dynamic=True)
-    failed = False
-
-    @wraps(function)
-    def call(tensor: Tensor, *others: Any) -> Tensor:
-        nonlocal failed
-        if tensor.is_cuda and not failed:
-            try:
-                return compiled(tensor, *others)
-            except torch.cuda.OutOfMemoryError:
-                raise
-            except Exception as error:  # the compiler's errors share no public class
-                logging.warning("warning: %s is not compiled (%s): slower", function.__name__, type(error).__name__)
-                failed = True
-        return function(tensor, *others)
-
-    return call
+def kernels(tensor: Tensor) -> ModuleType | None:
+    """Return `fusion.networks.wide_kernels` where it serves a tensor: on a GPU, in numbers of at most 32 bits."""
+    return gpu_kernels() if tensor.is_cuda and tensor.dtype != torch.float64 else None
 
 
-@compiled_on_gpu
-def shift(maps: Tensor, backwards: bool) -> Tensor:
-    """Return the nine horizontal shifts of maps, zeros coming in: (N, n, H, W) to (N, 9, n, H, W)."""
+@functools.cache
+def gpu_kernels() -> ModuleType | None:
+    """Return the module of kernels if they compile and run here, else None, with a warning."""
+    try:
+        from fusion.networks import wide_kernels
+
+        wide_kernels.probe(torch.device("cuda"))
+    except Exception as error:  # Triton missing, no C compiler, a GPU too old: its errors share no public class
+        logging.warning(
+            "warning: FNet's kernels do not run on this GPU, it is slower (%s: %s)", type(error).__name__, error
+        )
+        return None
+    return wide_kernels
+
+
+def spread(maps: Tensor, channels: int, backwards: bool, kind: torch.dtype) -> Tensor:
+    """Return the nine horizontal shifts of maps side by side, zeros coming in: (N, n, H, W) to (N, channels, H, W).
+
+    Channel g n + m is map m shifted by g - 4 pixels (`backwards`: 4 - g); those over 9 n are zeros. Channels-last.
+    """
+    if module := kernels(maps):
+        return module.spread(maps, channels, backwards, kind)
     width = maps.shape[-1]
-    padded = F.pad(maps, (HALF, HALF))
+    padded = F.pad(maps, (HALF, HALF)).to(kind)
     shifts = [padded[..., dx : dx + width] for dx in range(KERNEL)]
-    return torch.stack(shifts[::-1] if backwards else shifts, dim=1)
+    wide = torch.cat(shifts[::-1] if backwards else shifts, dim=1)
+    wide = F.pad(wide, (0, 0, 0, 0, 0, channels - wide.shape[1]))
+    return wide.contiguous(memory_format=torch.channels_last)
 
 
-@compiled_on_gpu
-def sum_shifted(wide: Tensor, backwards: bool) -> Tensor:
-    """Shift nine groups of maps, each by its place, and sum them, in float32 at least: the adjoint of `shift`."""
+def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
+    """Shift nine groups of `count` maps, each by its place, and sum them, in float32 at least: adjoint of `spread`."""
+    if module := kernels(wide):
+        return module.gather(wide, count, backwards)
     width = wide.shape[-1]
-    padded = F.pad(wide, (HALF, HALF)).to(torch.promote_types(wide.dtype, torch.float32))
+    padded = F.pad(wide[:, : KERNEL * count], (HALF, HALF)).to(torch.promote_types(wide.dtype, torch.float32))
     places = reversed(range(KERNEL)) if backwards else range(KERNEL)
-    total = padded[:, 0, :, :, :width] * 0
-    for group, dx in enumerate(places):
-        total = total + padded[:, group, :, :, dx : dx + width]
-    return total
+    shifted = [group[..., dx : dx + width] for group, dx in zip(padded.split(count, dim=1), places, strict=True)]
+    return functools.reduce(torch.add, shifted)
 
 
-class Shift(torch.autograd.Function):
-    """`shift`, differentiable."""
+class Spread(torch.autograd.Function):
+    """`spread`, differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor) -> Tensor:
-        """Shift."""
-        ctx.kind = maps.dtype
-        return shift(maps, False)
+    def forward(ctx: Any, maps: Tensor, channels: int, kind: torch.dtype) -> Tensor:
+        """Spread."""
+        ctx.count, ctx.kind = maps.shape[1], maps.dtype
+        return spread(maps, channels, False, kind)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Shift back and sum."""
-        return sum_shifted(gradient, True).to(ctx.kind)
+        return gather(gradient, ctx.count, True).to(ctx.kind), None, None
 
 
-class SumShifted(torch.autograd.Function):
-    """`sum_shifted`, differentiable."""
+class Gather(torch.autograd.Function):
+    """`gather`, differentiable."""
 
     @staticmethod
-    def forward(ctx: Any, wide: Tensor) -> Tensor:
+    def forward(ctx: Any, wide: Tensor, count: int) -> Tensor:
         """Shift and sum."""
-        ctx.kind = wide.dtype
-        return sum_shifted(wide, False)
+        ctx.channels, ctx.kind = wide.shape[1], wide.dtype
+        return gather(wide, count, False)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         """Give each group the gradient, shifted back."""
-        return shift(gradient.to(ctx.kind), True)
+        return spread(gradient, ctx.channels, True, ctx.kind), None
 
 
-@compiled_on_gpu
-def start(v: Tensor, theta: Tensor) -> Tensor:
-    """Return u^0 = T(v) in the number type of v, computed in float32 at least."""
-    return threshold(v.to(torch.promote_types(v.dtype, torch.float32)), theta).to(v.dtype)
+def step(v: Tensor, u: Tensor | None, u_before: Tensor | None, rho: Tensor, theta: Tensor) -> Tensor:
+    """Return u^{k+1} = T(v + (1 + rho) u^k - rho u^{k-1}) in the number type of v, computed in float32 at least.
 
-
-@compiled_on_gpu
-def step(v: Tensor, u: Tensor, u_before: Tensor, rho: Tensor, theta: Tensor) -> Tensor:
-    """Return u^{k+1} = T(v + (1 + rho) u^k - rho u^{k-1}); the number types as `start`."""
+    For k = -1 and 0 there is no u^{k-1}, for k = -1 no u^k.
+    """
+    if module := kernels(v):
+        return module.Step.apply(v, u, u_before, rho, theta)
     exact = torch.promote_types(v.dtype, torch.float32)
-    moved = v.to(exact) + (1 + rho) * u.to(exact) - rho * u_before.to(exact)
+    moved = v.to(exact)
+    if u is not None:
+        moved = moved + (1 + rho) * u.to(exact)
+    if u_before is not None:
+        moved = moved - rho * u_before.to(exact)
     return threshold(moved, theta).to(v.dtype)
 
 
-@compiled_on_gpu
-def first_step(v: Tensor, u: Tensor, rho: Tensor, theta: Tensor) -> Tensor:
-    """Return u^1 = T(v + (1 + rho) u^0)."""
-    exact = torch.promote_types(v.dtype, torch.float32)
-    return threshold(v.to(exact) + (1 + rho) * u.to(exact), theta).to(v.dtype)
-
-
 def go_up(maps: Tensor, weight: Tensor) -> Tensor:
-    """Convolve maps (N, n, H, W) with weights (64, n, 9, 9), zero-padded; return (N, 64, H, W)."""
-    fill = -(KERNEL * maps.shape[1]) % TILE_CHANNELS
-    wide = F.pad(Shift.apply(maps).flatten(1, 2), (0, 0, 0, 0, 0, fill))
+    """Convolve maps (N, n, H, W) with weights (64, n, 9, 9), zero-padded; return (N, 64, H, W), as the weights."""
+    channels = KERNEL * maps.shape[1]
+    fill = -channels % TILE_CHANNELS
     # (64, n, dy, dx) to (64, dx n, dy, 1): the channels' order above.
     taps = F.pad(weight.permute(0, 3, 1, 2).flatten(1, 2), (0, 0, 0, fill)).unsqueeze(-1)
-    return Column.apply(wide, taps)
+    return Column.apply(Spread.apply(maps, channels + fill, weight.dtype), taps)
 
 
 def come_down(code: Tensor, weight: Tensor) -> Tensor:
-    """Convolve a code (N, 64, H, W) with weights (m, 64, 9, 9), zero-padded; return (N, m, H, W), float32."""
+    """Convolve a code (N, 64, H, W) with weights (m, 64, 9, 9), zero-padded; return (N, m, H, W), float32 at least."""
     maps = weight.shape[0]
     fill = -(KERNEL * maps) % TILE_CHANNELS
     # (m, 64, dy, dx) to (dx m, 64, dy, 1).
     taps = F.pad(weight.permute(3, 0, 1, 2).flatten(0, 1), (0, 0, 0, 0, 0, fill)).unsqueeze(-1)
-    wide = Column.apply(code, taps)
-    return SumShifted.apply(wide[:, : KERNEL * maps].unflatten(1, (KERNEL, maps)))
+    return Gather.apply(Column.apply(code, taps), maps)
 
 
 class Column(torch.autograd.Function):
@@ -189,17 +186,15 @@ def _products(fixed: Tensor, moved: Tensor) -> Tensor:
 def read_wide(image: Tensor, block: "Merged", kind: torch.dtype) -> Tensor:
     """Return what the readers of a block see in an image's code, (N, c, H, W) to (N, m, H, W), float32 at least."""
     channels = image.shape[1]
-    image = image.to(kind)
     up, down = ([weight.to(kind) for weight in weights] for weights in (block.up, block.down))
-    u_before, u = None, start(go_up(image, up[0]), block.theta[0])
-    images_before, images = None, come_down(u, down[0])
-    for k in range(1, STEPS + 1):
-        maps = [image, images[:, :channels].to(kind)]
-        if k == 1:
-            v = go_up(torch.cat(maps, dim=1), up[k])
-            u_before, u = u, first_step(v, u, block.rho[k], block.theta[k])
-        else:
-            v = go_up(torch.cat([*maps, images_before[:, channels:].to(kind)], dim=1), up[k])
-            u_before, u = u, step(v, u, u_before, block.rho[k], block.theta[k])
+    u_before, u, images_before, images = None, None, None, None
+    for k in range(STEPS + 1):
+        maps = [image]
+        if k > 0:
+            maps.append(images[:, :channels])
+        if k > 1:
+            maps.append(images_before[:, channels:])
+        v = go_up(torch.cat(maps, dim=1), up[k])
+        u_before, u = u, step(v, u, u_before, block.rho[k], block.theta[k])
         images_before, images = images, come_down(u, down[k])
     return images

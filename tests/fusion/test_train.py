@@ -342,7 +342,7 @@ def test_a_method_s_losses_on_a_gpu_are_those_on_the_cpu(name, frozen):
             training = METHODS[name].training(frozen(name))
             for network in (training.network, *training.beside.values()):
                 network.to(device).eval()
-            pair = random_pairs(2, training.crop, training.crop).to(device)
+            pair = random_pairs(2, training.smallest_crop, training.smallest_crop).to(device)
             totals[choice] = []
             for phase in training.phases:
                 total = phase.loss(*pair)["total"]
