@@ -5,33 +5,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 
-def describe(
-    dataset: str,
-    variants: Sequence[str],
-    seeds: Sequence[int],
-    detector: str,
-    stages: Mapping[str, Sequence[Path]],
-    remarks: Sequence[str],
-    cost: Path,
-) -> str:
-    """Say what is compared, what of each stage is there, and what training the detectors will cost.
+def describe(title: str, names: Sequence[str], stages: Mapping[str, Sequence[Path]], remarks: Sequence[str]) -> str:
+    """Say what is compared, what of each stage is there, and what else is worth knowing.
 
     Args:
-        dataset: its name.
-        variants: what the detector is trained on, in the tables' order.
-        seeds: of each variant.
-        detector: model and image size, in words.
+        title: the run in one line.
+        names: what is compared, in the tables' order.
         stages: the files that each stage makes, by what it does, such as `fused`.
-        remarks: what else is worth knowing, such as methods left out.
-        cost: where `detection.cost` writes its estimate.
+        remarks: one line each, such as methods left out.
     """
-    seeds_text = f"{len(seeds)} seed{'s' if len(seeds) > 1 else ''}"
-    lines = [f"Plan: {len(variants)} variants x {seeds_text} of {detector} on {dataset}", f"  {', '.join(variants)}"]
+    lines = [f"Plan: {title}", f"  {', '.join(names)}"]
     for what, files in stages.items():
         there = sum(Path(file).is_file() for file in files)
         lines.append(f"  {what}: {there} of {len(files)} there" + ("" if there == len(files) else ", the rest to make"))
-    lines += [f"  {remark}" for remark in remarks]
-    return "\n".join([*lines, f"  {cost_line(cost)}"])
+    return "\n".join([*lines, *(f"  {remark}" for remark in remarks)])
 
 
 def cost_line(cost: Path) -> str:

@@ -162,17 +162,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m reports.tables", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--split", type=Path, required=True, help="folder of the prepared split (dataset.json, ...)")
-    parser.add_argument("--ap", type=Path, nargs="+", required=True, help="ap.json of every variant and seed")
+    parser.add_argument(
+        "--ap", type=Path, nargs="*", default=[], help="ap.json of every variant and seed, for Table II; default none"
+    )
     parser.add_argument(
         "--training", type=Path, nargs="*", default=[], help="provenance.json of every detector, to compare recipes"
     )
-    parser.add_argument("--metrics", type=Path, nargs="*", default=[], help="metrics CSV of every method, METHOD.csv")
+    parser.add_argument(
+        "--metrics",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="metrics CSV of every method, METHOD.csv, for the fusion metrics; default none",
+    )
     parser.add_argument(
         "--fused-manifests", type=Path, nargs="*", default=[], help="manifest of every method, METHOD/manifest.csv"
     )
-    parser.add_argument(
-        "--variants", nargs="+", required=True, help="rows of Table II in order: visible, infrared, then methods"
-    )
+    parser.add_argument("--variants", nargs="+", required=True, help="rows in order: visible, infrared, then methods")
     parser.add_argument(
         "--config-snapshot", type=Path, help="the run's whole configuration (JSON); its digest is printed"
     )
@@ -182,18 +188,34 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     if len(set(options.variants)) < len(options.variants):
         raise InputError(f"--variants {' '.join(options.variants)}: wanted each variant once")
+    if not options.ap and not options.metrics:
+        raise InputError("neither --ap nor --metrics is given; wanted what Table II or the fusion metrics are made of")
     split = collect.read_split(options.split)
     methods = [variant for variant in options.variants if variant not in (*BANDS, LATE)]
     config = {}
     if options.config_snapshot:
         config = {"config": sha256_json(read_json(options.config_snapshot))}
-
     manifests = collect.read_manifests(options.fused_manifests, methods, split)
+    # Both are made before either is written.
+    tables = [_detection_table(options, split, manifests, config)] if options.ap else []
+    if options.metrics:
+        metrics, facts = collect.read_metrics(options.metrics, methods, manifests)
+        tables.append(_fusion_table(metrics, facts, split, manifests, config))
+    for stem, *table in tables:
+        write_tables(options.output / stem, *table)
+        if stem == "table2":
+            detail = collect.detail_table(options.ap, options.variants)
+            write_csv(options.output / "table2_detail.csv", detail, table[1])
+    logging.info("tables: %s in %s", ", ".join(stem for stem, *_ in tables), options.output)
+
+
+def _detection_table(
+    options: argparse.Namespace, split: Split, manifests: Mapping[str, Any], config: Mapping[str, str]
+) -> tuple[Any, ...]:
+    """Return the file stem of Table II and what `write_tables` takes."""
     if not options.training:
         logging.warning("warning: without --training the detectors' recipes are not compared")
     scores, shared = collect.read_scores(options.ap, options.variants, split, options.training, manifests)
-    metrics, metric_facts = collect.read_metrics(options.metrics, methods, manifests)
-
     # The paper's numbers belong beside numbers on its own data only.
     on_m3fd = str(split.dataset["dataset"]).casefold() == "m3fd"
     table = collect.detection_table(
@@ -213,30 +235,29 @@ def main(argv: Sequence[str] | None = None) -> None:
         facts["late"] = (
             "late: the boxes of the visible and the infrared detector pooled, nothing trained; not in the paper."
         )
+        table["remark"] = ["not in the paper" if variant == LATE else "" for variant in table["variant"]]
     if on_m3fd:
         facts["paper"] = paper.SOURCE
     caption = (
         f"Average precision, mAP@[0.5:0.95], of one detector trained and tested on each variant of {facts['dataset']}"
     )
-    if LATE in options.variants:
-        table["remark"] = ["not in the paper" if variant == LATE else "" for variant in table["variant"]]
-    layout = detection_layout(table, split.classes)
-    write_tables(options.output / "table2", table, facts, layout, caption, detection_notes(facts))
-    write_csv(options.output / "table2_detail.csv", collect.detail_table(options.ap, options.variants), facts)
+    return "table2", table, facts, detection_layout(table, split.classes), caption, detection_notes(facts)
 
-    if methods:
-        table = collect.fusion_table(metrics)
-        facts = {
-            "dataset": split.dataset["dataset"],
-            "images": int(table["images"].iloc[0]),
-            **metric_facts,
-            **_split_facts(split),
-            "fused": {method: facts for method, (_, facts) in manifests.items()},
-        } | config
-        layout = fusion_layout(table, metric_directions(facts))
-        caption = f"Fusion metrics on {facts['dataset']}"
-        write_tables(options.output / "fusion", table, facts, layout, caption, fusion_notes(table, facts))
-    logging.info("tables: %d variants, %d methods in %s", len(options.variants), len(methods), options.output)
+
+def _fusion_table(
+    metrics: Any, metric_facts: Mapping[str, Any], split: Split, manifests: Mapping[str, Any], config: Mapping[str, str]
+) -> tuple[Any, ...]:
+    """Return the file stem of the fusion metrics and what `write_tables` takes."""
+    table = collect.fusion_table(metrics)
+    facts = {
+        "dataset": split.dataset["dataset"],
+        "images": int(table["images"].iloc[0]),
+        **metric_facts,
+        **_split_facts(split),
+        "fused": {method: facts for method, (_, facts) in manifests.items()},
+    } | config
+    layout = fusion_layout(table, metric_directions(facts))
+    return "fusion", table, facts, layout, f"Fusion metrics on {facts['dataset']}", fusion_notes(table, facts)
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:

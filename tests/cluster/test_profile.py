@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "workflow/profiles/slurm"
 ON_GPU = {"train_fnet", "train_detector", "test_detector", "explain_fnet", "estimate_cost"}
-NOT_SUBMITTED = {"all", "save_config", "build_tables", "build_report"}
+NOT_SUBMITTED = {"all", "save_config", "build_table2", "build_fusion_table", "build_report"}
 
 
 def requests(folder, *options):

@@ -214,6 +214,27 @@ def test_difference_is_ours_minus_the_papers(example):
 # What must not end up in one table
 
 
+def without(arguments, option):
+    """Return arguments without an option and its values."""
+    start = arguments.index(option)
+    end = next(index for index in range(start + 1, len(arguments)) if arguments[index].startswith("--"))
+    return arguments[:start] + arguments[end:]
+
+
+def test_each_table_can_be_had_alone(example):
+    run = example()
+    arguments = run.tables_arguments()
+    tables.main(arguments)
+    both = {path.name: path.read_bytes() for path in run.tables.iterdir()}
+    for missing, start in (("--metrics", "table2"), ("--ap", "fusion")):
+        shutil.rmtree(run.tables)
+        tables.main(without(arguments, missing))
+        alone = {path.name: path.read_bytes() for path in run.tables.iterdir()}
+        assert alone and alone == {name: content for name, content in both.items() if name.startswith(start)}
+    with pytest.raises(InputError, match="neither --ap nor --metrics"):
+        tables.main(without(without(arguments, "--metrics"), "--ap"))
+
+
 def refused(run, *parts: str) -> None:
     with pytest.raises(InputError) as error:
         tables.main(run.tables_arguments())

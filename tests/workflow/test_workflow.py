@@ -80,7 +80,8 @@ def test_the_default_plan_trains_every_variant_once(tmp_path):
             "test_differences": 1,
             "list_objects": 1,
         },
-        **{"measure_cost": 4, "explain_fnet": 1, "build_tables": 1, "build_report": 1, "all": 1, "total": 43},
+        **{"measure_cost": 4, "explain_fnet": 1, "build_table2": 1, "build_fusion_table": 1},
+        **{"build_report": 1, "all": 1, "total": 44},
     }
 
 
@@ -101,6 +102,21 @@ def test_the_plan_is_told_in_a_few_lines_and_only_once(tmp_path):
         "(results/detection/cost.json)",
     ]
     assert "Plan: " not in snakemake(tmp_path, "-n", "--quiet", "all")
+
+
+def test_fusion_metrics_alone_train_no_detector(tmp_path):
+    text = snakemake(tmp_path, "-n", overlays=[{"tables": ["fusion"]}])
+    assert text[text.index("Plan: ") :].splitlines()[:4] == [
+        "Plan: fusion metrics of 4 methods on synthetic; no detector is trained",
+        "  fnet, average, maximum, laplacian",
+        "  fused: 0 of 4 there, the rest to make",
+        "  FNet's weights: trained by this run",
+    ]
+    assert "cost of training" not in text
+    assert plan(text) == {
+        **{"generate_pairs": 1, "save_config": 1, "audit_dataset": 1, "prepare_split": 1, "train_fnet": 1},
+        **{"fuse_pairs": 4, "score_fusion": 4, "build_fusion_table": 1, "all": 1, "total": 15},
+    }
 
 
 def lay_out(folder, name, files):
@@ -353,7 +369,7 @@ def test_a_second_run_does_nothing(finished):
 def test_a_changed_value_runs_only_what_depends_on_it(finished):
     longer = {"detection": {"training": {"epochs": 2}}}
     stats = plan(snakemake(finished, "-n", overlays=[SMALLEST, longer]))
-    assert {"train_detector", "test_detector", "build_tables", "build_report"} <= set(stats)
+    assert {"train_detector", "test_detector", "build_table2", "build_report"} <= set(stats)
     assert not {"generate_pairs", "prepare_split", "train_fnet", "fuse_pairs", "score_fusion"} & set(stats)
     more = {"fusion": {"methods": ["fnet", "maximum", "average"]}}
     stats = plan(snakemake(finished, "-n", overlays=[SMALLEST, more]))

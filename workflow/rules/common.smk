@@ -16,7 +16,7 @@ from detection.datasets import find_dataset
 from fusion.methods import METHODS, packaged_weights
 from fusion.own import Own, own_method, source_files
 from fusion.stage import InputError, threads_available
-from reports.plan import describe
+from reports.plan import cost_line, describe
 
 validate(config, schema="../schemas/config.schema.yaml")
 

@@ -25,18 +25,24 @@ def plan_text():
         remarks.append(
             f"tables on the test sets {', '.join(TEST_SETS)}: {', '.join(tables)}"
         )
-    stages = {
-        "fused": fused,
-        "detectors trained": [f"{run}/weights.pt" for run in runs],
-        "detectors tested": [f"{run}/ap.json" for run in runs],
-    }
-    name = DATASET["name"]
+    name = DATASET["name"] if SYNTHETIC else f"{DATASET['name']} in {dataset_root()}"
+    count = f"{len(SEEDS)} seed{'s' if len(SEEDS) > 1 else ''}"
+    if "table2" in config["tables"]:
+        return describe(
+            f"{len(VARIANTS)} variants x {count} of {detector['model']} at {detector['image_size']} pixels on {name}",
+            VARIANTS,
+            {
+                "fused": fused,
+                "detectors trained": [f"{run}/weights.pt" for run in runs],
+                "detectors tested": [f"{run}/ap.json" for run in runs],
+            },
+            [*remarks, cost_line(Path(RESULTS) / "detection/cost.json")],
+        )
+    alone = "fusion" in config["tables"]
+    what = f"fusion metrics of {len(METHOD_NAMES)} methods on {name}"
     return describe(
-        name if SYNTHETIC else f"{name} in {dataset_root()}",
-        VARIANTS,
-        SEEDS,
-        f"{detector['model']} at {detector['image_size']} pixels",
-        stages if "table2" in config["tables"] else {},
+        f"{what if alone else ', '.join(config['tables'])}; no detector is trained",
+        METHOD_NAMES,
+        {"fused": fused} if alone else {},
         remarks,
-        Path(RESULTS) / "detection/cost.json",
     )

@@ -16,7 +16,7 @@ rule save_config:
         "printf '%s\n' {params.config:q} > {output:q}.part 2> {log:q} && mv {output:q}.part {output:q}"
 
 
-rule build_tables:
+rule build_table2:
     input:
         config="<results>/config.json",
         audit="<results>/data/audit.json",
@@ -24,33 +24,50 @@ rule build_tables:
         ap=per_row("ap.json"),
         training=per_variant("provenance.json"),
         significance="<results>/tables/significance.json",
-        metrics=expand("<results>/metrics/{method}.csv", method=METHOD_NAMES),
         manifests=expand("<results>/fused/{method}/manifest.csv", method=METHOD_NAMES),
     output:
-        table2_csv=report(
+        csv=report(
             "<results>/tables/table2.csv",
             caption="../report/table2.rst",
             category="Tables",
         ),
-        table2=multiext("<results>/tables/table2", ".md", ".tex"),
+        texts=multiext("<results>/tables/table2", ".md", ".tex"),
         detail="<results>/tables/table2_detail.csv",
-        fusion_csv=report(
-            "<results>/tables/fusion.csv",
-            caption="../report/fusion.rst",
-            category="Tables",
-        ),
-        fusion=multiext("<results>/tables/fusion", ".md", ".tex"),
     log:
-        "<results>/logs/build_tables.log",
+        "<results>/logs/build_table2.log",
     localrule: True
     params:
         variants=ROWS,
         code=digest("reports"),
     shell:
         'python -m reports.tables --split "$(dirname {input.split:q})" --ap {input.ap:q} --training {input.training:q}'
-        " --metrics {input.metrics:q} --fused-manifests {input.manifests:q} --variants {params.variants:q}"
-        " --significance {input.significance:q}"
-        ' --config-snapshot {input.config:q} --output "$(dirname {output.table2_csv:q})" 2>&1 | tee {log:q}'
+        " --fused-manifests {input.manifests:q} --variants {params.variants:q} --significance {input.significance:q}"
+        ' --config-snapshot {input.config:q} --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'
+
+
+rule build_fusion_table:
+    input:
+        config="<results>/config.json",
+        split="<results>/data/split/dataset.json",
+        metrics=expand("<results>/metrics/{method}.csv", method=METHOD_NAMES),
+        manifests=expand("<results>/fused/{method}/manifest.csv", method=METHOD_NAMES),
+    output:
+        csv=report(
+            "<results>/tables/fusion.csv",
+            caption="../report/fusion.rst",
+            category="Tables",
+        ),
+        texts=multiext("<results>/tables/fusion", ".md", ".tex"),
+    log:
+        "<results>/logs/build_fusion_table.log",
+    localrule: True
+    params:
+        methods=METHOD_NAMES,
+        code=digest("reports"),
+    shell:
+        'python -m reports.tables --split "$(dirname {input.split:q})" --metrics {input.metrics:q}'
+        " --fused-manifests {input.manifests:q} --variants {params.methods:q} --config-snapshot {input.config:q}"
+        ' --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'
 
 
 rule explain_fnet:
