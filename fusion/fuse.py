@@ -266,8 +266,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         else:
             fuser = one_at_a_time(method.load(weights, device, precision))
             make = partial(fuse_pair, fuser=fuser, colour=options.colour, finish=finish)
-        # A network on the CPU has all threads for itself; elsewhere they read and write.
-        at_once = 1 if in_torch and device == "cpu" else min(threads_available(options.threads), MOST_AT_ONCE)
+        # On the CPU the method has all threads for itself; while a GPU computes they read and write.
+        at_once = 1 if device == "cpu" else min(threads_available(options.threads), MOST_AT_ONCE)
         with helpers(at_once, device) as pool:
             frame = fuse_pairs(pairs, make, options.output, settings, f".{options.format}", options.quality, pool)
     write_csv(options.output / "manifest.csv", frame, settings | {"images": len(frame)})

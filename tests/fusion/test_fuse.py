@@ -2,6 +2,7 @@
 
 import json
 import time
+from functools import partial
 
 import cv2
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from fusion.artefacts import read_csv, sha256_file
-from fusion.fuse import fuse_pairs, helpers, main
+from fusion.fuse import fuse_pair, fuse_pairs, helpers, main, one_at_a_time
 from fusion.methods import METHODS
 from fusion.methods.laplacian import pyramid
 from fusion.networks.fnet import FNet
@@ -109,10 +110,15 @@ def test_a_run_that_broke_off_goes_on_and_ends_the_same(folders):
 
 
 def test_several_threads_write_what_one_does(folders):
-    one, several = fuse(folders, "--threads", 1, output="one"), fuse(folders, "--threads", 2, output="several")
-    assert {path.name for path in one.iterdir()} == {path.name for path in several.iterdir()}
-    for path in one.iterdir():
-        assert path.read_bytes() == (several / path.name).read_bytes(), path.name
+    pairs, frames = find_pairs([folders / "vi"], [folders / "ir"]), []
+    fuser = one_at_a_time(METHODS["average"].load(None, "cpu", "fp32"))
+    for count in (1, 3):
+        with helpers(count, "cpu") as pool:
+            make = partial(fuse_pair, fuser=fuser, colour="auto")
+            frames.append(fuse_pairs(pairs, make, folders / str(count), {"method": "average"}, pool=pool))
+    assert frames[0].equals(frames[1])
+    one, several = ({path.name: path.read_bytes() for path in (folders / name).iterdir()} for name in "13")
+    assert one == several and len(one) == 4
 
 
 def test_after_an_error_no_further_pair_is_begun_and_what_is_done_is_kept(folders):
