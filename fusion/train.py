@@ -131,7 +131,7 @@ def train(
     for stage, (phase, iterations) in enumerate(zip(training.phases, settings.iterations, strict=True), start=1):
         if restored is not None and restored["stage"] > stage:
             continue
-        optimiser = _optimiser(phase, settings)
+        optimiser = _optimiser(phase, settings, device)
         first, sums = 0, {}
         if restored is not None and restored["stage"] == stage:
             optimiser.load_state_dict(restored["optimiser"])
@@ -153,17 +153,20 @@ def train(
             if phase.schedule:
                 for group in optimiser.param_groups:
                     group["lr"] = group["initial_lr"] * phase.schedule(iteration / iterations)
-            # What a network draws in training, such as dropout, depends on the iteration alone, too.
-            torch.manual_seed(int(np.random.default_rng([settings.seed, stage, 2, iteration]).integers(2**62)))
-            terms = gradients(pair)
+            if not training.recordable:
+                # What a network draws in training, such as dropout, depends on the iteration alone, too.
+                torch.manual_seed(int(np.random.default_rng([settings.seed, stage, 2, iteration]).integers(2**62)))
+            read_terms = gradients(pair)
+            optimiser.step()
+            _follow(average, training.network, settings.ema)
+            # A GPU has all its work by now; what is not finite has spoiled the weights, but they are not saved.
+            terms = read_terms()
             if not math.isfinite(terms["total"]):
                 where = f"stage {stage}, iteration {iteration + 1}, pairs {[names[index] for index in indices]}"
                 raise InputError(
                     f"the loss or its gradient is not finite at {where}; wanted finite ones. "
                     f"The last good state is in {checkpoints}; a smaller --lr may help"
                 )
-            optimiser.step()
-            _follow(average, training.network, settings.ema)
             sums = {key: sums.get(key, 0.0) + value for key, value in terms.items()}
             done = iteration + 1
             if done % log_every == 0 or done == iterations:
@@ -177,19 +180,19 @@ def train(
                     raise stopped(f"stage {stage}, iteration {done}")
         # The next stage starts with a fresh optimiser: its checkpoint is that of iteration 0.
         if stage < len(training.phases) and iterations:
-            state.save(checkpoints, stage + 1, 0, {}, _optimiser(training.phases[stage], settings))
+            state.save(checkpoints, stage + 1, 0, {}, _optimiser(training.phases[stage], settings, device))
     states = {name: network.state_dict() for name, network in state.networks.items()}
     return states, pd.DataFrame(state.rows)
 
 
-def _optimiser(phase: Phase, settings: Settings) -> torch.optim.Adam:
+def _optimiser(phase: Phase, settings: Settings, device: str) -> torch.optim.Adam:
     rate = phase.lr if settings.lr is None else settings.lr
     groups = [
         {"params": list(parameters), "lr": factor * rate, "initial_lr": factor * rate}
         for parameters, factor in phase.groups()
     ]
-    optimiser = torch.optim.Adam(groups, weight_decay=phase.weight_decay)
-    return optimiser
+    # Fused: one kernel where there would be dozens.
+    return torch.optim.Adam(groups, weight_decay=phase.weight_decay, fused=True if device != "cpu" else None)
 
 
 @torch.no_grad()
@@ -200,10 +203,11 @@ def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
         mine.copy_(its)
 
 
-def _gradients(phase: Phase, device: str, example: Tensor | None) -> Callable[[Tensor], dict[str, float]]:
-    """Return what fills the phase's gradients from a batch and returns the terms' values; `example` to record it by.
+def _gradients(phase: Phase, device: str, example: Tensor | None) -> Callable[[Tensor], Callable[[], dict[str, float]]]:
+    """Return what fills the phase's gradients from a batch; `example` to record it by, on a GPU.
 
-    A `total` that is not finite says that the loss or its gradient is not.
+    What that returns waits for the terms' values, and is called before the next batch. A `total` that is not finite
+    says that the loss or its gradient is not.
     """
     names: list[str] = []
 
@@ -221,12 +225,17 @@ def _gradients(phase: Phase, device: str, example: Tensor | None) -> Callable[[T
 
     run_fill = fill if example is None else recorded(fill, example.to(device))
 
-    def gradients(pair: Tensor) -> dict[str, float]:
+    def gradients(pair: Tensor) -> Callable[[], dict[str, float]]:
         if device != "cpu":
             pair = pair.pin_memory() if example is not None else pair.to(device)
-        *values, norm = run_fill(pair).tolist()
-        terms = dict(zip(names, values, strict=True))
-        return terms if math.isfinite(norm) else terms | {"total": math.nan}
+        filled = run_fill(pair)
+
+        def read_terms() -> dict[str, float]:
+            *values, norm = filled.tolist()
+            terms = dict(zip(names, values, strict=True))
+            return terms if math.isfinite(norm) else terms | {"total": math.nan}
+
+        return read_terms
 
     return gradients
 

@@ -70,12 +70,19 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     import torch
 
     from fusion.networks.fast import prepare
+    from fusion.networks.graphs import recorded_when_repeated
 
     network = prepare(read_network(weights).to(device), precision)
 
+    def fuse_pair(pair: "Tensor") -> "Tensor":
+        return network(pair[0], pair[1])[0, 0]
+
+    if device != "cpu":
+        fuse_pair = recorded_when_repeated(fuse_pair)
+
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         pair = torch.from_numpy(np.stack([visible, infrared])[:, None, None]).to(device)
-        return network(pair[0], pair[1])[0, 0].cpu().numpy()
+        return fuse_pair(pair).cpu().numpy()
 
     return fuse
 

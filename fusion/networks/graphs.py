@@ -32,3 +32,21 @@ def recorded(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[
         return result
 
     return replay
+
+
+def recorded_when_repeated(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return a function that is recorded as soon as two arguments in a row have one shape; see `recorded`.
+
+    Folders hold images of one size, or of all sizes: recording costs as much as several calls.
+    """
+    shape, replay = None, None
+
+    def call(argument: Tensor) -> Tensor:
+        nonlocal shape, replay
+        if argument.shape != shape:
+            shape, replay = argument.shape, None
+            return function(argument)
+        replay = replay or recorded(function, argument)
+        return replay(argument)
+
+    return call

@@ -74,6 +74,18 @@ def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
     return functools.reduce(torch.add, shifted)
 
 
+def stack(maps: Tensor) -> Tensor:
+    """Return the nine vertical shifts of channels-last maps side by side, zeros coming in: (N, H, W, 9 c).
+
+    Channel c g + m is map m shifted by g - 4 pixels.
+    """
+    if module := kernels(maps):
+        return module.stack(maps)
+    height = maps.shape[2]
+    padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 0, 0, HALF, HALF))
+    return torch.cat([padded[:, dy : dy + height] for dy in range(KERNEL)], dim=-1)
+
+
 class Spread(torch.autograd.Function):
     """`spread`, differentiable."""
 
@@ -173,12 +185,10 @@ def _column(maps: Tensor, taps: Tensor) -> Tensor:
 def _products(fixed: Tensor, moved: Tensor) -> Tensor:
     """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), float32 at least: (a, dy, b)."""
     count, channels, height, _ = moved.shape
-    padded = F.pad(moved.permute(0, 2, 3, 1), (0, 0, 0, 0, HALF, HALF))
-    columns = torch.cat([padded[:, dy : dy + height] for dy in range(KERNEL)], dim=-1)
     slices = count * next(n for n in (8, 4, 2, 1) if height % n == 0)
     products = torch.bmm(
         fixed.permute(0, 2, 3, 1).reshape(slices, -1, fixed.shape[1]).transpose(1, 2),
-        columns.reshape(slices, -1, KERNEL * channels),
+        stack(moved).reshape(slices, -1, KERNEL * channels),
     )
     return products.sum(0, dtype=torch.promote_types(products.dtype, torch.float32)).unflatten(1, (KERNEL, channels))
 

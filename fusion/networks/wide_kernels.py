@@ -80,6 +80,18 @@ def _gather(
 
 
 @triton.jit
+def _stack(maps, tall, pixels, height, width, channels: tl.constexpr, block: tl.constexpr, lanes: tl.constexpr):
+    pixel = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    y, lane = pixel // width % height, tl.arange(0, lanes)
+    kept = (pixel < pixels)[:, None] & (lane < channels)[None, :]
+    for group in tl.static_range(TAPS):
+        offset = group - REACH
+        known = kept & ((y + offset >= 0) & (y + offset < height))[:, None]
+        value = tl.load(maps + (pixel + offset * width)[:, None] * channels + lane[None, :], mask=known, other=0)
+        tl.store(tall + pixel[:, None] * (TAPS * channels) + group * channels + lane[None, :], value, mask=kept)
+
+
+@triton.jit
 def _moved(v, u, u_before, rho, place, known, steps: tl.constexpr):
     """Return v + (1 + rho) u - rho u_before, of which `steps` says how many there are."""
     x = tl.load(v + place, mask=known, other=0).to(tl.float32)
@@ -163,6 +175,17 @@ def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
         wide, maps, pixels, height, width, **sizes, lanes=triton.next_power_of_2(count)
     )
     return maps
+
+
+def stack(maps: Tensor) -> Tensor:
+    """Lay out the nine vertical shifts of channels-last maps side by side."""
+    images, channels, height, width = maps.shape
+    tall = maps.new_empty((images, height, width, TAPS.value * channels))
+    pixels, sizes = images * height * width, {"channels": channels, "block": PIXELS}
+    _stack[(triton.cdiv(pixels, PIXELS),)](
+        maps, tall, pixels, height, width, **sizes, lanes=triton.next_power_of_2(channels)
+    )
+    return tall
 
 
 class Step(torch.autograd.Function):

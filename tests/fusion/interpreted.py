@@ -41,6 +41,8 @@ def main():
         assert torch.allclose(spread, plain, rtol=0, atol=0 if kind == torch.float32 else 2**-8)
         gathered = wide_kernels.gather(spread, count, backwards)
         assert torch.allclose(gathered, wide.gather(spread, count, backwards), atol=1e-6)
+        tall = spread.contiguous(memory_format=torch.channels_last)
+        assert torch.equal(wide_kernels.stack(tall), wide.stack(tall))
     v, u, before = (torch.randn(2, 64, 5, 6, requires_grad=True) for _ in range(3))
     rho, theta = torch.tensor([0.3, 0.4], requires_grad=True).unbind()
     for codes in ((v, None, None), (v, u, None), (v, u, before)):

@@ -13,7 +13,7 @@ from fusion.devices import claimed_device
 from fusion.losses import stage2_loss
 from fusion.networks.fast import compute, connect, merge_network, prepare
 from fusion.networks.fnet import FNet
-from fusion.networks.graphs import recorded
+from fusion.networks.graphs import recorded, recorded_when_repeated
 from fusion.networks.ifnet import IFNet
 from fusion.networks.wide import Column, read_wide
 
@@ -79,6 +79,19 @@ def test_a_gpu_agrees_with_the_cpu(precision, most):
 
 
 @on_gpu
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-3), ("bf16", 0.1)])
+def test_a_gpu_s_gradients_are_those_of_the_cpu(precision, most):
+    torch.manual_seed(5)
+    fnet, pair = FNet(), torch.rand(2, 2, 1, 33, 26)
+    expected = gradients(fnet, lambda: fnet(*pair))
+    with claimed_device("cuda") as device:
+        fnet, pair = fnet.to(device), pair.to(device)
+        found = gradients(fnet, lambda: compute(fnet, *pair, precision=precision))
+    found, expected = (torch.cat([one.cpu().flatten() for one in all_of]) for all_of in (found, expected))
+    assert (found - expected).norm() <= most * expected.norm()
+
+
+@on_gpu
 def test_a_recorded_step_has_the_gradients_of_the_step():
     torch.manual_seed(4)
     fnet, pair = FNet().cuda(), torch.rand(2, 2, 1, 32, 32)
@@ -95,3 +108,11 @@ def test_a_recorded_step_has_the_gradients_of_the_step():
     assert step(pair.cuda()).item() == pytest.approx(loss, rel=1e-5)
     for one, parameter in zip(found, fnet.parameters(), strict=True):
         assert (one - parameter.grad).norm() <= 1e-3 * parameter.grad.norm()
+
+
+@on_gpu
+def test_what_is_recorded_for_one_size_is_not_replayed_for_another():
+    square = recorded_when_repeated(lambda image: image * image)
+    for side in (3, 3, 3, 4, 3, 3):
+        image = torch.rand(side, side).cuda()
+        assert torch.equal(square(image), image * image)
