@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fusion.pairs import Pair, read_image, read_pair_size
-from fusion.stage import Progress, threads_available
+from fusion.stage import Progress, check_memory, threads_available
 
 CELLS = (32, 24)
 DESCRIPTOR = "correlation of luma over 32 x 24 cells, the lesser of both bands"
@@ -62,7 +62,9 @@ def describe(grey: np.ndarray) -> np.ndarray:
 def look_at(pairs: Sequence[Pair]) -> dict[str, Look]:
     """Look at every pair, several at a time; the result by name, in the order of `pairs`."""
     progress, looks = Progress("checking", len(pairs), "pairs"), {}
-    with ThreadPoolExecutor(threads_available()) as pool:  # decoding releases the interpreter's lock
+    threads = threads_available()
+    check_memory(threads)
+    with ThreadPoolExecutor(threads) as pool:  # decoding releases the interpreter's lock
         for pair, seen in zip(pairs, pool.map(look, pairs), strict=True):
             looks[pair.name] = seen
             progress.step()

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fusion.colour import split_pair
 from fusion.pairs import Pair
-from fusion.stage import InputError
+from fusion.stage import InputError, check_memory
 
 
 def load_luma(pairs: Sequence[Pair], colour: str, crop: int) -> list[np.ndarray]:
@@ -87,6 +87,7 @@ def drawn_batches(
         indices = batch_indices(len(images), size, seed, stage, iteration)
         return iteration, indices, draw_batch(images, indices, crop, seed, stage, iteration, tones)
 
+    check_memory(threads=1)
     with ThreadPoolExecutor(1) as pool:
         coming = None
         for iteration in iterations:

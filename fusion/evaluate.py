@@ -26,7 +26,7 @@ from fusion.metrics import CONVENTIONS, METRICS, REVISION, find_convention, luma
 from fusion.metrics.conventions import convention_facts
 from fusion.own_metric import OwnMetric, read_own_metric
 from fusion.pairs import Pair, find_images, find_pairs, read_image, read_names
-from fusion.stage import InputError, Progress, run, threads_available
+from fusion.stage import InputError, Progress, check_memory, run, threads_available
 
 
 @dataclass(frozen=True)
@@ -250,6 +250,7 @@ def _outputs(folders: Sequence[Path], output: Path) -> list[Path]:
 
 def _in_parallel(function, jobs: Iterable[tuple], workers: int) -> Iterator:
     """Yield `function(*job)` as they finish; few jobs are under way at a time, so that memory stays flat."""
+    check_memory(workers)
     with ThreadPoolExecutor(workers) as pool:
         jobs = iter(jobs)
         pending = {pool.submit(function, *job) for job in islice(jobs, 2 * workers)}

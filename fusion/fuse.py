@@ -24,7 +24,7 @@ from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precisi
 from fusion.methods import METHODS, Fuser, packaged_weights
 from fusion.own import own_method, parse_own, provenance
 from fusion.pairs import EXTENSIONS, Pair, find_images, find_pairs, read_grey, read_image, read_names, write_image
-from fusion.stage import InputError, Progress, run, threads_available
+from fusion.stage import InputError, Progress, check_memory, run, threads_available
 
 REVISION = 1  # raise when the same pair, method and options would give another image
 JOURNAL = ".journal.jsonl"
@@ -139,6 +139,7 @@ def helpers(count: int, device: str) -> Iterator[ThreadPoolExecutor | None]:
     if count == 1:
         yield None
         return
+    check_memory(count)
     # Each thread has a current GPU of its own.
     pool = ThreadPoolExecutor(count, initializer=partial(use, device))
     try:

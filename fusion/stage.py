@@ -1,6 +1,7 @@
 """What every stage's command line shares: errors of one line, progress that a log file can hold."""
 
 import logging
+import mmap
 import os
 import re
 import signal
@@ -71,6 +72,17 @@ def threads_available(wanted: int | None = None) -> int:
     """Return the number of CPU threads to use: `wanted`, at most what this process may run on."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, min(wanted or here, here))
+
+
+def check_memory(threads: int, each: int = 2**26) -> None:
+    """Raise MemoryError unless `each` bytes can be had for each of some threads that are about to start.
+
+    Python waits for ever for a thread that found no memory for its first steps.
+    """
+    try:
+        mmap.mmap(-1, threads * each).close()
+    except OSError as error:
+        raise MemoryError(f"found no {threads * each >> 20} MB for {threads} threads") from error
 
 
 class Progress:

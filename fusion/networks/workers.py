@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from fusion.stage import check_memory
+
 Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 
@@ -23,6 +25,7 @@ def workers() -> Iterator[Map]:
     if threads == 1:
         yield lambda function, pieces: [function(piece) for piece in pieces]
         return
+    check_memory(threads)
     started = Barrier(threads + 1)
 
     def start() -> None:
