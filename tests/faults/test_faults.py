@@ -109,6 +109,11 @@ def test_an_image_for_which_memory_runs_out_is_not_called_broken(bench, tmp_path
         read_image(tmp_path / "vi/a.png")
 
 
+def test_evaluating_without_memory_for_its_threads_ends_in_one_error(bench, tmp_path):
+    seen = bench.start("evaluate", tmp_path / "out", memory=0).wait(60)
+    assert "memory ran out" in seen.error and "for 2 threads" in seen.error, seen.summary()
+
+
 def test_a_changed_byte_of_a_tensor_file_is_found(tmp_path):
     import torch
 
