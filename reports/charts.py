@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from reports.collect import BANDS, LATE
 
@@ -79,7 +79,8 @@ def average_intervals(table: pd.DataFrame, scores: pd.DataFrame, intervals: Mapp
             text = "n/a" if pd.isna(average) else f"{average:.3f}"
             edge = max([0.0, *(value for value in (average, high, runs.max()) if pd.notna(value))])
             highest.append(edge)
-            axes.annotate(text, (edge, row), xytext=(8, 0), textcoords="offset points", va="center")
+            number = axes.annotate(text, (edge, row), xytext=(8, 0), textcoords="offset points", va="center")
+            number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # over the dotted line
         axes.set_yticks(rows, table["variant"], parse_math=False)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.tick_params(axis="y", length=0)
@@ -210,6 +211,7 @@ def loss_curves(losses: pd.DataFrame, prefix: str) -> str:
             axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axes.yaxis.set_major_formatter("{x:g}")
             axes.yaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel("loss" if stage is None else f"loss, stage {stage}")
             axes.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
         panels[-1, 0].set_xlabel("iteration")

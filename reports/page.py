@@ -367,23 +367,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     fused_facts = fusion_facts.get("fused", {})
     # The bounds stand below the averages: with columns of their own the table would be wider than the page.
     narrow, cells = detection_layout(table, split.classes, bounds=False), detection_cells(table)
+    tied = tied_with_best(table, significance)
     beside = cells["Average_interval" if "Average_interval" in cells else "Average_seeds"].tolist()
     below = {"Average": beside, "variant": table["remark"].tolist() if "remark" in table else [""] * len(table)}
     tables = [
         _table_context(
             "table2",
             "Table II: the detector on each variant",
-            table_rows(
-                table,
-                narrow,
-                detection_tip(scores, runs, fused_facts, significance),
-                tied_with_best(table, significance),
-                below,
-            ),
+            table_rows(table, narrow, detection_tip(scores, runs, fused_facts, significance), tied, below),
             narrow,
             detection_notes(facts)
             + (["Below an average: its 95 % interval." if "Average_interval" in cells else SEEDS_BELOW] * any(beside))
-            + ([TIES.format(significance["correction"])] if significance else []),
+            + ([TIES.format(significance["correction"])] if tied else []),
         )
     ]
     if methods:

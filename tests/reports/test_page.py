@@ -224,7 +224,7 @@ def test_intervals_replace_the_seeds_range():
     assert page.average_bounds(table, significance_of(0, 0, True)) == {"visible": (0.45, 0.55), "fnet": (0.45, 0.55)}
 
 
-def test_significance_marks_ties_and_is_no_longer_listed_as_missing(tabled):
+def test_significance_marks_ties_where_there_are_any_and_is_no_longer_listed_as_missing(tabled):
     pairs = [("fnet", name, name == "average") for name in ("visible", "infrared", "average")]
     compared = [
         {
@@ -247,6 +247,12 @@ def test_significance_marks_ties_and_is_no_longer_listed_as_missing(tabled):
     assert text.count('class="tied"') == 1
     assert "95 % interval: 0.450 to 0.550" in text
     assert "Confidence intervals over test images" not in text
+    assert "≈: Average is not shown to differ" in text
+    for entry in compared:
+        entry["different"] = True
+    write_json(tabled.folder / "significance.json", significance_of(0, 0, True) | {"comparisons": compared})
+    page.main([*tabled.page_arguments(), "--significance", str(tabled.folder / "significance.json")])
+    assert "≈" not in (tabled.folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_verdict_on_undefined_scores_says_so():
