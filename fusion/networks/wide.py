@@ -12,11 +12,13 @@ What passes over memory (shifts, sums of shifted maps, momentum with threshold) 
 
 import functools
 import logging
+from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from fusion.networks.lzsc import KERNEL, STEPS, threshold
@@ -86,125 +88,141 @@ def stack(maps: Tensor) -> Tensor:
     return torch.cat([padded[:, dy : dy + height] for dy in range(KERNEL)], dim=-1)
 
 
-class Spread(torch.autograd.Function):
-    """`spread`, differentiable."""
+def column(maps: Tensor, taps: Tensor, backwards: bool = False) -> Tensor:
+    """Convolve channels-last maps (N, c, H, W) with a column of nine taps (9, c, o), zero-padded: (N, o, H, W).
 
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, channels: int, kind: torch.dtype) -> Tensor:
-        """Spread."""
-        ctx.count, ctx.kind = maps.shape[1], maps.dtype
-        return spread(maps, channels, False, kind)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Shift back and sum."""
-        return gather(gradient, ctx.count, True).to(ctx.kind), None, None
-
-
-class Gather(torch.autograd.Function):
-    """`gather`, differentiable."""
-
-    @staticmethod
-    def forward(ctx: Any, wide: Tensor, count: int) -> Tensor:
-        """Shift and sum."""
-        ctx.channels, ctx.kind = wide.shape[1], wide.dtype
-        return gather(wide, count, False)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        """Give each group the gradient, shifted back."""
-        return spread(gradient, ctx.channels, True, ctx.kind), None
-
-
-def step(v: Tensor, u: Tensor | None, u_before: Tensor | None, rho: Tensor, theta: Tensor) -> Tensor:
-    """Return u^{k+1} = T(v + (1 + rho) u^k - rho u^{k-1}) in the number type of v, computed in float32 at least.
-
-    For k = -1 and 0 there is no u^{k-1}, for k = -1 no u^k.
+    Map y + dy - 4 meets tap dy, `backwards` tap 8 - dy.
     """
-    if module := kernels(v):
-        return module.Step.apply(v, u, u_before, rho, theta)
-    exact = torch.promote_types(v.dtype, torch.float32)
-    moved = v.to(exact)
-    if u is not None:
-        moved = moved + (1 + rho) * u.to(exact)
-    if u_before is not None:
-        moved = moved - rho * u_before.to(exact)
-    return threshold(moved, theta).to(v.dtype)
-
-
-def go_up(maps: Tensor, weight: Tensor) -> Tensor:
-    """Convolve maps (N, n, H, W) with weights (64, n, 9, 9), zero-padded; return (N, 64, H, W), as the weights."""
-    channels = KERNEL * maps.shape[1]
-    fill = -channels % TILE_CHANNELS
-    # (64, n, dy, dx) to (64, dx n, dy, 1): the channels' order above.
-    taps = F.pad(weight.permute(0, 3, 1, 2).flatten(1, 2), (0, 0, 0, fill)).unsqueeze(-1)
-    return Column.apply(Spread.apply(maps, channels + fill, weight.dtype), taps)
-
-
-def come_down(code: Tensor, weight: Tensor) -> Tensor:
-    """Convolve a code (N, 64, H, W) with weights (m, 64, 9, 9), zero-padded; return (N, m, H, W), float32 at least."""
-    maps = weight.shape[0]
-    fill = -(KERNEL * maps) % TILE_CHANNELS
-    # (m, 64, dy, dx) to (dx m, 64, dy, 1).
-    taps = F.pad(weight.permute(3, 0, 1, 2).flatten(0, 1), (0, 0, 0, 0, 0, fill)).unsqueeze(-1)
-    return Gather.apply(Column.apply(code, taps), maps)
-
-
-class Column(torch.autograd.Function):
-    """Convolution of maps (N, c, H, W) with a column of nine taps (o, c, 9, 1), channels-last, zero-padded.
-
-    Libraries sum a weight's gradient over all pixels in a few blocks, which leaves most of a GPU idle where weights are
-    as small as these. Here it is a matrix product for each of many slices of the batch, and a sum over them.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, maps: Tensor, taps: Tensor) -> Tensor:
-        """Convolve."""
-        maps = maps.contiguous(memory_format=torch.channels_last)
-        ctx.save_for_backward(maps, taps)
-        return _column(maps, taps)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
-        """Correlate: the gradient with the taps, and the maps with the gradient."""
-        maps, taps = ctx.saved_tensors
-        gradient = gradient.contiguous(memory_format=torch.channels_last)
-        of_maps = _column(gradient, taps.transpose(0, 1).flip(2)) if ctx.needs_input_grad[0] else None
-        # Whichever has fewer channels is laid out nine times.
-        if maps.shape[1] <= gradient.shape[1]:
-            of_taps = _products(gradient, maps).permute(0, 2, 1)
-        else:
-            of_taps = _products(maps, gradient).flip(1).permute(2, 0, 1)
-        return of_maps, of_taps.unsqueeze(-1).to(taps.dtype)
-
-
-def _column(maps: Tensor, taps: Tensor) -> Tensor:
+    if maps.dtype == torch.bfloat16 and (module := kernels(maps)):
+        return module.column(maps, taps, backwards)
+    taps = (taps.flip(0) if backwards else taps).permute(2, 1, 0).unsqueeze(-1)
     return F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last), padding=(HALF, 0))
 
 
-def _products(fixed: Tensor, moved: Tensor) -> Tensor:
-    """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), float32 at least: (a, dy, b)."""
+def products(fixed: Tensor, moved: Tensor) -> Tensor:
+    """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), float32 at least: (a, dy, b).
+
+    A gradient of taps. Libraries sum it over all pixels in a few blocks, which leaves most of a GPU idle where taps are
+    as few as these: here it is a matrix product for each of many slices of the batch, and a sum over them.
+    """
+    if moved.dtype == torch.bfloat16 and (module := kernels(moved)):
+        return module.products(fixed, moved)
     count, channels, height, _ = moved.shape
     slices = count * next(n for n in (8, 4, 2, 1) if height % n == 0)
-    products = torch.bmm(
+    found = torch.bmm(
         fixed.permute(0, 2, 3, 1).reshape(slices, -1, fixed.shape[1]).transpose(1, 2),
         stack(moved).reshape(slices, -1, KERNEL * channels),
     )
-    return products.sum(0, dtype=torch.promote_types(products.dtype, torch.float32)).unflatten(1, (KERNEL, channels))
+    return found.sum(0, dtype=torch.promote_types(found.dtype, torch.float32)).unflatten(1, (KERNEL, channels))
+
+
+def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int) -> Tensor:
+    """Return u^k = T(v + (1 + rho^k) u^{k-1} - rho^k u^{k-2}) in the number type of v, computed in float32 at least.
+
+    before: u^{k-2}, u^{k-1}, as far as there are any. rho, theta: of all steps.
+    """
+    if module := kernels(v):
+        return module.step(v, before, rho, theta, k)
+    exact = torch.promote_types(v.dtype, torch.float32)
+    moved = v.to(exact)
+    for u, factor in zip(reversed(before), (1 + rho[k], -rho[k]), strict=False):
+        moved = moved + factor * u.to(exact)
+    return threshold(moved, theta[k]).to(v.dtype)
+
+
+def step_backward(
+    gradient: Tensor, later: Sequence[Tensor], v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of v, rho^k and theta^k by `step`.
+
+    gradient: of u^k, by its readers. later: of v^{k+1} and v^{k+2}, in which u^k is, as far as there are any.
+    """
+    if module := kernels(v):
+        return module.step_backward(gradient, later, v, before, rho, theta, k)
+    above = gradient.to(torch.promote_types(v.dtype, torch.float32))
+    for index, of_v in enumerate(later, k + 1):
+        above = above + (1 + rho[index] if index == k + 1 else -rho[index]) * of_v
+    with torch.enable_grad():
+        wanted = [tensor.detach().requires_grad_() for tensor in (v, rho, theta)]
+        result = step(wanted[0], before, *wanted[1:], k)
+        found = torch.autograd.grad(result, wanted, above.to(v.dtype), materialize_grads=True)
+    return found[0], found[1][k], found[2][k]
+
+
+def up_taps(weight: Tensor, kind: torch.dtype) -> Tensor:
+    """Return weights (64, n, 9, 9) as taps for spread maps, (9, channels, 64): channel n dx + m is map m's."""
+    taps = weight.to(kind).permute(2, 3, 1, 0).flatten(1, 2)
+    return F.pad(taps, (0, 0, 0, -taps.shape[1] % TILE_CHANNELS))
+
+
+def up_weight(found: Tensor, count: int) -> Tensor:
+    """Return what is laid out as taps (9, channels, 64) as weights (64, count, 9, 9): `up_taps` back."""
+    return found[:, : KERNEL * count].unflatten(1, (KERNEL, count)).permute(3, 2, 0, 1)
+
+
+def down_taps(weight: Tensor, kind: torch.dtype) -> Tensor:
+    """Return weights (m, 64, 9, 9) as taps to maps that `gather` sums, (9, 64, channels)."""
+    return up_taps(weight.transpose(0, 1), kind).transpose(1, 2)
+
+
+def down_weight(found: Tensor, count: int) -> Tensor:
+    """Return what is laid out as taps (9, 64, channels) as weights (count, 64, 9, 9): `down_taps` back."""
+    return up_weight(found.transpose(1, 2), count).transpose(0, 1)
+
+
+class _ReadWide(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, image: Tensor, kind: torch.dtype, theta: Tensor, rho: Tensor, *weights: Tensor) -> Tensor:
+        channels, learns = image.shape[1], any(ctx.needs_input_grad)
+        up = [up_taps(weight, kind) for weight in weights[: STEPS + 1]]
+        down = [down_taps(weight, kind) for weight in weights[STEPS + 1 :]]
+        kept, before, images_before, images = [], [], None, None
+        for k in range(STEPS + 1):
+            maps = [image]
+            if k > 0:
+                maps.append(images[:, :channels])
+            if k > 1:
+                maps.append(images_before[:, channels:])
+            wide = spread(torch.cat(maps, dim=1), up[k].shape[1], False, kind)
+            v = column(wide, up[k])
+            before = [*before[-1:], step(v, before, rho, theta, k)]
+            images_before, images = images, gather(column(before[-1], down[k]), len(weights[STEPS + 1 + k]), False)
+            if learns:
+                kept += [wide, v, before[-1]]
+        ctx.channels, ctx.counts = channels, [len(weight) for weight in weights[STEPS + 1 :]]
+        ctx.save_for_backward(theta, rho, *up, *down, *kept)
+        return images
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        theta, rho, *tensors = ctx.saved_tensors
+        up, down, kept = tensors[: STEPS + 1], tensors[STEPS + 1 : 2 * (STEPS + 1)], tensors[2 * (STEPS + 1) :]
+        wides, vs, codes = kept[::3], kept[1::3], kept[2::3]
+        channels, of_image, of_v, of_maps = ctx.channels, 0, [], []  # the latter two: of steps k + 1 and k + 2
+        of_up, of_down, of_rho, of_theta = [], [], [], []  # from the last step on
+        for k in reversed(range(STEPS + 1)):
+            if k < STEPS:  # what steps k + 1 and k + 2 have read of u^k
+                read = [maps[:, first * channels : (first + 1) * channels] for first, maps in enumerate(of_maps, 1)]
+                gradient = torch.cat(read, dim=1)
+            spread_gradient = spread(gradient, down[k].shape[2], True, codes[k].dtype)
+            of_down.append(down_weight(products(codes[k], spread_gradient).flip(1).transpose(0, 1), ctx.counts[k]))
+            of_u = column(spread_gradient, down[k].transpose(1, 2), backwards=True)
+            found, *of_scalars = step_backward(of_u, of_v, vs[k], codes[max(k - 2, 0) : k], rho, theta, k)
+            of_rho.append(of_scalars[0])
+            of_theta.append(of_scalars[1])
+            count = channels * (min(k, 2) + 1)
+            of_up.append(up_weight(products(found, wides[k]).permute(1, 2, 0), count))
+            maps = gather(column(found, up[k].transpose(1, 2), backwards=True), count, True)
+            of_image = of_image + maps[:, :channels]
+            of_v, of_maps = [found, *of_v[:1]], [maps, *of_maps[:1]]
+        scalars = torch.stack([*reversed(of_theta), *reversed(of_rho)]).chunk(2)
+        return of_image, None, *scalars, *reversed(of_up), *reversed(of_down)
 
 
 def read_wide(image: Tensor, block: "Merged", kind: torch.dtype) -> Tensor:
-    """Return what the readers of a block see in an image's code, (N, c, H, W) to (N, m, H, W), float32 at least."""
-    channels = image.shape[1]
-    up, down = ([weight.to(kind) for weight in weights] for weights in (block.up, block.down))
-    u_before, u, images_before, images = None, None, None, None
-    for k in range(STEPS + 1):
-        maps = [image]
-        if k > 0:
-            maps.append(images[:, :channels])
-        if k > 1:
-            maps.append(images_before[:, channels:])
-        v = go_up(torch.cat(maps, dim=1), up[k])
-        u_before, u = u, step(v, u, u_before, block.rho[k], block.theta[k])
-        images_before, images = images, come_down(u, down[k])
-    return images
+    """Return what the readers of a block see in an image's code, (N, c, H, W) to (N, m, H, W), float32 at least.
+
+    Products are of the number type `kind`; differentiable once.
+    """
+    return _ReadWide.apply(image, kind, block.theta, block.rho, *block.up, *block.down)

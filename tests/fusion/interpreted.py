@@ -32,7 +32,7 @@ def compare(network, *inputs):
 
 def main():
     torch.manual_seed(0)
-    images = torch.rand(2, 3, 11, 7, requires_grad=True)
+    images = torch.rand(2, 3, 11, 7)
     for count, channels, backwards, kind in ((3, 32, False, torch.float32), (1, 16, True, torch.bfloat16)):
         maps = images[:, :count]
         spread = wide_kernels.spread(maps, channels, backwards, kind)
@@ -43,19 +43,28 @@ def main():
         assert torch.allclose(gathered, wide.gather(spread, count, backwards), atol=1e-6)
         tall = spread.contiguous(memory_format=torch.channels_last)
         assert torch.equal(wide_kernels.stack(tall), wide.stack(tall))
-    v, u, before = (torch.randn(2, 64, 5, 6, requires_grad=True) for _ in range(3))
-    rho, theta = torch.tensor([0.3, 0.4], requires_grad=True).unbind()
-    for codes in ((v, None, None), (v, u, None), (v, u, before)):
-        leaves = [code for code in (*codes, rho, theta) if code is not None]
-        results = wide_kernels.Step.apply(*codes, rho, theta), wide.step(*codes, rho, theta)
-        assert torch.allclose(*results, atol=1e-5)
-        found, wanted = (
-            torch.autograd.grad((result * v.detach()).sum(), leaves, retain_graph=True, allow_unused=True)
-            for result in results
+    for channels, filters in ((16, 64), (64, 24), (40, 64)):
+        maps = torch.randn(2, channels, 11, 19).contiguous(memory_format=torch.channels_last)
+        taps = torch.randn(9, channels, filters)
+        result = wide.column(maps, taps)
+        assert torch.allclose(wide_kernels.column(maps, taps, False), result, atol=1e-3)
+        turned = taps.transpose(1, 2)
+        back = wide.column(result, turned, True)
+        assert torch.allclose(wide_kernels.column(result, turned, True), back, rtol=1e-4, atol=1e-2)
+        assert torch.allclose(wide_kernels.products(result, maps), wide.products(result, maps), rtol=1e-4, atol=1e-2)
+    codes = [torch.randn(2, 64, 5, 6) for _ in range(6)]
+    rho, theta = torch.rand(2, 5)
+    for k in range(5):
+        before, later = codes[max(k - 2, 0) : k], codes[k + 1 : 5][:2]
+        assert torch.allclose(
+            *(module.step(codes[k], before, rho, theta, k) for module in (wide_kernels, wide)), atol=1e-5
         )
-        for one, other in zip(found, wanted, strict=True):
-            assert torch.allclose(one, torch.zeros_like(one) if other is None else other, rtol=1e-3, atol=1e-3)
-    assert wide_kernels.Step.apply(v * torch.nan, None, None, rho, theta).isnan().all()
+        steps = (
+            module.step_backward(codes[5], later, codes[k], before, rho, theta, k) for module in (wide_kernels, wide)
+        )
+        for found, wanted in zip(*steps, strict=True):
+            assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3), (found - wanted).abs().max()
+    assert wide_kernels.step(codes[0] * torch.nan, [], rho, theta, 0).isnan().all()
     wide.kernels = lambda tensor: wide_kernels
     compare(FNet(), *torch.rand(2, 1, 1, 12, 10))
     compare(IFNet(), torch.rand(2, 1, 5, 9))

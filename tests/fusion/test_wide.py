@@ -15,13 +15,14 @@ from fusion.networks.fast import compute, connect, merge_network, prepare
 from fusion.networks.fnet import FNet
 from fusion.networks.graphs import recorded, recorded_when_repeated
 from fusion.networks.ifnet import IFNet
-from fusion.networks.wide import Column, read_wide
+from fusion.networks.wide import column, products, read_wide
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
 
-def run_wide(network, *inputs):
-    return connect(merge_network(network), lambda image, block: read_wide(image, block, inputs[0].dtype), inputs)
+def run_wide(network, *inputs, kind=None):
+    kind = kind or inputs[0].dtype
+    return connect(merge_network(network), lambda image, block: read_wide(image, block, kind), inputs)
 
 
 def gradients(network, function):
@@ -40,6 +41,14 @@ def test_values_and_gradients_are_those_of_the_plain_network(shape):
         assert (one - other).norm() <= 1e-10 * other.norm()
 
 
+def test_products_of_bfloat16_give_nearly_the_same():
+    torch.manual_seed(6)
+    fnet, pair = FNet(), torch.rand(2, 2, 1, 20, 16)
+    expected = torch.cat([one.flatten() for one in gradients(fnet, lambda: fnet(*pair))])
+    found = gradients(fnet, lambda: run_wide(fnet, *pair, kind=torch.bfloat16))
+    assert (torch.cat([one.flatten() for one in found]) - expected).norm() < 0.1 * expected.norm()
+
+
 def test_the_inverse_network_too():
     torch.manual_seed(1)
     ifnet, fused = IFNet().double(), torch.rand(2, 1, 13, 18, dtype=torch.float64)
@@ -48,14 +57,16 @@ def test_the_inverse_network_too():
 
 
 @pytest.mark.parametrize(("channels", "filters"), [(16, 64), (64, 24), (8, 8)])
-def test_the_column_s_gradients_are_those_of_autograd(channels, filters):
+def test_columns_backwards_and_products_are_the_gradients_of_columns(channels, filters):
     torch.manual_seed(2)
     maps = torch.rand(2, channels, 12, 7, dtype=torch.float64, requires_grad=True)
-    taps = torch.rand(filters, channels, 9, 1, dtype=torch.float64, requires_grad=True)
-    wanted = torch.autograd.grad(torch.nn.functional.conv2d(maps, taps, padding=(4, 0)).sin().sum(), (maps, taps))
-    found = torch.autograd.grad(Column.apply(maps, taps).sin().sum(), (maps, taps))
-    for one, other in zip(found, wanted, strict=True):
-        assert torch.allclose(one, other, atol=1e-11)
+    taps = torch.rand(9, channels, filters, dtype=torch.float64, requires_grad=True)
+    result = column(maps, taps)
+    above = torch.rand_like(result)
+    of_maps, of_taps = torch.autograd.grad(result, (maps, taps), above)
+    assert torch.allclose(column(above, taps.transpose(1, 2), backwards=True), of_maps, atol=1e-11)
+    assert torch.allclose(products(above, maps).permute(1, 2, 0), of_taps, atol=1e-11)
+    assert torch.allclose(products(maps, above).flip(1).transpose(0, 1), of_taps, atol=1e-11)
 
 
 def test_the_gpu_s_kernels_are_the_plain_operations_and_the_networks_the_plain_ones():
