@@ -1,5 +1,6 @@
 """The workflow: clean, planned as the configuration says, strict about it, and real on a very small run."""
 
+import functools
 import json
 import os
 import re
@@ -260,6 +261,9 @@ def test_table3_trains_each_ablation_with_its_own_override(tmp_path):
     assert len(by_name) == 6
 
 
+MILLION = functools.reduce(lambda inside, _: [inside] * 10, range(6), "ha")  # written as YAML of few aliases
+
+
 @pytest.mark.parametrize(
     ("overlay", "message"),
     [
@@ -277,6 +281,7 @@ def test_table3_trains_each_ablation_with_its_own_override(tmp_path):
         ({"fusion": {"methods": ["a; touch x"]}}, "a; touch x"),
         ({"fusion": {"methods": ["mine"], "own": {"mine": {"folder": "no/folder"}}}}, "no/folder is no folder"),
         ({"fusion": {"methods": ["mine"], "own": {"mine": {"model": "no.onnx"}}}}, "no.onnx is no file"),
+        ({"dataset": {"root": MILLION}}, "more than 100,000 values"),
     ],
 )
 def test_what_the_configuration_does_not_know_is_refused_by_name(tmp_path, overlay, message):

@@ -18,6 +18,24 @@ from fusion.own import Own, own_method, source_files
 from fusion.stage import InputError, threads_available
 from reports.plan import cost_line, describe
 
+MOST_VALUES = 100_000  # of a configuration, far above any; YAML's aliases can make billions of a few lines
+
+
+def check_size(value):
+    """Raise WorkflowError for a configuration so large that checking it, or saying what is wrong, would not end."""
+    waiting, count = [value], 0
+    while waiting:
+        one = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise WorkflowError(
+                f"the configuration holds more than {MOST_VALUES:,} values; wanted no aliases that multiply"
+            )
+        if isinstance(one, (list, dict)):
+            waiting += one.values() if isinstance(one, dict) else one
+
+
+check_size(config)
 validate(config, schema="../schemas/config.schema.yaml")
 
 # Jobs call `python -m`: the one that runs this workflow, also where its environment was not activated.
