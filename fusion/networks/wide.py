@@ -6,8 +6,9 @@ channels, fill the tiles: what goes up to a code is a 9x1 convolution of the shi
 is a 9x1 convolution to nine maps for each wanted, which are then shifted and summed. Products are of the number type
 asked for and accumulate in float32; sums of maps, thresholds and momentum are float32.
 
-What passes over memory (shifts, sums of shifted maps, momentum with threshold) is one kernel each on a GPU
-(`fusion.networks.wide_kernels`); where Triton cannot compile them, and on a CPU, the plain functions here do the same.
+Each of the operations (shifts, sums of shifted maps, momentum with threshold; of bfloat16 also the convolutions and the
+products that are their gradients) is one kernel on a GPU (`fusion.networks.wide_kernels`); where Triton cannot compile
+them, and on a CPU, the plain functions here do the same.
 """
 
 import functools
@@ -33,6 +34,12 @@ TILE_CHANNELS = 8  # the least that a tile of bfloat16 holds; fewer are filled u
 def kernels(tensor: Tensor) -> ModuleType | None:
     """Return `fusion.networks.wide_kernels` where it serves a tensor: on a GPU, in numbers of at most 32 bits."""
     return gpu_kernels() if tensor.is_cuda and tensor.dtype != torch.float64 else None
+
+
+def multiplying_kernels(tensor: Tensor) -> ModuleType | None:
+    """Return the module where it also multiplies matrices for a tensor: of bfloat16, on a GPU that has it."""
+    has_it = tensor.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return kernels(tensor) if has_it and tensor.dtype == torch.bfloat16 else None
 
 
 @functools.cache
@@ -93,7 +100,7 @@ def column(maps: Tensor, taps: Tensor, backwards: bool = False) -> Tensor:
 
     Map y + dy - 4 meets tap dy, `backwards` tap 8 - dy.
     """
-    if maps.dtype == torch.bfloat16 and (module := kernels(maps)):
+    if module := multiplying_kernels(maps):
         return module.column(maps, taps, backwards)
     taps = (taps.flip(0) if backwards else taps).permute(2, 1, 0).unsqueeze(-1)
     return F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last), padding=(HALF, 0))
@@ -105,7 +112,7 @@ def products(fixed: Tensor, moved: Tensor) -> Tensor:
     A gradient of taps. Libraries sum it over all pixels in a few blocks, which leaves most of a GPU idle where taps are
     as few as these: here it is a matrix product for each of many slices of the batch, and a sum over them.
     """
-    if moved.dtype == torch.bfloat16 and (module := kernels(moved)):
+    if module := multiplying_kernels(moved):
         return module.products(fixed, moved)
     count, channels, height, _ = moved.shape
     slices = count * next(n for n in (8, 4, 2, 1) if height % n == 0)

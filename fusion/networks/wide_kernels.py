@@ -1,8 +1,8 @@
-"""What passes over memory in `fusion.networks.wide`, as Triton kernels for a GPU.
+"""The operations of `fusion.networks.wide` as Triton kernels for a GPU.
 
-Each function is what the plain one of the same name in `fusion.networks.wide` is, in one pass: every value is read
-once and written once, sums are of float32, and no two programs write to one place, so that results repeat. Maps of few
-channels may lie in memory in any order; codes and spread maps are channels-last.
+Each function is what the plain one of the same name in `fusion.networks.wide` is, in one pass: every value is read from
+memory about once and written once, sums are of float32, and no two programs write to one place, so that results repeat.
+Maps of few channels may lie in memory in any order; codes and spread maps are channels-last.
 """
 
 from collections.abc import Sequence
