@@ -103,7 +103,8 @@ def column(maps: Tensor, taps: Tensor, backwards: bool = False) -> Tensor:
     if module := multiplying_kernels(maps):
         return module.column(maps, taps, backwards)
     taps = (taps.flip(0) if backwards else taps).permute(2, 1, 0).unsqueeze(-1)
-    return F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last), padding=(HALF, 0))
+    result = F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last), padding=(HALF, 0))
+    return result.contiguous(memory_format=torch.channels_last)  # as the kernels want it, whatever the library chose
 
 
 def products(fixed: Tensor, moved: Tensor) -> Tensor:
@@ -215,14 +216,16 @@ class _ReadWide(torch.autograd.Function):
             spread_gradient = spread(gradient, down[k].shape[2], True, codes[k].dtype)
             of_down.append(down_weight(products(codes[k], spread_gradient).flip(1).transpose(0, 1), ctx.counts[k]))
             of_u = column(spread_gradient, down[k].transpose(1, 2), backwards=True)
-            found, *of_scalars = step_backward(of_u, of_v, vs[k], codes[max(k - 2, 0) : k], rho, theta, k)
-            of_rho.append(of_scalars[0])
-            of_theta.append(of_scalars[1])
-            count = channels * (min(k, 2) + 1)
-            of_up.append(up_weight(products(found, wides[k]).permute(1, 2, 0), count))
-            maps = gather(column(found, up[k].transpose(1, 2), backwards=True), count, True)
-            of_image = of_image + maps[:, :channels]
-            of_v, of_maps = [found, *of_v[:1]], [maps, *of_maps[:1]]
+            before = codes[max(k - 2, 0) : k]
+            of_newest, of_rho_k, of_theta_k = step_backward(of_u, of_v, vs[k], before, rho, theta, k)
+            of_rho.append(of_rho_k)
+            of_theta.append(of_theta_k)
+            count = channels * (len(before) + 1)
+            of_up.append(up_weight(products(of_newest, wides[k]).permute(1, 2, 0), count))
+            if k > 0 or ctx.needs_input_grad[0]:
+                maps = gather(column(of_newest, up[k].transpose(1, 2), backwards=True), count, True)
+                of_image = of_image + maps[:, :channels]
+                of_v, of_maps = [of_newest, *of_v[:1]], [maps, *of_maps[:1]]
         scalars = torch.stack([*reversed(of_theta), *reversed(of_rho)]).chunk(2)
         return of_image, None, *scalars, *reversed(of_up), *reversed(of_down)
 

@@ -66,7 +66,7 @@ def main():
             assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3), (found - wanted).abs().max()
     assert wide_kernels.step(codes[0] * torch.nan, [], rho, theta, 0).isnan().all()
     wide.kernels = lambda tensor: wide_kernels
-    compare(FNet(), *torch.rand(2, 1, 1, 12, 10))
+    compare(FNet(), *torch.rand(2, 1, 1, 10, 7))
     compare(IFNet(), torch.rand(2, 1, 5, 9))
 
 
