@@ -180,8 +180,10 @@ def down_weight(found: Tensor, count: int) -> Tensor:
 
 class _ReadWide(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, kind: torch.dtype, theta: Tensor, rho: Tensor, *weights: Tensor) -> Tensor:
-        channels, learns = image.shape[1], any(ctx.needs_input_grad)
+    def forward(
+        ctx: Any, image: Tensor, kind: torch.dtype, learns: bool, theta: Tensor, rho: Tensor, *weights: Tensor
+    ) -> Tensor:
+        channels = image.shape[1]
         up = [up_taps(weight, kind) for weight in weights[: STEPS + 1]]
         down = [down_taps(weight, kind) for weight in weights[STEPS + 1 :]]
         kept, before, images_before, images = [], [], None, None
@@ -198,7 +200,8 @@ class _ReadWide(torch.autograd.Function):
             if learns:
                 kept += [wide, v, before[-1]]
         ctx.channels, ctx.counts = channels, [len(weight) for weight in weights[STEPS + 1 :]]
-        ctx.save_for_backward(theta, rho, *up, *down, *kept)
+        if learns:
+            ctx.save_for_backward(theta, rho, *up, *down, *kept)
         return images
 
     @staticmethod
@@ -227,7 +230,7 @@ class _ReadWide(torch.autograd.Function):
                 of_image = of_image + maps[:, :channels]
                 of_v, of_maps = [of_newest, *of_v[:1]], [maps, *of_maps[:1]]
         scalars = torch.stack([*reversed(of_theta), *reversed(of_rho)]).chunk(2)
-        return of_image, None, *scalars, *reversed(of_up), *reversed(of_down)
+        return of_image, None, None, *scalars, *reversed(of_up), *reversed(of_down)
 
 
 def read_wide(image: Tensor, block: "Merged", kind: torch.dtype) -> Tensor:
@@ -235,4 +238,6 @@ def read_wide(image: Tensor, block: "Merged", kind: torch.dtype) -> Tensor:
 
     Products are of the number type `kind`; differentiable once.
     """
-    return _ReadWide.apply(image, kind, block.theta, block.rho, *block.up, *block.down)
+    # Asked here: within the function no gradient is recorded, whatever its caller wants.
+    learns = torch.is_grad_enabled()
+    return _ReadWide.apply(image, kind, learns, block.theta, block.rho, *block.up, *block.down)

@@ -65,7 +65,7 @@ def main():
         for found, wanted in zip(*steps, strict=True):
             assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3), (found - wanted).abs().max()
     assert wide_kernels.step(codes[0] * torch.nan, [], rho, theta, 0).isnan().all()
-    wide.kernels = lambda tensor: wide_kernels
+    wide.kernels = wide.multiplying_kernels = lambda tensor: wide_kernels
     compare(FNet(), *torch.rand(2, 1, 1, 10, 7))
     compare(IFNet(), torch.rand(2, 1, 5, 9))
 

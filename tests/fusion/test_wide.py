@@ -49,6 +49,22 @@ def test_products_of_bfloat16_give_nearly_the_same():
     assert (torch.cat([one.flatten() for one in found]) - expected).norm() < 0.1 * expected.norm()
 
 
+def test_without_gradients_no_step_s_codes_are_kept(monkeypatch):
+    fnet, kept = FNet(), []
+    save = torch.autograd.function.FunctionCtx.save_for_backward
+    monkeypatch.setattr(
+        torch.autograd.function.FunctionCtx,
+        "save_for_backward",
+        lambda ctx, *all_of: (kept.append(1), save(ctx, *all_of)),
+    )
+    pair = torch.rand(2, 1, 1, 9, 9)
+    with torch.no_grad():
+        run_wide(fnet, *pair)
+    assert not kept
+    run_wide(fnet, *pair)
+    assert len(kept) == 3
+
+
 def test_the_inverse_network_too():
     torch.manual_seed(1)
     ifnet, fused = IFNet().double(), torch.rand(2, 1, 13, 18, dtype=torch.float64)
