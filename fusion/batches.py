@@ -58,11 +58,11 @@ def draw_batch(
     seed: int,
     stage: int,
     iteration: int,
-    tones: bool = False,
+    tones: float = 0.0,
 ) -> Tensor:
     """Return random crops, each turned by one of the eight flips and rotations: (2, N, 1, crop, crop) in 0..1.
 
-    `tones` gives both bands of every crop `random_tones`, each its own.
+    `tones` is the share of crops, at random, whose bands are given `random_tones`, each its own.
     """
     generator = np.random.default_rng([seed, stage, 1, iteration])
     patches = []
@@ -75,11 +75,17 @@ def draw_batch(
     batch = np.stack(patches, axis=1)[:, :, None]
     if not tones:
         return torch.from_numpy(batch.astype(np.float32) / 255)
-    return torch.from_numpy(np.stack([[random_tones(generator)[patch] for patch in band] for band in batch]))
+    as_they_are = (np.arange(256) / 255).astype(np.float32)
+    varied = np.random.default_rng([seed, stage, 3, iteration]).random(len(indices)) < tones
+    drawn = [
+        [(random_tones(generator) if vary else as_they_are)[patch] for vary, patch in zip(varied, band, strict=True)]
+        for band in batch
+    ]
+    return torch.from_numpy(np.stack(drawn))
 
 
 def drawn_batches(
-    images: Sequence[np.ndarray], size: int, crop: int, seed: int, stage: int, iterations: range, tones: bool = False
+    images: Sequence[np.ndarray], size: int, crop: int, seed: int, stage: int, iterations: range, tones: float = 0.0
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
     """Yield the iteration, its pairs' indices and its batch; the next one is drawn while the last is computed with."""
 

@@ -33,11 +33,14 @@ from fusion.methods.fnet import from_authors
 from fusion.networks.fnet import BLOCKS
 from fusion.networks.graphs import recorded
 from fusion.pairs import Pair, find_pairs, read_names
+from fusion.soap import SOAP
 from fusion.stage import InputError, Progress, run, stop_asked, stopped
 from fusion.weights import fill, read_state, read_tensors, write_state, write_tensors
 
 REVISION = 4  # raise when the same options would train other weights
 KEPT_CHECKPOINTS = 2
+OPTIMISERS = ("adam", "soap")
+SCALARS_RATE = 3  # of SOAP: thresholds and momenta are of the order of 1, weights of 0.02
 TRAINABLE = [name for name, method in METHODS.items() if method.training]
 
 
@@ -61,7 +64,8 @@ class Settings:
     device: str
     block: str = "lzsc"
     without: tuple[str, ...] = ()
-    tones: bool = False
+    tones: float = 0.0
+    optimiser: str = "adam"
     frozen: str = "none"
     start: str = "random"
     revision: int = REVISION
@@ -132,6 +136,7 @@ def train(
         if restored is not None and restored["stage"] > stage:
             continue
         optimiser = _optimiser(phase, settings, device)
+        schedule = phase.schedule if settings.optimiser == "adam" else lambda share: 1 - share
         first, sums = 0, {}
         if restored is not None and restored["stage"] == stage:
             optimiser.load_state_dict(restored["optimiser"])
@@ -150,9 +155,9 @@ def train(
         for iteration, indices, pair in coming:
             if gradients is None:
                 gradients = _gradients(phase, device, pair if training.recordable and device != "cpu" else None)
-            if phase.schedule:
+            if schedule:
                 for group in optimiser.param_groups:
-                    group["lr"] = group["initial_lr"] * phase.schedule(iteration / iterations)
+                    group["lr"] = group["initial_lr"] * schedule(iteration / iterations)
             if not training.recordable:
                 # What a network draws in training, such as dropout, depends on the iteration alone, too.
                 torch.manual_seed(int(np.random.default_rng([settings.seed, stage, 2, iteration]).integers(2**62)))
@@ -185,8 +190,13 @@ def train(
     return states, pd.DataFrame(state.rows)
 
 
-def _optimiser(phase: Phase, settings: Settings, device: str) -> torch.optim.Adam:
+def _optimiser(phase: Phase, settings: Settings, device: str) -> torch.optim.Optimizer:
     rate = phase.lr if settings.lr is None else settings.lr
+    if settings.optimiser == "soap":
+        scalars = [parameter for parameter in phase.parameters if parameter.numel() == 1]
+        weights = [parameter for parameter in phase.parameters if parameter.numel() > 1]
+        groups = [{"params": weights, "initial_lr": rate}, {"params": scalars, "initial_lr": SCALARS_RATE * rate}]
+        return SOAP([{**group, "lr": group["initial_lr"]} for group in groups], lr=rate)
     groups = [
         {"params": list(parameters), "lr": factor * rate, "initial_lr": factor * rate}
         for parameters, factor in phase.groups()
@@ -299,8 +309,10 @@ def _training(options: argparse.Namespace, frozen: Path | None, precision: str) 
     make = METHODS[options.method].training
     if options.method == "fnet":
         make = partial(make, block=options.block, without=_terms(options.without), precision=precision)
-    elif options.block != "lzsc" or options.without or options.start:
-        raise InputError(f"--method {options.method} with --block, --without or --start: these are for fnet alone")
+    elif options.block != "lzsc" or options.without or options.start or options.optimiser != "adam":
+        raise InputError(
+            f"--method {options.method} with --block, --without, --start or --optimiser: these are for fnet alone"
+        )
     torch.manual_seed(options.seed)
     training = make(frozen)
     if options.start:
@@ -343,7 +355,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="FNet's weights to start from; default random ones")
     parser.add_argument("--batch", type=int, help="pairs in an iteration; default the authors', 16 for fnet")
     parser.add_argument("--crop", type=int, help="side of the random crops, pixels; default the authors', 128 for fnet")
-    parser.add_argument("--lr", type=float, help="Adam's first learning rate; default the authors', 1e-4 for fnet")
+    parser.add_argument(
+        "--optimiser",
+        choices=OPTIMISERS,
+        default="adam",
+        help="of FNet: adam is the paper's, at a constant rate; soap, whose rate falls evenly to 0 over each stage, "
+        "reaches lower losses in as many iterations; default adam",
+    )
+    parser.add_argument("--lr", type=float, help="the first learning rate; default the authors', 1e-4 for fnet")
     parser.add_argument(
         "--ema",
         type=float,
@@ -354,9 +373,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="which luma is trained on; default auto")
     parser.add_argument(
         "--tones",
-        action="store_true",
-        help="also vary the brightness and contrast of each band of every crop; no paper does, but a network that has "
-        "seen only dark roads learns what bright images are; default off",
+        type=float,
+        default=0.0,
+        metavar="SHARE",
+        help="the share of crops, 0 to 1, of which the brightness and contrast of each band are varied, too; no paper "
+        "does, but a network that has seen only dark roads learns what bright images are; default 0",
     )
     parser.add_argument(
         "--precision",
@@ -386,6 +407,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--iterations {min(options.iterations)} is too small; wanted at least 1")
     if (options.lr is not None and options.lr <= 0) or not 0 <= (options.ema or 0) < 1:
         raise InputError(f"--lr {options.lr} --ema {options.ema}: wanted a rate above 0 and a decay from 0 to below 1")
+    if not 0 <= options.tones <= 1:
+        raise InputError(f"--tones {options.tones}: wanted a share of the crops, 0 to 1")
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
     with only_writer(options.output), claimed_device(options.device, options.threads) as device:
@@ -412,6 +435,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             block=options.block,
             without=_terms(options.without),
             tones=options.tones,
+            optimiser=options.optimiser,
             frozen=weights_digest(frozen),
             start=sha256_file(options.start) if options.start else "random",
         )

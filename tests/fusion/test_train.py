@@ -258,6 +258,34 @@ def test_training_lowers_the_loss(folders, tmp_path):
     assert losses["total"].iloc[-1] < 0.7 * losses["total"].iloc[0]
 
 
+def test_soap_lowers_the_loss_at_a_rate_that_falls_to_none_and_resumes_bit_for_bit(folders, tmp_path, monkeypatch):
+    options = ["--stage1-iterations", "2", "--stage2-iterations", "40", "--lr", "3e-4", "--log-every", "10"]
+    main(arguments(folders, tmp_path / "whole", *options, "--optimiser", "soap"))
+    totals = read_csv(tmp_path / "whole/losses.csv")[0]["total"]
+    assert totals.iloc[-1] < 0.7 * totals.iloc[1]
+    checkpoint = next((tmp_path / "whole/checkpoints").glob("*/stage2-0000039.pt"))
+    groups = torch.load(checkpoint, weights_only=True)["optimiser"]["param_groups"]
+    assert [group["lr"] for group in groups] == pytest.approx([3e-4 * 2 / 40, 9e-4 * 2 / 40])
+    assert [len(group["params"]) for group in groups] == [62, 12]
+
+    drawn, real = [], batches.draw_batch
+
+    def killed(*args):
+        drawn.append(args)
+        if len(drawn) in (2, 17, 31):
+            raise KeyboardInterrupt
+        return real(*args)
+
+    monkeypatch.setattr(batches, "draw_batch", killed)
+    again = arguments(folders, tmp_path / "pieces", *options, "--optimiser", "soap", "--resume")
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            main(again)
+    main(again)
+    for name in RESULTS:
+        assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
+
+
 def test_training_starts_from_given_weights_and_says_which(folders, undisturbed, tmp_path):
     given = undisturbed / "weights_raw.safetensors"
     options = ["--start", given, "--stage1-iterations", "0", "--stage2-iterations", "1", "--lr", "1e-12"]
@@ -299,7 +327,7 @@ def test_random_tones_keep_the_order_of_grey_levels_or_turn_it_and_only_when_ask
     turned = set()
     for iteration in range(20):
         where = ([np.stack([image, image])], np.array([0]), 40, 0, 2, iteration)
-        plain, varied = (draw_batch(*where, tones).numpy()[:, 0, 0] for tones in (False, True))
+        plain, varied = (draw_batch(*where, tones).numpy()[:, 0, 0] for tones in (0, 1))
         assert np.array_equal(plain[0], plain[1]) and not np.array_equal(varied[0], varied[1])
         assert varied.min() >= 0 and varied.max() <= 1
         for before, after in zip(plain, varied, strict=True):
@@ -307,6 +335,21 @@ def test_random_tones_keep_the_order_of_grey_levels_or_turn_it_and_only_when_ask
             assert (slopes >= 0).all() or (slopes <= 0).all()
             turned.add(bool(slopes.sum() < 0))
     assert turned == {False, True}
+
+
+def test_only_the_share_of_crops_that_is_asked_for_is_given_random_tones(rng):
+    images = [rng.integers(0, 256, (2, 16, 16), dtype=np.uint8) for _ in range(8)]
+    varied = []
+    for iteration in range(50):
+        where = (images, np.arange(8), 16, 0, 2, iteration)
+        plain, some, every = (draw_batch(*where, tones) for tones in (0, 0.25, 1))
+        assert torch.equal(plain, draw_batch(*where))
+        for crop in range(8):
+            kept = torch.equal(some[:, crop], plain[:, crop])
+            assert kept or not torch.equal(some[0, crop], plain[0, crop])
+            assert not torch.equal(every[:, crop], plain[:, crop])
+            varied.append(not kept)
+    assert 0.18 < np.mean(varied) < 0.32
 
 
 def test_half_of_the_random_tones_leave_black_and_half_leave_white(rng):
@@ -363,6 +406,8 @@ def test_bad_options_say_what_was_wanted(folders, tmp_path, frozen):
         (["--method", "u2fusion"], "VGG"),
         (["--method", "itfuse", "--perceptual-weights", "vgg16.pth"], "its losses need none"),
         (["--method", "itfuse", "--without", "ssim"], "these are for fnet alone"),
+        (["--method", "itfuse", "--optimiser", "soap"], "these are for fnet alone"),
+        (["--tones", "1.5"], "--tones 1.5: wanted a share"),
         (["--batch", "0"], "--batch 0 is too small"),
         (["--log-every", "0"], "--log-every 0 is too small"),
         (["--seed", "-1"], "--seed -1 is too small"),

@@ -1,0 +1,105 @@
+"""SOAP, an optimiser that reaches a lower loss of FNet than Adam does in the same number of iterations.
+
+A bank of 9x9 filters sees smooth pictures: its gradient is large in a few directions, those of low spatial frequency,
+and small in all others, and the rate that the few allow leaves the others where they began. SOAP takes Adam's steps in
+the eigenbasis of the gradient's own second moments, where every direction has a rate of its own.
+
+Vyas et al., "SOAP: Improving and Stabilizing Shampoo using Adam", arXiv 2409.11321, Algorithm 3.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+BETAS = (0.95, 0.95)  # of the gradient's first and second moments
+BASIS_BETA = 0.95  # of the moments whose eigenvectors are the basis
+BASIS_EVERY = 10  # iterations between its corrections
+EPSILON = 1e-8
+
+
+class SOAP(torch.optim.Optimizer):
+    """Adam in a slowly turning eigenbasis, for convolutions' weights; scalars are given Adam's own steps.
+
+    Weights (out, in, height, width) are taken as a matrix whose rows are the larger of the two numbers of maps: a
+    row is what belongs to one of FNet's 64 filters. The first iteration only finds the basis, and moves nothing but
+    scalars. State is tensors alone, so that a resumed training goes on bit for bit.
+    """
+
+    def __init__(self, parameters: Iterable[Any], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:
+        """Take one step along the gradients that are there; `closure` is not supported."""
+        if closure is not None:
+            raise ValueError("SOAP takes no closure; wanted gradients filled before the step")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state, gradient = self.state[parameter], _matrix(parameter.grad)
+                if not state:
+                    state["count"] = torch.zeros((), device=gradient.device)
+                    state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
+                    if min(gradient.shape) > 1:
+                        for side, moments in zip("lr", _moments(gradient), strict=True):
+                            state[f"moments_{side}"] = moments
+                            # By falling eigenvalue, as the corrections' QR decompositions leave them.
+                            state[f"basis_{side}"] = torch.linalg.eigh(moments.double())[1].flip(1).float()
+                        continue
+                change = _change(state, gradient)
+                parameter.sub_(_like(change, parameter), alpha=group["lr"])
+
+
+def _change(state: dict[str, Tensor], gradient: Tensor) -> Tensor:
+    """Return what a rate of 1 takes off a matrix, and take the gradient into the moments."""
+    turned = "basis_l" in state
+
+    def turn(matrix: Tensor) -> Tensor:
+        return state["basis_l"].T @ matrix @ state["basis_r"] if turned else matrix
+
+    state["count"] += 1
+    count, (first, second) = state["count"].item(), BETAS
+    state["mean"].lerp_(gradient, 1 - first)
+    state["square"].lerp_(turn(gradient).square(), 1 - second)
+    scale = (state["square"] / (1 - second**count)).sqrt_().add_(EPSILON)
+    change = turn(state["mean"]) / (1 - first**count) / scale
+    if not turned:
+        return change
+    change = state["basis_l"] @ change @ state["basis_r"].T
+    for side, moments in zip("lr", _moments(gradient), strict=True):
+        state[f"moments_{side}"].lerp_(moments, 1 - BASIS_BETA)
+    if count % BASIS_EVERY == 1:
+        _correct_basis(state, "l", 0)
+        _correct_basis(state, "r", 1)
+    return change
+
+
+def _correct_basis(state: dict[str, Tensor], side: str, dimension: int) -> None:
+    """Turn a basis towards the eigenvectors by one step of the orthogonal power iteration (Algorithm 4)."""
+    moments, basis = state[f"moments_{side}"], state[f"basis_{side}"]
+    order = ((moments @ basis) * basis).sum(dim=0).argsort(descending=True, stable=True)
+    state["square"] = state["square"].index_select(dimension, order)
+    state[f"basis_{side}"] = torch.linalg.qr(moments @ basis[:, order])[0]
+
+
+def _moments(gradient: Tensor) -> tuple[Tensor, Tensor]:
+    return gradient @ gradient.T, gradient.T @ gradient
+
+
+def _matrix(weight: Tensor) -> Tensor:
+    """Lay weights out as a matrix, (the larger number of maps, all else); scalars as (1, count)."""
+    if weight.ndim < 2:
+        return weight.reshape(1, -1)
+    if weight.shape[0] < weight.shape[1]:
+        weight = weight.transpose(0, 1)
+    return weight.reshape(len(weight), -1)
+
+
+def _like(matrix: Tensor, weight: Tensor) -> Tensor:
+    """Lay a matrix of `_matrix` out as the weights are."""
+    if weight.ndim < 2 or weight.shape[0] >= weight.shape[1]:
+        return matrix.reshape(weight.shape)
+    return matrix.reshape(weight.transpose(0, 1).shape).transpose(0, 1)
