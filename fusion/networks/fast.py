@@ -14,7 +14,7 @@ run as they are.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Literal
 
@@ -161,7 +161,8 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
 
         return plain
     with torch.no_grad():
-        blocks = merge_network(network)
+        # Of what is merged, the first step's filters alone are still the network's own.
+        blocks = [replace(block, up=[block.up[0].clone(), *block.up[1:]]) for block in merge_network(network)]
     reach = REACH if isinstance(network, IFNet) else 2 * REACH
     read: Read = read_code
     if blocks[0].theta.dtype == torch.float32 and device == "cpu":

@@ -575,10 +575,14 @@ def snakemake(folder: Path, *options: str, overlay: str | None = None, start: bo
     if start:
         log = (folder / "log").open("w")
         return subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        return -1, f"did not end within {LONGEST} s"
     return done.returncode, done.stdout + done.stderr
 
 
+LONGEST = 900  # seconds of a run of the workflow, far above any
 SMALLEST = """
 device: cpu
 threads: 2

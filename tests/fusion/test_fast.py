@@ -64,6 +64,17 @@ def test_other_number_types_and_blocks_run_as_well(fnet):
         assert (found - expected).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_weights_that_change_later_do_not_reach_a_prepared_network(kind):
+    network, pair = FNet().to(kind), torch.rand(2, 1, 1, 20, 22, dtype=kind)
+    fast = prepare(network)
+    before = fast(*pair)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert torch.equal(fast(*pair), before) and before.any()
+
+
 def test_the_result_does_not_depend_on_threads_or_on_what_was_computed_before(fnet):
     pictures = [torch.rand(2, 1, 1, 60, 50), torch.rand(2, 1, 1, 31, 40)]
     fast, threads = prepare(fnet), torch.get_num_threads()
