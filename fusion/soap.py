@@ -41,7 +41,7 @@ class SOAP(torch.optim.Optimizer):
                     continue
                 state, gradient = self.state[parameter], _matrix(parameter.grad)
                 if not state:
-                    state["count"] = torch.zeros((), device=gradient.device)
+                    state["step"] = torch.zeros(())  # under this name a state that is loaded leaves it on the CPU
                     state["mean"], state["square"] = torch.zeros_like(gradient), torch.zeros_like(gradient)
                     if min(gradient.shape) > 1:
                         for side, moments in zip("lr", _moments(gradient), strict=True):
@@ -60,18 +60,18 @@ def _change(state: dict[str, Tensor], gradient: Tensor) -> Tensor:
     def turn(matrix: Tensor) -> Tensor:
         return state["basis_l"].T @ matrix @ state["basis_r"] if turned else matrix
 
-    state["count"] += 1
-    count, (first, second) = state["count"].item(), BETAS
+    state["step"] += 1
+    step, (first, second) = state["step"].item(), BETAS
     state["mean"].lerp_(gradient, 1 - first)
     state["square"].lerp_(turn(gradient).square(), 1 - second)
-    scale = (state["square"] / (1 - second**count)).sqrt_().add_(EPSILON)
-    change = turn(state["mean"]) / (1 - first**count) / scale
+    scale = (state["square"] / (1 - second**step)).sqrt_().add_(EPSILON)
+    change = turn(state["mean"]) / (1 - first**step) / scale
     if not turned:
         return change
     change = state["basis_l"] @ change @ state["basis_r"].T
     for side, moments in zip("lr", _moments(gradient), strict=True):
         state[f"moments_{side}"].lerp_(moments, 1 - BASIS_BETA)
-    if count % BASIS_EVERY == 1:
+    if step % BASIS_EVERY == 1:
         _correct_basis(state, "l", 0)
         _correct_basis(state, "r", 1)
     return change
