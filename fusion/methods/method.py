@@ -21,9 +21,9 @@ class Phase:
     """One stage of a method's training: what is optimised, and the loss that does it.
 
     title: for logs and losses.csv, such as `I`.
-    parameters: what Adam optimises.
+    parameters: what is optimised.
     loss: visible and infrared, (N, 1, H, W) in 0..1 on the parameters' device, to scalar terms by name, `total` first.
-    lr: Adam's learning rate; `schedule` multiplies it, given the share of the phase's iterations that is done, 0..1.
+    lr: the learning rate; `schedule` multiplies it, given the share of the phase's iterations that is done, 0..1.
     clip: the largest norm of the gradient, of each part apart.
     parts: parameters of networks that are optimised apart, each with a factor of the rate; together `parameters`.
     iterations: how many the paper, or its code, takes; None where neither says.
