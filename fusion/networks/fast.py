@@ -132,8 +132,10 @@ def compute(network: FNet | IFNet, *inputs: Tensor, precision: Precision = "fp32
         return _float(connect(blocks, read_code, inputs))
     if device == "cpu":
         from fusion.networks.spectral_backward import read_with_gradients
+        from fusion.networks.workers import workers
 
-        return connect(blocks, read_with_gradients, inputs)
+        with workers() as run:
+            return connect(blocks, lambda image, block: read_with_gradients(image, block, run), inputs)
     from fusion.networks.wide import read_wide
 
     return connect(blocks, lambda image, block: read_wide(image, block, kind), inputs)
@@ -164,26 +166,32 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
         # Of what is merged, the first step's filters alone are still the network's own.
         blocks = [replace(block, up=[block.up[0].clone(), *block.up[1:]]) for block in merge_network(network)]
     reach = REACH if isinstance(network, IFNet) else 2 * REACH
-    read: Read = read_code
-    if blocks[0].theta.dtype == torch.float32 and device == "cpu":
-        from fusion.networks.spectral import Codes, lay_out, read_spectrally
+    float32 = blocks[0].theta.dtype == torch.float32
+    if float32 and device == "cpu":
+        from fusion.networks.spectral import Memory, lay_out, read_spectrally
         from fusion.networks.workers import workers
 
-        codes = Codes()
+        memory = Memory()
         with workers() as run:
-            blocks = [lay_out(block, run) for block in blocks]
+            spectra = [lay_out(block, run) for block in blocks]
+
+        def whole(*inputs: Tensor) -> list[Tensor]:
+            with workers() as run:
+                return _listed(
+                    connect(spectra, lambda image, block: read_spectrally(image, block, memory, run), inputs)
+                )
+
+    else:
 
         def read(image: Tensor, block: Merged) -> Tensor:
-            return read_spectrally(image, block, codes)
+            if not float32:
+                return read_code(image, block)
+            from fusion.networks.wide import read_wide
 
-    elif blocks[0].theta.dtype == torch.float32:
-        from fusion.networks.wide import read_wide
-
-        def read(image: Tensor, block: Merged) -> Tensor:
             return read_wide(image, block, kind)
 
-    def whole(*inputs: Tensor) -> list[Tensor]:
-        return [output.float() for output in _listed(connect(blocks, read, inputs))]
+        def whole(*inputs: Tensor) -> list[Tensor]:
+            return [output.float() for output in _listed(connect(blocks, read, inputs))]
 
     def fast(*inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         with torch.no_grad():

@@ -2,7 +2,8 @@
 
 Arrays are float32. A pass takes a run of tiles, on one thread without the interpreter's lock, TOGETHER at a time: as
 many share the weights that are read, and what they need at once fits a core's second cache. Loops read rows as slices,
-so that the compiler does several values at once.
+so that the compiler does several values at once. What they work in is given, `scratch` says how much of it: memory
+got anew in every call would be cleared by the system each time.
 
 Spectra of maps (few channels, of TOGETHER tiles) are a tile of `fusion.networks.fourier`, in which channel m of tile t
 is number t channels + m, its imaginary part 0 before the transform. Weights and their gradients' sums are flat
@@ -25,6 +26,7 @@ from fusion.networks.fourier import (
     eights_to_cut_column,
     eights_to_cut_row,
     eights_to_row,
+    fours_of_column,
     fours_of_padded_column,
     fours_of_padded_row,
     fours_of_row,
@@ -261,8 +263,30 @@ def _transform_code(row, width, line):
     eights_to_row(line, row, 0)
 
 
+def scratch(spectra: int) -> list[int]:
+    """Return the sizes of what a pass works in: spectra of maps, so many; a line; rows and columns of codes."""
+    return [SIDE * LINE] * spectra + [LINE, TOGETHER * _ROWS, TOGETHER * LINE]
+
+
 @kernel
-def step(maps, ups, before, before_last, ahead, back, theta, code, kept, downs, tiles, results):
+def step(
+    maps,
+    ups,
+    before,
+    before_last,
+    ahead,
+    back,
+    theta,
+    code,
+    kept,
+    downs,
+    tiles,
+    results,
+    spectra,
+    line,
+    rows,
+    columns,
+):
     """Take a step for a run of tiles: u = T(v; theta), v = up(maps) + ahead before + back before_last, and down(u).
 
     Args:
@@ -273,9 +297,8 @@ def step(maps, ups, before, before_last, ahead, back, theta, code, kept, downs, 
         kept: takes v, or is empty.
         tiles: (tiles, 3), picture, down, across.
         results: (N, down, across, 32, 32, maps), takes what each tile gives its surroundings, HALF pixels around it.
+        spectra, line, rows, columns: `scratch(1)`.
     """
-    spectra, line = np.empty(SIDE * LINE, np.float32), np.empty(LINE, np.float32)
-    rows, columns = np.empty(TOGETHER * _ROWS, np.float32), np.empty(TOGETHER * LINE, np.float32)
     height, width = code.shape[1], code.shape[2] // POINT
     for start in range(0, tiles.shape[0], TOGETHER):
         group = tiles[start : start + TOGETHER]
@@ -328,6 +351,12 @@ def step_backward(
     maps,
     sums_up,
     sums_down,
+    of_seen,
+    of_maps,
+    of_images,
+    line,
+    rows,
+    columns,
 ):
     """Take a step back for a run of tiles: the gradient of v from that of u, up(seen) + ahead after + back after_next.
 
@@ -337,14 +366,15 @@ def step_backward(
         after, after_next, of_v: gradients of v, as the codes in `step`.
         v, before, before_last, code, maps: of the step forward.
         tiles, results: as in `step`; results are part of the gradient of `maps`, possibly of no map.
-        sums_up, sums_down: (32, 32, maps, 64) flat, to which is added what `spectral_backward.weights_of` wants.
+        sums_up, sums_down: (32, 32, maps, 64) flat, take what `spectral_backward.weights_of` wants.
+        of_seen, of_maps, of_images, line, rows, columns: `scratch(3)`.
 
     Returns:
         The sums for three gradients: theta's, and those of the factors of `before` and `before_last` in v.
     """
-    of_seen, of_maps = np.empty(SIDE * LINE, np.float32), np.empty(SIDE * LINE, np.float32)
-    of_images, line = np.empty(SIDE * LINE, np.float32), np.empty(LINE, np.float32)
-    rows, columns = np.empty(TOGETHER * _ROWS, np.float32), np.zeros(TOGETHER * LINE, np.float32)
+    sums_up[:] = _ZERO
+    sums_down[:] = _ZERO
+    columns[:] = _ZERO  # the last tiles may be fewer than are summed
     sums = np.zeros((3, KEPT * POINT), np.float32)
     height, width = code.shape[1], code.shape[2] // POINT
     for start in range(0, tiles.shape[0], TOGETHER):
@@ -393,6 +423,56 @@ def step_backward(
             _columns_of(rows, x, group.shape[0], line, columns)
             _correlate(columns, x, of_seen, seen.shape[3], sums_down)
     return sums.sum(axis=1)
+
+
+# --- Weights ---------------------------------------------------------------------------------------------------------
+
+_SCALE = np.float32(SIDE**-2)  # there and back is the identity by the scales of weights alone
+
+
+@kernel
+def to_spectra(weights, spectra, tile, line, column):
+    """Transform weights, (maps, 9, 9, 64), to spectra, (32 32 maps 64); `tile`, `line` and `column` are worked in."""
+    maps = weights.shape[0]
+    tile[:] = _ZERO
+    for m in range(maps):
+        for y in range(KERNEL):
+            row = tile[y * LINE : (y + 1) * LINE]
+            row[KERNEL * POINT :] = _ZERO
+            for x in range(KERNEL):
+                values, out = weights[m, y, x], row[x * POINT : (x + 1) * POINT]
+                for c in range(POINT):
+                    out[c] = _SCALE * values[c]
+            fours_of_row(row, 0, line)
+            eights_to_row(line, row, 0)
+        for x in range(SIDE):
+            fours_of_column(tile, x * POINT, line)
+            eights_to_row(line, column, 0)
+            for y in range(SIDE):
+                start = ((x * SIDE + y) * maps + m) * POINT
+                spectra[start : start + POINT] = column[y * POINT : (y + 1) * POINT]
+
+
+@kernel
+def from_spectra(sums, weights, tile, line, column):
+    """Sum spectra over shares, (shares, 32 32 maps 64), and transform them to weights, (maps, 9, 9, 64)."""
+    maps = weights.shape[0]
+    for m in range(maps):
+        for x in range(SIDE):
+            for y in range(SIDE):
+                start = ((x * SIDE + y) * maps + m) * POINT
+                total = tile[y * LINE + x * POINT : y * LINE + (x + 1) * POINT]
+                total[:] = _ZERO
+                for share in range(sums.shape[0]):
+                    terms = sums[share, start : start + POINT]
+                    for c in range(POINT):
+                        total[c] += _SCALE * terms[c]
+        transform_rows(tile, line)
+        for x in range(KERNEL):
+            fours_of_column(tile, x * POINT, line)
+            eights_to_row(line, column, 0)
+            for y in range(KERNEL):
+                weights[m, y, x] = column[y * POINT : (y + 1) * POINT]
 
 
 # --- Maps from tiles -----------------------------------------------------------------------------------------------

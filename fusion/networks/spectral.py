@@ -14,9 +14,13 @@ spectra, so that there is one transform.
 All is float32. Maps (few channels) and codes (64) are channels-last.
 """
 
-from collections.abc import Sequence
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,13 +28,13 @@ from torch import Tensor
 
 from fusion.networks import kernels
 from fusion.networks.fast import Merged
-from fusion.networks.fourier import PAIRS, SIDE
+from fusion.networks.fourier import LINE, PAIRS, SIDE
 from fusion.networks.kernels import HALF, KEPT, TOGETHER
-from fusion.networks.lzsc import FEATURES, KERNEL, STEPS
-from fusion.networks.workers import Map, workers
+from fusion.networks.lzsc import FEATURES, STEPS
+from fusion.networks.workers import Map
 
 Shape = tuple[int, int, int]  # of a batch: N, H, W
-RUNS = 12  # wanted of a picture at least: three for each of four threads
+LONG, LAST = 4 * TOGETHER, 24 * TOGETHER  # tiles that a thread takes at once, and those at the end that it does not
 
 
 def tiles_of(shape: Shape) -> np.ndarray:
@@ -40,12 +44,50 @@ def tiles_of(shape: Shape) -> np.ndarray:
 
 
 def runs_of(tiles: np.ndarray) -> list[np.ndarray]:
-    """Return runs of 8 to 16 tiles that a thread takes at once: long ones are fewer calls, short ones share out better.
+    """Return runs of tiles that a thread takes at once: long ones are fewer calls, short ones share out the end.
 
-    They do not depend on the number of threads, and neither does the order in which gradients are summed.
+    They do not depend on the number of threads.
     """
-    run = TOGETHER * min(max(len(tiles) // (RUNS * TOGETHER), 2), 4)
-    return [tiles[start : start + run] for start in range(0, len(tiles), run)]
+    long = max(len(tiles) - LAST, len(tiles) // 2) // LONG * LONG
+    starts = [*range(0, long, LONG), *range(long, len(tiles), TOGETHER)]
+    return [tiles[start:end] for start, end in pairwise([*starts, len(tiles)])]
+
+
+class Memory:
+    """Arrays given back, for who next wants as much: to get it anew from the system costs as much as a convolution."""
+
+    def __init__(self) -> None:
+        self.free: dict[int, list[np.ndarray]] = defaultdict(list)
+        self.shape: Shape | None = None
+
+    def fit(self, shape: Shape) -> None:
+        """Let go of what was kept for pictures of another shape."""
+        if shape != self.shape:
+            self.free.clear()
+            self.shape = shape
+
+    def take(self, *shape: int) -> np.ndarray:
+        """Return an array of whatever values; its memory starts where a cache line does."""
+        size = math.prod(shape)
+        try:
+            flat = self.free[size].pop()
+        except IndexError:
+            whole = np.empty(size + 16, np.float32)
+            start = -whole.ctypes.data % 64 // 4
+            flat = whole[start : start + size]
+        return flat.reshape(shape)
+
+    def give(self, arrays: Iterable[np.ndarray]) -> None:
+        """Take back arrays of `take` that nobody uses any more."""
+        for array in arrays:
+            self.free[array.size].append(array.reshape(-1))
+
+    @contextmanager
+    def lent(self, *sizes: int) -> Iterator[list[np.ndarray]]:
+        """Lend flat arrays of so many values."""
+        arrays = [self.take(size) for size in sizes]
+        yield arrays
+        self.give(arrays)
 
 
 def new_maps(shape: Shape, channels: int) -> np.ndarray:
@@ -59,39 +101,35 @@ def interior(maps: np.ndarray, shape: Shape) -> np.ndarray:
     return maps[:, HALF : HALF + shape[1], HALF : HALF + shape[2]]
 
 
-def new_code(shape: Shape) -> np.ndarray:
-    """Return memory for a code, (N, H, W 64)."""
+def code_shape(shape: Shape) -> Shape:
+    """Return the shape of a code, (N, H, W 64)."""
+    return *shape[:2], shape[2] * FEATURES
+
+
+def results_shape(shape: Shape, channels: int) -> tuple[int, ...]:
+    """Return the shape of what tiles make of a code, (N, down, across, 32, 32, channels)."""
     n, height, width = shape
-    return np.empty((n, height, width * FEATURES), np.float32)
+    return n, -(-height // KEPT), -(-width // KEPT), SIDE, SIDE, channels
 
 
-def new_results(shape: Shape, channels: int) -> np.ndarray:
-    """Return memory for what tiles make of a code, (N, down, across, 32, 32, channels)."""
-    n, height, width = shape
-    return np.empty((n, -(-height // KEPT), -(-width // KEPT), SIDE, SIDE, channels), np.float32)
-
-
-def transform() -> Tensor:
-    """Return the transform of nine pixels to 32 frequencies, (32, 9), scaled so that there and back is the identity."""
-    angles = -2 * np.pi * np.outer(range(SIDE), range(KERNEL)) / SIDE
-    return torch.from_numpy((np.exp(1j * angles) / SIDE).astype(np.complex64))
-
-
-def _flat(spectra: Tensor) -> np.ndarray:
-    """Turn spectra (32, 32, maps, 32) into the kernels' (32, 32, maps, 64), flat."""
-    return torch.view_as_real(spectra.resolve_conj()).transpose(3, 4).contiguous().numpy().reshape(-1)
+def _spectra(weight: Tensor) -> np.ndarray:
+    """Transform weights, (maps, 9, 9, 64), to the kernels' (32 32 maps 64)."""
+    spectra = np.empty(SIDE * LINE * len(weight), np.float32)
+    kernels.to_spectra(
+        weight.contiguous().numpy(), spectra, *(np.empty(n, np.float32) for n in (SIDE * LINE, LINE, LINE))
+    )
+    return spectra
 
 
 def up_spectra(weight: Tensor) -> np.ndarray:
     """Transform weights from maps to a code, (64, maps, 9, 9)."""
-    pairs = torch.complex(*weight.detach().split(PAIRS))
-    return _flat(torch.einsum("xi,yj,cmji->xymc", transform(), transform(), pairs))
+    return _spectra(weight.detach().permute(1, 2, 3, 0))
 
 
 def down_spectra(weight: Tensor) -> np.ndarray:
     """Transform weights from a code to maps, (maps, 64, 9, 9)."""
-    real, imaginary = weight.detach().flip(2, 3).split(PAIRS, dim=1)
-    return _flat(torch.einsum("xi,yj,mcji->xymc", transform(), transform(), torch.complex(real, -imaginary)))
+    real, imaginary = weight.detach().flip(2, 3).permute(0, 2, 3, 1).split(PAIRS, dim=3)
+    return _spectra(torch.cat([real, -imaginary], dim=3))
 
 
 @dataclass(frozen=True)
@@ -108,9 +146,12 @@ class Spectra:
 
 def lay_out(block: Merged, run: Map) -> Spectra:
     """Transform a block's weights."""
+    steps = len(block.up)
+    pieces = [*(partial(up_spectra, weight) for weight in block.up), *(partial(down_spectra, w) for w in block.down)]
+    spectra = run(lambda piece: piece(), pieces)
     return Spectra(
-        run(up_spectra, block.up),
-        run(down_spectra, block.down),
+        spectra[:steps],
+        spectra[steps:],
         block.theta.tolist(),
         block.rho.tolist(),
         [weight.shape[1] for weight in block.up],
@@ -125,7 +166,12 @@ def assemble(results: np.ndarray, outs: Sequence[np.ndarray], run: Map) -> None:
 
 
 def forward(
-    image: Tensor, block: Spectra, codes: Sequence[np.ndarray], run: Map, kept: Sequence[np.ndarray] | None = None
+    image: Tensor,
+    block: Spectra,
+    codes: Sequence[np.ndarray],
+    memory: Memory,
+    run: Map,
+    kept: Sequence[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
     """Return what the readers see in the last code, (N, H, W, m), and the maps that each step reads.
 
@@ -144,23 +190,25 @@ def forward(
     runs = runs_of(tiles_of(shape))
 
     def step(k: int, results: np.ndarray, tiles: np.ndarray) -> None:
-        kernels.step(
-            maps[k],
-            block.up[k],
-            codes[k - 1],
-            codes[k - 2],
-            np.float32(1 + block.rho[k] if k > 0 else 0),
-            np.float32(-block.rho[k] if k > 1 else 0),
-            np.float32(block.theta[k]),
-            codes[k],
-            kept[k] if kept else codes[k][:0],
-            block.down[k],
-            tiles,
-            results,
-        )
+        with memory.lent(*kernels.scratch(1)) as scratch:
+            kernels.step(
+                maps[k],
+                block.up[k],
+                codes[k - 1],
+                codes[k - 2],
+                np.float32(1 + block.rho[k] if k > 0 else 0),
+                np.float32(-block.rho[k] if k > 1 else 0),
+                np.float32(block.theta[k]),
+                codes[k],
+                kept[k] if kept else codes[k][:0],
+                block.down[k],
+                tiles,
+                results,
+                *scratch,
+            )
 
     for k in range(STEPS + 1):
-        results = new_results(shape, block.makes[k])
+        results = memory.take(*results_shape(shape, block.makes[k]))
         run(partial(step, k, results), runs)
         outs = [seen, nothing, nothing]
         if k < STEPS:
@@ -168,29 +216,16 @@ def forward(
         if k + 2 <= STEPS:
             outs[1] = interior(maps[k + 2], shape)[..., 2 * channels :]
         assemble(results, outs, run)
+        memory.give([results])
     return seen, maps
 
 
-# --- Inference -------------------------------------------------------------------------------------------------------
-
-
-class Codes:
-    """Memory for the codes of one size, kept from picture to picture: to get it anew costs as much as a convolution."""
-
-    def __init__(self) -> None:
-        self.kept: list[np.ndarray] = []
-
-    def take(self, shape: Shape) -> list[np.ndarray]:
-        """Return a code for each step; two in turn, as a step reads no more than the two before it."""
-        if not self.kept or self.kept[0].shape != (*shape[:2], shape[2] * FEATURES):
-            self.kept = []  # let go before the new ones are made
-            self.kept = [new_code(shape) for _ in range(2)]
-        return [self.kept[k % 2] for k in range(STEPS + 1)]
-
-
-def read_spectrally(image: Tensor, block: Spectra, codes: Codes) -> Tensor:
+def read_spectrally(image: Tensor, block: Spectra, memory: Memory, run: Map) -> Tensor:
     """Return what the readers of a block that was laid out see in an image's code: (N, c, H, W) to (N, m, H, W)."""
     n, _, height, width = image.shape
-    with workers() as run:
-        seen, _ = forward(image, block, codes.take((n, height, width)), run)
+    shape = n, height, width
+    memory.fit(shape)
+    pair = [memory.take(*code_shape(shape)) for _ in range(2)]
+    seen, _ = forward(image, block, [pair[k % 2] for k in range(STEPS + 1)], memory, run)
+    memory.give(pair)
     return torch.from_numpy(seen).permute(0, 3, 1, 2)

@@ -7,6 +7,7 @@ either direction, a sum over pixels of products of a code with shifted maps; of 
 products at each frequency.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -17,25 +18,26 @@ from torch.autograd.function import once_differentiable
 
 from fusion.networks import kernels
 from fusion.networks.fast import Merged, spans
-from fusion.networks.fourier import PAIRS, POINT, SIDE
+from fusion.networks.fourier import LINE, POINT, SIDE
 from fusion.networks.kernels import TOGETHER
-from fusion.networks.lzsc import STEPS
+from fusion.networks.lzsc import KERNEL, STEPS
 from fusion.networks.spectral import (
+    Memory,
     assemble,
+    code_shape,
     down_spectra,
     forward,
     interior,
     lay_out,
-    new_code,
     new_maps,
-    new_results,
+    results_shape,
     tiles_of,
-    transform,
     up_spectra,
 )
 from fusion.networks.workers import Map, workers
 
 SHARES = 8  # of the tiles, at most, each with sums of its own: the more, the more threads, and the more memory
+MEMORY = Memory()  # from training step to training step
 
 
 def mirrored(weight: Tensor) -> Tensor:
@@ -47,12 +49,12 @@ def weights_of(sums: np.ndarray) -> Tensor:
     """Return sum over pixels p of code[p, f] maps[p + d, j], d = 0..8 down and across: (64, maps, 9, 9).
 
     Args:
-        sums: over tiles, of codes' spectra times the conjugate of maps', (32, 32, maps, 64) flat.
+        sums: of shares of the tiles, of codes' spectra times the conjugate of maps', (shares, 32 32 maps 64).
     """
-    spectra = torch.from_numpy(sums.reshape(SIDE, SIDE, -1, 2, PAIRS)).transpose(3, 4).contiguous()
-    # There and back is the identity by two factors 1 / 32, of which each transform has one an axis.
-    pairs = torch.einsum("xi,yj,xymc->cmji", transform(), transform(), torch.view_as_complex(spectra))
-    return torch.cat([pairs.real, pairs.imag])
+    weights = np.empty((sums.shape[1] // (SIDE * LINE), KERNEL, KERNEL, POINT), np.float32)
+    worked_in = (np.empty(size, np.float32) for size in (SIDE * LINE, LINE, LINE))
+    kernels.from_spectra(sums, weights, *worked_in)
+    return torch.from_numpy(weights).permute(3, 0, 1, 2)
 
 
 def backward(
@@ -81,69 +83,72 @@ def backward(
     # Gradients of what the readers of each u^k see, of v^k (two in turn), and of the image by step k.
     seen = [new_maps(shape, weight.shape[0]) for weight in block.down]
     interior(seen[STEPS], shape)[:] = seen_gradient.permute(0, 2, 3, 1)
-    of_v = [new_code(shape) for _ in range(2)]
+    of_v = [MEMORY.take(*code_shape(shape)) for _ in range(2)]
     image_step = np.empty((*shape, channels - first), np.float32)
     nothing = image_step[..., :0]
     tiles = tiles_of(shape)
     groups = -(-len(tiles) // TOGETHER)
     shares = [slice(*(TOGETHER * edge for edge in span)) for span in spans(groups, -(-groups // SHARES))]
 
-    def step(k: int, results: np.ndarray, ups: np.ndarray, downs: np.ndarray, share: slice) -> list[np.ndarray]:
-        sums_up, sums_down = (np.zeros(SIDE**2 * POINT * x[k].shape[3], np.float32) for x in (maps, seen))
-        scalars = kernels.step_backward(
-            seen[k],
-            ups,
-            # What does not exist has the factor 0, or its sum is not used: anything stands in for it.
-            of_v[(k + 1) % 2],
-            of_v[k % 2],
-            np.float32(ahead[k]),
-            np.float32(back[k]),
-            kept[k],
-            np.float32(theta[k]),
-            codes[max(k - 1, 0)],
-            codes[max(k - 2, 0)],
-            of_v[k % 2],
-            downs,
-            tiles[share],
-            results,
-            codes[k],
-            maps[k],
-            sums_up,
-            sums_down,
-        )
-        return [scalars, sums_up, sums_down]
+    def step(
+        k: int, results: np.ndarray, ups: np.ndarray, downs: np.ndarray, sums: Sequence[np.ndarray], share: int
+    ) -> np.ndarray:
+        with MEMORY.lent(*kernels.scratch(3)) as scratch:
+            return kernels.step_backward(
+                seen[k],
+                ups,
+                # What does not exist has the factor 0, or its sum is not used: anything stands in for it.
+                of_v[(k + 1) % 2],
+                of_v[k % 2],
+                np.float32(ahead[k]),
+                np.float32(back[k]),
+                kept[k],
+                np.float32(theta[k]),
+                codes[max(k - 1, 0)],
+                codes[max(k - 2, 0)],
+                of_v[k % 2],
+                downs,
+                tiles[shares[share]],
+                results,
+                codes[k],
+                maps[k],
+                *(one[share] for one in sums),
+                *scratch,
+            )
 
     image = np.zeros_like(image_step)
     carried = [mirrored(weight[:, first:]) for weight in block.up]
     ups, downs = run(up_spectra, map(mirrored, block.down)), run(down_spectra, carried)
-    by_up, by_down = [], []  # sums over tiles, from the last step on
     found = Merged([], [], torch.zeros(STEPS + 1), torch.zeros(STEPS + 1))
     for k in reversed(range(STEPS + 1)):
-        results = new_results(shape, len(carried[k]))
-        sums = zip(*run(partial(step, k, results, ups[k], downs[k]), shares), strict=True)
-        (by_theta, by_ahead, by_back), sums_up, sums_down = (np.sum(terms, axis=0) for terms in sums)
+        results = MEMORY.take(*results_shape(shape, len(carried[k])))
+        sums = [MEMORY.take(len(shares), SIDE**2 * POINT * x[k].shape[3]) for x in (maps, seen)]
+        scalars = run(partial(step, k, results, ups[k], downs[k], sums), range(len(shares)))
+        by_theta, by_ahead, by_back = np.sum(scalars, axis=0)
         found.theta[k] = float(by_theta)
         found.rho[k] = float((by_ahead if k > 0 else 0) - (by_back if k > 1 else 0))
-        by_up.append(sums_up)
-        by_down.append(sums_down)
+        by_up, by_down = run(weights_of, sums)
+        found.up.insert(0, by_up)
+        found.down.insert(0, mirrored(by_down))
         if results.size:
             to_images = interior(seen[k - 1], shape)[..., :channels] if k > 0 else nothing
             to_images_before = interior(seen[k - 2], shape)[..., channels:] if k > 1 else nothing
             assemble(results, [image_step, to_images, to_images_before], run)
             image += image_step
-    found.up.extend(run(weights_of, reversed(by_up)))
-    found.down.extend(map(mirrored, run(weights_of, reversed(by_down))))
+        MEMORY.give([results, *sums])
+    MEMORY.give(of_v)
     return (torch.from_numpy(image).permute(0, 3, 1, 2) if of_image else None), found
 
 
 class _ReadSpectrally(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, image: Tensor, theta: Tensor, rho: Tensor, *weights: Tensor) -> Tensor:
+    def forward(ctx: Any, run: Map, image: Tensor, theta: Tensor, rho: Tensor, *weights: Tensor) -> Tensor:
         block = Merged(list(weights[: STEPS + 1]), list(weights[STEPS + 1 :]), theta, rho)
         n, _, height, width = image.shape
-        codes, kept = ([new_code((n, height, width)) for _ in range(STEPS + 1)] for _ in range(2))
-        with workers() as run:
-            seen, maps = forward(image.detach(), lay_out(block, run), codes, run, kept)
+        shape = n, height, width
+        MEMORY.fit(shape)
+        codes, kept = ([MEMORY.take(*code_shape(shape)) for _ in range(STEPS + 1)] for _ in range(2))
+        seen, maps = forward(image.detach(), lay_out(block, run), codes, MEMORY, run, kept)
         ctx.save_for_backward(theta, rho, *weights)
         ctx.codes, ctx.kept, ctx.maps = codes, kept, maps
         return torch.from_numpy(seen).permute(0, 3, 1, 2)
@@ -151,13 +156,17 @@ class _ReadSpectrally(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.codes is None:
+            raise RuntimeError("a second backward pass: what it needs was given back by the first")
         theta, rho, *weights = ctx.saved_tensors
         block = Merged(weights[: STEPS + 1], weights[STEPS + 1 :], theta, rho)
         with workers() as run:
-            image, found = backward(gradient, block, ctx.codes, ctx.kept, ctx.maps, ctx.needs_input_grad[0], run)
-        return image, found.theta, found.rho, *found.up, *found.down
+            image, found = backward(gradient, block, ctx.codes, ctx.kept, ctx.maps, ctx.needs_input_grad[1], run)
+        MEMORY.give(ctx.codes + ctx.kept)
+        ctx.codes = ctx.kept = None
+        return None, image, found.theta, found.rho, *found.up, *found.down
 
 
-def read_with_gradients(image: Tensor, block: Merged) -> Tensor:
+def read_with_gradients(image: Tensor, block: Merged, run: Map) -> Tensor:
     """Do as `fusion.networks.fast.read_code`; differentiable once."""
-    return _ReadSpectrally.apply(image, block.theta, block.rho, *block.up, *block.down)
+    return _ReadSpectrally.apply(run, image, block.theta, block.rho, *block.up, *block.down)

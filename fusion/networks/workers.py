@@ -3,6 +3,9 @@
 Torch would split every operation among its threads and wait for the slowest, hundreds of times an image. Pieces that
 each go through several operations on one thread keep their data in one core's cache and wait only at the end, and a
 core that is busy elsewhere takes fewer of them. What a piece computes does not depend on how many threads there are.
+
+The caller's own operations between the pieces run on one core too: threads of torch's, once they have had a part of
+one, keep a core busy for milliseconds in waiting for the next.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -41,9 +44,9 @@ def workers() -> Iterator[Map]:
             started.wait()
         except BaseException:
             started.abort()  # else those that did start would wait for the others for ever
-            raise
-        finally:
             torch.set_num_threads(threads)  # what threads to come start with was set to 1 as well
+            raise
+        torch.set_num_threads(1)
         inference = torch.is_inference_mode_enabled()  # is a thread's own
 
         def run(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
@@ -66,4 +69,7 @@ def workers() -> Iterator[Map]:
                 future.result()
             return results
 
-        yield run
+        try:
+            yield run
+        finally:
+            torch.set_num_threads(threads)
