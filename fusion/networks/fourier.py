@@ -16,7 +16,9 @@ import numpy as np
 SIDE = 32  # of a tile, in pixels or frequencies
 PAIRS = 32  # complex numbers a pixel
 POINT = 2 * PAIRS  # floats a pixel
-LINE = SIDE * POINT  # floats a line of a tile; next pixels of a column are as far apart
+LINE = SIDE * POINT  # floats a line
+# Floats from row to row of a tile: at a power of two all pixels of a column would fall to the same places of a cache.
+ROW = LINE + POINT
 
 _ANGLES = -2 * np.pi * np.outer(range(8), range(4)) / SIDE
 _COS, _SIN = np.cos(_ANGLES).astype(np.float32), np.sin(_ANGLES).astype(np.float32)
@@ -37,7 +39,7 @@ def _fours(step: int, padded: bool) -> Callable:
     """Return the first half of a line's transform, from pixels `step` floats apart to a line.
 
     Args:
-        step: POINT or LINE.
+        step: POINT or ROW.
         padded: the line's last eight pixels are zero, whatever is in memory.
     """
     far = 8 * step
@@ -67,7 +69,7 @@ def _eights(step: int, cut: bool) -> Callable:
     """Return the second half of a line's transform, from a line to pixels `step` floats apart.
 
     Args:
-        step: POINT or LINE.
+        step: POINT or ROW.
         cut: leave the last eight pixels as they are.
     """
     far = 4 * step
@@ -115,17 +117,17 @@ def _eights(step: int, cut: bool) -> Callable:
 
 # Of rows or columns of a tile, to or from a line; a column that was taken out of its tile is a line, hence a row.
 fours_of_row, fours_of_padded_row = _fours(POINT, False), _fours(POINT, True)
-fours_of_column, fours_of_padded_column = _fours(LINE, False), _fours(LINE, True)
+fours_of_column, fours_of_padded_column = _fours(ROW, False), _fours(ROW, True)
 eights_to_row, eights_to_cut_row = _eights(POINT, False), _eights(POINT, True)
-eights_to_column, eights_to_cut_column = _eights(LINE, False), _eights(LINE, True)
+eights_to_column, eights_to_cut_column = _eights(ROW, False), _eights(ROW, True)
 
 
 @part
 def transform_rows(tile, line):
     """Transform the rows of a tile in place; `line` is memory for one."""
     for y in range(SIDE):
-        fours_of_row(tile, y * LINE, line)
-        eights_to_row(line, tile, y * LINE)
+        fours_of_row(tile, y * ROW, line)
+        eights_to_row(line, tile, y * ROW)
 
 
 @part

@@ -22,6 +22,7 @@ from fusion.networks.fourier import (
     LINE,
     PAIRS,
     POINT,
+    ROW,
     SIDE,
     eights_to_cut_column,
     eights_to_cut_row,
@@ -41,7 +42,7 @@ kernel = partial(compiled, options=ANY_ORDER)
 HALF = KERNEL // 2
 KEPT = SIDE - 2 * HALF  # of a tile's side, what no transform's wrapping round reaches
 TOGETHER = 4
-_ROWS = KEPT * LINE  # of a tile, floats
+_ROWS = KEPT * ROW  # of a tile, floats
 _ALPHA, _GAMMA, _ZERO = np.float32(ALPHA), np.float32(GAMMA), np.float32(0)
 # Where a convolution of zeros gives 0 a transform gives some 1e-8, and the threshold jumps at 0: that is taken for 0.
 # A larger bound changes images: with 1e-6 four times as many pixels of TNO pairs differ by a grey level.
@@ -133,7 +134,7 @@ def _spectra_of(maps, tiles, spectra, line):
         for y in range(SIDE):
             for x in range(SIDE):
                 for m in range(channels):
-                    spectra[y * LINE + x * POINT + t * channels + m] = maps[n, top + y, left + x, m]
+                    spectra[y * ROW + x * POINT + t * channels + m] = maps[n, top + y, left + x, m]
     transform_rows(spectra, line)
     for x in range(SIDE):
         transform_column(spectra, x, line)
@@ -145,7 +146,7 @@ def _spread_over(spectra, at, weights, column, maps):
     # A length that is known when compiled unrolls the loop over maps, so that sums stay in registers.
     count = len(maps)
     for y in range(SIDE):
-        values = spectra[at + y * LINE : at + y * LINE + count + PAIRS]
+        values = spectra[at + y * ROW : at + y * ROW + count + PAIRS]
         factors, out = weights[y * count * POINT : (y + 1) * count * POINT], column[y * POINT : (y + 1) * POINT]
         for c in range(PAIRS):
             re, im = _ZERO, _ZERO
@@ -203,7 +204,7 @@ def _down(columns, x, weights, tiles, spectra):
         for y in range(SIDE):
             point = columns[t * LINE + y * POINT : t * LINE + (y + 1) * POINT]
             factors = weights[(x * SIDE + y) * count * POINT :]
-            _collect(point, factors, spectra[y * LINE + x * POINT + t * count :], count)
+            _collect(point, factors, spectra[y * ROW + x * POINT + t * count :], count)
 
 
 @part
@@ -224,7 +225,7 @@ def _maps_of(spectra, line, results, tiles):
         for y in range(SIDE):
             for x in range(SIDE):
                 for m in range(count):
-                    result[y, x, m] = spectra[y * LINE + x * POINT + t * count + m]
+                    result[y, x, m] = spectra[y * ROW + x * POINT + t * count + m]
 
 
 @part
@@ -235,7 +236,7 @@ def _correlate(columns, x, spectra, count, sums):
         z2 = columns[2 * LINE + y * POINT : 2 * LINE + (y + 1) * POINT]
         z3 = columns[3 * LINE + y * POINT : 3 * LINE + (y + 1) * POINT]
         for m in range(count):
-            at = y * LINE + x * POINT + m
+            at = y * ROW + x * POINT + m
             a, b = spectra[at], spectra[at + PAIRS]
             a1, b1 = spectra[at + count], spectra[at + count + PAIRS]
             a2, b2 = spectra[at + 2 * count], spectra[at + 2 * count + PAIRS]
@@ -265,7 +266,7 @@ def _transform_code(row, width, line):
 
 def scratch(spectra: int) -> list[int]:
     """Return the sizes of what a pass works in: spectra of maps, so many; a line; rows and columns of codes."""
-    return [SIDE * LINE] * spectra + [LINE, TOGETHER * _ROWS, TOGETHER * LINE]
+    return [SIDE * ROW] * spectra + [LINE, TOGETHER * _ROWS, TOGETHER * LINE]
 
 
 @kernel
@@ -309,7 +310,7 @@ def step(
             across = min(KEPT, width - left)
             span = slice(left * POINT, (left + across) * POINT)
             for y in range(KEPT):
-                row = rows[t * _ROWS + y * LINE : t * _ROWS + (y + 1) * LINE]
+                row = rows[t * _ROWS + y * ROW : t * _ROWS + y * ROW + LINE]
                 if top + y >= height:
                     row[:] = _ZERO
                     continue
@@ -386,7 +387,7 @@ def step_backward(
             across = min(KEPT, width - left)
             span = slice(left * POINT, (left + across) * POINT)
             for y in range(KEPT):
-                row = rows[t * _ROWS + y * LINE : t * _ROWS + (y + 1) * LINE]
+                row = rows[t * _ROWS + y * ROW : t * _ROWS + y * ROW + LINE]
                 if top + y >= height:
                     row[:] = _ZERO
                     continue
@@ -413,7 +414,7 @@ def step_backward(
             n, top, left = group[t, 0], KEPT * group[t, 1], KEPT * group[t, 2]
             across = min(KEPT, width - left)
             for y in range(KEPT):
-                row = rows[t * _ROWS + y * LINE : t * _ROWS + (y + 1) * LINE]
+                row = rows[t * _ROWS + y * ROW : t * _ROWS + y * ROW + LINE]
                 if top + y >= height:
                     row[:] = _ZERO
                     continue
@@ -437,7 +438,7 @@ def to_spectra(weights, spectra, tile, line, column):
     tile[:] = _ZERO
     for m in range(maps):
         for y in range(KERNEL):
-            row = tile[y * LINE : (y + 1) * LINE]
+            row = tile[y * ROW : y * ROW + LINE]
             row[KERNEL * POINT :] = _ZERO
             for x in range(KERNEL):
                 values, out = weights[m, y, x], row[x * POINT : (x + 1) * POINT]
@@ -461,7 +462,7 @@ def from_spectra(sums, weights, tile, line, column):
         for x in range(SIDE):
             for y in range(SIDE):
                 start = ((x * SIDE + y) * maps + m) * POINT
-                total = tile[y * LINE + x * POINT : y * LINE + (x + 1) * POINT]
+                total = tile[y * ROW + x * POINT : y * ROW + (x + 1) * POINT]
                 total[:] = _ZERO
                 for share in range(sums.shape[0]):
                     terms = sums[share, start : start + POINT]

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from fusion.networks import kernels
 from fusion.networks.fast import Merged
-from fusion.networks.fourier import LINE, PAIRS, SIDE
+from fusion.networks.fourier import LINE, PAIRS, ROW, SIDE
 from fusion.networks.kernels import HALF, KEPT, TOGETHER
 from fusion.networks.lzsc import FEATURES, STEPS
 from fusion.networks.workers import Map
@@ -116,7 +116,7 @@ def _spectra(weight: Tensor) -> np.ndarray:
     """Transform weights, (maps, 9, 9, 64), to the kernels' (32 32 maps 64)."""
     spectra = np.empty(SIDE * LINE * len(weight), np.float32)
     kernels.to_spectra(
-        weight.contiguous().numpy(), spectra, *(np.empty(n, np.float32) for n in (SIDE * LINE, LINE, LINE))
+        weight.contiguous().numpy(), spectra, *(np.empty(n, np.float32) for n in (SIDE * ROW, LINE, LINE))
     )
     return spectra
 

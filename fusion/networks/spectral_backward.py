@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 
 from fusion.networks import kernels
 from fusion.networks.fast import Merged, spans
-from fusion.networks.fourier import LINE, POINT, SIDE
+from fusion.networks.fourier import LINE, POINT, ROW, SIDE
 from fusion.networks.kernels import TOGETHER
 from fusion.networks.lzsc import KERNEL, STEPS
 from fusion.networks.spectral import (
@@ -52,7 +52,7 @@ def weights_of(sums: np.ndarray) -> Tensor:
         sums: of shares of the tiles, of codes' spectra times the conjugate of maps', (shares, 32 32 maps 64).
     """
     weights = np.empty((sums.shape[1] // (SIDE * LINE), KERNEL, KERNEL, POINT), np.float32)
-    worked_in = (np.empty(size, np.float32) for size in (SIDE * LINE, LINE, LINE))
+    worked_in = (np.empty(size, np.float32) for size in (SIDE * ROW, LINE, LINE))
     kernels.from_spectra(sums, weights, *worked_in)
     return torch.from_numpy(weights).permute(3, 0, 1, 2)
 
