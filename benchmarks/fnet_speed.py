@@ -8,9 +8,9 @@ measured in the same run and number type; a training step has three times the mu
 CPU both number types are the same path, whose Fourier transforms need fewer multiply-adds than that. Agreement is with
 the plain network in float32: of inference on whole pairs, in grey levels and in the metrics (of one image at worst, and
 in the mean over the images); of training in the loss, in each tensor's gradient (`naive_gradient_relative_error` and
-`fast_gradient_relative_error`: of either path against float64) and in all gradients as one vector. `folder` is what fusing a folder loses against the
-network alone, by reading, writing, digests and the manifest: `fusion.fuse` from start to end. Pairs and weights are
-generated unless they are given.
+`fast_gradient_relative_error`: of either path against float64) and in all gradients as one vector. `folder` is what
+fusing a folder loses against the network alone, by reading, writing, digests and the manifest: `fusion.fuse` from start
+to end. Pairs and weights are generated unless they are given.
 """
 
 import argparse

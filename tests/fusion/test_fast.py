@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from fusion.networks import spectral_backward
 from fusion.networks.fast import REACH, compute, prepare, spans, tiled
 from fusion.networks.fnet import FNet
 from fusion.networks.ifnet import IFNet
+from fusion.networks.spectral import Memory
 from fusion.pairs import find_pairs
 
 
@@ -140,6 +142,20 @@ def test_the_authors_weights_fuse_a_tno_pair_to_the_same_grey_levels(shared):
     assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
 
 
+def test_memory_is_lent_again_when_it_was_given_back_and_let_go_for_another_size():
+    memory = Memory()
+    memory.fit((1, 6, 4))
+    first, second = memory.take(6, 4), memory.take(6, 4)
+    assert not np.shares_memory(first, second)
+    assert first.ctypes.data % 64 == second.ctypes.data % 64 == 0
+    memory.give([first])
+    memory.fit((1, 6, 4))
+    assert np.shares_memory(memory.take(3, 8), first)
+    memory.give([second])
+    memory.fit((1, 4, 6))
+    assert not np.shares_memory(memory.take(6, 4), second)
+
+
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
@@ -215,6 +231,22 @@ def test_gradients_do_not_depend_on_threads(fnet):
     finally:
         torch.set_num_threads(threads)
     assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_a_second_backward_pass_is_refused_rather_than_computed_from_memory_of_others(fnet):
+    loss = compute(fnet, *torch.rand(2, 1, 1, 12, 10)).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward pass"):
+        loss.backward()
+    fnet.zero_grad()
+
+
+def test_steps_in_turn_do_not_write_over_each_others_memory(fnet):
+    pictures = torch.rand(2, 2, 1, 1, 30, 22)
+    alone = [gradients(compute(fnet, *pair).square().sum(), fnet) for pair in pictures]
+    losses = [compute(fnet, *pair).square().sum() for pair in pictures]
+    for loss, expected in zip(losses, alone, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(gradients(loss, fnet), expected, strict=True))
 
 
 def test_training_starts_along_the_curve_of_the_plain_network(fnet):

@@ -37,6 +37,19 @@ def test_after_an_error_no_more_pieces_are_taken(run):
     assert len(taken) <= 2
 
 
+def test_the_callers_own_operations_run_on_one_core_until_the_end():
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        with pytest.raises(KeyError), workers() as run:
+            assert torch.get_num_threads() == 1
+            assert run(lambda _: torch.get_num_threads(), range(6)) == [1] * 6
+            raise KeyError
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_where_a_thread_cannot_start_those_that_did_end_and_the_error_comes_out(monkeypatch):
     def second_fails(pool, function):
         if pool._threads:
