@@ -22,10 +22,11 @@ def band(kernel: tuple[float, ...], length: int, padding: int, device: torch.dev
 
     Of a single channel such a product is many times faster than a convolution, backwards above all.
     """
-    matrix = torch.zeros(length + 2 * padding - len(kernel) + 1, length + 2 * padding, dtype=torch.float64)
-    for offset, value in enumerate(kernel):
-        matrix.diagonal(offset).fill_(value)
-    return matrix[:, padding : padding + length].to(device, kind)
+    with torch.inference_mode(False):  # else it could not be trained with if it was first made in that mode
+        matrix = torch.zeros(length + 2 * padding - len(kernel) + 1, length + 2 * padding, dtype=torch.float64)
+        for offset, value in enumerate(kernel):
+            matrix.diagonal(offset).fill_(value)
+        return matrix[:, padding : padding + length].to(device, kind)
 
 
 def correlate(image: Tensor, down: tuple[float, ...], across: tuple[float, ...], padding: int) -> Tensor:

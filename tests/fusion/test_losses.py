@@ -75,3 +75,13 @@ def test_a_term_left_out_is_absent_and_the_others_stay(images, term):
 def test_flat_images_give_finite_losses():
     flat = torch.full((1, 1, 16, 16), 0.5)
     assert torch.isfinite(stage2_loss(flat.requires_grad_(), flat.detach(), flat.detach())["total"])
+
+
+def test_a_loss_first_looked_at_in_inference_mode_has_gradients_afterwards():
+    images = torch.rand(3, 1, 1, 23, 19)  # of a size that no other test has
+    with torch.inference_mode():
+        expected = stage2_loss(*images)["total"].item()
+    fused = images[0].clone().requires_grad_()
+    loss = stage2_loss(fused, *images[1:])["total"]
+    loss.backward()
+    assert loss.item() == pytest.approx(expected) and fused.grad.any()
