@@ -35,12 +35,13 @@ def _rotate(re, im, j, k):
     return re * _COS[j, k] - im * _SIN[j, k], re * _SIN[j, k] + im * _COS[j, k]
 
 
-def _fours(step: int, padded: bool) -> Callable:
+def _fours(step: int, padded: bool, numbers: int = PAIRS) -> Callable:
     """Return the first half of a line's transform, from pixels `step` floats apart to a line.
 
     Args:
         step: POINT or ROW.
         padded: the line's last eight pixels are zero, whatever is in memory.
+        numbers: transform so many of a pixel's complex numbers, the first, and leave the others as they are.
     """
     far = 8 * step
 
@@ -49,7 +50,7 @@ def _fours(step: int, padded: bool) -> Callable:
         for j in range(8):
             x = source[at + j * step : at + j * step + (2 if padded else 3) * far + POINT]
             o = line[j * POINT :]
-            for c in range(PAIRS):
+            for c in range(numbers):
                 a, a_im, b, b_im = x[c], x[c + PAIRS], x[c + far], x[c + far + PAIRS]
                 e, e_im = x[c + 2 * far], x[c + 2 * far + PAIRS]
                 s, s_im, d, d_im = b, b_im, b, b_im
@@ -65,12 +66,13 @@ def _fours(step: int, padded: bool) -> Callable:
     return fours
 
 
-def _eights(step: int, cut: bool) -> Callable:
+def _eights(step: int, cut: bool, numbers: int = PAIRS) -> Callable:
     """Return the second half of a line's transform, from a line to pixels `step` floats apart.
 
     Args:
         step: POINT or ROW.
         cut: leave the last eight pixels as they are.
+        numbers: as above.
     """
     far = 4 * step
 
@@ -79,7 +81,7 @@ def _eights(step: int, cut: bool) -> Callable:
         for k in range(4):
             x = line[8 * k * POINT : 8 * (k + 1) * POINT]
             o = target[at + k * step : at + k * step + (5 if cut else 7) * far + POINT]
-            for c in range(PAIRS):
+            for c in range(numbers):
                 # The even four, e0..e3.
                 a, a_im, b, b_im = x[c], x[c + PAIRS], x[c + 4 * POINT], x[c + 4 * POINT + PAIRS]
                 d, d_im, f, f_im = (
@@ -122,16 +124,42 @@ eights_to_row, eights_to_cut_row = _eights(POINT, False), _eights(POINT, True)
 eights_to_column, eights_to_cut_column = _eights(ROW, False), _eights(ROW, True)
 
 
-@part
-def transform_rows(tile, line):
-    """Transform the rows of a tile in place; `line` is memory for one."""
-    for y in range(SIDE):
-        fours_of_row(tile, y * ROW, line)
-        eights_to_row(line, tile, y * ROW)
+def _transforms(numbers: int) -> tuple[Callable, Callable]:
+    """Return the transforms of a tile's rows and of one of its columns, in place; `line` is memory for a line."""
+    fours_along, fours_down = _fours(POINT, False, numbers), _fours(ROW, False, numbers)
+    eights_along, eights_down = _eights(POINT, False, numbers), _eights(ROW, False, numbers)
+
+    @part
+    def rows(tile, line):
+        for y in range(SIDE):
+            fours_along(tile, y * ROW, line)
+            eights_along(line, tile, y * ROW)
+
+    @part
+    def column(tile, x, line):
+        fours_down(tile, x * POINT, line)
+        eights_down(line, tile, x * POINT)
+
+    return rows, column
+
+
+_rows, _column = _transforms(PAIRS)
+_half_rows, _half_column = _transforms(PAIRS // 2)
 
 
 @part
-def transform_column(tile, x, line):
-    """Transform a column of a tile in place."""
-    fours_of_column(tile, x * POINT, line)
-    eights_to_column(line, tile, x * POINT)
+def transform_rows(tile, line, numbers):
+    """Transform the rows of a tile in place; of a pixel's complex numbers those after so many are 0."""
+    if numbers <= PAIRS // 2:
+        _half_rows(tile, line)
+    else:
+        _rows(tile, line)
+
+
+@part
+def transform_column(tile, x, line, numbers):
+    """Transform a column of a tile in place, likewise."""
+    if numbers <= PAIRS // 2:
+        _half_column(tile, x, line)
+    else:
+        _column(tile, x, line)

@@ -135,9 +135,9 @@ def _spectra_of(maps, tiles, spectra, line):
             for x in range(SIDE):
                 for m in range(channels):
                     spectra[y * ROW + x * POINT + t * channels + m] = maps[n, top + y, left + x, m]
-    transform_rows(spectra, line)
+    transform_rows(spectra, line, tiles.shape[0] * channels)
     for x in range(SIDE):
-        transform_column(spectra, x, line)
+        transform_column(spectra, x, line, tiles.shape[0] * channels)
 
 
 @part
@@ -218,8 +218,8 @@ def _columns_of(rows, x, tiles, line, columns):
 @part
 def _maps_of(spectra, line, results, tiles):
     """Transform the spectra of maps back, but for their columns; results (N, down, across, 32, 32, maps) take them."""
-    transform_rows(spectra, line)
     count = results.shape[5]
+    transform_rows(spectra, line, tiles.shape[0] * count)
     for t in range(tiles.shape[0]):
         result = results[tiles[t, 0], tiles[t, 1], tiles[t, 2]]
         for y in range(SIDE):
@@ -328,7 +328,7 @@ def step(
         for x in range(SIDE):
             _columns_of(rows, x, group.shape[0], line, columns)
             _down(columns, x, downs, group.shape[0], spectra)
-            transform_column(spectra, x, line)
+            transform_column(spectra, x, line, group.shape[0] * results.shape[5])
         _maps_of(spectra, line, results, group)
 
 
@@ -407,7 +407,7 @@ def step_backward(
             _correlate(columns, x, of_maps, maps.shape[3], sums_up)
             if downs.size:
                 _down(columns, x, downs, group.shape[0], of_images)
-                transform_column(of_images, x, line)
+                transform_column(of_images, x, line, group.shape[0] * results.shape[5])
         if downs.size:
             _maps_of(of_images, line, results, group)
         for t in range(group.shape[0]):
@@ -468,7 +468,7 @@ def from_spectra(sums, weights, tile, line, column):
                     terms = sums[share, start : start + POINT]
                     for c in range(POINT):
                         total[c] += _SCALE * terms[c]
-        transform_rows(tile, line)
+        transform_rows(tile, line, PAIRS)
         for x in range(KERNEL):
             fours_of_column(tile, x * POINT, line)
             eights_to_row(line, column, 0)
