@@ -314,6 +314,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     with claimed_device(options.device, options.threads) as device:
         torch.manual_seed(0)
         plain = make_network(options.weights).to(device)
+    # First, as in a process of its own; `fusion.fuse` claims the device itself.
+    folder = measure_folder(plain, pairs, options, device)
+    with claimed_device(options.device, options.threads) as device:
+        plain = plain.to(device)
         rates = {name: multiply_adds_a_second(kind, device) for name, kind in KINDS.items()}
         inference = measure_inference(plain, pairs, options.size, rates, options.rounds, device)
         training = measure_training(plain, pairs, options.batch, rates, options.rounds, device)
@@ -333,8 +337,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "batch": options.batch,
             "versions": versions("torch", "numpy", "numba"),
         }
-    # Outside: `fusion.fuse` claims the device itself.
-    results["folder"] = measure_folder(plain, pairs, options, device)
+    results["folder"] = folder
     write_json(options.json, results)
     for name, values in results.items():
         print(f"{name}:", {k: float(f"{v:.4g}") for k, v in values.items()} if name[-4:] in KINDS else values)
