@@ -27,20 +27,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion.artefacts import versions, write_json
-from fusion.colour import split_pair
-from fusion.devices import DEVICES, claimed_device
+from fusion.fnet.fast import KINDS, compute, connect, merge_network, prepare, read_code
+from fusion.fnet.gpu.graphs import recorded
+from fusion.fnet.losses import stage2_loss
+from fusion.fnet.network import FNet
 from fusion.fuse import main as fuse_folder
-from fusion.losses import stage2_loss
 from fusion.methods.fnet import network as make_network
 from fusion.metrics import prepare as prepare_sources
 from fusion.metrics import score
-from fusion.networks.fast import KINDS, compute, connect, merge_network, prepare, read_code
-from fusion.networks.fnet import FNet
-from fusion.networks.graphs import recorded
-from fusion.pairs import find_pairs, write_image
-from fusion.stage import InputError, run
 from fusion.synthetic.scene import make_scene
+from pipeline.artefacts import versions, write_json
+from pipeline.colour import split_pair
+from pipeline.devices import DEVICES, claimed_device
+from pipeline.pairs import find_pairs, write_image
+from pipeline.stage import InputError, run
 
 MULTIPLY_ADDS = 419_904  # a pixel: every weight once
 CROP = 128

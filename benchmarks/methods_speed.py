@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fusion.artefacts import versions, write_json
 from fusion.methods import METHODS
-from fusion.stage import InputError, run, threads_available
 from fusion.weights import write_state
+from pipeline.artefacts import versions, write_json
+from pipeline.stage import InputError, run, threads_available
 
 NETWORKS = [name for name, method in METHODS.items() if method.network]
 OWN_SIZE = {"murf": (1240, 1240)}

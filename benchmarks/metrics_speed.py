@@ -18,11 +18,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from fusion.artefacts import versions, write_json
 from fusion.evaluate import evaluate, open_folder
 from fusion.metrics import prepare, score
-from fusion.pairs import find_pairs, write_image
-from fusion.stage import run, threads_available
+from pipeline.artefacts import versions, write_json
+from pipeline.pairs import find_pairs, write_image
+from pipeline.stage import run, threads_available
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "fusion"))
 import metrics_reference as plain

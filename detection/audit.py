@@ -26,9 +26,9 @@ from detection.datasets.layout import find_labels, read_labels
 from detection.leakage import MOST_EXACT
 from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, look, nearest
 from detection.prepare import add_folders, relative
-from fusion.artefacts import write_json
-from fusion.pairs import EXTENSIONS, Pair, find_images, read_names
-from fusion.stage import InputError, Progress, run, threads_available
+from pipeline.artefacts import write_json
+from pipeline.pairs import EXTENSIONS, Pair, find_images, read_names
+from pipeline.stage import InputError, Progress, run, threads_available
 
 SHOWN = 10
 

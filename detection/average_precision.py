@@ -18,8 +18,8 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from fusion.artefacts import read_json
-from fusion.stage import InputError
+from pipeline.artefacts import read_json
+from pipeline.stage import InputError
 
 PROTOCOL = "COCO AP@[0.50:0.95] by pycocotools, at most 100 detections an image"
 MOST_DETECTIONS = 100

@@ -16,7 +16,7 @@ from xml.etree.ElementTree import Element, ParseError
 
 from defusedxml import ElementTree
 
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 # A box may reach beyond the image by so many pixels, or by so much of the side, whichever is more: it is clipped with a
 # warning. Farther out the label belongs to another image or another size, and is refused.

@@ -20,9 +20,9 @@ from typing import Any
 from detection.recipe import Recipe, epoch_order, recipe_of
 from detection.train import add_options, deterministic, explained, train, workers_for
 from detection.variant import Data, read_data
-from fusion.artefacts import versions, write_json
-from fusion.devices import claimed_device, resolved_precision
-from fusion.stage import InputError, run
+from pipeline.artefacts import versions, write_json
+from pipeline.devices import claimed_device, resolved_precision
+from pipeline.stage import InputError, run
 
 UNTIMED_STEPS = 2  # libraries load and kernels are chosen
 FEWEST_STEPS, MOST_STEPS = 2, 30  # that are timed

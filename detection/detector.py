@@ -40,9 +40,9 @@ from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel  # noqa: E402
 from ultralytics.utils import SETTINGS  # noqa: E402
 
-from fusion.artefacts import sha256_json  # noqa: E402
-from fusion.stage import NO_MEMORY, InputError  # noqa: E402
-from fusion.weights import read_tensors, write_tensors  # noqa: E402
+from pipeline.artefacts import sha256_json  # noqa: E402
+from pipeline.stage import NO_MEMORY, InputError  # noqa: E402
+from pipeline.tensors import read_tensors, write_tensors  # noqa: E402
 
 SETTINGS.update(dict.fromkeys((key for key, value in SETTINGS.items() if value is True), False))
 

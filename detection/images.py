@@ -17,8 +17,8 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import IterableSimpleNamespace
 
 from detection.variant import Data
-from fusion.pairs import read_image
-from fusion.stage import InputError
+from pipeline.pairs import read_image
+from pipeline.stage import InputError
 
 
 def read_bgr(path: Path, height: int, width: int) -> np.ndarray:

@@ -27,8 +27,8 @@ from detection.average_precision import (
     score_conditions,
 )
 from detection.truth import read_truth
-from fusion.artefacts import read_json, sha256_json, write_json
-from fusion.stage import InputError, run
+from pipeline.artefacts import read_json, sha256_json, write_json
+from pipeline.stage import InputError, run
 
 VARIANT = "late"
 BANDS = ("visible", "infrared")

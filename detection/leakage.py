@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, nearest
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 # From this share of test pairs on that stand in training, pixel for pixel, a result is one on training data.
 MOST_EXACT = 0.01

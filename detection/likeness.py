@@ -16,8 +16,8 @@ from hashlib import sha256
 import cv2
 import numpy as np
 
-from fusion.pairs import Pair, read_image, read_pair_size
-from fusion.stage import Progress, check_memory, threads_available
+from pipeline.pairs import Pair, read_image, read_pair_size
+from pipeline.stage import Progress, check_memory, threads_available
 
 CELLS = (32, 24)
 DESCRIPTOR = "correlation of luma over 32 x 24 cells, the lesser of both bands"

@@ -18,8 +18,8 @@ from typing import Any
 from detection.average_precision import LEAST_SCORE, MATCH_OVERLAP, found_annotations, read_conditions
 from detection.late import BANDS
 from detection.truth import read_truth
-from fusion.artefacts import read_json, write_json
-from fusion.stage import InputError, run
+from pipeline.artefacts import read_json, write_json
+from pipeline.stage import InputError, run
 
 SIZES = (("small", 32**2), ("medium", 96**2), ("large", float("inf")))  # area in square pixels, COCO's bounds
 

@@ -22,9 +22,9 @@ from detection.leakage import measure_leakage, refuse_tested_training
 from detection.likeness import Look, look_at
 from detection.splits import KEPT, Split, kept_split, limited, list_split, own_split, random_split, scene_split
 from detection.truth import boxes_per_class, build_truth
-from fusion.artefacts import write_json, write_text
-from fusion.pairs import Pair, find_pairs
-from fusion.stage import InputError, run
+from pipeline.artefacts import write_json, write_text
+from pipeline.pairs import Pair, find_pairs
+from pipeline.stage import InputError, run
 
 SHOWN_WARNINGS = 10
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from fusion.devices import PRECISIONS
-from fusion.stage import InputError
+from pipeline.devices import PRECISIONS
+from pipeline.stage import InputError
 
 
 def _option(default: Any, text: str, choices: Sequence[str] | None = None) -> Any:

@@ -26,8 +26,8 @@ import numpy as np
 
 from detection.average_precision import evaluate
 from detection.truth import read_truth
-from fusion.artefacts import read_json, sha256_json, versions, write_json
-from fusion.stage import InputError, Progress, run
+from pipeline.artefacts import read_json, sha256_json, versions, write_json
+from pipeline.stage import InputError, Progress, run
 
 CONFIDENCE = 0.95
 

@@ -17,9 +17,9 @@ from scipy.sparse.csgraph import connected_components
 
 from detection.datasets.layout import Dataset
 from detection.likeness import NEAR_DUPLICATE, ROWS_AT_ONCE, likeness
-from fusion.artefacts import sha256_lines
-from fusion.pairs import read_names
-from fusion.stage import InputError
+from pipeline.artefacts import sha256_lines
+from pipeline.pairs import read_names
+from pipeline.stage import InputError
 
 LISTS = Path(__file__).with_name("lists")
 # SHA-256 of the kept lists, training and test: an edited list is another split and needs another name.

@@ -33,9 +33,9 @@ from detection.detector import (
 )
 from detection.images import read_bgr, resize_long_side
 from detection.variant import Data, read_data
-from fusion.artefacts import sha256_file, sha256_json, versions, write_json
-from fusion.devices import DEVICES, claimed_device
-from fusion.stage import InputError, Progress, run
+from pipeline.artefacts import sha256_file, sha256_json, versions, write_json
+from pipeline.devices import DEVICES, claimed_device
+from pipeline.stage import InputError, Progress, run
 
 GREY = 114  # around an image, as in training
 MOST_CANDIDATES = 30000  # boxes of an image that go into suppression

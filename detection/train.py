@@ -40,7 +40,7 @@ from detection.recipe import (
     step_seed,
 )
 from detection.variant import Data, read_data
-from fusion.artefacts import (
+from pipeline.artefacts import (
     only_writer,
     read_json,
     sha256_file,
@@ -49,8 +49,8 @@ from fusion.artefacts import (
     write_csv,
     write_json,
 )
-from fusion.devices import DEVICES, claimed_device, resolved_precision
-from fusion.stage import InputError, Progress, run, stop_asked, stopped, threads_available
+from pipeline.devices import DEVICES, claimed_device, resolved_precision
+from pipeline.stage import InputError, Progress, run, stop_asked, stopped, threads_available
 
 # Raise it when a change of the code changes what a recipe leads to: checkpoints of before are then passed over.
 REVISION = 1
@@ -351,7 +351,7 @@ def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 def _read_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
     """Return the newest state in `folder` that can be read."""
-    from fusion.weights import read_tensors
+    from pipeline.tensors import read_tensors
 
     for path in sorted(folder.glob("epoch-*.pt"), reverse=True):
         try:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from detection.boxes import Box
-from fusion.artefacts import read_json
-from fusion.stage import InputError
+from pipeline.artefacts import read_json
+from pipeline.stage import InputError
 
 
 def build_truth(

@@ -22,9 +22,9 @@ import yaml
 from detection.boxes import read_yolo
 from detection.prepare import relative
 from detection.truth import build_truth, read_truth
-from fusion.artefacts import read_csv, sha256_file, sha256_json, sha256_lines, write_text
-from fusion.pairs import EXTENSIONS, find_images, read_image
-from fusion.stage import InputError, run
+from pipeline.artefacts import read_csv, sha256_file, sha256_json, sha256_lines, write_text
+from pipeline.pairs import EXTENSIONS, find_images, read_image
+from pipeline.stage import InputError, run
 
 Part = Literal["train", "test"]
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fusion.artefacts import write_json
-from fusion.colour import COLOURS, split_pair
 from fusion.cost import random_pair
 from fusion.fuse import made_image
-from fusion.own import Own, own_method, parse_own, provenance
-from fusion.pairs import Pair, find_images, find_pairs, read_names
-from fusion.stage import InputError, run
+from fusion.own.method import Own, own_method, parse_own, provenance
+from pipeline.artefacts import write_json
+from pipeline.colour import COLOURS, split_pair
+from pipeline.pairs import Pair, find_images, find_pairs, read_names
+from pipeline.stage import InputError, run
 
 
 def check_folder(own: Own, pairs: Sequence[Pair], colour: str) -> None:
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--visible", type=Path, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, nargs="+", help="folders of infrared images")
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to fuse; default all")
-    parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see fusion/colour.py")
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see pipeline/colour.py")
     parser.add_argument("--size", type=int, nargs=2, default=[320, 240], help="of the noise, width and height, pixels")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(argv)

@@ -28,11 +28,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion.artefacts import write_json
-from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from fusion.methods import METHODS, Fuser, Method, Precision
-from fusion.own import Own, own_method, own_network, parse_own
-from fusion.stage import InputError, run, threads_available
+from fusion.own.method import Own, own_method, own_network, parse_own
+from pipeline.artefacts import write_json
+from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
+from pipeline.stage import InputError, run, threads_available
 
 if TYPE_CHECKING:
     from torch import nn

@@ -21,12 +21,12 @@ import numba
 import numpy as np
 import pandas as pd
 
-from fusion import artefacts
 from fusion.metrics import CONVENTIONS, METRICS, REVISION, find_convention, luma, prepare, score
 from fusion.metrics.conventions import convention_facts
-from fusion.own_metric import OwnMetric, read_own_metric
-from fusion.pairs import Pair, find_images, find_pairs, read_image, read_names
-from fusion.stage import InputError, Progress, check_memory, run, threads_available
+from fusion.own.metric import OwnMetric, read_own_metric
+from pipeline import artefacts
+from pipeline.pairs import Pair, find_images, find_pairs, read_image, read_names
+from pipeline.stage import InputError, Progress, check_memory, run, threads_available
 
 
 @dataclass(frozen=True)
@@ -218,7 +218,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         default=[],
         metavar="NAME:higher=MODULE:FUNCTION",
-        help="metrics of your own beside the others, `higher` or `lower` for the better; see fusion/own_metric.py",
+        help="metrics of your own beside the others, `higher` or `lower` for the better; see fusion/own/metric.py",
     )
     options = parser.parse_args(argv)
 

@@ -20,17 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion.artefacts import replacing, sha256_file, versions, write_json
-from fusion.colour import COLOURS, split_pair
-from fusion.devices import DEVICES, claimed_device
-from fusion.pairs import Pair, find_pairs, read_names
-from fusion.stage import InputError, run
+from pipeline.artefacts import replacing, sha256_file, versions, write_json
+from pipeline.colour import COLOURS, split_pair
+from pipeline.devices import DEVICES, claimed_device
+from pipeline.pairs import Pair, find_pairs, read_names
+from pipeline.stage import InputError, run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from fusion.networks.fnet import FNet
+    from fusion.fnet.network import FNet
 
 STRONGEST = 4  # filters of each code that are shown
 

@@ -18,13 +18,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fusion.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
-from fusion.colour import COLOURS, Colour, join_chroma, split_pair
-from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision, use
 from fusion.methods import METHODS, Fuser, packaged_weights
-from fusion.own import own_method, parse_own, provenance
-from fusion.pairs import EXTENSIONS, Pair, find_images, find_pairs, read_grey, read_image, read_names, write_image
-from fusion.stage import InputError, Progress, check_memory, run, threads_available
+from fusion.own.method import own_method, parse_own, provenance
+from pipeline.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
+from pipeline.colour import COLOURS, Colour, join_chroma, split_pair
+from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision, use
+from pipeline.pairs import EXTENSIONS, Pair, find_images, find_pairs, read_grey, read_image, read_names, write_image
+from pipeline.stage import InputError, Progress, check_memory, run, threads_available
 
 REVISION = 1  # raise when the same pair, method and options would give another image
 JOURNAL = ".journal.jsonl"
@@ -217,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to fuse; default all")
     parser.add_argument("--output", type=Path, required=True, help="folder for the fused images and manifest.csv")
-    parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see fusion/colour.py")
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see pipeline/colour.py")
     parser.add_argument(
         "--treatment",
         choices=TREATMENTS,

@@ -22,20 +22,21 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fusion.artefacts import only_writer, sha256_file, sha256_json, versions, write_csv, write_json
-from fusion.batches import drawn_batches, load_luma
-from fusion.colour import COLOURS
-from fusion.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
+from fusion.fnet.gpu.graphs import recorded
+from fusion.fnet.losses import TERMS
+from fusion.fnet.network import BLOCKS
 from fusion.fuse import weights_digest
-from fusion.losses import TERMS
 from fusion.methods import METHODS, Phase, Training
 from fusion.methods.fnet import from_authors
-from fusion.networks.fnet import BLOCKS
-from fusion.networks.graphs import recorded
-from fusion.pairs import Pair, find_pairs, read_names
-from fusion.soap import SOAP
-from fusion.stage import InputError, Progress, run, stop_asked, stopped
-from fusion.weights import fill, read_state, read_tensors, write_state, write_tensors
+from fusion.training.batches import drawn_batches, load_luma
+from fusion.training.soap import SOAP
+from fusion.weights import fill, read_state, write_state
+from pipeline.artefacts import only_writer, sha256_file, sha256_json, versions, write_csv, write_json
+from pipeline.colour import COLOURS
+from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
+from pipeline.pairs import Pair, find_pairs, read_names
+from pipeline.stage import InputError, Progress, run, stop_asked, stopped
+from pipeline.tensors import read_tensors, write_tensors
 
 REVISION = 4  # raise when the same options would train other weights
 KEPT_CHECKPOINTS = 2

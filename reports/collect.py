@@ -11,9 +11,9 @@ from typing import Any
 
 import pandas as pd
 
-from fusion.artefacts import read_csv, read_json, sha256_json, sha256_lines
-from fusion.pairs import read_names
-from fusion.stage import InputError
+from pipeline.artefacts import read_csv, read_json, sha256_json, sha256_lines
+from pipeline.pairs import read_names
+from pipeline.stage import InputError
 from reports.paper import CLASSES as PAPER_CLASSES
 
 BANDS = ("visible", "infrared")

@@ -26,13 +26,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from fusion.artefacts import replacing, sha256_file, versions, write_json
-from fusion.colour import Colour, split_pair
-from fusion.devices import DEVICES, claimed_device
 from fusion.fuse import fuse_pair, weights_digest
 from fusion.methods import METHODS
-from fusion.pairs import Pair, find_pairs, read_image
-from fusion.stage import InputError, run
+from pipeline.artefacts import replacing, sha256_file, versions, write_json
+from pipeline.colour import Colour, split_pair
+from pipeline.devices import DEVICES, claimed_device
+from pipeline.pairs import Pair, find_pairs, read_image
+from pipeline.stage import InputError, run
 from reports.paper import TABLE1_METHODS, TABLE3_METHODS
 
 FIGURES = ("1", "6", "7", "10")
@@ -67,8 +67,8 @@ def draw_thresholds() -> Figure:
     """Return Fig. 1: hard, soft and smooth threshold at theta = 1."""
     import torch
 
-    from fusion.networks.lcsc import soft_threshold
-    from fusion.networks.lzsc import threshold
+    from fusion.fnet.lcsc import soft_threshold
+    from fusion.fnet.lzsc import threshold
 
     x = np.linspace(-3, 3, 6001)
     tensor, theta = torch.from_numpy(x), torch.tensor(1.0, dtype=torch.float64)

@@ -20,9 +20,9 @@ import pandas as pd
 from markupsafe import Markup
 from scipy.stats import permutation_test, spearmanr
 
-from fusion.artefacts import read_csv, read_json, write_text
-from fusion.stage import InputError, run
-from reports import charts, collect, table1
+from pipeline.artefacts import read_csv, read_json, write_text
+from pipeline.stage import InputError, run
+from reports import charts, collect, test_sets
 from reports.collect import BANDS, LATE, Split
 from reports.render import Layout, format_value, printed, rank_marks
 from reports.scenes import Images, choose_scenes, gallery, read_pictures, scaled, viewer_scenes
@@ -484,7 +484,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--significance", type=Path, help="significance.json: intervals and paired comparisons")
     parser.add_argument("--insides", type=Path, help="folder that fusion.explain wrote of one test pair")
     parser.add_argument(
-        "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv, table3.csv of reports.table1"
+        "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv, table3.csv of reports.test_sets"
     )
     parser.add_argument("--config-snapshot", type=Path, help="the run's whole configuration (JSON), to be shown")
     parser.add_argument("--scenes", type=int, default=6, help="test scenes in the viewer (default: %(default)s)")
@@ -551,7 +551,7 @@ def _charts(
             if not math.isnan(entry["rho"])
             else "too few methods"
             for entry in correlations
-            if entry["metric"] in table1.METRICS
+            if entry["metric"] in test_sets.METRICS
         }
         if costs:
             seconds = {name: math.nan if cost["median_s"] is None else cost["median_s"] for name, cost in costs.items()}
@@ -633,11 +633,11 @@ def _best_fused(table: pd.DataFrame) -> str:
     return str(fused.loc[fused["Average"].idxmax(), "variant"] if len(fused) else table["variant"].iloc[-1])
 
 
-def test_set_blocks(file: Path) -> list[table1.Block]:
+def test_set_blocks(file: Path) -> list[test_sets.Block]:
     """Return the printed parts of a table of test sets, from its CSV."""
     frame, facts = _read_table(file, text=("best", "tied"))
     after = frame.columns.get_loc("images")
-    return table1.print_blocks(file.stem, frame, list(frame.columns[2:after]), {"definition": "", **facts})
+    return test_sets.print_blocks(file.stem, frame, list(frame.columns[2:after]), {"definition": "", **facts})
 
 
 def _table_context(

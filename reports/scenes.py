@@ -15,9 +15,9 @@ from typing import Any
 import cv2
 import numpy as np
 
-from fusion.artefacts import read_json, replacing
-from fusion.pairs import find_images, read_image
-from fusion.stage import InputError
+from pipeline.artefacts import read_json, replacing
+from pipeline.pairs import find_images, read_image
+from pipeline.stage import InputError
 from reports.collect import Split
 
 OVERLAP = 0.5  # least intersection over union of a detection and the box it finds

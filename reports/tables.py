@@ -15,8 +15,8 @@ from typing import Any
 
 import pandas as pd
 
-from fusion.artefacts import read_json, sha256_json, write_csv, write_text
-from fusion.stage import InputError, run
+from pipeline.artefacts import read_json, sha256_json, write_csv, write_text
+from pipeline.stage import InputError, run
 from reports import collect, paper
 from reports.collect import BANDS, LATE, Split
 from reports.render import Layout, format_value, to_latex, to_markdown
@@ -80,8 +80,9 @@ def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> 
 
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
     """Return for each fusion metric, and those of the user's own in `facts`, whether a higher value is the better."""
+    from fusion.own.metric import directions
+
     from fusion.metrics import METRICS  # late: Table II needs no compiled metrics
-    from fusion.own_metric import directions
 
     known = {name: metric.higher_is_better for name, metric in METRICS.items()}
     return known | directions(facts.get("own_metrics", ""))

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("fusion", "detection", "reports")
+PACKAGES = ("pipeline", "fusion", "detection", "reports")
 DOCUMENT = ROOT / "docs/troubleshooting.md"
 
 

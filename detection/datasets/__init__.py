@@ -7,7 +7,7 @@ from detection.datasets.layout import Dataset, Layout
 from detection.datasets.llvip import LLVIP
 from detection.datasets.m3fd import M3FD, SYNTHETIC
 from detection.datasets.msrs import MSRS
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 DATASETS: dict[str, Dataset] = {
     "m3fd": M3FD,

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from detection.datasets.layout import Dataset, Layout, listed_split
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 KINDS = ("visible", "infrared", "labels")
 FOLDERS = Dataset((), lambda root: Layout(*((root / kind,) for kind in KINDS)), listed_split)

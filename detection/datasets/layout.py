@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from detection.boxes import Labels, read_voc, read_yolo
-from fusion.pairs import read_names
-from fusion.stage import InputError
+from pipeline.pairs import read_names
+from pipeline.stage import InputError
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ The split is the authors' own: the folders `train` and `test` below `visible` an
 from pathlib import Path
 
 from detection.datasets.layout import Dataset, Layout
-from fusion.pairs import find_images
+from pipeline.pairs import find_images
 
 CLASSES = ("person",)
 

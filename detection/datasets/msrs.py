@@ -6,7 +6,7 @@ The split is the authors' own: the folders `train` and `test`. An empty label fi
 from pathlib import Path
 
 from detection.datasets.layout import Dataset, Layout
-from fusion.pairs import find_images
+from pipeline.pairs import find_images
 
 CLASSES = ("person", "bicycle", "car")
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser
+from fusion.methods.parts.running import as_fuser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -44,7 +44,7 @@ def training(frozen: Path | None) -> Training:
     """Return the authors' one phase: both encoders and the decoder rebuild single images; nothing fused is seen."""
     import torch
 
-    from fusion.losses import dissimilarity
+    from fusion.training.similarity import dissimilarity
 
     trained = network(None)
 

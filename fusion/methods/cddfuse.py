@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser, stretched
+from fusion.methods.parts.running import as_fuser, stretched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -57,7 +57,7 @@ def losses(trained: "CDDFuse") -> "list[Callable[[Tensor, Tensor], dict[str, Ten
     import torch
     from torch.nn import functional as F
 
-    from fusion.losses import dissimilarity, gradient, sobel
+    from fusion.training.similarity import dissimilarity, gradient, sobel
 
     def slopes(image: "Tensor") -> "Tensor":
         both = torch.cat(sobel(F.pad(image, (1, 1, 1, 1), mode="replicate")), dim=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser
+from fusion.methods.parts.running import as_fuser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,9 +72,9 @@ def training(perceptual_weights: Path | None) -> Training:
     """Return the authors' main stage; needs VGG-19's weights, which are part of the network."""
     import torch
 
-    from fusion.losses import gradient, ssim
+    from fusion.methods.parts.vgg import vgg19_features
     from fusion.networks.coconet import VGG_WIDTHS, adaptive_weights, entropy
-    from fusion.networks.vgg import vgg19_features
+    from fusion.training.similarity import gradient, ssim
 
     trained = network(None)
     trained.vgg19.take(vgg19_features(perceptual_weights, list(VGG_WIDTHS)))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser, stretched
-from fusion.stage import InputError
+from fusion.methods.parts.running import as_fuser, stretched
+from pipeline.stage import InputError
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,9 +72,9 @@ def training(frozen: Path | None) -> Training:
     import torch
     from torch.nn import functional as F
 
-    from fusion.losses import sobel
     from fusion.methods import auifnet
     from fusion.networks.emma import Sensing
+    from fusion.training.similarity import sobel
 
     if frozen is None:
         raise InputError(

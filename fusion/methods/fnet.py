@@ -16,7 +16,7 @@ from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Tr
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from fusion.networks.fnet import FNet
+    from fusion.fnet.network import FNet
 
 # The authors' key, as a pattern, and ours.
 _AUTHORS_KEYS = [
@@ -49,7 +49,7 @@ def from_authors(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
 
 def read_network(weights: Path) -> "FNet":
     """Build FNet with the coding block that `weights` (ours or the authors') was trained with, and fill it."""
-    from fusion.networks.fnet import FNet
+    from fusion.fnet.network import FNet
     from fusion.weights import fill, read_state
 
     state = from_authors(read_state(weights))
@@ -60,7 +60,7 @@ def read_network(weights: Path) -> "FNet":
 
 def network(weights: Path | None) -> "FNet":
     """Return the plain network, filled from `weights` or, for None, with random ones."""
-    from fusion.networks.fnet import FNet
+    from fusion.fnet.network import FNet
 
     return FNet() if weights is None else read_network(weights)
 
@@ -69,8 +69,8 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     """Return the network as a function; `bf16` runs the convolutions in bfloat16 where there is a GPU."""
     import torch
 
-    from fusion.networks.fast import prepare
-    from fusion.networks.graphs import recorded_when_repeated
+    from fusion.fnet.fast import prepare
+    from fusion.fnet.gpu.graphs import recorded_when_repeated
 
     network = prepare(read_network(weights).to(device), precision)
 
@@ -94,10 +94,10 @@ def training(
 
     `block`, the coding block, and `without`, terms left out of Eq. 26, make the ablations of Table III.
     """
-    from fusion.losses import stage1_loss, stage2_loss
-    from fusion.networks.fast import compute
-    from fusion.networks.fnet import FNet
-    from fusion.networks.ifnet import IFNet
+    from fusion.fnet.fast import compute
+    from fusion.fnet.inverse import IFNet
+    from fusion.fnet.losses import stage1_loss, stage2_loss
+    from fusion.fnet.network import FNet
 
     fnet, ifnet = FNet(block), IFNet(block)
 

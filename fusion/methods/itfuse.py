@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser
+from fusion.methods.parts.running import as_fuser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +64,7 @@ def authors_output(fused: np.ndarray) -> np.ndarray:
 
 def training(perceptual_weights: Path | None) -> Training:
     """Return the published loss, Charbonnier and SSIM distances to both sources, at the published learning rate."""
-    from fusion.losses import ssim_inside
+    from fusion.training.similarity import ssim_inside
 
     trained = network(None)
 

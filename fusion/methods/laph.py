@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser
+from fusion.methods.parts.running import as_fuser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,8 +73,8 @@ def training(perceptual_weights: Path | None) -> Training:
     """Return the published loss: gradients, structural similarity and contrast."""
     from torch.nn import functional as F
 
-    from fusion.losses import sobel, ssim_inside
     from fusion.networks.laph import contrast
+    from fusion.training.similarity import sobel, ssim_inside
 
     trained = network(None)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser
+from fusion.methods.parts.running import as_fuser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,7 +58,7 @@ def authors_output(fused: np.ndarray) -> np.ndarray:
 
 def training(frozen: Path | None) -> Training:
     """Return the authors' one phase; needs VGG-16's weights."""
-    from fusion.networks.vgg import vgg16_features
+    from fusion.methods.parts.vgg import vgg16_features
 
     vgg, trained = vgg16_features(frozen, LAYERS), network(None)
 

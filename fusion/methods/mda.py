@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser, stretched
+from fusion.methods.parts.running import as_fuser, stretched
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,9 +64,9 @@ def training(frozen: Path | None) -> Training:
     from torch import nn
     from torch.nn import functional as F
 
-    from fusion.losses import multiscale_similarity
+    from fusion.methods.parts.vgg import normalised, vgg16_features
     from fusion.networks.mda import edges
-    from fusion.networks.vgg import normalised, vgg16_features
+    from fusion.training.similarity import multiscale_similarity
 
     vgg = vgg16_features(frozen, LAYERS)
     for name, step in vgg.steps.items():

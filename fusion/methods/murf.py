@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser
+from fusion.methods.parts.running import as_fuser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,8 +98,8 @@ def training(frozen: Path | None) -> Training:
     """Return the authors' first phase, which trains what fuses; the offsets of aligned pairs are nought."""
     import torch
 
-    from fusion.losses import ssim_inside
     from fusion.networks.murf import laplacian
+    from fusion.training.similarity import ssim_inside
 
     trained = network(None)
     # Even an offset of a hundredth of a pixel would look for border pixels outside the image, which are black.

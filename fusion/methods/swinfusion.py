@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser
+from fusion.methods.parts.running import as_fuser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,7 +49,7 @@ def training(frozen: Path | None) -> Training:
     """Return the authors' one phase, at a constant rate."""
     import torch
 
-    from fusion.losses import gradient, ssim
+    from fusion.training.similarity import gradient, ssim
 
     trained = network(None)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.running import as_fuser
+from fusion.methods.parts.running import as_fuser
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,9 +69,9 @@ def authors_output(fused: np.ndarray) -> np.ndarray:
 
 def training(perceptual_weights: Path | None) -> Training:
     """Return the first of the authors' three tasks, visible and infrared; needs VGG-16's weights."""
-    from fusion.losses import ssim_inside
+    from fusion.methods.parts.vgg import normalised, vgg16_features
     from fusion.networks.u2fusion import LAYERS, shares
-    from fusion.networks.vgg import normalised, vgg16_features
+    from fusion.training.similarity import ssim_inside
 
     trained, vgg = network(None), vgg16_features(perceptual_weights, LAYERS)
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from fusion.metrics.comparison import VIF_SMALLEST, VIF_WINDOWS, half_gaussian
 from fusion.metrics.conventions import Convention, find_convention
 from fusion.metrics.kernels import EPS, NOISE
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import numpy as np
 from fusion.metrics import kernels
 from fusion.metrics.conventions import Convention, find_convention
 from fusion.metrics.images import luma, stretched
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 
 def half_gaussian(side: int, sigma: float) -> tuple[float, ...]:

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ import numpy as np
 from fusion.metrics import kernels
 from fusion.metrics.comparison import VIF_WINDOWS, Comparison, Sources, check_fits, compare, prepare
 from fusion.metrics.conventions import Convention
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 _LEVELS = np.arange(256)
 

@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 
 def luma(image: np.ndarray) -> np.ndarray:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.networks.borders import mirrored
+from fusion.methods.parts.borders import mirrored
 
 STEPS = 10
 MAPS = 64

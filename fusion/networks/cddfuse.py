@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.networks.restormer import HEADS, BaseBlock, ChannelNorm, Gated, attend
+from fusion.methods.parts.restormer import HEADS, BaseBlock, ChannelNorm, Gated, attend
 
 MAPS, BLOCKS, DETAIL_STEPS = 64, 4, 3
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.networks.vgg import Features
+from fusion.methods.parts.vgg import Features
 
 SLOPE = 0.2
 MULTIPLE = 16  # of which the sides must be

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.networks.borders import continued
+from fusion.methods.parts.borders import continued
 
 SHALLOW, DEEP, GROWTH = 32, 128, 64  # feature maps
 PATCH, HEADS = 2, 16

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.networks.borders import continued
-from fusion.networks.restormer import BaseBlock
+from fusion.methods.parts.borders import continued
+from fusion.methods.parts.restormer import BaseBlock
 
 WIDTHS = (8, 16, 32, 32)  # maps at full, half, quarter and eighth size
 SENSING_WIDTHS = (64, 128, 256, 512, 1024)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.networks.borders import mirrored
+from fusion.methods.parts.borders import mirrored
 
 MAPS = 128  # of the low-rank part, and as many of the sparse one
 STEPS = 4

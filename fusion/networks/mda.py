@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.networks.borders import continued
+from fusion.methods.parts.borders import continued
 
 MAPS, SQUEEZED = 32, 4
 MULTIPLE = 8  # of which the sides must be

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.networks.borders import continued
+from fusion.methods.parts.borders import continued
 
 MULTIPLE = 8  # of which the sides must be
 SLOPE = 0.2

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from fusion.networks.borders import continued
+from fusion.methods.parts.borders import continued
 
 WIDTH, HEADS, WINDOW, SHIFT = 60, 6, 8, 4
 DEPTH, STAGES, STAGE_DEPTH = 4, 2, 2

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.networks.borders import continued
+from fusion.methods.parts.borders import continued
 
 GROWTH, DENSE = 44, 5  # maps that every layer adds, and layers that add to what came before
 DECODER = (128, 64, 32, 1)

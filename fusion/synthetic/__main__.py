@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion.artefacts import read_json, write_json, write_text
-from fusion.pairs import EXTENSIONS, write_image
-from fusion.stage import InputError, Progress, run
 from fusion.synthetic.scene import CLASSES, Box, make_scene
+from pipeline.artefacts import read_json, write_json, write_text
+from pipeline.pairs import EXTENSIONS, write_image
+from pipeline.stage import InputError, Progress, run
 
 SMALLEST_SIZE = 64
 MOST_SCENES = 100_000  # names have five digits

@@ -1,17 +1,16 @@
 """Reading and writing network weights: safetensors, and the authors' PyTorch files without running what is in them."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from fusion.artefacts import replacing
-from fusion.stage import InputError
+from pipeline.artefacts import replacing
+from pipeline.stage import InputError
+from pipeline.tensors import read_tensors
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
@@ -74,33 +73,6 @@ def _tensors(state: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"{path} is not a state dict; wanted tensors by name")
     return dict(state)
-
-
-def read_tensors(path: Path, device: str = "cpu") -> Any:
-    """Read a PyTorch file of tensors and plain values; its checksums are compared, which torch itself does not do.
-
-    Raises:
-        InputError: a checksum differs.
-        Exception: of whatever kind a broken or forbidden file makes torch raise.
-    """
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise InputError(f"{path} is damaged: the checksum of {damaged} in it is wrong")
-    return torch.load(path, map_location=device, weights_only=True)
-
-
-def write_tensors(path: Path, value: Any) -> None:
-    """Write tensors and plain values as a PyTorch file, atomically; the same values give the same bytes."""
-    # Through a file of ours: by name, torch would put that name, which has our process's number, into the file.
-    with replacing(path) as part, part.open("wb") as file:
-        try:
-            torch.save(value, file)
-        except RuntimeError as error:
-            if isinstance(error.__context__, OSError):  # the disk is full, say, and torch does not say so
-                raise error.__context__ from None
-            raise
 
 
 def write_state(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:

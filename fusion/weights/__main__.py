@@ -11,11 +11,11 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from fusion.artefacts import sha256_file
 from fusion.fuse import weights_digest
 from fusion.methods import METHODS, packaged_weights
-from fusion.stage import InputError, run
 from fusion.weights import write_state
+from pipeline.artefacts import sha256_file
+from pipeline.stage import InputError, run
 
 
 def describe(name: str, folder: Path) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 MAGIC = bytes.fromhex("57fb808b247547db")
 FOOTER = 48  # bytes: two block handles, filled up with zeros to 40, and the magic number

@@ -6,7 +6,7 @@ import pytest
 
 from detection import audit
 from detection.boxes import Box
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 KEYS = {"pairs", "boxes", "boxes_per_class", "sizes", "unpaired", "degenerate_boxes", "duplicates"}
 

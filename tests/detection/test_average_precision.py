@@ -3,7 +3,7 @@ import pytest
 
 from detection.average_precision import confusion, found_annotations, read_conditions, score, score_conditions
 from detection.truth import build_truth
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 
 def truth_of(boxes, classes=("a", "b"), images=2):

@@ -1,7 +1,7 @@
 import pytest
 
 from detection.boxes import Box, read_voc, read_yolo
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 CLASSES = ("People", "Car")
 CAR = Box("Car", 10, 20, 30, 50)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from detection.boxes import read_voc, read_yolo
 from detection.variant import read_data
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 CLASSES = ("People", "Car")
 WORDS = st.sampled_from(["0", "1", "2", "-1", "²", "0.5", "1e999", "nan", "-0", "1_0", "", "People", "96", "640"])

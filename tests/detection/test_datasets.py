@@ -11,7 +11,7 @@ import yaml
 from detection import audit, prepare
 from detection.datasets import DATASETS, find_dataset
 from detection.datasets.layout import find_labels
-from fusion.stage import InputError
+from pipeline.stage import InputError
 
 
 def test_classes_are_in_the_order_of_the_authors():

@@ -6,8 +6,8 @@ import torchvision
 from detection import late
 from detection.average_precision import score
 from detection.late import OVERLAP, pool, suppressed_boxes, weighted_boxes
-from fusion.artefacts import read_json, sha256_json, write_json
-from fusion.stage import InputError
+from pipeline.artefacts import read_json, sha256_json, write_json
+from pipeline.stage import InputError
 
 
 def found(bbox, value, image=1, category=1):

@@ -8,8 +8,8 @@ import yaml
 
 from detection import test, train
 from detection.detector import build_model, describe, load_weights, own_architecture, raw_detections
-from fusion.artefacts import read_json, sha256_json
-from fusion.stage import InputError
+from pipeline.artefacts import read_json, sha256_json
+from pipeline.stage import InputError
 
 SMALL = ["--image-size", "64", "--epochs", "2", "--batch", "5", "--nominal-batch", "5", "--close-mosaic", "1"]
 SMALL += ["--optimizer", "AdamW", "--lr0", "0.0005", "--device", "cpu", "--threads", "1"]

@@ -2,8 +2,8 @@ import pytest
 
 from detection import objects
 from detection.objects import helps
-from fusion.artefacts import read_json, write_json
-from fusion.stage import InputError
+from pipeline.artefacts import read_json, write_json
+from pipeline.stage import InputError
 
 BOXES = {"both": (0, 0, 20, 20), "visible": (40, 0, 50, 50), "fused": (0, 60, 100, 100), "none": (150, 0, 9, 9)}
 TRUTH = {

@@ -5,8 +5,8 @@ import pytest
 from detection import cost, detector
 from detection.recipe import Recipe
 from detection.variant import read_data
-from fusion.artefacts import read_json
-from fusion.stage import InputError
+from pipeline.artefacts import read_json
+from pipeline.stage import InputError
 
 PLAN = ["--variants", "visible", "infrared", "fnet", "--seeds", "0", "1", "--device", "cpu", "--threads", "1"]
 PLAN += ["--image-size", "64", "--batch", "4", "--epochs", "50"]

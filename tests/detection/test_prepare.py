@@ -6,8 +6,8 @@ import pytest
 
 from detection import prepare
 from detection.truth import read_truth
-from fusion.artefacts import sha256_lines
-from fusion.stage import InputError
+from pipeline.artefacts import sha256_lines
+from pipeline.stage import InputError
 
 
 def run(root, output, *options, dataset="m3fd"):

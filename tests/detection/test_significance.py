@@ -16,8 +16,8 @@ from detection.significance import (
     p_value,
     weighted_average_precision,
 )
-from fusion.artefacts import read_json, write_json
-from fusion.stage import InputError
+from pipeline.artefacts import read_json, write_json
+from pipeline.stage import InputError
 
 
 def simulated(rng, images=30, classes=3, quality=0.7, shift=2.0):

@@ -4,9 +4,9 @@ import pytest
 
 from detection.likeness import describe, likeness, look_at
 from detection.splits import KEPT, find_scenes, kept_split, limited, list_split, random_split, scene_split
-from fusion.pairs import find_pairs
-from fusion.stage import InputError
 from fusion.synthetic.__main__ import write_scenes
+from pipeline.pairs import find_pairs
+from pipeline.stage import InputError
 
 NAMES = [f"{number:05}" for number in range(100)]
 

@@ -8,8 +8,8 @@ from detection import test as stage
 from detection.detector import build_model, save_weights
 from detection.test import letterbox, predict, suppress
 from detection.variant import read_data
-from fusion.artefacts import read_json
-from fusion.stage import InputError
+from pipeline.artefacts import read_json
+from pipeline.stage import InputError
 
 
 @pytest.fixture(scope="module")

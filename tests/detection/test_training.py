@@ -20,8 +20,8 @@ from detection import detector, images, test, train
 from detection.detector import build_model, load_weights, save_weights, start_from
 from detection.recipe import Recipe, learning_rate
 from detection.variant import read_data
-from fusion.artefacts import read_json
-from fusion.stage import InputError
+from pipeline.artefacts import read_json
+from pipeline.stage import InputError
 
 # isort: split
 from ultralytics.utils.torch_utils import ModelEMA

@@ -13,9 +13,9 @@ from detection import variant
 from detection.images import TrainingImages, read_bgr
 from detection.recipe import AUGMENTATION, Recipe, epoch_batches, epoch_order
 from detection.variant import read_data
-from fusion.artefacts import sha256_file, write_csv
-from fusion.pairs import write_image
-from fusion.stage import InputError
+from pipeline.artefacts import sha256_file, write_csv
+from pipeline.pairs import write_image
+from pipeline.stage import InputError
 
 PLAIN = dict.fromkeys(AUGMENTATION, 0.0)
 VARIED = {name: getattr(Recipe(mixup=0.5), name) for name in AUGMENTATION}

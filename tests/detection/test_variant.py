@@ -8,8 +8,8 @@ import yaml
 
 from detection import prepare, variant
 from detection.variant import read_data
-from fusion.artefacts import sha256_file, sha256_lines, write_csv
-from fusion.stage import InputError
+from pipeline.artefacts import sha256_file, sha256_lines, write_csv
+from pipeline.stage import InputError
 
 
 @pytest.fixture

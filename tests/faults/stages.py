@@ -81,7 +81,7 @@ def _run(module: str, options: list[str], log: str, memory: int | None) -> None:
     os.dup2(target, 1)
     os.dup2(target, 2)
     main = importlib.import_module(module).main
-    from fusion import stage
+    from pipeline import stage
 
     if memory is not None:
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -213,7 +213,7 @@ def _without_times(path: Path) -> bytes:
 
 
 def parts_left(folder: Path) -> list[str]:
-    """Return the half-written files below `folder`: those of `fusion.artefacts.replacing`."""
+    """Return the half-written files below `folder`: those of `pipeline.artefacts.replacing`."""
     return [path.name for path in folder.rglob(".*-*") if path.name[1].isdigit()] if folder.is_dir() else []
 
 

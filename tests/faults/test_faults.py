@@ -8,10 +8,10 @@ import pytest
 from stages import Bench
 
 from detection.variant import read_data
-from fusion.artefacts import only_writer, write_csv
-from fusion.pairs import MOST_PIXELS, find_images, read_image
-from fusion.stage import NO_MEMORY, InputError
-from fusion.weights import read_tensors, write_tensors
+from pipeline.artefacts import only_writer, write_csv
+from pipeline.pairs import MOST_PIXELS, find_images, read_image
+from pipeline.stage import NO_MEMORY, InputError
+from pipeline.tensors import read_tensors, write_tensors
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +104,7 @@ def test_an_image_for_which_memory_runs_out_is_not_called_broken(bench, tmp_path
     def no_memory(file):
         raise MemoryError
 
-    monkeypatch.setattr("fusion.pairs.Image.open", no_memory)
+    monkeypatch.setattr("pipeline.pairs.Image.open", no_memory)
     with pytest.raises(MemoryError):
         read_image(tmp_path / "vi/a.png")
 
@@ -130,7 +130,7 @@ def test_a_changed_byte_of_a_tensor_file_is_found(tmp_path):
 def test_a_table_without_its_last_characters_is_refused(tmp_path):
     import pandas as pd
 
-    from fusion.artefacts import read_csv
+    from pipeline.artefacts import read_csv
 
     write_csv(tmp_path / "t.csv", pd.DataFrame({"name": ["a"], "x": [1.25]}), {})
     (tmp_path / "t.csv").write_bytes((tmp_path / "t.csv").read_bytes()[:-2])

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.colour import split_pair
 from fusion.fuse import clip
 from fusion.methods import METHODS, Training
 from fusion.metrics import prepare, score
-from fusion.pairs import find_pairs
+from pipeline.colour import split_pair
+from pipeline.pairs import find_pairs
 
 
 def random_pairs(count: int, height: int, width: int) -> torch.Tensor:

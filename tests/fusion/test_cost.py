@@ -8,10 +8,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from fusion.cost import count_multiply_adds, count_parameters, main, peak_memory
+from fusion.fnet.network import FNet
 from fusion.methods import METHODS
-from fusion.networks.fnet import FNet
-from fusion.stage import InputError
 from fusion.weights import write_state
+from pipeline.stage import InputError
 
 
 class Takes(nn.Module):

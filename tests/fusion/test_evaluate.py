@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusion import artefacts, evaluate
+from fusion import evaluate
 from fusion.metrics import METRICS, prepare, score
-from fusion.pairs import write_image
-from fusion.stage import InputError
+from pipeline import artefacts
+from pipeline.pairs import write_image
+from pipeline.stage import InputError
 
 NAMES = ["00042", "a b'c", "straße"]
 

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from fusion import explain
+from fusion.fnet.network import FNet
 from fusion.methods.fnet import read_network
-from fusion.networks.fnet import FNet
-from fusion.pairs import write_image
-from fusion.stage import InputError
 from fusion.weights import write_state
+from pipeline.pairs import write_image
+from pipeline.stage import InputError
 
 
 @pytest.fixture

@@ -10,14 +10,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from fusion.artefacts import read_csv, sha256_file
+from fusion.fnet.network import FNet
 from fusion.fuse import fuse_pair, fuse_pairs, helpers, main, one_at_a_time
 from fusion.methods import METHODS
 from fusion.methods.laplacian import pyramid
-from fusion.networks.fnet import FNet
-from fusion.pairs import find_pairs, read_image, write_image
-from fusion.stage import InputError
 from fusion.weights import write_state
+from pipeline.artefacts import read_csv, sha256_file
+from pipeline.pairs import find_pairs, read_image, write_image
+from pipeline.stage import InputError
 
 
 @pytest.fixture

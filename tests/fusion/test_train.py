@@ -17,15 +17,16 @@ from method_checks import random_pairs
 from safetensors.torch import load_file
 from torchvision.models import vgg16, vgg19
 
-from fusion import batches, train
-from fusion.artefacts import read_csv, sha256_file
-from fusion.batches import batch_indices, draw_batch, random_tones
-from fusion.devices import claimed_device
+from fusion import train
 from fusion.methods import METHODS, Phase, Training
-from fusion.pairs import write_image
-from fusion.stage import InputError
 from fusion.train import TRAINABLE, main
+from fusion.training import batches
+from fusion.training.batches import batch_indices, draw_batch, random_tones
 from fusion.weights import write_state
+from pipeline.artefacts import read_csv, sha256_file
+from pipeline.devices import claimed_device
+from pipeline.pairs import write_image
+from pipeline.stage import InputError
 
 SMALL = ["--stage1-iterations", "3", "--stage2-iterations", "5", "--batch", "2", "--crop", "16", "--checkpoint-every"]
 SMALL += ["1", "--log-every", "2", "--device", "cpu", "--threads", "1", "--ema", "0.5"]

@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusion.artefacts import read_json, sha256_file, sha256_json, sha256_lines, write_csv, write_json, write_text
-from fusion.pairs import write_image
+from pipeline.artefacts import read_json, sha256_file, sha256_json, sha256_lines, write_csv, write_json, write_text
+from pipeline.pairs import write_image
 
 CLASSES = ["People", "Car", "Bus", "Lamp", "Motorcycle", "Truck"]
 SIZE = (40, 64)

@@ -5,7 +5,7 @@ import pytest
 from browser import Browser, find_browser
 from test_tables import with_late, write_significance
 
-from fusion.artefacts import read_json, write_json
+from pipeline.artefacts import read_json, write_json
 from reports import page, tables
 
 WIDTHS = (1280, 390)

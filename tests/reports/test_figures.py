@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.artefacts import read_json
+from fusion.fnet.network import FNet
 from fusion.methods import METHODS
-from fusion.networks.fnet import FNet
-from fusion.pairs import write_image
-from fusion.stage import InputError
 from fusion.weights import write_state
+from pipeline.artefacts import read_json
+from pipeline.pairs import write_image
+from pipeline.stage import InputError
 from reports import figures
 
 

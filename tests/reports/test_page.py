@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from fusion.artefacts import read_csv, read_json, write_json
-from fusion.pairs import write_image
-from fusion.stage import InputError
+from pipeline.artefacts import read_csv, read_json, write_json
+from pipeline.pairs import write_image
+from pipeline.stage import InputError
 from reports import page, scenes, tables
 from reports.render import format_value
 

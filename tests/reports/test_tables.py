@@ -8,8 +8,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from fusion.artefacts import read_csv, read_json, sha256_json, write_csv, write_json, write_text
-from fusion.stage import InputError
+from pipeline.artefacts import read_csv, read_json, sha256_json, write_csv, write_json, write_text
+from pipeline.stage import InputError
 from reports import collect, paper, tables
 from reports.render import Layout, rank_marks, to_latex, to_markdown
 

@@ -14,11 +14,11 @@ import pytest
 import yaml
 
 from detection.datasets import DATASETS
-from fusion.artefacts import read_csv
+from fusion.fnet.network import FNet
 from fusion.methods import METHODS
-from fusion.networks.fnet import FNet
-from fusion.pairs import write_image
 from fusion.weights import write_state
+from pipeline.artefacts import read_csv
+from pipeline.pairs import write_image
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent

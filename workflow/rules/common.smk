@@ -14,8 +14,8 @@ from snakemake.utils import validate
 
 from detection.datasets import find_dataset
 from fusion.methods import METHODS, packaged_weights
-from fusion.own import Own, own_method, source_files
-from fusion.stage import InputError, threads_available
+from fusion.own.method import Own, own_method, source_files
+from pipeline.stage import InputError, threads_available
 from reports.plan import cost_line, describe
 
 MOST_VALUES = 100_000  # of a configuration, far above any; YAML's aliases can make billions of a few lines

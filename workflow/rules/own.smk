@@ -7,7 +7,7 @@ OWN = {
 
 if clash := sorted(set(OWN) & set(METHODS)):
     raise WorkflowError(
-        f"config: fusion.own names {clash}; wanted names that no method has"
+        f"config: fusion.own.method names {clash}; wanted names that no method has"
     )
 
 for name, own in OWN.items():
@@ -16,11 +16,11 @@ for name, own in OWN.items():
         continue
     if own.kind == "folder" and not Path(own.target).is_dir():
         raise WorkflowError(
-            f"config: fusion.own.{name}: {own.target} is no folder here; wanted one with a fused image for each pair"
+            f"config: fusion.own.method.{name}: {own.target} is no folder here; wanted one with a fused image for each pair"
         )
     if own.kind == "model" and not Path(own.target).is_file():
         raise WorkflowError(
-            f"config: fusion.own.{name}: {own.target} is no file here; wanted an ONNX or a TorchScript file"
+            f"config: fusion.own.method.{name}: {own.target} is no file here; wanted an ONNX or a TorchScript file"
         )
 
 METHODS = {

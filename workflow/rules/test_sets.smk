@@ -146,6 +146,6 @@ rule build_test_set_table:
         costs=lambda wildcards, input: options({"costs": list(input.costs)}),
         code=digest("reports", "fusion/metrics/statistics.py"),
     shell:
-        "python -m reports.table1 --table {wildcards.table} --datasets {params.datasets:q} --columns {params.columns:q}"
+        "python -m reports.test_sets --table {wildcards.table} --datasets {params.datasets:q} --columns {params.columns:q}"
         " --scores {input.scores:q} --manifests {input.manifests:q} {params.costs:q} --config-snapshot {input.config:q}"
         ' --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'

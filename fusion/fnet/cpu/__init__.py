@@ -1,0 +1,1 @@
+"""A merged LZSC block on a CPU, by Fourier transforms of tiles."""

@@ -1,0 +1,243 @@
+"""A merged LZSC block on a GPU: every 9x9 convolution as one of 9x1, on maps that hold each pixel's row neighbours.
+
+A GPU's matrix units multiply tiles of at least eight channels; the maps of these networks have one to six, so that a
+9x9 convolution from or to them leaves most of each tile empty. Nine horizontal shifts of a map, side by side as
+channels, fill the tiles: what goes up to a code is a 9x1 convolution of the shifted maps, and what comes down from one
+is a 9x1 convolution to nine maps for each wanted, which are then shifted and summed. Products are of the number type
+asked for and accumulate in float32; sums of maps, thresholds and momentum are float32.
+
+Each of the operations (shifts, sums of shifted maps, momentum with threshold; of bfloat16 also the convolutions and the
+products that are their gradients) is one kernel on a GPU (`fusion.fnet.gpu.kernels`); where Triton cannot compile
+them, and on a CPU, the plain functions here do the same.
+"""
+
+import functools
+import logging
+from collections.abc import Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+from fusion.fnet.lzsc import KERNEL, STEPS, threshold
+
+if TYPE_CHECKING:
+    from fusion.fnet.fast import Merged
+
+HALF = KERNEL // 2
+TILE_CHANNELS = 8  # the least that a tile of bfloat16 holds; fewer are filled up with zeros
+
+
+def kernels(tensor: Tensor) -> ModuleType | None:
+    """Return `fusion.fnet.gpu.kernels` where it serves a tensor: on a GPU, in numbers of at most 32 bits."""
+    return gpu_kernels() if tensor.is_cuda and tensor.dtype != torch.float64 else None
+
+
+def multiplying_kernels(tensor: Tensor) -> ModuleType | None:
+    """Return the module where it also multiplies matrices for a tensor: of bfloat16, on a GPU that has it."""
+    has_it = tensor.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return kernels(tensor) if has_it and tensor.dtype == torch.bfloat16 else None
+
+
+@functools.cache
+def gpu_kernels() -> ModuleType | None:
+    """Return the module of kernels if they compile and run here, else None, with a warning."""
+    try:
+        from fusion.fnet.gpu import kernels as compiled_here
+
+        compiled_here.probe(torch.device("cuda"))
+    except Exception as error:  # Triton missing, no C compiler, a GPU too old: its errors share no public class
+        logging.warning(
+            "warning: FNet's kernels do not run on this GPU, it is slower (%s: %s)", type(error).__name__, error
+        )
+        return None
+    return compiled_here
+
+
+def spread(maps: Tensor, channels: int, backwards: bool, kind: torch.dtype) -> Tensor:
+    """Return the nine horizontal shifts of maps side by side, zeros coming in: (N, n, H, W) to (N, channels, H, W).
+
+    Channel g n + m is map m shifted by g - 4 pixels (`backwards`: 4 - g); those over 9 n are zeros. Channels-last.
+    """
+    if module := kernels(maps):
+        return module.spread(maps, channels, backwards, kind)
+    width = maps.shape[-1]
+    padded = F.pad(maps, (HALF, HALF)).to(kind)
+    shifts = [padded[..., dx : dx + width] for dx in range(KERNEL)]
+    wide = torch.cat(shifts[::-1] if backwards else shifts, dim=1)
+    wide = F.pad(wide, (0, 0, 0, 0, 0, channels - wide.shape[1]))
+    return wide.contiguous(memory_format=torch.channels_last)
+
+
+def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
+    """Shift nine groups of `count` maps, each by its place, and sum them, in float32 at least: adjoint of `spread`."""
+    if module := kernels(wide):
+        return module.gather(wide, count, backwards)
+    width = wide.shape[-1]
+    padded = F.pad(wide[:, : KERNEL * count], (HALF, HALF)).to(torch.promote_types(wide.dtype, torch.float32))
+    places = reversed(range(KERNEL)) if backwards else range(KERNEL)
+    shifted = [group[..., dx : dx + width] for group, dx in zip(padded.split(count, dim=1), places, strict=True)]
+    return functools.reduce(torch.add, shifted)
+
+
+def stack(maps: Tensor) -> Tensor:
+    """Return the nine vertical shifts of channels-last maps side by side, zeros coming in: (N, H, W, 9 c).
+
+    Channel c g + m is map m shifted by g - 4 pixels.
+    """
+    if module := kernels(maps):
+        return module.stack(maps)
+    height = maps.shape[2]
+    padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 0, 0, HALF, HALF))
+    return torch.cat([padded[:, dy : dy + height] for dy in range(KERNEL)], dim=-1)
+
+
+def column(maps: Tensor, taps: Tensor, backwards: bool = False) -> Tensor:
+    """Convolve channels-last maps (N, c, H, W) with a column of nine taps (9, c, o), zero-padded: (N, o, H, W).
+
+    Map y + dy - 4 meets tap dy, `backwards` tap 8 - dy.
+    """
+    if module := multiplying_kernels(maps):
+        return module.column(maps, taps, backwards)
+    taps = (taps.flip(0) if backwards else taps).permute(2, 1, 0).unsqueeze(-1)
+    result = F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last), padding=(HALF, 0))
+    return result.contiguous(memory_format=torch.channels_last)  # as the kernels want it, whatever the library chose
+
+
+def products(fixed: Tensor, moved: Tensor) -> Tensor:
+    """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), float32 at least: (a, dy, b).
+
+    A gradient of taps. Libraries sum it over all pixels in a few blocks, which leaves most of a GPU idle where taps are
+    as few as these: here it is a matrix product for each of many slices of the batch, and a sum over them.
+    """
+    if module := multiplying_kernels(moved):
+        return module.products(fixed, moved)
+    count, channels, height, _ = moved.shape
+    slices = count * next(n for n in (8, 4, 2, 1) if height % n == 0)
+    found = torch.bmm(
+        fixed.permute(0, 2, 3, 1).reshape(slices, -1, fixed.shape[1]).transpose(1, 2),
+        stack(moved).reshape(slices, -1, KERNEL * channels),
+    )
+    return found.sum(0, dtype=torch.promote_types(found.dtype, torch.float32)).unflatten(1, (KERNEL, channels))
+
+
+def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int) -> Tensor:
+    """Return u^k = T(v + (1 + rho^k) u^{k-1} - rho^k u^{k-2}) in the number type of v, computed in float32 at least.
+
+    before: u^{k-2}, u^{k-1}, as far as there are any. rho, theta: of all steps.
+    """
+    if module := kernels(v):
+        return module.step(v, before, rho, theta, k)
+    exact = torch.promote_types(v.dtype, torch.float32)
+    moved = v.to(exact)
+    for u, factor in zip(reversed(before), (1 + rho[k], -rho[k]), strict=False):
+        moved = moved + factor * u.to(exact)
+    return threshold(moved, theta[k]).to(v.dtype)
+
+
+def step_backward(
+    gradient: Tensor, later: Sequence[Tensor], v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the gradients of v, rho^k and theta^k by `step`.
+
+    gradient: of u^k, by its readers. later: of v^{k+1} and v^{k+2}, in which u^k is, as far as there are any.
+    """
+    if module := kernels(v):
+        return module.step_backward(gradient, later, v, before, rho, theta, k)
+    above = gradient.to(torch.promote_types(v.dtype, torch.float32))
+    for index, of_v in enumerate(later, k + 1):
+        above = above + (1 + rho[index] if index == k + 1 else -rho[index]) * of_v
+    with torch.enable_grad():
+        wanted = [tensor.detach().requires_grad_() for tensor in (v, rho, theta)]
+        result = step(wanted[0], before, *wanted[1:], k)
+        found = torch.autograd.grad(result, wanted, above.to(v.dtype), materialize_grads=True)
+    return found[0], found[1][k], found[2][k]
+
+
+def up_taps(weight: Tensor, kind: torch.dtype) -> Tensor:
+    """Return weights (64, n, 9, 9) as taps for spread maps, (9, channels, 64): channel n dx + m is map m's."""
+    taps = weight.to(kind).permute(2, 3, 1, 0).flatten(1, 2)
+    return F.pad(taps, (0, 0, 0, -taps.shape[1] % TILE_CHANNELS))
+
+
+def up_weight(found: Tensor, count: int) -> Tensor:
+    """Return what is laid out as taps (9, channels, 64) as weights (64, count, 9, 9): `up_taps` back."""
+    return found[:, : KERNEL * count].unflatten(1, (KERNEL, count)).permute(3, 2, 0, 1)
+
+
+def down_taps(weight: Tensor, kind: torch.dtype) -> Tensor:
+    """Return weights (m, 64, 9, 9) as taps to maps that `gather` sums, (9, 64, channels)."""
+    return up_taps(weight.transpose(0, 1), kind).transpose(1, 2)
+
+
+def down_weight(found: Tensor, count: int) -> Tensor:
+    """Return what is laid out as taps (9, 64, channels) as weights (count, 64, 9, 9): `down_taps` back."""
+    return up_weight(found.transpose(1, 2), count).transpose(0, 1)
+
+
+class _ReadWide(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, image: Tensor, kind: torch.dtype, learns: bool, theta: Tensor, rho: Tensor, *weights: Tensor
+    ) -> Tensor:
+        channels = image.shape[1]
+        up = [up_taps(weight, kind) for weight in weights[: STEPS + 1]]
+        down = [down_taps(weight, kind) for weight in weights[STEPS + 1 :]]
+        kept, before, images_before, images = [], [], None, None
+        for k in range(STEPS + 1):
+            maps = [image]
+            if k > 0:
+                maps.append(images[:, :channels])
+            if k > 1:
+                maps.append(images_before[:, channels:])
+            wide = spread(torch.cat(maps, dim=1), up[k].shape[1], False, kind)
+            v = column(wide, up[k])
+            before = [*before[-1:], step(v, before, rho, theta, k)]
+            images_before, images = images, gather(column(before[-1], down[k]), len(weights[STEPS + 1 + k]), False)
+            if learns:
+                kept += [wide, v, before[-1]]
+        ctx.channels, ctx.counts = channels, [len(weight) for weight in weights[STEPS + 1 :]]
+        if learns:
+            ctx.save_for_backward(theta, rho, *up, *down, *kept)
+        return images
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        theta, rho, *tensors = ctx.saved_tensors
+        up, down, kept = tensors[: STEPS + 1], tensors[STEPS + 1 : 2 * (STEPS + 1)], tensors[2 * (STEPS + 1) :]
+        wides, vs, codes = kept[::3], kept[1::3], kept[2::3]
+        channels, of_image, of_v, of_maps = ctx.channels, 0, [], []  # the latter two: of steps k + 1 and k + 2
+        of_up, of_down, of_rho, of_theta = [], [], [], []  # from the last step on
+        for k in reversed(range(STEPS + 1)):
+            if k < STEPS:  # what steps k + 1 and k + 2 have read of u^k
+                read = [maps[:, first * channels : (first + 1) * channels] for first, maps in enumerate(of_maps, 1)]
+                gradient = torch.cat(read, dim=1)
+            spread_gradient = spread(gradient, down[k].shape[2], True, codes[k].dtype)
+            of_down.append(down_weight(products(codes[k], spread_gradient).flip(1).transpose(0, 1), ctx.counts[k]))
+            of_u = column(spread_gradient, down[k].transpose(1, 2), backwards=True)
+            before = codes[max(k - 2, 0) : k]
+            of_newest, of_rho_k, of_theta_k = step_backward(of_u, of_v, vs[k], before, rho, theta, k)
+            of_rho.append(of_rho_k)
+            of_theta.append(of_theta_k)
+            count = channels * (len(before) + 1)
+            of_up.append(up_weight(products(of_newest, wides[k]).permute(1, 2, 0), count))
+            if k > 0 or ctx.needs_input_grad[0]:
+                maps = gather(column(of_newest, up[k].transpose(1, 2), backwards=True), count, True)
+                of_image = of_image + maps[:, :channels]
+                of_v, of_maps = [of_newest, *of_v[:1]], [maps, *of_maps[:1]]
+        scalars = torch.stack([*reversed(of_theta), *reversed(of_rho)]).chunk(2)
+        return of_image, None, None, *scalars, *reversed(of_up), *reversed(of_down)
+
+
+def read_wide(image: Tensor, block: "Merged", kind: torch.dtype) -> Tensor:
+    """Return what the readers of a block see in an image's code, (N, c, H, W) to (N, m, H, W), float32 at least.
+
+    Products are of the number type `kind`; differentiable once.
+    """
+    # Asked here: within the function no gradient is recorded, whatever its caller wants.
+    learns = torch.is_grad_enabled()
+    return _ReadWide.apply(image, kind, learns, block.theta, block.rho, *block.up, *block.down)

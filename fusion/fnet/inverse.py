@@ -1,0 +1,27 @@
+"""IFNet: the inverse fusion network that stage I of training needs (Section III-C, Eq. 24).
+
+The authors' public code sends both outputs through one synthesis convolution and leaves a second one unused; here
+each source has its own, as in Eq. 24. The count, 207,368 parameters, is the same.
+"""
+
+from torch import Tensor, nn
+
+from fusion.fnet.lzsc import FEATURES, convolution
+from fusion.fnet.network import BLOCKS, Block
+
+
+class IFNet(nn.Module):
+    """Splits a fused luma (N, 1, H, W) into estimates of visible luma and infrared, (N, 1, H, W) each."""
+
+    def __init__(self, block: Block = "lzsc") -> None:
+        super().__init__()
+        self.code_infrared = BLOCKS[block](1)
+        self.code_visible = BLOCKS[block](1)
+        self.synthesis_infrared = convolution(FEATURES, 1)
+        self.synthesis_visible = convolution(FEATURES, 1)
+
+    def forward(self, fused: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the estimates of visible luma and infrared."""
+        infrared = self.synthesis_infrared(self.code_infrared(fused))
+        visible = self.synthesis_visible(self.code_visible(fused))
+        return visible, infrared

@@ -1,0 +1,94 @@
+"""Frozen VGG networks as feature extractors, for losses and inside CoCoNet; torchvision's published weights.
+
+Simonyan and Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015.
+Layers are called conv1_1, relu1_1, ..., pool1, conv2_1, ... as in that paper's tables.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import vgg16, vgg19
+
+from fusion.weights import fill, read_state
+from pipeline.stage import InputError
+
+# As torchvision names its files; the digits are the beginning of the SHA-256.
+FILES = {"VGG-16": "vgg16-397923af.pth", "VGG-19": "vgg19-dcbb9e9d.pth"}
+PUBLISHED_AT = "https://download.pytorch.org/models/"
+# What torchvision's networks were trained with: RGB in 0..1 minus the mean, over the deviation.
+MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Features(nn.Module):
+    """The convolutional part of a VGG up to the last layer asked for; parameters have requires_grad False."""
+
+    def __init__(self, features: nn.Sequential, layers: Sequence[str]) -> None:
+        super().__init__()
+        names = layer_names(features)
+        if unknown := [layer for layer in layers if layer not in names]:
+            raise ValueError(f"no layer {', '.join(unknown)}; wanted some of {', '.join(names)}")
+        self.layers = tuple(layers)
+        self.steps = nn.ModuleDict()
+        for name, step in zip(names, features, strict=True):
+            # In place, an activation would overwrite the convolution's output that was asked for.
+            self.steps[name] = nn.ReLU() if isinstance(step, nn.ReLU) else step
+            if set(layers) <= self.steps.keys():
+                break
+        self.requires_grad_(False)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Return the maps of the layers asked for, in that order, of images (N, 3, H, W); see `normalised`."""
+        found = {}
+        for name, step in self.steps.items():
+            images = found[name] = step(images)
+        return [found[name] for name in self.layers]
+
+
+def layer_names(features: nn.Sequential) -> list[str]:
+    """Name the steps of torchvision's `features`: conv1_1, relu1_1, conv1_2, relu1_2, pool1, conv2_1, ..."""
+    names, block, place = [], 1, 0
+    for step in features:
+        if isinstance(step, nn.MaxPool2d):
+            names.append(f"pool{block}")
+            block, place = block + 1, 0
+        else:
+            place += isinstance(step, nn.Conv2d)
+            names.append(f"{'conv' if isinstance(step, nn.Conv2d) else 'relu'}{block}_{place}")
+    return names
+
+
+def normalised(luma: Tensor) -> Tensor:
+    """Return luma (N, 1, H, W) in 0..1 as the three channels, (N, 3, H, W), that torchvision's weights expect."""
+    mean, deviation = (luma.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, DEVIATION))
+    return (luma - mean) / deviation
+
+
+def vgg16_features(path: Path | None, layers: Sequence[str]) -> Features:
+    """Return VGG-16's maps of `layers`, filled from torchvision's state dict file; frozen, in evaluation mode.
+
+    Raises:
+        InputError: `path` is None, or not such a file.
+    """
+    return _features("VGG-16", path, layers)
+
+
+def vgg19_features(path: Path | None, layers: Sequence[str]) -> Features:
+    """Do as `vgg16_features` with VGG-19."""
+    return _features("VGG-19", path, layers)
+
+
+def _features(name: str, path: Path | None, layers: Sequence[str]) -> Features:
+    if path is None:
+        raise InputError(
+            f"no file of pretrained {name} weights was given; wanted torchvision's {FILES[name]}, "
+            f"published at {PUBLISHED_AT}"
+        )
+    with torch.device("meta"):  # no random start, which the file would overwrite
+        features = {"VGG-16": vgg16, "VGG-19": vgg19}[name](weights=None).features
+    features.to_empty(device="cpu")
+    # The classifier's weights, three quarters of the file, make no maps.
+    state = {key: value for key, value in read_state(path).items() if not key.startswith("classifier.")}
+    fill(features, {key.removeprefix("features."): value for key, value in state.items()}, path)
+    return Features(features, layers).eval()

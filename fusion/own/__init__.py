@@ -1,0 +1,1 @@
+"""Methods and metrics of the user's own."""

@@ -1,0 +1,1 @@
+"""What trainings of fusion networks share: batches, comparisons of images for losses, an optimiser."""

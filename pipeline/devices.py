@@ -1,0 +1,113 @@
+"""Which device a process computes on, so that jobs on one machine do not meet on one GPU.
+
+A GPU is taken by locking a file; the kernel frees it when the process ends, however it ends.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+from pipeline.stage import InputError, threads_available
+
+Device = Literal["auto", "cpu", "cuda"]
+DEVICES = ("auto", "cpu", "cuda")
+PRECISIONS = ("fp32", "bf16", "auto")
+
+
+@contextlib.contextmanager
+def claimed_device(choice: Device, threads: int | None = None, wait_s: float = 86400.0) -> Iterator[str]:
+    """Yield `cpu` or `cuda:N`, a GPU that no other stage on this machine uses meanwhile.
+
+    `auto` is a GPU where torch sees one, else the CPU. On the CPU torch is given `threads` threads, and the process
+    keeps the memory that it frees (`keep_freed_memory`). Where every GPU is taken, waits for one, saying so: with
+    `--resources gpu=N` no more jobs start than there are GPUs.
+
+    Raises:
+        InputError: `cuda` is wanted and torch sees no GPU, or none became free in `wait_s` seconds.
+    """
+    import torch  # late: stages that need no torch import this module's names
+
+    torch.set_num_threads(threads_available(threads))
+    count = 0 if choice == "cpu" else torch.cuda.device_count()
+    if choice == "cuda" and not count:
+        raise InputError("--device cuda: torch sees no GPU here; wanted one, or --device cpu")
+    if not count:
+        keep_freed_memory()
+        yield "cpu"
+        return
+    torch.backends.cudnn.allow_tf32 = False  # else float32 convolutions keep ten bits; bf16 is what asks for that
+    identities = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
+    with claimed_one(identities, wait_s) as index:
+        use(f"cuda:{index}")
+        yield f"cuda:{index}"
+
+
+def use(device: str) -> None:
+    """Make a GPU, `cuda:N`, the calling thread's current one; nothing to do for `cpu`."""
+    if device != "cpu":
+        import torch
+
+        torch.cuda.set_device(device)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed blocks of up to 32 MiB for the next step, for the rest of the process.
+
+    A network frees and takes the same megabytes at every step; to have the system clear them anew each time cost FNet a
+    tenth of a training step on a virtual machine. The price is that memory stays at its peak. Does nothing where the C
+    library is not glibc.
+    """
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+        mallopt(mmap_threshold, 32 << 20)  # the most that it takes
+        mallopt(trim_threshold, 2**31 - 1)
+
+
+def resolved_precision(precision: str, device: str) -> str:
+    """Return `fp32` or `bf16`; `auto` is bf16 where the processor multiplies it in hardware.
+
+    Elsewhere bf16 is emulated, slower than fp32.
+    """
+    import torch
+
+    if precision != "auto":
+        return precision
+    if device != "cpu":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    # Not public in torch, so a version may lack them: then fp32, which is right everywhere.
+    questions = [getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("amx_tile", "avx512_bf16")]
+    return "bf16" if any(question() for question in questions) else "fp32"
+
+
+@contextlib.contextmanager
+def claimed_one(identities: list[str], wait_s: float) -> Iterator[int]:
+    """Yield the index of the first of `identities` that no other process holds, waiting up to `wait_s` seconds."""
+    import fcntl  # POSIX; the CPU path works without it
+
+    folder = Path(tempfile.gettempdir()) / f"fusion-devices-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    deadline, told = time.monotonic() + wait_s, False
+    while True:
+        for index, identity in enumerate(identities):
+            file = (folder / f"{identity}.lock").open("w")
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.close()
+                continue
+            with file:
+                yield index
+            return
+        if time.monotonic() > deadline:
+            raise InputError(f"all {len(identities)} GPUs stayed in use for {wait_s:.0f} s; wanted a free one")
+        if not told:
+            logging.info("all %d GPUs are in use; waiting for one", len(identities))
+            told = True
+        time.sleep(min(1.0, wait_s))

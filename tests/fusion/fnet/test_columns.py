@@ -1,0 +1,145 @@
+"""The path for a GPU is the plain network, too: values and gradients, on the CPU and where there is one on a GPU."""
+
+import copy
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from fusion.fnet.fast import compute, connect, merge_network, prepare
+from fusion.fnet.gpu.columns import column, products, read_wide
+from fusion.fnet.gpu.graphs import recorded, recorded_when_repeated
+from fusion.fnet.inverse import IFNet
+from fusion.fnet.losses import stage2_loss
+from fusion.fnet.network import FNet
+from pipeline.devices import claimed_device
+
+on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
+
+
+def run_wide(network, *inputs, kind=None):
+    kind = kind or inputs[0].dtype
+    return connect(merge_network(network), lambda image, block: read_wide(image, block, kind), inputs)
+
+
+def gradients(network, function):
+    network.zero_grad()
+    function().square().sum().backward()
+    return [parameter.grad.clone() for parameter in network.parameters()]
+
+
+@pytest.mark.parametrize("shape", [(2, 1, 30, 22), (1, 1, 7, 5), (1, 1, 1, 3)])
+def test_values_and_gradients_are_those_of_the_plain_network(shape):
+    torch.manual_seed(0)
+    fnet, pair = FNet().double(), torch.rand(2, *shape, dtype=torch.float64)
+    assert torch.allclose(run_wide(fnet, *pair), fnet(*pair), atol=1e-11)
+    expected, found = gradients(fnet, lambda: fnet(*pair)), gradients(fnet, lambda: run_wide(fnet, *pair))
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).norm() <= 1e-10 * other.norm()
+
+
+def test_products_of_bfloat16_give_nearly_the_same():
+    torch.manual_seed(6)
+    fnet, pair = FNet(), torch.rand(2, 2, 1, 20, 16)
+    expected = torch.cat([one.flatten() for one in gradients(fnet, lambda: fnet(*pair))])
+    found = gradients(fnet, lambda: run_wide(fnet, *pair, kind=torch.bfloat16))
+    assert (torch.cat([one.flatten() for one in found]) - expected).norm() < 0.1 * expected.norm()
+
+
+def test_without_gradients_no_step_s_codes_are_kept(monkeypatch):
+    fnet, kept = FNet(), []
+    save = torch.autograd.function.FunctionCtx.save_for_backward
+    monkeypatch.setattr(
+        torch.autograd.function.FunctionCtx,
+        "save_for_backward",
+        lambda ctx, *all_of: (kept.append(1), save(ctx, *all_of)),
+    )
+    pair = torch.rand(2, 1, 1, 9, 9)
+    with torch.no_grad():
+        run_wide(fnet, *pair)
+    assert not kept
+    run_wide(fnet, *pair)
+    assert len(kept) == 3
+
+
+def test_the_inverse_network_too():
+    torch.manual_seed(1)
+    ifnet, fused = IFNet().double(), torch.rand(2, 1, 13, 18, dtype=torch.float64)
+    for one, other in zip(run_wide(ifnet, fused), ifnet(fused), strict=True):
+        assert torch.allclose(one, other, atol=1e-11)
+
+
+@pytest.mark.parametrize(("channels", "filters"), [(16, 64), (64, 24), (8, 8)])
+def test_columns_backwards_and_products_are_the_gradients_of_columns(channels, filters):
+    torch.manual_seed(2)
+    maps = torch.rand(2, channels, 12, 7, dtype=torch.float64, requires_grad=True)
+    taps = torch.rand(9, channels, filters, dtype=torch.float64, requires_grad=True)
+    result = column(maps, taps)
+    above = torch.rand_like(result)
+    of_maps, of_taps = torch.autograd.grad(result, (maps, taps), above)
+    assert torch.allclose(column(above, taps.transpose(1, 2), backwards=True), of_maps, atol=1e-11)
+    assert torch.allclose(products(above, maps).permute(1, 2, 0), of_taps, atol=1e-11)
+    assert torch.allclose(products(maps, above).flip(1).transpose(0, 1), of_taps, atol=1e-11)
+
+
+def test_the_gpu_s_kernels_are_the_plain_operations_and_the_networks_the_plain_ones():
+    pytest.importorskip("triton")
+    environment = os.environ | {"TRITON_INTERPRET": "1"}
+    program = Path(__file__).with_name("interpreted.py")
+    run = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stderr
+
+
+@on_gpu
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 2e-4), ("bf16", 0.1)])
+def test_a_gpu_agrees_with_the_cpu(precision, most):
+    torch.manual_seed(3)
+    fnet, pair = FNet(), torch.rand(2, 1, 1, 50, 41)
+    with torch.inference_mode():
+        expected = fnet(*pair)
+    with claimed_device("cuda") as device:  # which also sees to it that fp32 is that
+        found = prepare(fnet.to(device), precision)(*pair.to(device)).cpu()
+    assert (found - expected).abs().mean() < most
+
+
+@on_gpu
+@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-3), ("bf16", 0.1)])
+def test_a_gpu_s_gradients_are_those_of_the_cpu(precision, most):
+    torch.manual_seed(5)
+    fnet, pair = FNet(), torch.rand(2, 2, 1, 33, 26)
+    expected = gradients(fnet, lambda: fnet(*pair))
+    with claimed_device("cuda") as device:
+        fnet, pair = fnet.to(device), pair.to(device)
+        found = gradients(fnet, lambda: compute(fnet, *pair, precision=precision))
+    found, expected = (torch.cat([one.cpu().flatten() for one in all_of]) for all_of in (found, expected))
+    assert (found - expected).norm() <= most * expected.norm()
+
+
+@on_gpu
+def test_a_recorded_step_has_the_gradients_of_the_step():
+    torch.manual_seed(4)
+    fnet, pair = FNet().cuda(), torch.rand(2, 2, 1, 32, 32)
+
+    def step(pair):
+        fnet.zero_grad(set_to_none=True)
+        loss = stage2_loss(compute(fnet, *pair), *pair)["total"]
+        loss.backward()
+        return loss.detach()
+
+    replay = recorded(step, torch.rand_like(pair).cuda())
+    loss = replay(pair.pin_memory()).item()
+    found = copy.deepcopy([parameter.grad for parameter in fnet.parameters()])
+    assert step(pair.cuda()).item() == pytest.approx(loss, rel=1e-5)
+    for one, parameter in zip(found, fnet.parameters(), strict=True):
+        assert (one - parameter.grad).norm() <= 1e-3 * parameter.grad.norm()
+
+
+@on_gpu
+def test_what_is_recorded_for_one_size_is_not_replayed_for_another():
+    square = recorded_when_repeated(lambda image: image * image)
+    for side in (3, 3, 3, 4, 3, 3):
+        image = torch.rand(side, side).cuda()
+        assert torch.equal(square(image), image * image)

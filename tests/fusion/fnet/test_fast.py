@@ -1,0 +1,290 @@
+"""The fast path is the plain one: values, gradients, sizes, tiles, precisions."""
+
+import copy
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from fusion.fnet.cpu import backward
+from fusion.fnet.cpu.forward import Memory
+from fusion.fnet.fast import REACH, compute, prepare, spans, tiled
+from fusion.fnet.inverse import IFNet
+from fusion.fnet.losses import stage2_loss
+from fusion.fnet.network import FNet
+from fusion.methods.fnet import read_network
+from pipeline.colour import split_pair
+from pipeline.pairs import find_pairs
+
+
+@pytest.fixture(scope="module")
+def fnet():
+    torch.manual_seed(3)
+    return FNet()
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 30, 23), (3, 1, 12, 17), (2, 1, 5, 3), (1, 1, 1, 1), (1, 1, 100, 9)])
+def test_values_are_those_of_the_plain_network(fnet, shape):
+    visible, infrared = torch.rand(2, *shape)
+    exact = FNet().double()
+    exact.load_state_dict(fnet.state_dict())
+    with torch.inference_mode():
+        expected = exact(visible.double(), infrared.double())
+    found = prepare(fnet)(visible, infrared)
+    assert found.shape == visible.shape and found.dtype == torch.float32
+    # Untrained thresholds are steep: where one is met, rounding grows a hundredfold, in the plain network as well.
+    difference = (found - expected).abs()
+    assert difference.mean() < 5e-6 and difference.max() < 2e-4
+
+
+def test_black_pictures_stay_black(fnet):
+    # The threshold of exactly 0 is 0, though that of any other small value is a jump away from it.
+    assert prepare(fnet)(*torch.zeros(2, 1, 1, 20, 20)).count_nonzero() == 0
+
+
+def test_the_inverse_network_gives_its_two_outputs():
+    torch.manual_seed(4)
+    network, fused = IFNet(), torch.rand(2, 1, 21, 30)
+    with torch.inference_mode():
+        expected = network(fused)
+    found = prepare(network)(fused)
+    assert len(found) == 2
+    for one, other in zip(found, expected, strict=True):
+        assert (one - other).abs().max() < 1e-5
+
+
+def test_other_number_types_and_blocks_run_as_well(fnet):
+    visible, infrared = torch.rand(2, 1, 1, 20, 22)
+    for network, kind in ((FNet("lcsc"), torch.float32), (FNet().double(), torch.float64)):
+        with torch.inference_mode():
+            expected = network(visible.to(kind), infrared.to(kind))
+        found = prepare(network)(visible.to(kind), infrared.to(kind))
+        assert found.dtype == torch.float32
+        assert (found - expected).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64])
+def test_weights_that_change_later_do_not_reach_a_prepared_network(kind):
+    network, pair = FNet().to(kind), torch.rand(2, 1, 1, 20, 22, dtype=kind)
+    fast = prepare(network)
+    before = fast(*pair)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.zero_()
+    assert torch.equal(fast(*pair), before) and before.any()
+
+
+def test_the_result_does_not_depend_on_threads_or_on_what_was_computed_before(fnet):
+    pictures = [torch.rand(2, 1, 1, 60, 50), torch.rand(2, 1, 1, 31, 40)]
+    fast, threads = prepare(fnet), torch.get_num_threads()
+    results = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            results.append([fast(*pictures[index]) for index in (0, 1, 0)])
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+    for first, second, third in results:
+        assert torch.equal(first, third)
+        assert torch.equal(first, results[0][0]) and torch.equal(second, results[0][1])
+
+
+def test_a_tiled_picture_is_the_untiled_one(fnet):
+    visible, infrared = torch.rand(2, 1, 1, 185, 40)
+    fast = prepare(fnet)
+    whole = fast(visible, infrared)
+    tiles = tiled(lambda *parts: [fast(*parts)], [visible, infrared], 2 * REACH, tile=60)[0]
+    assert (tiles - whole).abs().max() < 1e-5
+
+
+def test_a_value_sees_as_far_as_the_tiles_overlap_and_no_further():
+    torch.manual_seed(5)
+    network, picture = FNet().double(), torch.zeros(1, 1, 1, 200, dtype=torch.float64)
+    picture[..., 0] = 1
+    with torch.inference_mode():
+        seen = network(picture, picture)[0, 0, 0].nonzero()  # of zeros it makes exact zeros
+    assert seen.max() == 2 * REACH
+
+
+def test_spans_cover_a_length_evenly():
+    assert spans(10, 4) == [(0, 3), (3, 6), (6, 10)]
+    assert spans(4, 4) == [(0, 4)]
+
+
+def test_on_a_cpu_bfloat16_is_float32(fnet):
+    pair = torch.rand(2, 1, 1, 30, 26)
+    assert torch.equal(prepare(fnet, "bf16")(*pair), prepare(fnet)(*pair))
+
+
+def test_what_is_not_a_number_stays_so(fnet):
+    network, pair = copy.deepcopy(fnet), torch.rand(2, 1, 1, 12, 10)
+    network.code_common.encode[2].weight.data[5] = float("nan")
+    assert prepare(network)(*pair).isnan().all()
+
+
+def test_the_authors_weights_fuse_a_tno_pair_to_the_same_grey_levels(shared):
+    network = read_network(shared / "data/checkpoints/FNet/FNet.pth")
+    folder = shared / "data/fusion_test/TNO"
+    visible, infrared, *_ = split_pair(find_pairs([folder / "vi"], [folder / "ir"])[0], "grey")
+    pair = torch.from_numpy(visible[:100, :120]).float() / 255, torch.from_numpy(infrared[:100, :120]).float() / 255
+    pair = [image[None, None] for image in pair]
+
+    def grey(image):
+        return (image.clamp(0, 1) * 255).round()
+
+    with torch.inference_mode():
+        expected = grey(network(*pair))
+    difference = (grey(prepare(network)(*pair)) - expected).abs()
+    assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
+
+
+def test_memory_is_lent_again_when_it_was_given_back_and_let_go_for_another_size():
+    memory = Memory()
+    memory.fit((1, 6, 4))
+    first, second = memory.take(6, 4), memory.take(6, 4)
+    assert not np.shares_memory(first, second)
+    assert first.ctypes.data % 64 == second.ctypes.data % 64 == 0
+    memory.give([first])
+    memory.fit((1, 6, 4))
+    assert np.shares_memory(memory.take(3, 8), first)
+    memory.give([second])
+    memory.fit((1, 4, 6))
+    assert not np.shares_memory(memory.take(6, 4), second)
+
+
+# --- Training --------------------------------------------------------------------------------------------------------
+
+
+def gradients(loss, *networks):
+    loss.backward()
+    found = [parameter.grad.double() for network in networks for parameter in network.parameters()]
+    for network in networks:
+        network.zero_grad()
+    return found
+
+
+def largest_error(found, expected):
+    """The norm of the difference over the norm, largest over tensors."""
+    return max(((a - b).norm() / b.norm()).item() for a, b in zip(found, expected, strict=True))
+
+
+def smooth_loss(fnet, ifnet, visible, infrared, precision=None):
+    """A loss without kinks of all three outputs, by the plain networks where `precision` is None."""
+
+    def run(network, *inputs):
+        return network(*inputs) if precision is None else compute(network, *inputs, precision=precision)
+
+    fused = run(fnet, visible, infrared)
+    estimates = run(ifnet, fused)
+    return sum((a - b).square().sum() for a, b in zip((*estimates, fused), (visible, infrared, visible), strict=True))
+
+
+def test_every_gradient_is_that_of_the_plain_networks(fnet, monkeypatch):
+    monkeypatch.setattr(backward, "SHARES", 1)  # sums over several groups of tiles in a small picture
+    # At other weights than the first, where the scalars of the blocks differ from each other.
+    torch.manual_seed(6)
+    networks = [copy.deepcopy(fnet), IFNet()]
+    for network in networks:
+        for parameter in network.parameters():
+            parameter.data *= 1 + 0.1 * torch.rand(())
+    visible, infrared = torch.rand(2, 2, 1, 30, 27)  # several tiles, and more than a thread takes at once
+    expected_loss = smooth_loss(*networks, visible, infrared)
+    expected = gradients(expected_loss, *networks)
+    loss = smooth_loss(*networks, visible, infrared, "fp32")
+    assert loss.item() == pytest.approx(expected_loss.item(), rel=1e-5)
+    assert largest_error(gradients(loss, *networks), expected) < 2e-4
+
+
+def test_gradients_by_merged_plain_operations_are_the_same():
+    # In float64 the fast path runs as it does on a GPU.
+    torch.manual_seed(7)
+    network, pair = FNet().double(), torch.rand(2, 1, 1, 10, 9, dtype=torch.float64)
+    expected = gradients(network(*pair).square().sum(), network)
+    # `compute` returns float32, so that what flows back starts with its rounding.
+    assert largest_error(gradients(compute(network, *pair).square().sum(), network), expected) < 1e-6
+
+
+def test_the_gradient_of_the_inputs_is_that_of_the_plain_network():
+    torch.manual_seed(8)
+    network, fused = IFNet(), torch.rand(2, 1, 20, 17, requires_grad=True)
+    weights = torch.randn(2, 2, 1, 20, 17)
+
+    def gradient(outputs):
+        return torch.autograd.grad(sum((w * o).sum() for w, o in zip(weights, outputs, strict=True)), fused)[0]
+
+    expected, found = gradient(network(fused)), gradient(compute(network, fused))
+    assert ((found - expected).norm() / expected.norm()) < 1e-4
+
+
+def test_gradients_do_not_depend_on_threads(fnet):
+    visible, infrared = torch.rand(2, 3, 1, 30, 22)
+    threads, found = torch.get_num_threads(), []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            output = compute(fnet, visible, infrared)
+            found.append(gradients(output.square().sum(), fnet))
+    finally:
+        torch.set_num_threads(threads)
+    assert all(torch.equal(a, b) for other in found[1:] for a, b in zip(found[0], other, strict=True))
+
+
+def test_a_second_backward_pass_is_refused_rather_than_computed_from_memory_of_others(fnet):
+    loss = compute(fnet, *torch.rand(2, 1, 1, 12, 10)).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="second backward pass"):
+        loss.backward()
+    fnet.zero_grad()
+
+
+def test_steps_in_turn_do_not_write_over_each_others_memory(fnet):
+    pictures = torch.rand(2, 2, 1, 1, 30, 22)
+    alone = [gradients(compute(fnet, *pair).square().sum(), fnet) for pair in pictures]
+    losses = [compute(fnet, *pair).square().sum() for pair in pictures]
+    for loss, expected in zip(losses, alone, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(gradients(loss, fnet), expected, strict=True))
+
+
+def test_training_starts_along_the_curve_of_the_plain_network(fnet):
+    visible, infrared = torch.rand(2, 2, 1, 16, 16)
+    curves = {}
+    for precision in (None, "fp32"):
+        network = copy.deepcopy(fnet)
+        before = {name: value.shape for name, value in network.state_dict().items()}
+        optimiser, curve = torch.optim.Adam(network.parameters(), lr=1e-4), []
+        for _ in range(4):
+            plain = precision is None
+            fused = network(visible, infrared) if plain else compute(network, visible, infrared, precision=precision)
+            loss = stage2_loss(fused, visible, infrared)["total"]
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            curve.append(loss.item())
+        curves[precision] = curve
+        assert {name: value.shape for name, value in network.state_dict().items()} == before
+    assert curves[None][-1] < 0.95 * curves[None][0]
+    assert curves["fp32"] == pytest.approx(curves[None], rel=1e-3)
+
+
+def test_networks_with_the_other_block_train_as_they_are():
+    torch.manual_seed(9)
+    network, pair = FNet("lcsc"), torch.rand(2, 1, 1, 16, 16)
+    expected = gradients(network(*pair).square().sum(), network)
+    assert largest_error(gradients(compute(network, *pair).square().sum(), network), expected) < 1e-5
+
+
+def test_kernels_round_alike_whether_just_compiled_or_kept_on_disk(tmp_path):
+    program = (
+        "import torch; from fusion.fnet.fast import prepare; from fusion.fnet.network import FNet;"
+        "torch.manual_seed(0); print(prepare(FNet())(*torch.rand(2, 1, 1, 30, 27)).numpy().tobytes().hex())"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+    compiled, kept = (
+        subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True).stdout
+        for _ in range(2)
+    )
+    assert compiled == kept and list(tmp_path.rglob("*.nbc"))

@@ -1,0 +1,230 @@
+"""Methods of the user's own: each door fuses like a known method, is costed, and says what it was given."""
+
+import json
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from fusion import check, cost, fuse
+from fusion.weights import write_state
+from pipeline.artefacts import read_csv
+from pipeline.pairs import read_image, write_image
+from pipeline.stage import InputError
+
+MODULE = """
+import numpy as np
+import torch
+
+class Blend(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mix = torch.nn.Conv2d(2, 1, 1)
+
+    def forward(self, visible, infrared):
+        return self.mix(torch.cat([visible, infrared], 1))
+
+def mean(visible, infrared):
+    return (visible + infrared) / 2
+
+def too_bright(visible, infrared):
+    return 255 * visible
+
+def too_small(visible, infrared):
+    return visible[1:]
+
+def whole_numbers(visible, infrared):
+    return np.uint8(255 * visible)
+
+def fails(visible, infrared):
+    raise RuntimeError("no such layer")
+"""
+PROGRAM = """
+import sys
+import cv2
+visible, infrared = (cv2.imread(path, 0).astype(float) for path in sys.argv[1:3])
+cv2.imwrite(sys.argv[3], ((visible + infrared) / 2).round())
+"""
+
+
+@pytest.fixture
+def folders(tmp_path, rng, monkeypatch):
+    """Three pairs, one of whose names would do harm in a shell, and a module `own_module`."""
+    for name, channels in (("a", 3), ("; touch owned; $(touch owned)", 3), ("g", 1)):
+        shape = (24, 30, 3) if channels == 3 else (24, 30)
+        write_image(tmp_path / "vi" / f"{name}.png", rng.integers(0, 256, shape, dtype=np.uint8))
+        write_image(tmp_path / "ir" / f"{name}.png", rng.integers(0, 256, (24, 30), dtype=np.uint8))
+    (tmp_path / "own_module.py").write_text(MODULE)
+    (tmp_path / "program.py").write_text(PROGRAM)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    sys.modules.pop("own_module", None)
+    return tmp_path
+
+
+def run(folders, own=None, *options, output="out", method="mine"):
+    words = ["--method", method, *(["--own", own] if own else []), "--visible", str(folders / "vi")]
+    words += ["--infrared", str(folders / "ir"), "--output", str(folders / output), "--device", "cpu"]
+    fuse.main([*words, "--threads", "1", *map(str, options)])
+    return folders / output
+
+
+def images(folder):
+    return {path.stem: read_image(path).astype(int) for path in sorted(folder.glob("*.png"))}
+
+
+def assert_like_average(folders, found, most=2):  # a grey level of luma can be two of a colour
+    wanted = images(run(folders, method="average", output="average"))
+    assert found.keys() == wanted.keys() and not (folders / "owned").exists()
+    assert max(np.abs(found[name] - wanted[name]).max() for name in wanted) <= most
+
+
+def costs(own, *options):
+    cost.main(
+        ["--method", "mine", "--own", own, "--size", "24", "16", "--device", "cpu", "--threads", "1"]
+        + ["--repeats", "1", "--json", "cost.json", *map(str, options)]
+    )
+    return json.loads(open("cost.json").read())  # noqa: PTH123
+
+
+def test_a_function_fuses_like_the_method_that_it_is(folders):
+    output = run(folders, "callable=own_module:mean")
+    assert_like_average(folders, images(output))
+    facts = read_csv(output / "manifest.csv")[1]
+    assert facts["own"] == "callable=own_module:mean" and len(facts["own_sha256"]) == 64
+    found = costs("callable=own_module:mean")
+    assert found["median_s"] > 0 and found["parameters"] is None and found["multiply_adds"] is None
+
+
+def blend():
+    module = torch.nn.Conv2d(2, 1, 1)
+    torch.nn.init.constant_(module.weight, 0.5)
+    torch.nn.init.zeros_(module.bias)
+    return {f"mix.{key}": value for key, value in module.state_dict().items()}
+
+
+def test_a_module_is_filled_with_its_weights_and_counted(folders):
+    write_state(folders / "blend.safetensors", blend())
+    output = run(folders, "callable=own_module:Blend", "--weights", folders / "blend.safetensors")
+    assert_like_average(folders, images(output))
+    found = costs("callable=own_module:Blend", "--weights", folders / "blend.safetensors")
+    assert (found["parameters"], found["multiply_adds"]) == (3, 2 * 24 * 16)
+
+
+def test_a_torchscript_file_fuses_and_is_counted(folders):
+    import own_module
+
+    module = own_module.Blend()
+    module.load_state_dict(blend())
+    torch.jit.script(module).save(folders / "blend.pt")
+    assert_like_average(folders, images(run(folders, "model=blend.pt")))
+    assert costs("model=blend.pt")["parameters"] == 3
+
+
+def write_onnx(path):
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    shape = [1, 1, "h", "w"]
+    names = ("visible", "infrared", "fused")
+    a, b, fused = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names)
+    half = helper.make_tensor("half", TensorProto.FLOAT, [1], [0.5])
+    nodes = [
+        helper.make_node("Add", ["visible", "infrared"], ["sum"]),
+        helper.make_node("Mul", ["sum", "half"], ["fused"]),
+    ]
+    graph = helper.make_graph(nodes, "mean", [a, b], [fused], [half])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+
+
+def test_an_onnx_file_fuses(folders):
+    pytest.importorskip("onnxruntime")
+    write_onnx(folders / "mean.onnx")
+    assert_like_average(folders, images(run(folders, "model=mean.onnx")))
+    assert costs("model=mean.onnx")["median_s"] > 0
+
+
+def test_without_onnxruntime_the_message_says_how_to_get_it(folders, monkeypatch):
+    (folders / "mean.onnx").write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(InputError, match="needs onnxruntime, which is not installed; wanted `uv sync --extra onnx`"):
+        run(folders, "model=mean.onnx")
+
+
+def test_a_command_gets_files_and_no_shell(folders):
+    command = shlex.join([sys.executable, str(folders / "program.py"), "{visible}", "{infrared}", "{output}"])
+    assert_like_average(folders, images(run(folders, f"command={command}")))
+    assert costs(f"command={command}")["median_s"] > 0
+    with pytest.raises(InputError, match="did not run"):
+        run(folders, "command=$(touch owned);true {visible} {infrared} {output}")
+    assert not (folders / "owned").exists()
+
+
+def test_a_folder_is_taken_as_it_is_and_grey_images_get_the_visible_colours(folders, rng):
+    made = run(folders, method="average", output="average")
+    output = run(folders, "folder=average")
+    assert all(np.array_equal(images(output)[name], image) for name, image in images(made).items())
+    assert set(read_csv(output / "manifest.csv")[0]["colour"]) == {"as made", "grey"}
+    for name in images(made):
+        write_image(folders / "grey" / f"{name}.png", np.full((24, 30), 120, np.uint8))
+    assert images(run(folders, "folder=grey", output="coloured"))["a"].shape == (24, 30, 3)
+    assert costs("folder=grey")["median_s"] is None
+
+
+def test_a_folder_that_lacks_an_image_or_has_another_size_is_refused(folders):
+    write_image(folders / "made/a.png", np.zeros((24, 31), np.uint8))
+    with pytest.raises(InputError, match=r"no fused image for '; touch"):
+        run(folders, "folder=made")
+    (folders / "names.txt").write_text("a\n")
+    with pytest.raises(InputError, match="is 31x24, expected 30x24"):
+        run(folders, "folder=made", "--names", folders / "names.txt")
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        ("callable=own_module:too_bright", r"gave values .* wanted 0 to 1"),
+        ("callable=own_module:too_small", r"gave shape \(23, 30\) for a pair of \(24, 30\)"),
+        ("callable=own_module:whole_numbers", "gave an array of uint8"),
+        ("callable=own_module:fails", "RuntimeError: no such layer"),
+        ("callable=own_module:absent", "cannot be imported"),
+        ("callable=own_module", "cannot be imported"),
+        ("model=absent.pt", "is not a file"),
+        ("model=program.py", "not a readable TorchScript file"),
+        ("command=true {visible} {output}", r"lacks \{infrared\}"),
+        ("command=false {visible} {infrared} {output}", "ended with status 1"),
+        ("command=true {visible} {infrared} {output}", "wrote no output.png"),
+        ("nosuch=a", "wanted KIND=TARGET"),
+    ],
+)
+def test_what_is_wrong_is_named(folders, own, message):
+    with pytest.raises(InputError, match=message):
+        run(folders, own)
+
+
+def test_the_guides_commands_run_as_they_stand(folders):
+    guide = (Path(__file__).parents[2] / "docs/own-method.md").read_text("utf-8")
+    (folders / "mymethod.py").write_text(re.search(r"```python\n(.*?)```", guide, re.DOTALL)[1])
+    commands = re.search(r"```sh\n(.*?)```", guide, re.DOTALL)[1].splitlines()
+    stages = {"fusion.check": check, "fusion.fuse": fuse, "fusion.cost": cost}
+    for command in commands:
+        stages[shlex.split(command)[2]].main(shlex.split(command)[3:])
+    assert_like_average(folders, images(folders / "fused"))
+    assert json.loads((folders / "check.json").read_text())["pairs"] == 3
+
+
+def test_a_folder_is_checked_for_every_name_and_size(folders):
+    made = run(folders, method="average", output="average")
+    words = ["--own", "folder=average", "--visible", "vi", "--infrared", "ir", "--output", "check.json"]
+    check.main(words)
+    (made / "g.png").unlink()
+    with pytest.raises(InputError, match="lacks the fused images of 1 of 3 pairs, 'g'"):
+        check.main(words)
+    write_image(made / "g.png", np.zeros((24, 31), np.uint8))
+    with pytest.raises(InputError, match=r"g\.png is 31x24, expected 30x24"):
+        check.main(words)

@@ -1,0 +1,79 @@
+"""A metric of the user's own stands beside the others, from the images to the table."""
+
+import math
+
+import numpy as np
+import pytest
+from fusion.own.metric import directions, read_own_metric
+
+from fusion import evaluate
+from pipeline.artefacts import read_csv
+from pipeline.pairs import write_image
+from pipeline.stage import InputError
+from reports.tables import metric_directions
+
+MODULE = """
+import numpy as np
+
+def share(visible, infrared, fused):
+    assert visible.dtype == np.uint8 and visible.shape == fused.shape
+    return float(np.mean(fused >= visible)) if fused.max() > 10 else float("nan")
+
+def broken(visible, infrared, fused):
+    return 1 / 0
+
+def endless(visible, infrared, fused):
+    return float("inf")
+"""
+
+
+@pytest.fixture
+def folders(tmp_path, monkeypatch):
+    (tmp_path / "mymetric_of_tests.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    rng = np.random.default_rng(3)
+    for name in "ab":
+        pair = rng.integers(0, 256, (2, 24, 20), dtype=np.uint8)
+        write_image(tmp_path / f"vi/{name}.png", pair[0])
+        write_image(tmp_path / f"ir/{name}.png", pair[1])
+        write_image(tmp_path / f"fused/{name}.png", np.zeros_like(pair[0]) if name == "b" else pair.max(0))
+    return tmp_path
+
+
+def run(folders, metric):
+    where = ["--visible", folders / "vi", "--infrared", folders / "ir", "--fused", folders / "fused"]
+    where = [str(word) for word in where]
+    evaluate.main([*where, "--own-metric", metric, "--output", str(folders / "scores.csv")])
+    return read_csv(folders / "scores.csv")
+
+
+def test_its_values_stand_beside_the_others_and_its_direction_in_the_file(folders):
+    frame, facts = run(folders, "share:higher=mymetric_of_tests:share")
+    assert frame.columns[-1] == "share" and frame["share"][0] == 1 and math.isnan(frame["share"][1])
+    assert frame["MI"].notna().any()
+    assert facts["own_metrics"].startswith("share:higher=mymetric_of_tests:share code ")
+    known = metric_directions(facts)
+    assert known["share"] is True and known["MSE"] is False
+    assert directions("a:lower=m:f code 1; b:higher=m:g code 2") == {"a": False, "b": True}
+
+
+@pytest.mark.parametrize(
+    ("metric", "message"),
+    [
+        ("share=mymetric_of_tests:share", "wanted NAME:higher="),
+        ("MI:higher=mymetric_of_tests:share", "MI is taken"),
+        ("own:higher=mymetric_of_tests:nothing", "cannot be imported"),
+        ("own:lower=mymetric_of_tests:broken", "ZeroDivisionError"),
+        ("own:lower=mymetric_of_tests:endless", "gave inf"),
+    ],
+)
+def test_what_is_wrong_with_it_is_one_clear_error(folders, metric, message):
+    with pytest.raises(InputError, match=message):
+        run(folders, metric)
+    assert not (folders / "scores.csv").exists()
+
+
+def test_a_metric_is_read_with_its_function(folders):
+    metric = read_own_metric("share:lower=mymetric_of_tests:share")
+    assert not metric.higher_is_better
+    assert metric.of(*np.full((3, 4, 4), 50, np.uint8)) == 1

@@ -1,0 +1,67 @@
+"""Jobs on one machine take different GPUs, and a dead job's is free again."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from pipeline.devices import claimed_device, claimed_one
+from pipeline.stage import InputError
+
+HOLD = """
+import sys, time
+from pipeline.devices import claimed_one
+with claimed_one(sys.argv[1:], wait_s=0) as index:
+    print(index, flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture(autouse=True)
+def own_locks(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+
+
+def hold(*identities):
+    process = subprocess.Popen([sys.executable, "-c", HOLD, *identities], stdout=subprocess.PIPE, text=True)
+    return process, int(process.stdout.readline())
+
+
+def test_each_process_gets_its_own_gpu_and_a_killed_one_frees_it():
+    first, index = hold("GPU-a", "GPU-b")
+    second, other = hold("GPU-a", "GPU-b")
+    try:
+        assert (index, other) == (0, 1)
+        with pytest.raises(InputError, match="all 2 GPUs stayed in use"), claimed_one(["GPU-a", "GPU-b"], wait_s=0):
+            pass
+        first.send_signal(signal.SIGKILL)
+        first.wait()
+        with claimed_one(["GPU-a", "GPU-b"], wait_s=0) as mine:
+            assert mine == 0
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.wait()
+
+
+def test_four_jobs_that_start_at_once_get_four_gpus():
+    names = [f"GPU-{number}" for number in range(4)]
+    # Slow to start, and so together: each is started before the first has answered.
+    command = [sys.executable, "-c", HOLD, *names]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in names]
+    try:
+        assert sorted(int(process.stdout.readline()) for process in processes) == [0, 1, 2, 3]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
+    with claimed_device("auto", 1) as device:
+        assert device == "cpu"
+    with pytest.raises(InputError, match="sees no GPU"), claimed_device("cuda", 1):
+        pass
