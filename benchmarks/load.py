@@ -50,11 +50,11 @@ def main() -> None:
                     os.link(scenes[number % SCENES], place / band / f"{number:05}.png")
             bands = ("--visible", place / "Vis", "--infrared", place / "Ir")
             fused = place / "fused"
+            fuse = ["fusion.fuse", *bands, "--output", fused, "--method", options.method]
+            evaluate = ["fusion.evaluate", *bands, "--fused", fused, "--output", place / "metrics.csv"]
             commands = {
-                "fuse": ("fusion.fuse", "--method", options.method, "--precision", options.precision)
-                + (*bands, "--output", fused),
-                "evaluate": ("fusion.evaluate", *bands, "--fused", fused, "--output", place / "metrics.csv")
-                + ("--workers", options.workers),
+                "fuse": [*fuse, "--precision", options.precision],
+                "evaluate": [*evaluate, "--workers", options.workers],
             }
             for stage in options.stages:
                 seconds, busy, memory = run(*commands[stage])

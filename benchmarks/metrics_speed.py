@@ -2,20 +2,20 @@
 
 MI, VIF, Qabf and SSIM of 1024x768 images on one core, in one run, so that only ratios matter: of one fused image with
 its sources, of fifteen fused images of one pair (an image), and of a folder of fused images on two workers against one.
-The straightforward implementation is `tests/fusion/metrics_reference.py`: 2-D `scipy.signal.convolve2d` for VIF and
+The straightforward implementation is `metrics_reference.py` beside this file: 2-D `scipy.signal.convolve2d` for VIF and
 Qabf, scikit-learn's mutual information, a uniform filter for SSIM. Compilation is excluded by a first, untimed round.
 """
 
 import argparse
 import logging
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
+import metrics_reference as plain
 import numpy as np
 
 from fusion.evaluate import evaluate, open_folder
@@ -23,9 +23,6 @@ from fusion.metrics import prepare, score
 from pipeline.artefacts import versions, write_json
 from pipeline.pairs import find_pairs, write_image
 from pipeline.stage import run, threads_available
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "fusion"))
-import metrics_reference as plain
 
 SIZE = (768, 1024)
 PAPER = tuple(plain.PAPER)

@@ -16,7 +16,7 @@ from hashlib import sha256
 import cv2
 import numpy as np
 
-from pipeline.pairs import Pair, read_image, read_pair_size
+from pipeline.pairs import Pair, check_pair_size, read_image
 from pipeline.stage import Progress, check_memory, threads_available
 
 CELLS = (32, 24)
@@ -46,7 +46,8 @@ def look(pair: Pair) -> Look:
         InputError: an image is unreadable or not 8-bit, or the two are of different sizes.
     """
     visible, infrared = read_image(pair.visible), read_image(pair.infrared)
-    height, width = read_pair_size(pair, visible, infrared)
+    check_pair_size(pair, visible, infrared)
+    height, width = visible.shape[:2]
     greys = [image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (visible, infrared)]
     digest = sha256(visible.tobytes() + infrared.tobytes() + repr((visible.shape, infrared.shape)).encode())
     return Look(width, height, float(greys[0].mean()), np.stack([describe(grey) for grey in greys]), digest.hexdigest())

@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from pipeline.pairs import Pair, read_grey, read_image, read_pair_size
+from pipeline.pairs import Pair, check_pair_size, read_grey, read_image
 
 Colour = Literal["auto", "grey", "ycbcr-studio", "ycbcr-full"]
 COLOURS: tuple[str, ...] = get_args(Colour)
@@ -50,10 +50,10 @@ def split_pair(pair: Pair, colour: Colour) -> tuple[np.ndarray, np.ndarray, np.n
     infrared = read_grey(pair.infrared)
     if colour == "grey":
         visible = read_grey(pair.visible)
-        read_pair_size(pair, visible, infrared)
+        check_pair_size(pair, visible, infrared)
         return visible, infrared, None, colour
     rgb = read_image(pair.visible)
-    read_pair_size(pair, rgb, infrared)
+    check_pair_size(pair, rgb, infrared)
     if colour == "auto":
         coloured = rgb.ndim == 3 and bool((rgb != rgb[..., :1]).any())
         if not coloured:

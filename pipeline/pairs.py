@@ -127,12 +127,11 @@ def read_grey(path: Path) -> np.ndarray:
     return image if image.ndim == 2 else _decode(path, data, cv2.IMREAD_GRAYSCALE)
 
 
-def read_pair_size(pair: Pair, visible: np.ndarray, infrared: np.ndarray) -> tuple[int, int]:
-    """Return the common (height, width) of a pair's arrays; InputError names both files where they differ."""
+def check_pair_size(pair: Pair, visible: np.ndarray, infrared: np.ndarray) -> None:
+    """Raise InputError, which names both files, where a pair's arrays differ in height or width."""
     if visible.shape[:2] != infrared.shape[:2]:
         (h, w), (hi, wi) = visible.shape[:2], infrared.shape[:2]
         raise InputError(f"{pair.infrared} is {wi}x{hi}, expected {w}x{h} like {pair.visible}")
-    return visible.shape[:2]
 
 
 def encode_image(image: np.ndarray, extension: str = ".png", quality: int = 95) -> bytes:
