@@ -16,8 +16,6 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
-import cv2
-import numba
 import numpy as np
 import pandas as pd
 
@@ -27,6 +25,8 @@ from fusion.own.metric import OwnMetric, read_own_metric
 from pipeline import artefacts
 from pipeline.pairs import Pair, find_images, find_pairs, read_image, read_names
 from pipeline.stage import InputError, Progress, check_memory, run, threads_available
+
+PACKAGES = ("numpy", "numba", "opencv-python-headless")  # what the metrics are computed by
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,12 @@ def evaluate(
     names = [*METRICS, *(metric.name for metric in own)]
     described = [metric.describe() for metric in own]
     settings = artefacts.sha256_json(
-        {"convention": convention_facts(convention), "revision": [*METRICS, REVISION], "own": described}
+        {
+            "convention": convention_facts(convention),
+            "revision": [*METRICS, REVISION],
+            "own": described,
+            "versions": artefacts.versions(*PACKAGES),
+        }
     )
     partials = [_partial_path(folder.output) for folder in folders]
     finished = [_read_partial(path, settings, names) for path in partials]
@@ -165,7 +170,7 @@ def write_table(folder: FusedFolder, rows: Sequence[Row], convention: str, own: 
         "manifest_sha256": "none" if folder.manifest is None else artefacts.sha256_file(folder.folder / "manifest.csv"),
         "metrics_revision": REVISION,
         **({"own_metrics": "; ".join(metric.describe() for metric in own)} if own else {}),
-        "versions": {"numpy": np.__version__, "numba": numba.__version__, "opencv": cv2.__version__},
+        "versions": artefacts.versions(*PACKAGES),
     }
     artefacts.write_csv(folder.output, frame, facts)
     _partial_path(folder.output).unlink(missing_ok=True)

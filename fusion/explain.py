@@ -16,21 +16,21 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
+from torch import Tensor
 
+from fusion.fnet.network import FNet
+from fusion.methods.fnet import read_network
 from pipeline.artefacts import replacing, sha256_file, versions, write_json
 from pipeline.colour import COLOURS, split_pair
 from pipeline.devices import DEVICES, claimed_device
 from pipeline.pairs import Pair, find_pairs, read_names
 from pipeline.stage import InputError, run
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-    from torch import Tensor
-
-    from fusion.fnet.network import FNet
 
 STRONGEST = 4  # filters of each code that are shown
 
@@ -54,7 +54,7 @@ class Code:
     energy: list[float]
 
 
-def insides(network: "FNet", visible: np.ndarray, infrared: np.ndarray, device: str = "cpu") -> dict[str, Code]:
+def insides(network: FNet, visible: np.ndarray, infrared: np.ndarray, device: str = "cpu") -> dict[str, Code]:
     """Return FNet's codes of one pair by name: `visible`, `infrared` (the unique ones, u_2 and u_1) and `common` (c).
 
     Args:
@@ -63,8 +63,6 @@ def insides(network: "FNet", visible: np.ndarray, infrared: np.ndarray, device: 
         infrared: likewise.
         device: where to compute.
     """
-    import torch
-
     network = network.to(device).eval()
     i, v = (torch.from_numpy(image)[None, None].to(device) for image in (infrared, visible))
     with torch.inference_mode():
@@ -83,7 +81,7 @@ def insides(network: "FNet", visible: np.ndarray, infrared: np.ndarray, device: 
     }
 
 
-def _encode(block: Any, image: "Tensor") -> tuple["Tensor", dict[str, list[float]]]:
+def _encode(block: Any, image: Tensor) -> tuple[Tensor, dict[str, list[float]]]:
     """Return a block's code of `image` and what it did at every iteration."""
     thresholds = [size.item() for size in (block.thresholds() if hasattr(block, "thresholds") else block.sizes)]
     silent, energy = [], []
@@ -99,7 +97,7 @@ COLOURS_OF_CODES = {"visible": "#0072B2", "infrared": "#D55E00", "common": "#009
 TITLES = {"visible": "unique to visible", "infrared": "unique to infrared", "common": "common to both"}
 
 
-def features_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> "Figure":
+def features_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> Figure:
     """Return the paper's Fig. 8: for each code its source, its energy over all filters and its strongest filters.
 
     Each picture has a scale of its own, to the value in its title: energies from 0, filters symmetric around 0 (grey).
@@ -120,7 +118,7 @@ def features_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> "F
     return figure
 
 
-def reconstructions_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> "Figure":
+def reconstructions_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> Figure:
     """Return the paper's Fig. 9: what each code adds to the luma, and their sum.
 
     White is 0. Each part has a scale of its own, to the value in its title: the common one would hardly be seen beside
@@ -140,11 +138,8 @@ def reconstructions_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]
     return figure
 
 
-def iterations_sheet(codes: dict[str, Code]) -> "Figure":
+def iterations_sheet(codes: dict[str, Code]) -> Figure:
     """Return threshold, momentum and silent share of every iteration, a line a code."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullLocator
-
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
     labels = {"thresholds": r"threshold $\theta$", "momenta": r"momentum $\rho$", "silent": "silent share"}
@@ -167,10 +162,8 @@ def iterations_sheet(codes: dict[str, Code]) -> "Figure":
     return figure
 
 
-def _panels(rows: int, columns: int, shape: tuple[int, int]) -> tuple["Figure", np.ndarray]:
+def _panels(rows: int, columns: int, shape: tuple[int, int]) -> tuple[Figure, np.ndarray]:
     """Return a figure of panels for images of `shape`, each 2.6 inches wide."""
-    from matplotlib.figure import Figure
-
     height = 2.6 * min(2.0, shape[0] / shape[1])
     figure = Figure(figsize=(2.6 * columns, (height + 0.35) * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -202,8 +195,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     pair = _find_pair(options.visible, options.infrared, options.names)
     visible, infrared, _, colour = split_pair(pair, options.colour)
     sources = {"visible": np.float32(visible) / 255, "infrared": np.float32(infrared) / 255}
-    from fusion.methods.fnet import read_network
-
     network = read_network(options.weights)
     with claimed_device(options.device, options.threads) as device:
         codes = insides(network, sources["visible"], sources["infrared"], device)
@@ -236,7 +227,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         "size": list(visible.shape[::-1]),
         "colour": colour,
         "block": type(network.code_common).__name__,
-        "versions": versions("torch", "matplotlib"),
+        "device": device.split(":")[0],
+        "threads": torch.get_num_threads(),
+        "versions": versions("numpy", "opencv-python-headless", "torch", "matplotlib"),
     }
     write_json(options.output / "insides.json", {"codes": facts, "provenance": provenance})
     for name, code in codes.items():

@@ -244,14 +244,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     finish = (method.authors_output if options.treatment == "authors" else None) or clip
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
-    # What has no weights computes in numpy: it takes no GPU from others, and torch need not be imported.
-    in_torch = method.needs_weights or method.on_device
-    claim = claimed_device(options.device, options.threads) if in_torch else contextlib.nullcontext("cpu")
+    # Without torch a method takes no GPU from others, and torch need not be imported.
+    claim = claimed_device(options.device, options.threads) if method.in_torch else contextlib.nullcontext("cpu")
     with only_writer(options.output), claim as device:
-        precision = resolved_precision(options.precision, device) if in_torch else "fp32"
+        precision = resolved_precision(options.precision, device) if method.in_torch else "fp32"
+        if own is not None and own.kind == "folder":
+            make = partial(made_image, images=find_images(Path(own.target)), colour=options.colour)
+        else:
+            fuser = one_at_a_time(method.load(weights, device, precision))
+            make = partial(fuse_pair, fuser=fuser, colour=options.colour, finish=finish)
+        packages = [*(["torch"] if method.in_torch else []), *method.packages]
         settings = {
             "method": options.method,
             "revision": method.revision,
+            "stage_revision": REVISION,
             "reference": method.reference,
             "weights": weights_digest(weights if method.needs_weights else None),
             "colour": options.colour,
@@ -259,14 +265,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "format": options.format if options.format == "png" else f"jpg quality {options.quality}",
             "precision": precision,
             "device": device.split(":")[0],
-            "versions": versions("numpy", "opencv-python-headless", "torch"),
+            # Sums in torch on a CPU are split among its threads, and round as they are split.
+            **({"threads": threads_available(options.threads)} if method.in_torch and device == "cpu" else {}),
+            "versions": versions("numpy", "opencv-python-headless", *packages),
             **(provenance(own) if own else {}),
         }
-        if own is not None and own.kind == "folder":
-            make = partial(made_image, images=find_images(Path(own.target)), colour=options.colour)
-        else:
-            fuser = one_at_a_time(method.load(weights, device, precision))
-            make = partial(fuse_pair, fuser=fuser, colour=options.colour, finish=finish)
         # On the CPU the method has all threads for itself; while a GPU computes they read and write.
         at_once = 1 if device == "cpu" else min(threads_available(options.threads), MOST_AT_ONCE)
         with helpers(at_once, device) as pool:

@@ -36,4 +36,4 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     return fuse
 
 
-METHOD = Method(load, needs_weights=False, reference="Li, Manjunath and Mitra 1995")
+METHOD = Method(load, needs_weights=False, reference="Li, Manjunath and Mitra 1995", packages=["pywavelets"])

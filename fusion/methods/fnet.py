@@ -122,6 +122,7 @@ METHOD = Method(
     revision=3,
     network=network,
     training=training,
+    packages=["numba"],
     published=Published(
         "github.com/gargi884/FNet-MMIF",
         {"FNet.pth": "46665448c3012d0466c0a7c7ee46d48da7f1e59c58a98368801a948da715afec"},

@@ -101,6 +101,7 @@ class Method:
         another method's), None where the user gives none; it says by an InputError where it cannot do without.
     frozen: which weights those are, None where its losses need none.
     on_device: whether it computes on the device although it needs no weights, as a user's own network may.
+    packages: those that compute it besides numpy, OpenCV and torch; their versions are written beside the results.
     """
 
     load: Callable[[Path | None, str, Precision], Fuser]
@@ -114,3 +115,9 @@ class Method:
     frozen: Literal["perceptual_weights", "teacher_weights"] | None = None
     parameters_note: str = ""
     on_device: bool = False
+    packages: Sequence[str] = ()
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether torch computes it, on the device and in the precision that are asked for."""
+        return self.needs_weights or self.on_device

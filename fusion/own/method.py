@@ -117,6 +117,7 @@ def own_method(own: Own, weights: Path | None = None) -> Method:
         needs_weights=weights is not None,
         reference=f"the user's own {own.kind}",
         on_device=own.kind == "callable" or (own.kind == "model" and not own.is_onnx),
+        packages=["onnxruntime"] if own.is_onnx else [],
     )
 
 

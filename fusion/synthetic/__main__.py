@@ -4,7 +4,7 @@ DIR/Vis/00000.png          what the visible camera sees, three channels
 DIR/Ir/00000.png           what the infrared camera sees, three equal channels, as in M3FD
 DIR/Annotation/00000.xml   its boxes in Pascal VOC's form: edges in pixels, so width is xmax - xmin
 DIR/train.txt, test.txt    names of the training and the test scenes; written last
-DIR/synthetic.json         the options, written first: by it a later run knows the folder as its own
+DIR/synthetic.json         the options and versions, written first: by it a later run knows the folder as its own
 """
 
 import argparse
@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fusion.synthetic import REVISION
 from fusion.synthetic.scene import CLASSES, Box, make_scene
-from pipeline.artefacts import read_json, write_json, write_text
+from pipeline.artefacts import read_json, versions, write_json, write_text
 from pipeline.pairs import EXTENSIONS, write_image
 from pipeline.stage import InputError, Progress, run
 
@@ -66,7 +67,8 @@ def write_scenes(output: Path, train: int, test: int, size: tuple[int, int], see
         raise InputError(f"--seed {seed}: wanted 0 or more")
     names = [f"{index:05}" for index in range(train + test)]
     _claim(output, names)
-    write_json(output / MARKER, {"train": train, "test": test, "size": list(size), "seed": seed})
+    facts = {"train": train, "test": test, "size": list(size), "seed": seed, "revision": REVISION}
+    write_json(output / MARKER, facts | {"versions": versions("numpy", "opencv-python-headless")})
     progress, counts = Progress("scenes", len(names), "pairs"), {"train": Counter(), "test": Counter()}
     for index, name in enumerate(names):
         scene = make_scene(seed, index, *size)

@@ -78,7 +78,7 @@ def test_facts_state_convention_and_digests(folders):
     assert facts["images"] == "3"
     assert facts["names_sha256"] == artefacts.sha256_lines(NAMES)
     assert facts["manifest_sha256"] == "none"
-    assert "numpy" in json.loads(facts["versions"])
+    assert list(json.loads(facts["versions"])) == ["python", "numpy", "numba", "opencv-python-headless"]
 
 
 def test_manifest_is_checked_and_named(folders):
@@ -279,6 +279,13 @@ def test_rows_of_another_convention_are_not_taken_up(folders, scored):
 def test_rows_of_an_earlier_definition_are_not_taken_up(folders, scored, monkeypatch):
     kill_after(folders, scored, 2)
     monkeypatch.setattr(evaluate, "REVISION", evaluate.REVISION + 1)
+    run(folders)
+    assert scored[0] == 3
+
+
+def test_rows_of_another_version_of_a_package_are_not_taken_up(folders, scored, monkeypatch):
+    kill_after(folders, scored, 2)
+    monkeypatch.setattr(evaluate.artefacts, "versions", lambda *packages: dict.fromkeys(packages, "0"))
     run(folders)
     assert scored[0] == 3
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -10,9 +11,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from fusion import fuse as fuse_stage
 from fusion.fnet.network import FNet
 from fusion.fuse import fuse_pair, fuse_pairs, helpers, main, one_at_a_time
-from fusion.methods import METHODS
+from fusion.methods import METHODS, murf
 from fusion.methods.laplacian import pyramid
 from fusion.weights import write_state
 from pipeline.artefacts import read_csv, sha256_file
@@ -47,7 +49,8 @@ def weights(tmp_path_factory):
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_every_method_writes_one_image_a_pair_and_a_manifest(folders, tmp_path, method):
+def test_every_method_writes_one_image_a_pair_and_a_manifest(folders, tmp_path, method, monkeypatch):
+    monkeypatch.setattr(murf, "SIDE", 64)  # its authors' 1240 takes seconds
     weights, make = tmp_path / "weights.safetensors", METHODS[method].network
     torch.manual_seed(3)
     write_state(weights, make(None).state_dict() if make else {})
@@ -155,6 +158,32 @@ def test_a_changed_source_or_a_damaged_result_is_fused_again(folders, rng):
 def test_other_settings_fuse_all_again(folders):
     first = (fuse(folders) / "a.png").read_bytes()
     assert (fuse(folders, method="maximum") / "a.png").read_bytes() != first
+
+
+@pytest.mark.parametrize("raised", ["stage", "method"])
+def test_a_raised_revision_fuses_all_again_also_where_the_manifest_is_gone(folders, monkeypatch, raised):
+    output = fuse(folders)
+    facts = [read_csv(output / "manifest.csv")[1]]
+    (output / "manifest.csv").unlink()
+    before = {path.name: path.stat().st_mtime_ns for path in output.glob("*.png")}
+    if raised == "stage":
+        monkeypatch.setattr(fuse_stage, "REVISION", fuse_stage.REVISION + 1)
+    else:
+        monkeypatch.setitem(METHODS, "average", replace(METHODS["average"], revision=99))
+    fuse(folders)
+    assert all(path.stat().st_mtime_ns > before[path.name] for path in output.glob("*.png"))
+    facts.append(read_csv(output / "manifest.csv")[1])
+    keys = ("stage_revision", "revision")
+    assert [facts[0][key] != facts[1][key] for key in keys] == [raised == "stage", raised == "method"]
+
+
+@pytest.mark.parametrize(
+    ("method", "packages"),
+    [("average", []), ("dwt", ["pywavelets"]), ("fnet", ["torch", "numba"])],
+)
+def test_the_manifest_states_the_versions_of_what_computed(folders, weights, method, packages):
+    _, facts = read_csv(fuse(folders, "--weights", weights, method=method) / "manifest.csv")
+    assert list(json.loads(facts["versions"])) == ["python", "numpy", "opencv-python-headless", *packages]
 
 
 def test_fewer_names_remove_our_own_leftovers(folders):
