@@ -23,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,49 +84,55 @@ def median_runtime(fuser: Fuser, width: int, height: int, repeats: int) -> float
     return statistics.median(seconds)
 
 
-def peak_memory(
-    name: str,
-    weights: Path | None,
-    device: str,
-    precision: Precision,
-    width: int,
-    height: int,
-    threads: int,
-    own: Own | None = None,
-) -> int:
+@dataclass(frozen=True)
+class Case:
+    """What is measured: a method, or the user's `own`, with its weights, how it runs, and on what size of images.
+
+    size: width and height, pixels; threads: of torch on the CPU.
+    """
+
+    name: str
+    weights: Path | None
+    size: tuple[int, int]
+    device: str = "cpu"
+    precision: Precision = "fp32"
+    threads: int = 1
+    own: Own | None = None
+
+    @property
+    def method(self) -> Method:
+        """The method, as `fusion.fuse` has it."""
+        return METHODS[self.name] if self.own is None else own_method(self.own, self.weights)
+
+    def load(self) -> Fuser:
+        """Return the function that fuses."""
+        return self.method.load(self.weights, self.device, self.precision)
+
+
+def peak_memory(case: Case) -> int:
     """Return the bytes that loading and one fusion take at most.
 
     Seen in a fresh process: what this one has freed it may have kept, which would hide what is taken next.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-        return process.submit(_peak_memory_here, name, weights, device, precision, width, height, threads, own).result()
+        return process.submit(_peak_memory_here, case).result()
 
 
-def _peak_memory_here(
-    name: str,
-    weights: Path | None,
-    device: str,
-    precision: Precision,
-    width: int,
-    height: int,
-    threads: int,
-    own: Own | None,
-) -> int:
-    method = METHODS[name] if own is None else own_method(own, weights)
-    if method.needs_weights or method.on_device:
+def _peak_memory_here(case: Case) -> int:
+    if case.method.in_torch:
         import torch
 
-        torch.set_num_threads(threads)
-    method.load(weights, device, precision)(*random_pair(WARM_UP_SIDE, WARM_UP_SIDE))
+        torch.set_num_threads(case.threads)
+    case.load()(*random_pair(WARM_UP_SIDE, WARM_UP_SIDE))
     gc.collect()
-    if device.startswith("cuda"):
+    if case.device.startswith("cuda"):
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-        method.load(weights, device, precision)(*random_pair(width, height))
+        case.load()(*random_pair(*case.size))
         return torch.cuda.max_memory_allocated()
-    pair = random_pair(width, height)
+    pair = random_pair(*case.size)
     before = _resident_bytes()
-    method.load(weights, device, precision)(*pair)
+    case.load()(*pair)
     return max(0, _peak_resident_bytes() - before)
 
 
@@ -170,55 +177,42 @@ def weights_or_random(method: Method, weights: Path | None) -> Iterator[Path | N
         yield path
 
 
-def measure(
-    name: str,
-    weights: Path | None,
-    size: tuple[int, int],
-    device: str,
-    precision: Precision = "fp32",
-    threads: int = 1,
-    repeats: int = 5,
-    own: Own | None = None,
-) -> dict[str, Any]:
-    """Return what a method costs at `size` (width, height), as the command's JSON.
+def measure(case: Case, repeats: int = 5) -> dict[str, Any]:
+    """Return what a method costs, as the command's JSON.
 
     Of an own method what cannot be known is NaN: all of a folder of images, all but the time of a command or a
     function, the multiply-adds of a network that cannot be traced.
     """
-    facts = {"device": device.split(":")[0], "threads": threads, "size": list(size), "precision": precision}
-    if own is not None:
-        return {"method": name, **_own_cost(own, name, weights, size, device, precision, threads, repeats), **facts}
-    method = METHODS[name]
-    parameters, multiply_adds = 0, math.nan
-    if method.network is not None:
-        network = method.network(weights)
-        parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, *size)
-    with weights_or_random(method, weights) as path:
-        peak = peak_memory(name, path, device, precision, *size, threads)
-        median = median_runtime(method.load(path, device, precision), *size, repeats)
-    return {
-        "method": name,
-        "parameters": parameters,
-        "multiply_adds": multiply_adds,
-        "peak_memory_bytes": peak,
-        "median_s": median,
-        **facts,
-    }
+    cost = _own_cost(case, repeats) if case.own is not None else _cost(case, repeats)
+    facts = {"device": case.device.split(":")[0], "threads": case.threads, "size": list(case.size)}
+    return {"method": case.name, **cost, **facts, "precision": case.precision}
 
 
-def _own_cost(own: Own, name: str, weights, size, device, precision, threads, repeats) -> dict[str, float]:
+def _cost(case: Case, repeats: int) -> dict[str, float]:
+    cost = {"parameters": 0, "multiply_adds": math.nan}
+    if case.method.network is not None:
+        network = case.method.network(case.weights)
+        cost = {"parameters": count_parameters(network), "multiply_adds": count_multiply_adds(network, *case.size)}
+    with weights_or_random(case.method, case.weights) as weights:
+        case = replace(case, weights=weights)
+        cost["peak_memory_bytes"] = peak_memory(case)
+        cost["median_s"] = median_runtime(case.load(), *case.size, repeats)
+    return cost
+
+
+def _own_cost(case: Case, repeats: int) -> dict[str, float]:
     cost = dict.fromkeys(("parameters", "multiply_adds", "peak_memory_bytes", "median_s"), math.nan)
-    if own.kind == "folder":
+    if case.own.kind == "folder":
         return cost
-    cost["median_s"] = median_runtime(own_method(own, weights).load(weights, device, precision), *size, repeats)
-    if own.kind != "command":  # another program's memory is not ours to see
-        cost["peak_memory_bytes"] = peak_memory(name, weights, device, precision, *size, threads, own)
-    if (network := own_network(own, weights)) is not None:
-        cost["parameters"] = count_parameters(network) or math.nan  # a frozen file keeps constants alone
+    cost["median_s"] = median_runtime(case.load(), *case.size, repeats)
+    if case.own.kind != "command":  # another program's memory is not ours to see
+        cost["peak_memory_bytes"] = peak_memory(case)
+    if (network := own_network(case.own, case.weights)) is not None:
+        cost["parameters"] = count_parameters(network) or math.nan  # a frozen file keeps constants only
         try:
-            cost["multiply_adds"] = count_multiply_adds(network, *size)
+            cost["multiply_adds"] = count_multiply_adds(network, *case.size)
         except Exception as error:  # a user's network, which need not run without data
-            logging.warning("warning: multiply-adds of %s are not counted: %s", name, str(error).split("\n")[0])
+            logging.warning("warning: multiply-adds of %s are not counted: %s", case.name, str(error).split("\n")[0])
     return cost
 
 
@@ -255,12 +249,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     if method.needs_weights and weights is None and method.network is None:
         raise InputError(f"--method {options.method} needs --weights: it has no network to fill at random")
     threads = threads_available(options.threads)
-    in_torch = method.needs_weights or method.on_device
-    claim = claimed_device(options.device, threads) if in_torch else nullcontext("cpu")
+    claim = claimed_device(options.device, threads) if method.in_torch else nullcontext("cpu")
     with claim as device:
-        precision = resolved_precision(options.precision, device) if in_torch else "fp32"
+        precision = resolved_precision(options.precision, device) if method.in_torch else "fp32"
         logging.info("cost of %s at %dx%d on %s, %d threads", options.method, *options.size, device, threads)
-        cost = measure(options.method, weights, tuple(options.size), device, precision, threads, options.repeats, own)
+        case = Case(options.method, weights, tuple(options.size), device, precision, threads, own)
+        cost = measure(case, options.repeats)
     if options.json:
         write_json(options.json, cost)
     for key, value in cost.items():

@@ -71,27 +71,16 @@ def vif(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention
 
 def _vif(comparison: Comparison) -> float:
     fused = comparison.fused
-    kept_visible = kept_infrared = there_visible = there_infrared = 0.0
+    kept, there = np.zeros(2), np.zeros(2)  # of the visible and the infrared image, over the scales
     for scale, (window, (visible, infrared)) in enumerate(zip(VIF_WINDOWS, comparison.sources.scales, strict=True)):
         if scale > 0:
             fused = kernels.smooth_and_halve(fused, window)
-        first, second = kernels.vif_fused(
-            fused,
-            visible.image,
-            visible.mean,
-            visible.variance,
-            infrared.image,
-            infrared.mean,
-            infrared.variance,
-            window,
-        )
-        kept_visible += first
-        kept_infrared += second
-        there_visible += visible.information
-        there_infrared += infrared.information
-    of_visible = kept_visible / there_visible if there_visible > 0 else 1.0
-    of_infrared = kept_infrared / there_infrared if there_infrared > 0 else 1.0
-    return _over_sources(of_visible, of_infrared, comparison.sources.convention)
+        of_visible = (visible.image, visible.mean, visible.variance)
+        of_infrared = (infrared.image, infrared.mean, infrared.variance)
+        kept += kernels.vif_fused(fused, *of_visible, *of_infrared, window)
+        there += (visible.information, infrared.information)
+    shares = [float(some / whole) if whole > 0 else 1.0 for some, whole in zip(kept, there, strict=True)]
+    return _over_sources(*shares, comparison.sources.convention)
 
 
 def qabf(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str = "reference") -> float:
@@ -238,25 +227,9 @@ def scd(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention
 
 
 def _scd(comparison: Comparison) -> float:
-    sources = _sums(comparison.sources.joint)
+    product = _sums(comparison.sources.joint).xy
     visible, infrared = map(_sums, comparison.joints)
-    of_visible = _correlation(
-        sources.n,
-        visible.x,
-        visible.y - infrared.x,
-        visible.xx,
-        visible.yy - 2 * infrared.xy + infrared.xx,
-        visible.xy - sources.xy,
-    )
-    of_infrared = _correlation(
-        sources.n,
-        infrared.x,
-        infrared.y - visible.x,
-        infrared.xx,
-        infrared.yy - 2 * visible.xy + visible.xx,
-        infrared.xy - sources.xy,
-    )
-    return of_visible + of_infrared
+    return _correlation(_less(visible, infrared, product)) + _correlation(_less(infrared, visible, product))
 
 
 def cc(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str = "reference") -> float:
@@ -270,7 +243,7 @@ def cc(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention:
 
 
 def _cc(comparison: Comparison) -> float:
-    first, second = (_correlation(s.n, s.x, s.y, s.xx, s.yy, s.xy) for s in map(_sums, comparison.joints))
+    first, second = (_correlation(_sums(joint)) for joint in comparison.joints)
     return (first + second) / 2
 
 
@@ -403,7 +376,14 @@ def _sums(joint: np.ndarray) -> _Sums:
     return _Sums(*map(int, values), xy=int(_LEVELS @ (joint @ _LEVELS)))
 
 
-def _correlation(n: int, x: int, y: int, xx: int, yy: int, xy: int) -> float:
-    """Pearson's r from sums, NaN where either variance is 0."""
-    variances = (n * xx - x * x) * (n * yy - y * y)
-    return (n * xy - x * y) / math.sqrt(variances) if variances > 0 else math.nan
+def _less(source: _Sums, other: _Sums, product: int) -> _Sums:
+    """Return the sums of A and F - B from those of A and F and of B and F; `product` is the sum of A B."""
+    squares = source.yy - 2 * other.xy + other.xx
+    return _Sums(source.n, source.x, source.y - other.x, source.xx, squares, source.xy - product)
+
+
+def _correlation(sums: _Sums) -> float:
+    """Return Pearson's r, NaN where either variance is 0."""
+    n = sums.n
+    variances = (n * sums.xx - sums.x**2) * (n * sums.yy - sums.y**2)
+    return (n * sums.xy - sums.x * sums.y) / math.sqrt(variances) if variances > 0 else math.nan

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from fusion.cost import count_multiply_adds, count_parameters, main, peak_memory
+from fusion.cost import Case, count_multiply_adds, count_parameters, main, peak_memory
 from fusion.fnet.network import FNet
 from fusion.methods import METHODS
 from fusion.weights import write_state
@@ -100,7 +100,7 @@ def test_the_weights_decide_which_network_is_counted(tmp_path):
 
 
 def test_peak_memory_grows_with_the_image():
-    small, large = (peak_memory("average", None, "cpu", "fp32", side, side, 1) for side in (512, 4096))
+    small, large = (peak_memory(Case("average", None, (side, side))) for side in (512, 4096))
     # Sum and mean of 64 MiB each; the sources are the caller's.
     assert small < 16 * 2**20 < 64 * 2**20 <= large < 200 * 2**20
 
