@@ -2,253 +2,45 @@
 
 FNet has the paper's two: stage I trains FNet and IFNet together, so that the sources can be had back from the fused
 image (Eq. 25); stage II trains FNet alone to resemble both sources (Eq. 26). The other methods have those of their own
-papers (`Method.training`). Every batch depends on the seed and the iteration's number alone, so that a run that was
-killed resumes from its last checkpoint and ends bit for bit where it would have ended.
+papers (`Method.training`). With `--resume` a run that was killed goes on from its last checkpoint and ends bit for bit
+where it would have ended (`fusion.training.loop`).
 """
 
 import argparse
-import copy
 import logging
-import math
-import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from fusion.fnet.gpu.graphs import recorded
 from fusion.fnet.losses import TERMS
 from fusion.fnet.network import BLOCKS
 from fusion.fuse import weights_digest
-from fusion.methods import METHODS, Phase, Training
+from fusion.methods import METHODS, Training
 from fusion.methods.fnet import from_authors
-from fusion.training.batches import drawn_batches, load_luma
-from fusion.training.soap import SOAP
+from fusion.training.batches import load_luma
+from fusion.training.loop import OPTIMISERS, Settings, train
 from fusion.weights import fill, read_state, write_state
 from pipeline.artefacts import only_writer, sha256_file, sha256_json, versions, write_csv, write_json
 from pipeline.colour import COLOURS
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from pipeline.pairs import Pair, find_pairs, read_names
-from pipeline.stage import InputError, Progress, run, stop_asked, stopped
-from pipeline.tensors import read_tensors, write_tensors
+from pipeline.stage import InputError, run, stop_asked
 
 REVISION = 4  # raise when the same options would train other weights
-KEPT_CHECKPOINTS = 2
-OPTIMISERS = ("adam", "soap")
-SCALARS_RATE = 3  # of SOAP: thresholds and momenta are of the order of 1, weights of 0.02
 TRAINABLE = [name for name, method in METHODS.items() if method.training]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Everything but the data that decides which weights come out.
-
-    iterations: of each phase; lr: None for each phase's own; frozen: the SHA-256 of a frozen network's weights, or
-    `none`; start: that of the weights that the network starts from, or `random`.
-    """
-
-    method: str
-    iterations: tuple[int, ...]
-    batch: int
-    crop: int
-    lr: float | None
-    ema: float
-    seed: int
-    colour: str
-    precision: str
-    device: str
-    block: str = "lzsc"
-    without: tuple[str, ...] = ()
-    tones: float = 0.0
-    optimiser: str = "adam"
-    frozen: str = "none"
-    start: str = "random"
-    revision: int = REVISION
-
-
-@dataclass
-class _State:
-    """What a checkpoint holds: the networks, and the rows of losses so far."""
-
-    networks: dict[str, nn.Module]
-    rows: list[dict[str, float]]
-
-    def save(self, folder: Path, stage: int, iteration: int, sums: Mapping[str, float], optimiser: Any) -> None:
-        state = {"stage": stage, "iteration": iteration, "sums": dict(sums), "rows": self.rows}
-        state["networks"] = {name: network.state_dict() for name, network in self.networks.items()}
-        state["optimiser"] = optimiser.state_dict()
-        write_tensors(folder / f"stage{stage}-{iteration:07}.pt", state)
-        for old in sorted(folder.glob("stage*.pt"))[:-KEPT_CHECKPOINTS]:
-            old.unlink()
-
-    def restore(self, folder: Path, device: str) -> dict[str, Any] | None:
-        """Fill the networks from the newest readable checkpoint; return its content, None without one."""
-        for path in sorted(folder.glob("stage*.pt"), reverse=True):
-            try:
-                state = read_tensors(path, device)
-            except Exception as error:  # whatever a damaged file makes torch raise, the one before it may be whole
-                logging.warning("warning: %s is unreadable (%s); trying the one before", path, type(error).__name__)
-                path.unlink()
-                continue
-            for name, network in self.networks.items():
-                network.load_state_dict(state["networks"][name])
-            self.rows.extend(state["rows"])
-            logging.info("resuming at stage %d, iteration %d", state["stage"], state["iteration"])
-            return state
-        return None
-
-
-def train(
-    training: Training,
-    images: Sequence[np.ndarray],
-    names: Sequence[str],
-    settings: Settings,
-    device: str,
-    checkpoints: Path,
-    resume: bool = True,
-    checkpoint_every: int = 1000,
-    log_every: int = 20,
-    stopping: Callable[[], bool] = lambda: False,
-) -> tuple[dict[str, dict[str, Tensor]], pd.DataFrame]:
-    """Train through all phases; return state dicts `weights_raw`, `weights` (averaged), those beside, and the losses.
-
-    Where `stopping` says so, progress is saved and the process ends. The losses have one row for every `log_every`
-    iterations: stage (the phase's number), iteration (from 1, within the stage), and each term's mean over those.
-
-    Raises:
-        InputError: fewer pairs than a batch, or a loss or gradient that is not finite (checkpoints stay).
-    """
-    if len(images) < settings.batch:
-        raise InputError(f"found {len(images)} pairs to train on; wanted at least a batch of {settings.batch}")
-    for network in (training.network, *training.beside.values()):
-        network.to(device, memory_format=torch.channels_last)
-    average = copy.deepcopy(training.network).requires_grad_(False)
-    state = _State({"weights_raw": training.network, "weights": average, **training.beside}, [])
-    if not resume:
-        shutil.rmtree(checkpoints, ignore_errors=True)
-    restored = state.restore(checkpoints, device)
-    for stage, (phase, iterations) in enumerate(zip(training.phases, settings.iterations, strict=True), start=1):
-        if restored is not None and restored["stage"] > stage:
-            continue
-        optimiser = _optimiser(phase, settings, device)
-        schedule = phase.schedule if settings.optimiser == "adam" else lambda share: 1 - share
-        first, sums = 0, {}
-        if restored is not None and restored["stage"] == stage:
-            optimiser.load_state_dict(restored["optimiser"])
-            first, sums = restored["iteration"], restored["sums"]
-        progress = Progress(f"train {settings.method}, stage {phase.title}", iterations, "iterations", done=first)
-        gradients = None
-        coming = drawn_batches(
-            images,
-            size=settings.batch,
-            crop=settings.crop,
-            seed=settings.seed,
-            stage=stage,
-            iterations=range(first, iterations),
-            tones=settings.tones,
-        )
-        for iteration, indices, pair in coming:
-            if gradients is None:
-                gradients = _gradients(phase, device, pair if training.recordable and device != "cpu" else None)
-            if schedule:
-                for group in optimiser.param_groups:
-                    group["lr"] = group["initial_lr"] * schedule(iteration / iterations)
-            if not training.recordable:
-                # What a network draws in training, such as dropout, depends on the iteration alone, too.
-                torch.manual_seed(int(np.random.default_rng([settings.seed, stage, 2, iteration]).integers(2**62)))
-            read_terms = gradients(pair)
-            optimiser.step()
-            _follow(average, training.network, settings.ema)
-            # A GPU has all its work by now; what is not finite has spoiled the weights, but they are not saved.
-            terms = read_terms()
-            if not math.isfinite(terms["total"]):
-                where = f"stage {stage}, iteration {iteration + 1}, pairs {[names[index] for index in indices]}"
-                raise InputError(
-                    f"the loss or its gradient is not finite at {where}; wanted finite ones. "
-                    f"The last good state is in {checkpoints}; a smaller --lr may help"
-                )
-            sums = {key: sums.get(key, 0.0) + value for key, value in terms.items()}
-            done = iteration + 1
-            if done % log_every == 0 or done == iterations:
-                count = (done - 1) % log_every + 1
-                state.rows.append({"stage": stage, "iteration": done, **{key: sums[key] / count for key in sums}})
-                sums = {}
-            progress.step(note=f"loss {terms['total']:.4f}")
-            if (done % checkpoint_every == 0 or stopping()) and done < iterations:
-                state.save(checkpoints, stage, done, sums, optimiser)
-                if stopping():
-                    raise stopped(f"stage {stage}, iteration {done}")
-        # The next stage starts with a fresh optimiser: its checkpoint is that of iteration 0.
-        if stage < len(training.phases) and iterations:
-            state.save(checkpoints, stage + 1, 0, {}, _optimiser(training.phases[stage], settings, device))
-    states = {name: network.state_dict() for name, network in state.networks.items()}
-    return states, pd.DataFrame(state.rows)
-
-
-def _optimiser(phase: Phase, settings: Settings, device: str) -> torch.optim.Optimizer:
-    rate = phase.lr if settings.lr is None else settings.lr
-    if settings.optimiser == "soap":
-        scalars = [parameter for parameter in phase.parameters if parameter.numel() == 1]
-        weights = [parameter for parameter in phase.parameters if parameter.numel() > 1]
-        groups = [{"params": weights, "initial_lr": rate}, {"params": scalars, "initial_lr": SCALARS_RATE * rate}]
-        return SOAP([{**group, "lr": group["initial_lr"]} for group in groups], lr=rate)
-    groups = [
-        {"params": list(parameters), "lr": factor * rate, "initial_lr": factor * rate}
-        for parameters, factor in phase.groups()
-    ]
-    # Fused: one kernel where there would be dozens.
-    return torch.optim.Adam(groups, weight_decay=phase.weight_decay, fused=True if device != "cpu" else None)
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the network's; statistics that are no weights are copied."""
-    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for mine, its in zip(average.buffers(), network.buffers(), strict=True):
-        mine.copy_(its)
-
-
-def _gradients(phase: Phase, device: str, example: Tensor | None) -> Callable[[Tensor], Callable[[], dict[str, float]]]:
-    """Return what fills the phase's gradients from a batch; `example` to record it by, on a GPU.
-
-    What that returns waits for the terms' values, and is called before the next batch. A `total` that is not finite
-    says that the loss or its gradient is not.
-    """
-    names: list[str] = []
-
-    def fill(pair: Tensor) -> Tensor:
-        terms = phase.loss(pair[0], pair[1])
-        for parameter in phase.parameters:
-            parameter.grad = None
-        terms["total"].backward()
-        names[:] = terms
-        norm = nn.utils.get_total_norm([parameter.grad for parameter in phase.parameters])
-        if phase.clip is not None:
-            for parameters, _ in phase.groups():
-                nn.utils.clip_grad_norm_(parameters, phase.clip)
-        return torch.stack([*terms.values(), norm]).detach()
-
-    run_fill = fill if example is None else recorded(fill, example.to(device))
-
-    def gradients(pair: Tensor) -> Callable[[], dict[str, float]]:
-        if device != "cpu":
-            pair = pair.pin_memory() if example is not None else pair.to(device)
-        filled = run_fill(pair)
-
-        def read_terms() -> dict[str, float]:
-            *values, norm = filled.tolist()
-            terms = dict(zip(names, values, strict=True))
-            return terms if math.isfinite(norm) else terms | {"total": math.nan}
-
-        return read_terms
-
-    return gradients
+FNET_OPTIONS = {  # those that only FNet has, with their defaults
+    "stage1_iterations": None,
+    "stage2_iterations": None,
+    "block": "lzsc",
+    "without": [],
+    "start": None,
+    "optimiser": "adam",
+}
 
 
 def data_digest(pairs: Sequence[Pair]) -> str:
@@ -270,60 +62,65 @@ def write_results(
     write_json(output / "provenance.json", {**facts, "final_losses": final, "sha256": digests})
 
 
-def _terms(values: Collection[str]) -> tuple[str, ...]:
-    if set(values) == set(TERMS):
-        raise InputError(f"--without {' '.join(values)} leaves no loss in stage II; wanted at least one term kept")
-    return tuple(sorted(set(values)))
+def fnet_training(options: argparse.Namespace, device: str) -> tuple[Training, list[int | None], dict[str, Any]]:
+    """Return what trains FNet by its own options, the iterations asked for, and those of `Settings` that are FNet's.
+
+    Raises:
+        InputError: the options contradict one another, or `--start` holds no weights of this network.
+    """
+    if options.iterations is not None:
+        raise InputError("--iterations is for the other methods; wanted --stage1-iterations, --stage2-iterations")
+    without = tuple(sorted(set(options.without)))
+    if set(without) == set(TERMS):
+        raise InputError(
+            f"--without {' '.join(options.without)} leaves no loss in stage II; wanted at least one term kept"
+        )
+    precision = resolved_precision(options.precision, device)
+    training = METHODS["fnet"].training(None, block=options.block, without=without, precision=precision)
+    start = "random"
+    if options.start:
+        fill(training.network, from_authors(read_state(options.start)), options.start)
+        start = sha256_file(options.start)
+    chosen = {"precision": precision, "block": options.block, "without": without}
+    chosen |= {"optimiser": options.optimiser, "start": start}
+    return training, [options.stage1_iterations, options.stage2_iterations], chosen
 
 
-def _iterations(options: argparse.Namespace, training: Training) -> tuple[int, ...]:
-    """Return each phase's iterations: those asked for, else those that its authors take."""
-    if options.method == "fnet":
-        asked = [options.stage1_iterations, options.stage2_iterations]
-        if options.iterations is not None:
-            raise InputError("--iterations is for the other methods; wanted --stage1-iterations, --stage2-iterations")
-    else:
-        asked = list(options.iterations or [None])
-        if len(asked) not in (1, len(training.phases)):
-            titles = ", ".join(phase.title for phase in training.phases)
-            raise InputError(f"--iterations has {len(asked)} numbers; wanted one, or one for each of: {titles}")
-        asked = asked * len(training.phases) if len(asked) == 1 else asked
+def other_training(options: argparse.Namespace) -> tuple[Training, list[int | None], dict[str, Any]]:
+    """Return the same of a method other than FNet.
+
+    Raises:
+        InputError: an option does not suit the method, or a frozen network's weights are missing or broken.
+    """
+    given = [name for name, default in FNET_OPTIONS.items() if getattr(options, name) != default]
+    if given:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
+        raise InputError(
+            f"--method {options.method} with {named}: these are FNet's; wanted --method fnet, or none of them"
+        )
+    wanted = METHODS[options.method].frozen
+    frozen = getattr(options, wanted) if wanted else None
+    training = METHODS[options.method].training(frozen)
+    asked = options.iterations or [None]
+    if len(asked) == 1:
+        asked = asked * len(training.phases)
+    return training, asked, {"frozen": weights_digest(frozen)}
+
+
+def phase_iterations(method: str, training: Training, asked: Sequence[int | None]) -> tuple[int, ...]:
+    """Return the iterations of each phase: those asked for, or where that is None those that its authors take."""
+    if len(asked) != len(training.phases):
+        titles = ", ".join(phase.title for phase in training.phases)
+        raise InputError(f"--iterations has {len(asked)} numbers; wanted one, or one for each of: {titles}")
     chosen = [
-        given if given is not None else phase.iterations for given, phase in zip(asked, training.phases, strict=True)
+        phase.iterations if number is None else number for phase, number in zip(training.phases, asked, strict=True)
     ]
     if None in chosen:
-        raise InputError(f"--method {options.method}: its paper does not say how long it trains; wanted --iterations")
+        raise InputError(f"--method {method}: its paper does not say how long it trains; wanted --iterations")
     return tuple(chosen)
 
 
-def _frozen(options: argparse.Namespace) -> Path | None:
-    """Return the weights of a frozen network that were given; InputError where the method has no use for them."""
-    wanted = METHODS[options.method].frozen
-    for name in ("perceptual_weights", "teacher_weights"):
-        if getattr(options, name) and name != wanted:
-            raise InputError(f"--{name.replace('_', '-')} with --method {options.method}: its losses need none")
-    return getattr(options, wanted) if wanted else None
-
-
-def _training(options: argparse.Namespace, frozen: Path | None, precision: str) -> Training:
-    """Return what `--method` trains, with random weights from the seed, or those of `--start`."""
-    make = METHODS[options.method].training
-    if options.method == "fnet":
-        make = partial(make, block=options.block, without=_terms(options.without), precision=precision)
-    elif options.block != "lzsc" or options.without or options.start or options.optimiser != "adam":
-        raise InputError(
-            f"--method {options.method} with --block, --without, --start or --optimiser: these are for fnet alone"
-        )
-    torch.manual_seed(options.seed)
-    training = make(frozen)
-    if options.start:
-        start = from_authors(read_state(options.start))
-        fill(training.network, start, options.start)
-    return training
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Train a fusion network."""
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fusion.train", description=__doc__)
     parser.add_argument("--method", default="fnet", help=f"the network to train: {', '.join(TRAINABLE)}; default fnet")
     parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
@@ -395,8 +192,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--log-every", type=int, default=20, help="iterations averaged in a row of losses.csv; default 20"
     )
     parser.add_argument("--resume", action="store_true", help="go on from a checkpoint of the same settings and data")
-    options = parser.parse_args(argv)
+    return parser
 
+
+def _check_options(options: argparse.Namespace) -> None:
+    """Raise InputError for a method that cannot be trained, or an option that is out of range or unused by it."""
     if options.method not in TRAINABLE:
         raise InputError(f"--method {options.method} cannot be trained; wanted one of {', '.join(TRAINABLE)}")
     at_least = {"batch": 1, "stage1_iterations": 0, "stage2_iterations": 0, "seed": 0}
@@ -410,13 +210,22 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--lr {options.lr} --ema {options.ema}: wanted a rate above 0 and a decay from 0 to below 1")
     if not 0 <= options.tones <= 1:
         raise InputError(f"--tones {options.tones}: wanted a share of the crops, 0 to 1")
+    for name in ("perceptual_weights", "teacher_weights"):
+        if getattr(options, name) and name != METHODS[options.method].frozen:
+            raise InputError(f"--{name.replace('_', '-')} with --method {options.method}: its losses need none")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Train a fusion network."""
+    options = _parser().parse_args(argv)
+    _check_options(options)
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
     with only_writer(options.output), claimed_device(options.device, options.threads) as device:
         torch.backends.cudnn.deterministic = True
-        precision = resolved_precision(options.precision, device) if options.method == "fnet" else "fp32"
-        frozen = _frozen(options)
-        training = _training(options, frozen, precision)
+        torch.manual_seed(options.seed)
+        fnet = options.method == "fnet"
+        training, asked, chosen = fnet_training(options, device) if fnet else other_training(options)
         crop = training.crop if options.crop is None else options.crop
         if crop < training.smallest_crop or crop % training.crop_step:
             step = f", a multiple of {training.crop_step}" if training.crop_step > 1 else ""
@@ -424,30 +233,27 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise InputError(f"--crop {crop} does not suit {options.method}; wanted {wanted}")
         settings = Settings(
             method=options.method,
-            iterations=_iterations(options, training),
+            iterations=phase_iterations(options.method, training, asked),
             batch=training.batch if options.batch is None else options.batch,
             crop=crop,
             lr=options.lr,
             ema=training.ema if options.ema is None else options.ema,
             seed=options.seed,
             colour=options.colour,
-            precision=precision,
             device=device.split(":")[0],
-            block=options.block,
-            without=_terms(options.without),
+            revision=REVISION,
             tones=options.tones,
-            optimiser=options.optimiser,
-            frozen=weights_digest(frozen),
-            start=sha256_file(options.start) if options.start else "random",
+            **chosen,
         )
         images = load_luma(pairs, options.colour, settings.crop)
+        packages = METHODS[options.method].packages
         facts = {
             "settings": asdict(settings),
             "rates": [phase.lr if options.lr is None else options.lr for phase in training.phases],
             "choices": list(training.choices),
             "log_every": options.log_every,
             "data": {"pairs": len(pairs), "sha256": data_digest(pairs)},
-            "versions": versions("torch", "numpy"),
+            "versions": versions("numpy", "opencv-python-headless", "torch", "torchvision", *packages),
         }
         facts["digest"] = sha256_json(facts)
         facts["threads"] = torch.get_num_threads()

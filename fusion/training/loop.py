@@ -1,0 +1,236 @@
+"""The training loop: phases, losses, checkpoints and the moving average of the weights.
+
+Every batch depends on the seed and the iteration's number only, so a training that was killed resumes from its last
+checkpoint and ends bit for bit where it would have ended.
+"""
+
+import copy
+import logging
+import math
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from fusion.fnet.gpu.graphs import recorded
+from fusion.methods import Phase, Training
+from fusion.training.batches import drawn_batches
+from fusion.training.soap import SOAP
+from pipeline.stage import InputError, Progress, stopped
+from pipeline.tensors import read_tensors, write_tensors
+
+KEPT_CHECKPOINTS = 2
+OPTIMISERS = ("adam", "soap")
+SCALARS_RATE = 3  # of SOAP: thresholds and momenta are of the order of 1, weights of 0.02
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything but the data that decides which weights come out.
+
+    iterations: of each phase; lr: None for each phase's own; frozen: the SHA-256 of a frozen network's weights, or
+    `none`; start: that of the weights that the network starts from, or `random`; revision: that of `fusion.train`.
+    """
+
+    method: str
+    iterations: tuple[int, ...]
+    batch: int
+    crop: int
+    lr: float | None
+    ema: float
+    seed: int
+    colour: str
+    device: str
+    revision: int
+    tones: float = 0.0
+    frozen: str = "none"
+    # FNet's own; the other methods train by these defaults.
+    precision: str = "fp32"
+    block: str = "lzsc"
+    without: tuple[str, ...] = ()
+    optimiser: str = "adam"
+    start: str = "random"
+
+
+def train(
+    training: Training,
+    images: Sequence[np.ndarray],
+    names: Sequence[str],
+    settings: Settings,
+    device: str,
+    checkpoints: Path,
+    resume: bool = True,
+    checkpoint_every: int = 1000,
+    log_every: int = 20,
+    stopping: Callable[[], bool] = lambda: False,
+) -> tuple[dict[str, dict[str, Tensor]], pd.DataFrame]:
+    """Train through all phases; return state dicts `weights_raw`, `weights` (averaged), those beside, and the losses.
+
+    When `stopping` returns True, progress is saved and the process ends. The losses have one row for every `log_every`
+    iterations: stage (the phase's number), iteration (from 1, within the stage), and each term's mean over those.
+
+    Raises:
+        InputError: fewer pairs than a batch, or a loss or gradient that is not finite (checkpoints stay).
+    """
+    if len(images) < settings.batch:
+        raise InputError(f"found {len(images)} pairs to train on; wanted at least a batch of {settings.batch}")
+    for network in (training.network, *training.beside.values()):
+        network.to(device, memory_format=torch.channels_last)
+    average = copy.deepcopy(training.network).requires_grad_(False)
+    networks = {"weights_raw": training.network, "weights": average, **training.beside}
+    if not resume:
+        shutil.rmtree(checkpoints, ignore_errors=True)
+    saved = _restore(checkpoints, networks, device)
+    rows = saved["rows"]
+    for stage in range(saved["stage"], len(training.phases) + 1):
+        phase, iterations = training.phases[stage - 1], settings.iterations[stage - 1]
+        optimiser, schedule = _optimiser(phase, settings, device)
+        if saved["optimiser"] is not None:
+            optimiser.load_state_dict(saved["optimiser"])
+        first, sums = saved["iteration"], saved["sums"]
+        progress = Progress(f"train {settings.method}, stage {phase.title}", iterations, "iterations", done=first)
+        gradients = None
+        for iteration, indices, pair in drawn_batches(
+            images, settings.batch, settings.crop, settings.seed, stage, range(first, iterations), settings.tones
+        ):
+            if gradients is None:
+                gradients = _gradients(phase, device, pair if training.recordable and device != "cpu" else None)
+            for group in optimiser.param_groups:
+                group["lr"] = group["initial_lr"] * schedule(iteration / iterations)
+            if not training.recordable:
+                # What a network draws in training, such as dropout, depends on the iteration only, too.
+                torch.manual_seed(int(np.random.default_rng([settings.seed, stage, 2, iteration]).integers(2**62)))
+            read_terms = gradients(pair)
+            optimiser.step()
+            _follow(average, training.network, settings.ema)
+            # A GPU has all its work by now; what is not finite has spoiled the weights, but they are not saved.
+            terms = read_terms()
+            done = iteration + 1
+            if not math.isfinite(terms["total"]):
+                where = f"stage {stage}, iteration {done}, pairs {[names[index] for index in indices]}"
+                raise InputError(
+                    f"the loss or its gradient is not finite at {where}; wanted finite ones. "
+                    f"The last good state is in {checkpoints}; a smaller --lr may help"
+                )
+            sums = {key: sums.get(key, 0.0) + value for key, value in terms.items()}
+            if done % log_every == 0 or done == iterations:
+                count = (done - 1) % log_every + 1
+                rows.append({"stage": stage, "iteration": done, **{key: sums[key] / count for key in sums}})
+                sums = {}
+            progress.step(note=f"loss {terms['total']:.4f}")
+            if (done % checkpoint_every == 0 or stopping()) and done < iterations:
+                _save(checkpoints, networks, _position(rows, stage, done, sums, optimiser.state_dict()))
+                if stopping():
+                    raise stopped(f"stage {stage}, iteration {done}")
+        saved = _position(rows, stage + 1)
+        if stage < len(training.phases) and iterations:
+            _save(checkpoints, networks, saved)
+    return {name: network.state_dict() for name, network in networks.items()}, pd.DataFrame(rows)
+
+
+def _position(
+    rows: list[dict[str, float]],
+    stage: int,
+    iteration: int = 0,
+    sums: Mapping[str, float] | None = None,
+    optimiser: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return where a training stands: `iteration` done of a stage, the rows of losses and the sums of the next row.
+
+    The optimiser's state is None at a stage's start, where it is a fresh one.
+    """
+    return {"stage": stage, "iteration": iteration, "sums": sums or {}, "rows": rows, "optimiser": optimiser}
+
+
+def _save(folder: Path, networks: Mapping[str, nn.Module], position: Mapping[str, Any]) -> None:
+    """Write a checkpoint, and remove the oldest ones."""
+    state = {**position, "networks": {name: network.state_dict() for name, network in networks.items()}}
+    state["threads"] = torch.get_num_threads()
+    write_tensors(folder / f"stage{position['stage']}-{position['iteration']:07}.pt", state)
+    for old in sorted(folder.glob("stage*.pt"))[:-KEPT_CHECKPOINTS]:
+        old.unlink()
+
+
+def _restore(folder: Path, networks: Mapping[str, nn.Module], device: str) -> dict[str, Any]:
+    """Fill the networks from the newest readable checkpoint and return where it stands, or the start without one."""
+    for path in sorted(folder.glob("stage*.pt"), reverse=True):
+        try:
+            state = read_tensors(path, device)
+        except Exception as error:  # whatever a damaged file makes torch raise, the one before it may be whole
+            logging.warning("warning: %s is unreadable (%s); trying the one before", path, type(error).__name__)
+            path.unlink()
+            continue
+        for name, network in networks.items():
+            network.load_state_dict(state["networks"][name])
+        logging.info("resuming at stage %d, iteration %d", state["stage"], state["iteration"])
+        threads = torch.get_num_threads()
+        if device == "cpu" and threads != state["threads"]:
+            before = state["threads"]
+            logging.warning("warning: trained on %d threads before, now %d: last digits may differ", before, threads)
+        return state
+    return _position([], stage=1)
+
+
+def _optimiser(phase: Phase, settings: Settings, device: str) -> tuple[torch.optim.Optimizer, Callable[[float], float]]:
+    """Return a phase's optimiser and the factor of its rates by the share of the phase that is done, 0..1."""
+    rate = phase.lr if settings.lr is None else settings.lr
+    if settings.optimiser == "soap":
+        scalars = [parameter for parameter in phase.parameters if parameter.numel() == 1]
+        weights = [parameter for parameter in phase.parameters if parameter.numel() > 1]
+        groups = [{"params": weights, "initial_lr": rate}, {"params": scalars, "initial_lr": SCALARS_RATE * rate}]
+        return SOAP(groups, lr=rate), lambda share: 1 - share
+    groups = [{"params": list(part), "initial_lr": factor * rate} for part, factor in phase.groups()]
+    # Fused: one kernel where there would be dozens.
+    adam = torch.optim.Adam(groups, rate, weight_decay=phase.weight_decay, fused=True if device != "cpu" else None)
+    return adam, phase.schedule or (lambda share: 1.0)
+
+
+@torch.no_grad()
+def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the network's; statistics that are no weights are copied."""
+    torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
+    for mine, its in zip(average.buffers(), network.buffers(), strict=True):
+        mine.copy_(its)
+
+
+def _gradients(phase: Phase, device: str, example: Tensor | None) -> Callable[[Tensor], Callable[[], dict[str, float]]]:
+    """Return a function that fills the phase's gradients from a batch; `example` to record it by, on a GPU.
+
+    That function returns another, which waits for the terms' values and must be called before the next batch. A `total`
+    that is not finite says that the loss or its gradient is not.
+    """
+    names: list[str] = []
+
+    def fill(pair: Tensor) -> Tensor:
+        terms = phase.loss(pair[0], pair[1])
+        for parameter in phase.parameters:
+            parameter.grad = None
+        terms["total"].backward()
+        names[:] = terms
+        norm = nn.utils.get_total_norm([parameter.grad for parameter in phase.parameters])
+        if phase.clip is not None:
+            for parameters, _ in phase.groups():
+                nn.utils.clip_grad_norm_(parameters, phase.clip)
+        return torch.stack([*terms.values(), norm]).detach()
+
+    run_fill = fill if example is None else recorded(fill, example.to(device))
+
+    def gradients(pair: Tensor) -> Callable[[], dict[str, float]]:
+        if device != "cpu":
+            pair = pair.pin_memory() if example is not None else pair.to(device)
+        filled = run_fill(pair)
+
+        def read_terms() -> dict[str, float]:
+            *values, norm = filled.tolist()
+            terms = dict(zip(names, values, strict=True))
+            return terms if math.isfinite(norm) else terms | {"total": math.nan}
+
+        return read_terms
+
+    return gradients
