@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "format": options.format if options.format == "png" else f"jpg quality {options.quality}",
             "precision": precision,
             "device": device.split(":")[0],
-            # Sums in torch on a CPU are split among its threads, and round as they are split.
+            # Torch splits sums among a CPU's threads: by their number coconet's and laph's values differ by up to 5e-7.
             **({"threads": threads_available(options.threads)} if method.in_torch and device == "cpu" else {}),
             "versions": versions("numpy", "opencv-python-headless", *packages),
             **(provenance(own) if own else {}),

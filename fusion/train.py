@@ -3,7 +3,8 @@
 FNet has the paper's two: stage I trains FNet and IFNet together, so that the sources can be had back from the fused
 image (Eq. 25); stage II trains FNet alone to resemble both sources (Eq. 26). The other methods have those of their own
 papers (`Method.training`). With `--resume` a run that was killed goes on from its last checkpoint and ends bit for bit
-where it would have ended (`fusion.training.loop`).
+where it would have ended, on a CPU with the same number of threads: sums are split among them, and round as they are
+split.
 """
 
 import argparse
