@@ -33,10 +33,9 @@ def folders(tmp_path, rng):
 
 
 def fuse(folders, *options, method="average", output="out"):
-    main(
-        ["--method", method, "--visible", str(folders / "vi"), "--infrared", str(folders / "ir"), "--device", "cpu"]
-        + ["--output", str(folders / output), *map(str, options)]
-    )
+    where = ["--visible", folders / "vi", "--infrared", folders / "ir", "--output", folders / output]
+    how = ["--method", method, "--device", "cpu", "--threads", "1"]
+    main([str(word) for word in (*where, *how, *options)])
     return folders / output
 
 
@@ -259,11 +258,9 @@ def test_bfloat16_stays_close_to_float32(folders, weights):
 def test_the_authors_weights_give_the_authors_images(shared, tmp_path, dataset, visible, infrared, colour, names, most):
     root = shared / "data/fusion_test" / dataset
     (tmp_path / "names.txt").write_text("".join(f"{name}\n" for name in names))
-    main(
-        ["--method", "fnet", "--weights", str(shared / "data/checkpoints/FNet/FNet.pth"), "--colour", colour]
-        + ["--visible", str(root / visible), "--infrared", str(root / infrared), "--names", str(tmp_path / "names.txt")]
-        + ["--output", str(tmp_path / "out"), "--device", "cpu"]
-    )
+    where = ["--visible", root / visible, "--infrared", root / infrared, "--names", tmp_path / "names.txt"]
+    where += ["--output", tmp_path / "out", "--weights", shared / "data/checkpoints/FNet/FNet.pth"]
+    main([*map(str, where), "--method", "fnet", "--colour", colour, "--device", "cpu"])
     for name in names:
         ours = read_image(tmp_path / "out" / f"{name}.png").astype(int)
         (path,) = (shared / "data/reference_fused/FNet" / dataset).glob(f"{name}.*")
