@@ -25,8 +25,8 @@ from detection.datasets import DATASETS, Dataset, find_dataset
 from detection.datasets.layout import find_labels, read_labels
 from detection.leakage import MOST_EXACT
 from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, look, nearest
-from detection.prepare import add_folders, relative
-from pipeline.artefacts import write_json
+from detection.prepare import add_folders
+from pipeline.artefacts import relative, write_json
 from pipeline.pairs import EXTENSIONS, Pair, find_images, read_names
 from pipeline.stage import InputError, Progress, run, threads_available
 

@@ -7,7 +7,6 @@ many test pairs have a near duplicate in training), `conditions.json` (day or ni
 
 import argparse
 import logging
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -22,9 +21,9 @@ from detection.leakage import measure_leakage, refuse_tested_training
 from detection.likeness import Look, look_at
 from detection.splits import KEPT, Split, kept_split, limited, list_split, own_split, random_split, scene_split
 from detection.truth import boxes_per_class, build_truth
-from pipeline.artefacts import write_json, write_text
+from pipeline.artefacts import relative, write_json, write_text
 from pipeline.pairs import Pair, find_pairs
-from pipeline.stage import InputError, run
+from pipeline.stage import InputError, run, some_of
 
 SHOWN_WARNINGS = 10
 
@@ -56,8 +55,7 @@ def prepare(
     used = sorted(split.train + split.test)
     missing = [name for name in used if name not in by_name]
     if missing:
-        shown = ", ".join(map(repr, missing[:5]))
-        raise InputError(f"{root} lacks {len(missing)} of the {len(used)} images of the split, {shown} among them")
+        raise InputError(f"{root} lacks {len(missing)} of the {len(used)} images of the split: {some_of(missing)}")
     broken = [name for name in used if "\n" in name or "\r" in name]
     if broken:
         raise InputError(f"{str(by_name[broken[0]].visible)!r} has a line break in its name; wanted a name of one line")
@@ -139,11 +137,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             "warnings": prepared.warnings,
         },
     )
-
-
-def relative(path: Path, folder: Path) -> str:
-    """Return `path` as seen from `folder`, so that files that name each other can move together."""
-    return Path(os.path.relpath(path, folder)).as_posix()
 
 
 def _split(args: argparse.Namespace, dataset: Dataset, names: list[str], looks: dict[str, Look] | None) -> Split:

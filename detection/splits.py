@@ -19,7 +19,7 @@ from detection.datasets.layout import Dataset
 from detection.likeness import NEAR_DUPLICATE, ROWS_AT_ONCE, likeness
 from pipeline.artefacts import sha256_lines
 from pipeline.pairs import read_names
-from pipeline.stage import InputError
+from pipeline.stage import InputError, some_of
 
 LISTS = Path(__file__).with_name("lists")
 # SHA-256 of the kept lists, training and test: an edited list is another split and needs another name.
@@ -113,11 +113,10 @@ def kept_split(kind: str, names: Sequence[str]) -> Split:
     wanted = {*split.train, *split.test}
     missing, surplus = sorted(wanted - set(names)), sorted(set(names) - wanted)
     if missing or surplus:
-        shown = ", ".join(map(repr, (missing or surplus)[:5]))
         raise InputError(
             f"--split {kind} is of the {len(wanted)} names {min(wanted)} to {max(wanted)}: found {len(names)} pairs, "
-            f"{len(missing)} names missing, {len(surplus)} unknown, {shown} among them; wanted just those, or another "
-            "split"
+            f"{len(missing)} names missing, {len(surplus)} unknown ({some_of(missing or surplus)}); wanted just those, "
+            "or another split"
         )
     return split
 
@@ -226,6 +225,5 @@ def _shuffled(count: int, seed: int | list[int]) -> np.ndarray:
 def _checked(kind: str, train: Sequence[str], test: Sequence[str], seed: int | None = None) -> Split:
     shared = sorted(set(train) & set(test))
     if shared:
-        shown = ", ".join(map(repr, shared[:5]))
-        raise InputError(f"{len(shared)} images are in training and in test, {shown} among them; wanted none")
+        raise InputError(f"{len(shared)} images are in training and in test: {some_of(shared)}; wanted none")
     return Split(kind, tuple(sorted(train)), tuple(sorted(test)), seed)

@@ -20,11 +20,10 @@ from typing import Any, Literal
 import yaml
 
 from detection.boxes import read_yolo
-from detection.prepare import relative
 from detection.truth import build_truth, read_truth
-from pipeline.artefacts import read_csv, sha256_file, sha256_json, sha256_lines, write_text
+from pipeline.artefacts import read_csv, relative, sha256_file, sha256_json, sha256_lines, write_text
 from pipeline.pairs import EXTENSIONS, find_images, read_image
-from pipeline.stage import InputError, run
+from pipeline.stage import InputError, run, some_of
 
 Part = Literal["train", "test"]
 
@@ -115,8 +114,9 @@ def match_images(truth: dict[str, Any], folders: Sequence[Path], manifest: Path 
 def _complete(names: Sequence[str], found: Any, where: str) -> None:
     missing = [name for name in names if name not in found]
     if missing:
-        shown = ", ".join(map(repr, missing[:5]))
-        raise InputError(f"{where} lacks {len(missing)} of the {len(names)} images of the ground truth: {shown}")
+        raise InputError(
+            f"{where} lacks {len(missing)} of the {len(names)} images of the ground truth: {some_of(missing)}"
+        )
 
 
 def _read_plain(path: Path, content: dict[str, Any], part: Part, classes: tuple[str, ...]) -> Data:

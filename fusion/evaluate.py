@@ -24,7 +24,7 @@ from fusion.metrics.conventions import convention_facts
 from fusion.own.metric import OwnMetric, read_own_metric
 from pipeline import artefacts
 from pipeline.pairs import Pair, find_images, find_pairs, read_image, read_names
-from pipeline.stage import InputError, Progress, check_memory, run, threads_available
+from pipeline.stage import InputError, Progress, check_memory, run, some_of, threads_available
 
 PACKAGES = ("numpy", "numba", "opencv-python-headless")  # what the metrics are computed by
 
@@ -58,10 +58,10 @@ def open_folder(folder: Path, output: Path, pairs: Sequence[Pair], exact: bool) 
     images, names = find_images(folder), [pair.name for pair in pairs]
     missing = [name for name in names if name not in images]
     if missing:
-        raise InputError(f"{folder} lacks {_some(missing)}; wanted a fused image for each of {len(names)} pairs")
+        raise InputError(f"{folder} lacks {some_of(missing)}; wanted a fused image for each of {len(names)} pairs")
     surplus = sorted(images.keys() - set(names))
     if exact and surplus:
-        raise InputError(f"{folder} holds {_some(surplus)}, which no pair has; wanted one image for each pair")
+        raise InputError(f"{folder} holds {some_of(surplus)}, which no pair has; wanted one image for each pair")
     manifest, facts = None, {}
     path = folder / "manifest.csv"
     if path.exists():
@@ -315,12 +315,7 @@ def _warn_undefined(folder: FusedFolder, rows: Sequence[Row]) -> None:
     for metric in rows[0].scores if rows else METRICS:
         undefined = [row.name for row in rows if math.isnan(row.scores[metric])]
         if undefined:
-            logging.warning("warning: %s of %s is undefined for %s", metric, folder.folder, _some(undefined))
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+            logging.warning("warning: %s of %s is undefined for %s", metric, folder.folder, some_of(undefined))
 
 
 if __name__ == "__main__":

@@ -149,6 +149,11 @@ def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
     return frame, facts
 
 
+def relative(path: Path, folder: Path) -> str:
+    """Return `path` as seen from `folder`, so that files that name each other can move together."""
+    return Path(os.path.relpath(path, folder)).as_posix()
+
+
 def sha256_file(path: Path) -> str:
     """Return the SHA-256 of a file's bytes, in hexadecimal."""
     with Path(path).open("rb") as file:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipeline.artefacts import replacing
-from pipeline.stage import InputError
+from pipeline.stage import InputError, some_of
 
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 # 8192 x 8192, fifty times what the field's cameras give. A file of some kilobytes may unpack to gigabytes.
@@ -70,15 +70,15 @@ def find_pairs(
         wanted = sorted(set(names))
         missing = [name for name in wanted if name not in visible_images]
         if missing:
-            raise InputError(f"no visible image for {_some(missing)} in {_where(visible)}")
+            raise InputError(f"no visible image for {some_of(missing)} in {_where(visible)}")
         visible_images = {name: visible_images[name] for name in wanted}
     else:
         surplus = sorted(infrared_images.keys() - visible_images.keys())
         if surplus:
-            logging.warning("warning: left out infrared images without a visible one: %s", _some(surplus))
+            logging.warning("warning: left out infrared images without a visible one: %s", some_of(surplus))
     missing = [name for name in visible_images if name not in infrared_images]
     if missing:
-        raise InputError(f"no infrared image in {_where(infrared)} for visible {_some(missing)}")
+        raise InputError(f"no infrared image in {_where(infrared)} for visible {some_of(missing)}")
     return [Pair(name, path, infrared_images[name]) for name, path in visible_images.items()]
 
 
@@ -192,11 +192,6 @@ def _decode(path: Path, data: bytes, mode: int) -> np.ndarray:
     if image is None:
         raise InputError(f"{path} cannot be decoded; wanted an image as its name says")
     return image
-
-
-def _some(names: Sequence[str]) -> str:
-    shown = ", ".join(repr(name) for name in names[:5])
-    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def _where(folders: Path | Sequence[Path]) -> str:

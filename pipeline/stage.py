@@ -22,6 +22,12 @@ class InputError(ValueError):
     """A user's mistake: the message names the file or option, what was found and what was wanted."""
 
 
+def some_of(names: Sequence[str]) -> str:
+    """Return names as an error of one line lists them: the first five, and how many more there are."""
+    shown = ", ".join(map(repr, names[:5]))
+    return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
+
+
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a stage's `main` as a program: progress on stderr, a user's mistake as one line and exit status 1.
 

@@ -69,7 +69,7 @@ def test_split_without_its_options_is_refused(m3fd, tmp_path, kind):
 def test_name_of_a_list_without_a_pair_is_refused(m3fd, tmp_path):
     (m3fd / "train.txt").write_text("00000\nnone\n")
     (m3fd / "test.txt").write_text("00001\n")
-    with pytest.raises(InputError, match="lacks 1 of the 3 images of the split, 'none' among them"):
+    with pytest.raises(InputError, match="lacks 1 of the 3 images of the split: 'none'"):
         run(m3fd, tmp_path / "out")
 
 

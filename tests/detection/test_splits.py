@@ -37,7 +37,7 @@ def test_random_split_of_too_few_names_is_refused():
 def test_lists_that_share_an_image_are_refused(tmp_path):
     (tmp_path / "train.txt").write_text("a\nb\nc\n")
     (tmp_path / "test.txt").write_text("c\nd\n")
-    with pytest.raises(InputError, match="1 images are in training and in test, 'c' among them"):
+    with pytest.raises(InputError, match="1 images are in training and in test: 'c'; wanted none"):
         list_split(tmp_path / "train.txt", tmp_path / "test.txt")
 
 
