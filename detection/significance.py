@@ -17,16 +17,18 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 
 from detection.average_precision import evaluate
 from detection.truth import read_truth
+from fusion.metrics.statistics import holm
 from pipeline.artefacts import read_json, sha256_json, versions, write_json
+from pipeline.compiled import compiled
 from pipeline.stage import InputError, Progress, run
 
 CONFIDENCE = 0.95
@@ -86,7 +88,7 @@ def weighted_average_precision(matches: Matches, weights: np.ndarray) -> np.ndar
     )
 
 
-@numba.njit(cache=True)
+@partial(compiled, options={})  # nothing contracted: a product is rounded before it is added
 def _weighted(image, hits, starts, boxes, weights, recalls):  # pragma: no cover (compiled)
     result = np.empty(len(weights))
     overlaps = len(starts) - 1
@@ -193,17 +195,6 @@ def p_value(difference: float, drawn: np.ndarray) -> float:
     return math.erfc(abs(difference) / error / math.sqrt(2))
 
 
-def holm(values: Sequence[float]) -> list[float]:
-    """Return p values after Holm's correction for their number, in the order given; NaN stays and does not count."""
-    corrected = [math.nan] * len(values)
-    order = sorted((n for n, value in enumerate(values) if not math.isnan(value)), key=lambda n: values[n])
-    worst = 0.0
-    for rank, number in enumerate(order):
-        worst = max(worst, min(1.0, (len(order) - rank) * values[number]))
-        corrected[number] = worst
-    return corrected
-
-
 def compare(
     classes: Sequence[str], measured: Mapping[str, np.ndarray], drawn: Mapping[str, np.ndarray]
 ) -> dict[str, Any]:
@@ -239,9 +230,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     truth = read_truth(args.truth)
     files = runs_by_variant(args.predictions)
     seeds = sorted(next(iter(files.values())))
-    for variant, by_seed in files.items():
-        if sorted(by_seed) != seeds:
-            raise InputError(f"--predictions: {variant!r} has the seeds {sorted(by_seed)}, expected {seeds}")
     matches, digests = {}, {}
     for variant, by_seed in files.items():
         predictions = [read_json(by_seed[seed]) for seed in seeds]
@@ -275,10 +263,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def runs_by_variant(words: Sequence[str]) -> dict[str, dict[int, Path]]:
-    """Return the files of VARIANT/SEED=FILE words by variant and seed.
+    """Return the files of VARIANT/SEED=FILE words by variant and seed; every variant has the same seeds.
 
     Raises:
-        InputError: a word is of another form, or names a variant and seed again.
+        InputError: a word is of another form, or names a variant and seed again; a variant has other seeds.
     """
     files: dict[str, dict[int, Path]] = {}
     for word in words:
@@ -289,6 +277,10 @@ def runs_by_variant(words: Sequence[str]) -> dict[str, dict[int, Path]]:
         if int(seed) in files.setdefault(variant, {}):
             raise InputError(f"--predictions names {variant}/{seed} twice; wanted one file for each")
         files[variant][int(seed)] = Path(file)
+    seeds = sorted(next(iter(files.values())))
+    for variant, by_seed in files.items():
+        if sorted(by_seed) != seeds:
+            raise InputError(f"--predictions: {variant!r} has the seeds {sorted(by_seed)}, expected {seeds}")
     return files
 
 

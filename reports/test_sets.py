@@ -19,7 +19,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from fusion.metrics.statistics import bootstrap_mean, paired_test
+from fusion.metrics.statistics import bootstrap_mean, holm, paired_test
 from pipeline.artefacts import read_csv, read_json, sha256_file, sha256_json, write_csv, write_text
 from pipeline.stage import InputError, run
 from reports import paper
@@ -138,19 +138,6 @@ def read_costs(files: Sequence[Path], columns: Sequence[str]) -> dict[str, dict[
     return {column: costs[column] for column in wanted}
 
 
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Return p values adjusted for their number by Holm's step-down rule; NaN stays and does not count.
-
-    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
-    """
-    adjusted, highest = dict.fromkeys(p_values, math.nan), 0.0
-    defined = sorted((p, name) for name, p in p_values.items() if not math.isnan(p))
-    for index, (p, name) in enumerate(defined):
-        highest = max(highest, min(1.0, p * (len(defined) - index)))
-        adjusted[name] = highest
-    return adjusted
-
-
 def metric_row(values: Mapping[str, np.ndarray], paper_values: Mapping[str, float]) -> dict[str, Any]:
     """Return the means (N,) of one metric over one data set's images, and what stands beside them.
 
@@ -162,7 +149,8 @@ def metric_row(values: Mapping[str, np.ndarray], paper_values: Mapping[str, floa
     row: dict[str, Any] = {**means, "images": len(next(iter(values.values())))}
     ranked = {name: mean for name, mean in means.items() if name not in BANDS and not math.isnan(mean)}
     best = max(ranked, key=ranked.__getitem__, default="")
-    p_values = holm({name: paired_test(values[best], values[name]) for name in ranked if name != best})
+    others = [name for name in ranked if name != best]
+    p_values = dict(zip(others, holm([paired_test(values[best], values[name]) for name in others]), strict=True))
     row |= {"best": best, "tied": " ".join(name for name, p in p_values.items() if not p < ALPHA)}
     for name, own in values.items():
         row[f"{name}_low"], row[f"{name}_high"] = bootstrap_mean(own)

@@ -1,9 +1,10 @@
 """How sure a mean over images is, and whether two methods differ over the same images.
 
-Both resample images and assume no distribution. Images where a value is undefined (NaN) are left out.
+Intervals and tests resample images and assume no distribution. Images where a value is undefined (NaN) are left out.
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -51,6 +52,22 @@ def paired_test(first: np.ndarray, second: np.ndarray, seed: int = 0, samples: i
         for count in _batches(samples)
     )
     return float((as_large + 1) / (samples + 1))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """Return p values adjusted for their number by Holm's step-down rule, in the order given.
+
+    NaN stays NaN and does not count.
+
+    Source: S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
+    """
+    adjusted = [math.nan] * len(values)
+    order = sorted((n for n, value in enumerate(values) if not math.isnan(value)), key=lambda n: values[n])
+    highest = 0.0
+    for rank, number in enumerate(order):
+        highest = max(highest, min(1.0, (len(order) - rank) * values[number]))
+        adjusted[number] = highest
+    return adjusted
 
 
 def _batches(samples: int) -> list[int]:

@@ -12,7 +12,7 @@ import pytest
 from pipeline.artefacts import read_csv, sha256_file, write_csv, write_json
 from pipeline.stage import InputError
 from reports import page, paper, test_sets
-from reports.test_sets import COSTS, METRICS, holm, main, metric_row, row_marks
+from reports.test_sets import COSTS, METRICS, main, metric_row, row_marks
 
 COLUMNS = ("visible", "infrared", "average", "maximum", "fnet")
 
@@ -189,14 +189,6 @@ def test_a_source_that_beats_every_method_is_counted_in_the_notes(files):
         "above every method in 4 of 8 rows (MI 1, VIF 1, Qabf 1, SSIM 1)"
         in (files.folder / "tables/table1.html").read_text()
     )
-
-
-def test_holm_multiplies_the_smallest_p_by_the_number_of_tests():
-    adjusted = holm({"a": 0.01, "b": 0.04, "c": 0.03, "d": math.nan})
-    assert adjusted["a"] == pytest.approx(0.03)
-    assert adjusted["c"] == adjusted["b"] == pytest.approx(0.06)
-    assert math.isnan(adjusted["d"])
-    assert holm({"a": 0.6, "b": 0.9}) == {"a": 1.0, "b": 1.0}
 
 
 def test_the_page_needs_no_other_file(files):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fusion.metrics.statistics import bootstrap_mean, paired_test
+from fusion.metrics.statistics import bootstrap_mean, holm, paired_test
 
 
 def test_interval_is_that_of_scipy(rng):
@@ -69,3 +69,8 @@ def test_a_steady_difference_is_found_however_much_images_differ(rng):
 def test_order_of_the_methods_does_not_matter(rng):
     first, second = rng.normal(size=(2, 25))
     assert paired_test(first, second) == paired_test(second, first)
+
+
+def test_holm_multiplies_by_the_tests_that_are_left_and_never_falls():
+    assert holm([0.01, 0.04, 0.03, math.nan]) == pytest.approx([0.03, 0.06, 0.06, math.nan], nan_ok=True)
+    assert holm([0.9, 0.6]) == [1.0, 1.0]
