@@ -7,7 +7,7 @@ images and labels without a pair, duplicates.
 
 Keys of the JSON: `pairs`, `boxes`, `boxes_per_class`, `sizes` (pairs by "WIDTHxHEIGHT"), `unpaired` (files), and
 `degenerate_boxes` (boxes without area or turned inside out), `duplicates` (each image whose likest other one is the
-same or a near duplicate), `duplicate_counts`, `conditions`, `warnings`, `errors`, `refused`.
+same or a near duplicate), `duplicate_counts`, `conditions`, `warnings`, `errors`, `refused`, `versions`.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from detection.datasets.layout import find_labels, read_labels
 from detection.leakage import MOST_EXACT
 from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, look, nearest
 from detection.prepare import add_folders
-from pipeline.artefacts import relative, write_json
+from pipeline.artefacts import relative, versions, write_json
 from pipeline.pairs import EXTENSIONS, Pair, find_images, read_names
 from pipeline.stage import InputError, Progress, run, threads_available
 
@@ -56,18 +56,7 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
     unpaired = [path for name, path in visible.items() if name not in infrared] + spare + spare_labels
 
     looks = _look_at(pairs, errors)
-    boxes: Counter[str] = Counter()
-    degenerate = 0
-    for name, seen in looks.items():
-        try:
-            found, doubts = read_labels(find_labels(layout.labels, name), dataset.classes, seen.width, seen.height)
-        except InputError as error:
-            degenerate += INSIDE_OUT in str(error)
-            errors.append(str(error))
-            continue
-        boxes.update(box.name for box in found)
-        degenerate += sum(doubt.endswith(NO_AREA) for doubt in doubts)
-        warnings += doubts
+    boxes, degenerate = _count_boxes(dataset, layout.labels, looks, warnings, errors)
     duplicates, counts = find_duplicates(looks, parts)
     if counts["same"] + counts["near"]:
         warnings.append(f"{counts['same']} pairs are there twice, {counts['near']} have a near duplicate")
@@ -164,6 +153,25 @@ def _look_at(pairs: Sequence[Pair], errors: list[str]) -> dict[str, Look]:
     return looks
 
 
+def _count_boxes(
+    dataset: Dataset, folders: tuple[Path, ...], looks: dict[str, Look], warnings: list[str], errors: list[str]
+) -> tuple[Counter[str], int]:
+    """Return the boxes of each class and the number of degenerate ones; doubts go to `warnings` and `errors`."""
+    boxes: Counter[str] = Counter()
+    degenerate = 0
+    for name, seen in looks.items():
+        try:
+            found, doubts = read_labels(find_labels(folders, name), dataset.classes, seen.width, seen.height)
+        except InputError as error:
+            degenerate += INSIDE_OUT in str(error)
+            errors.append(str(error))
+            continue
+        boxes.update(box.name for box in found)
+        degenerate += sum(doubt.endswith(NO_AREA) for doubt in doubts)
+        warnings += doubts
+    return boxes, degenerate
+
+
 def recognise(root: Path) -> str:
     """Return the name of the data set whose folders `root` has: those of both bands and of the labels.
 
@@ -201,7 +209,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         parts = read_names(args.train_list), read_names(args.test_list)
     else:
         parts = dataset.own_split(args.root)
-    facts = {"dataset": name, **audit(dataset, args.root, parts)}
+    found = audit(dataset, args.root, parts)
+    facts = {"dataset": name, **found, "versions": versions("numpy", "opencv-python-headless")}
     for line in describe(facts):
         print(line)
     if args.output:

@@ -8,6 +8,7 @@ the ground truth has no AP: it is NaN, and the average is over the others.
 import contextlib
 import copy
 import io
+import logging
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pipeline.artefacts import read_json
+from pipeline.artefacts import read_json, sha256_json, versions, write_json
 from pipeline.stage import InputError
 
 PROTOCOL = "COCO AP@[0.50:0.95] by pycocotools, at most 100 detections an image"
@@ -132,6 +133,53 @@ def score_conditions(
         scores = score(part, [p for p in predictions if p["image_id"] in ids])
         tables[condition] = {"images": len(images), **scores.table()}
     return tables
+
+
+def write_scores(
+    folder: Path,
+    truth: Mapping[str, Any],
+    predictions: Sequence[Mapping[str, Any]],
+    conditions: Mapping[str, str],
+    facts: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Score a detector's predictions, write `predictions.json` and `ap.json` to `folder`, and log the averages.
+
+    Args:
+        folder: to write to.
+        truth: ground truth of the test images.
+        predictions: COCO results.
+        conditions: condition by image name; may be empty.
+        facts: variant, seed, detector and what else the variant says of itself.
+        provenance: where the predictions come from, with the `versions` of what made them; their digest and the
+            versions of what scores them are added.
+
+    Raises:
+        InputError: as `score`.
+    """
+    table = score(truth, predictions).table()
+    if table["classes_without_boxes"]:
+        logging.warning("warning: no test box of %s: without AP", ", ".join(table["classes_without_boxes"]))
+    content = {
+        **facts,
+        "protocol": PROTOCOL,
+        **table,
+        "confusion": confusion(truth, predictions),
+        "conditions": score_conditions(truth, predictions, conditions),
+        "images": len(truth["images"]),
+        "boxes": len(truth["annotations"]),
+        "detections": len(predictions),
+        "provenance": {
+            **provenance,
+            "predictions": sha256_json(predictions),
+            "versions": {**provenance["versions"], **versions("numpy", "pycocotools")},
+        },
+    }
+    write_json(folder / "predictions.json", predictions)
+    write_json(folder / "ap.json", content)
+    for name, values in table["classes"].items():
+        logging.info("%-12s AP %.3f  AP50 %.3f  boxes %d", name, values["AP"], values["AP50"], values["boxes"])
+    logging.info("%-12s AP %.3f  AP50 %.3f", "average", table["average"]["AP"], table["average"]["AP50"])
 
 
 def read_conditions(path: Path | None) -> dict[str, str]:

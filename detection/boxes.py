@@ -41,6 +41,9 @@ NO_AREA = "has no area; dropped"  # how such a warning ends
 INSIDE_OUT = "turned inside out"
 Labels = tuple[list[Box], list[str]]  # the boxes of one image, and warnings that name the file
 
+_EDGES = ("xmin", "ymin", "xmax", "ymax")
+_FRACTIONS = ("centre x", "centre y", "width", "height")
+
 
 def read_voc(path: Path, classes: Sequence[str], width: int, height: int) -> Labels:
     """Read the boxes of a Pascal VOC XML file of an image of `width` x `height` pixels.
@@ -84,7 +87,7 @@ def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> La
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; {_WANTED}") from None
+        raise InputError(f"{path} does not exist; wanted the labels of an image, even of one without objects") from None
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not text: {error}") from None
     boxes, warnings = [], []
@@ -104,11 +107,6 @@ def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> La
         box = Box(name, (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
         _keep(box, width, height, where, boxes, warnings)
     return boxes, warnings
-
-
-_WANTED = "wanted the labels of an image, even of one without objects"
-_EDGES = ("xmin", "ymin", "xmax", "ymax")
-_FRACTIONS = ("centre x", "centre y", "width", "height")
 
 
 def _keep(box: Box, width: int, height: int, where: str, boxes: list[Box], warnings: list[str]) -> None:

@@ -1,5 +1,6 @@
 """Images as the detector is shown them: read and resized, and in training augmented by ultralytics' own transforms."""
 
+import math
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,11 +40,14 @@ def read_bgr(path: Path, height: int, width: int) -> np.ndarray:
 def resize_long_side(image: np.ndarray, size: int) -> np.ndarray:
     """Resize to a long side of `size` pixels, bilinearly and rounded up as in training by the package."""
     height, width = image.shape[:2]
-    ratio = size / max(height, width)
-    if ratio == 1:
-        return image
-    sides = (min(int(np.ceil(side * ratio)), size) for side in (width, height))
-    return cv2.resize(image, tuple(sides), interpolation=cv2.INTER_LINEAR)
+    sides = resized_sides(width, height, size)
+    return image if sides == (width, height) else cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR)
+
+
+def resized_sides(width: int, height: int, size: int) -> tuple[int, int]:
+    """Return the width and height that `resize_long_side` gives an image."""
+    ratio = size / max(width, height)
+    return min(math.ceil(width * ratio), size), min(math.ceil(height * ratio), size)
 
 
 class TrainingImages(YOLODataset):

@@ -10,24 +10,15 @@ Source of weighted boxes: R. Solovyev, W. Wang, T. Gabruseva, Weighted boxes fus
 """
 
 import argparse
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detection.average_precision import (
-    MOST_DETECTIONS,
-    PROTOCOL,
-    confusion,
-    overlaps,
-    read_conditions,
-    score,
-    score_conditions,
-)
+from detection.average_precision import MOST_DETECTIONS, overlaps, read_conditions, write_scores
 from detection.truth import read_truth
-from pipeline.artefacts import read_json, sha256_json, write_json
+from pipeline.artefacts import read_json, sha256_json
 from pipeline.stage import InputError, run
 
 VARIANT = "late"
@@ -107,54 +98,52 @@ def pool(
     return [p for found in images.values() for p in sorted(found, key=lambda p: -p["score"])[:MOST_DETECTIONS]]
 
 
+def read_tested(folder: Path, band: str, truth: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what detection.test wrote to `folder`: ap.json and the predictions.
+
+    Raises:
+        InputError: a file is missing; ap.json is of another variant than `band`, of other labels than `truth`, or of
+            other predictions than those beside it.
+    """
+    file = folder / "ap.json"
+    scores, predictions = read_json(file), read_json(folder / "predictions.json")
+    if scores.get("variant") != band:
+        raise InputError(f"{file} is of {scores.get('variant')!r}, expected {band!r}")
+    stated = scores.get("provenance", {})
+    if stated.get("predictions") != sha256_json(predictions):
+        raise InputError(f"{file} states other predictions than given; test the detector again")
+    if stated.get("data", {}).get("labels") != sha256_json(truth):
+        raise InputError(f"{file} states other data.labels than given; test the detector again")
+    return scores, predictions
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Pool, score, write."""
     args = _parse(argv)
     truth = read_truth(args.truth)
-    tested = {}
-    for band, folder in zip(BANDS, (args.visible, args.infrared), strict=True):
-        scores = read_json(folder / "ap.json")
-        predictions = read_json(folder / "predictions.json")
-        stated = scores.get("provenance", {})
-        if scores.get("variant") != band:
-            raise InputError(f"{folder / 'ap.json'} is of {scores.get('variant')!r}, expected {band!r}")
-        for name, found, wanted in (
-            ("predictions", stated.get("predictions"), sha256_json(predictions)),
-            ("data.labels", stated.get("data", {}).get("labels"), sha256_json(truth)),
-        ):
-            if found != wanted:
-                raise InputError(f"{folder / 'ap.json'} states other {name} than given; test the detector again")
-        tested[band] = (scores, predictions)
-    (scores, visible), (other, infrared) = tested["visible"], tested["infrared"]
+    conditions = read_conditions(args.conditions)
+    scores, visible = read_tested(args.visible, "visible", truth)
+    other, infrared = read_tested(args.infrared, "infrared", truth)
     if scores["seed"] != other["seed"]:
         raise InputError(f"{args.visible} has seed {scores['seed']}, {args.infrared} {other['seed']}; wanted one seed")
-    predictions = pool(visible, infrared, args.pooling)
-    table = score(truth, predictions).table()
-    write_json(args.output / "predictions.json", predictions)
-    write_json(
-        args.output / "ap.json",
+    detectors = [scores["provenance"], other["provenance"]]
+    write_scores(
+        args.output,
+        truth,
+        pool(visible, infrared, args.pooling),
+        conditions,
         {
             "variant": VARIANT,
             "seed": scores["seed"],
             "detector": scores["detector"],
-            "protocol": PROTOCOL,
-            **table,
-            "confusion": confusion(truth, predictions),
-            "conditions": score_conditions(truth, predictions, read_conditions(args.conditions)),
-            "images": len(truth["images"]),
-            "boxes": len(truth["annotations"]),
-            "detections": len(predictions),
             "pooled": {"pooling": args.pooling, "overlap": OVERLAP, "bands": list(BANDS)},
-            "provenance": {
-                **scores["provenance"],
-                "weights": [scores["provenance"]["weights"], other["provenance"]["weights"]],
-                "training": [scores["provenance"]["training"], other["provenance"]["training"]],
-                "trained_on": VARIANT,
-                "predictions": sha256_json(predictions),
-            },
+        },
+        {
+            **detectors[0],
+            **{key: [detector[key] for detector in detectors] for key in ("weights", "training")},
+            "trained_on": VARIANT,
         },
     )
-    logging.info("%-12s AP %.3f  AP50 %.3f", VARIANT, table["average"]["AP"], table["average"]["AP50"])
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

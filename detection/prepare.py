@@ -21,7 +21,7 @@ from detection.leakage import measure_leakage, refuse_tested_training
 from detection.likeness import Look, look_at
 from detection.splits import KEPT, Split, kept_split, limited, list_split, own_split, random_split, scene_split
 from detection.truth import boxes_per_class, build_truth
-from pipeline.artefacts import relative, write_json, write_text
+from pipeline.artefacts import relative, versions, write_json, write_text
 from pipeline.pairs import Pair, find_pairs
 from pipeline.stage import InputError, run, some_of
 
@@ -102,41 +102,41 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.info("%s: %d images, boxes: %s", part, len(names), counts)
     logging.info(
         "leakage: %d of %d test pairs have a near duplicate in training (likeness from %g on)",
-        *(leakage[key] for key in ("near_duplicates", "images", "threshold")),
+        leakage["near_duplicates"],
+        leakage["images"],
+        leakage["threshold"],
     )
     conditions = find_conditions(dataset, args.root, prepared.looks)
     counts = Counter(conditions["images"].values())
     shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     logging.info("conditions, by %s: %s", conditions["source"], shown)
+    limits = {"train": args.limit_train, "test": args.limit_test, "seed": args.seed}
+    facts = {
+        "dataset": args.dataset,
+        "classes": list(dataset.classes),
+        **{kind: [relative(path, args.output) for path in paths] for kind, paths in asdict(folders).items()},
+        "pairs": len(pairs),
+        "split": {
+            "kind": split.kind,
+            "seed": split.seed,
+            "limits": limits if args.limit_train or args.limit_test else None,
+            "train": len(split.train),
+            "test": len(split.test),
+            "digest_train": split.digests[0],
+            "digest_test": split.digests[1],
+            **split.facts,
+        },
+        "leakage": {key: value for key, value in leakage.items() if key != "nearest"},
+        "conditions": {"source": conditions["source"], **counts},
+        "boxes": boxes,
+        "warnings": prepared.warnings,
+        "versions": versions("numpy", "scipy", "opencv-python-headless"),
+    }
     write_json(args.output / "leakage.json", leakage)
     write_json(args.output / "conditions.json", conditions)
     write_json(args.output / "truth_train.json", prepared.truth_train)
     write_json(args.output / "truth_test.json", prepared.truth_test)
-    write_json(
-        args.output / "dataset.json",
-        {
-            "dataset": args.dataset,
-            "classes": list(dataset.classes),
-            **{kind: [relative(path, args.output) for path in paths] for kind, paths in asdict(folders).items()},
-            "pairs": len(pairs),
-            "split": {
-                "kind": split.kind,
-                "seed": split.seed,
-                "limits": {"train": args.limit_train, "test": args.limit_test, "seed": args.seed}
-                if args.limit_train or args.limit_test
-                else None,
-                "train": len(split.train),
-                "test": len(split.test),
-                "digest_train": split.digests[0],
-                "digest_test": split.digests[1],
-                **split.facts,
-            },
-            "leakage": {key: value for key, value in leakage.items() if key != "nearest"},
-            "conditions": {"source": conditions["source"], **counts},
-            "boxes": boxes,
-            "warnings": prepared.warnings,
-        },
-    )
+    write_json(args.output / "dataset.json", facts)
 
 
 def _split(args: argparse.Namespace, dataset: Dataset, names: list[str], looks: dict[str, Look] | None) -> Split:

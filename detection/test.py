@@ -15,25 +15,11 @@ import numpy as np
 import torch
 import torchvision
 
-from detection.average_precision import (
-    MOST_DETECTIONS,
-    PROTOCOL,
-    confusion,
-    read_conditions,
-    score,
-    score_conditions,
-)
-from detection.detector import (
-    STRIDE,
-    describe,
-    is_transformer,
-    lacks_memory,
-    load_weights,
-    raw_detections,
-)
-from detection.images import read_bgr, resize_long_side
+from detection.average_precision import MOST_DETECTIONS, read_conditions, write_scores
+from detection.detector import STRIDE, describe, is_transformer, lacks_memory, load_weights, raw_detections
+from detection.images import read_bgr, resize_long_side, resized_sides
 from detection.variant import Data, read_data
-from pipeline.artefacts import sha256_file, sha256_json, versions, write_json
+from pipeline.artefacts import sha256_file, versions
 from pipeline.devices import DEVICES, claimed_device
 from pipeline.stage import InputError, Progress, run
 
@@ -110,28 +96,34 @@ def predict(
                 "--batch, which changes no result"
             ) from error
         for image, (_, offset), raw in zip(images, boxed, found, strict=True):
-            boxes, scores, labels = (x.cpu().numpy() for x in suppress(raw, confidence, overlap, most))
-            sides = np.array([image["width"], image["height"]] * 2, dtype=float)
-            resized = _resized(image["width"], image["height"], size)
-            edges = (boxes.astype(float) - np.tile(offset, 2)) * sides / np.tile(resized, 2)
-            edges = np.clip(edges, 0, sides)
-            for (xmin, ymin, xmax, ymax), value, label in zip(edges, scores, labels, strict=True):
-                if xmax > xmin and ymax > ymin:
-                    results.append(
-                        {
-                            "image_id": image["id"],
-                            "category_id": int(label) + 1,
-                            "bbox": [round(float(v), 4) for v in (xmin, ymin, xmax - xmin, ymax - ymin)],
-                            "score": float(value),
-                        }
-                    )
+            results += _coco_results(image, offset, size, *suppress(raw, confidence, overlap, most))
         progress.step(len(images))
     return results
 
 
-def _resized(width: int, height: int, size: int) -> tuple[int, int]:
-    image = resize_long_side(np.empty((height, width), np.uint8), size)
-    return image.shape[1], image.shape[0]
+def _coco_results(
+    image: dict[str, Any],
+    offset: tuple[int, int],
+    size: int,
+    boxes: torch.Tensor,
+    scores: torch.Tensor,
+    labels: torch.Tensor,
+) -> list[dict[str, Any]]:
+    """Return what `suppress` left of a letterboxed image, in pixels of the original and clipped to it."""
+    boxes, scores, labels = (x.cpu().numpy() for x in (boxes, scores, labels))
+    sides = np.array([image["width"], image["height"]] * 2, dtype=float)
+    resized = resized_sides(image["width"], image["height"], size)
+    edges = np.clip((boxes.astype(float) - np.tile(offset, 2)) * sides / np.tile(resized, 2), 0, sides)
+    return [
+        {
+            "image_id": image["id"],
+            "category_id": int(label) + 1,
+            "bbox": [round(float(v), 4) for v in (xmin, ymin, xmax - xmin, ymax - ymin)],
+            "score": float(value),
+        }
+        for (xmin, ymin, xmax, ymax), value, label in zip(edges, scores, labels, strict=True)
+        if xmax > xmin and ymax > ymin
+    ]
 
 
 def _batches(images: Sequence[dict[str, Any]], batch: int) -> Iterator[list[dict[str, Any]]]:
@@ -156,46 +148,38 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.warning(
             "warning: %s was trained on %s and is tested on %s", args.weights, facts["variant"], data.variant
         )
+    conditions = read_conditions(args.conditions)
     size = args.image_size or facts["image_size"]
     with claimed_device(args.device, args.threads) as device:
-        predictions = predict(
-            model, data, device, size, args.batch, args.conf, args.iou, args.max_detections
-        )  # fmt: skip
-    scores = score(data.truth, predictions).table()
-    if scores["classes_without_boxes"]:
-        logging.warning("warning: no test box of %s: without AP", ", ".join(scores["classes_without_boxes"]))
-    write_json(args.output / "predictions.json", predictions)
-    write_json(
-        args.output / "ap.json",
+        predictions = predict(model, data, device, size, args.batch, args.conf, args.iou, args.max_detections)
+        computed_on = {
+            "device": device if device == "cpu" else torch.cuda.get_device_name(),
+            "threads": torch.get_num_threads(),
+        }
+    write_scores(
+        args.output,
+        data.truth,
+        predictions,
+        conditions,
         {
             "variant": data.variant,
             "seed": facts["seed"],
             "detector": describe(facts["model"], facts.get("architecture")),
-            "protocol": PROTOCOL,
-            **scores,
-            "confusion": confusion(data.truth, predictions),
-            "conditions": score_conditions(data.truth, predictions, read_conditions(args.conditions)),
-            "images": len(data.images),
-            "boxes": len(data.truth["annotations"]),
-            "detections": len(predictions),
-            "provenance": {
-                "weights": sha256_file(args.weights),
-                "training": facts["digest"],
-                "trained_on": facts["variant"],
-                "start": facts["start"],
-                "data": data.digests(),
-                "predictions": sha256_json(predictions),
-                "image_size": size,
-                "confidence": args.conf,
-                "nms_iou": args.iou,
-                "max_detections": args.max_detections,
-                "versions": versions("torch", "torchvision", "ultralytics", "pycocotools"),
-            },
+        },
+        {
+            "weights": sha256_file(args.weights),
+            "training": facts["digest"],
+            "trained_on": facts["variant"],
+            "start": facts["start"],
+            "data": data.digests(),
+            "image_size": size,
+            "confidence": args.conf,
+            "nms_iou": args.iou,
+            "max_detections": args.max_detections,
+            **computed_on,
+            "versions": versions("torch", "torchvision", "ultralytics", "opencv-python-headless"),
         },
     )
-    for name, values in scores["classes"].items():
-        logging.info("%-12s AP %.3f  AP50 %.3f  boxes %d", name, values["AP"], values["AP50"], values["boxes"])
-    logging.info("%-12s AP %.3f  AP50 %.3f", "average", scores["average"]["AP"], scores["average"]["AP50"])
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,7 +22,7 @@ LATE = "late"  # both bands' boxes pooled (detection.late): not fused images, tr
 # What rightly differs between two runs of one recipe, in ap.json's provenance and in the training's, and between the
 # metrics of two methods. Everything else must agree: a new key is compared until somebody decides here that it need
 # not be.
-PER_TEST = frozenset({"weights", "training", "trained_on", "predictions", "data.images"})
+PER_TEST = frozenset({"weights", "training", "trained_on", "predictions", "data.images", "device", "threads"})
 PER_METHOD = frozenset({"method", "fused_sha256", "manifest_sha256"})
 PER_TRAINING = frozenset(
     {

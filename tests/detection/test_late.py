@@ -69,7 +69,7 @@ def test_objects_that_each_band_sees_alone_are_all_found(pooling):
 
 def write_band(folder, band, truth, predictions, seed=0):
     write_json(folder / "predictions.json", predictions)
-    provenance = {"weights": f"w {band}", "training": f"t {band}", "trained_on": band, "image_size": 64}
+    provenance = {"weights": f"w {band}", "training": f"t {band}", "trained_on": band, "image_size": 64, "versions": {}}
     provenance |= {"data": {"labels": sha256_json(truth)}, "predictions": sha256_json(predictions)}
     facts = {"variant": band, "seed": seed, "detector": "YOLOv5u", "provenance": provenance}
     write_json(folder / "ap.json", facts)

@@ -119,6 +119,9 @@ def test_scores_say_what_they_are_of(tiny, weights, tmp_path):
     data = read_data(tiny / "visible" / "data.yaml", "test")
     assert scores["provenance"]["data"] == data.digests()
     assert (scores["provenance"]["nms_iou"], scores["provenance"]["confidence"]) == (0.7, 0.001)
+    assert (scores["provenance"]["device"], scores["provenance"]["threads"]) == ("cpu", 1)
+    computing = {"torch", "torchvision", "ultralytics", "numpy", "opencv-python-headless", "pycocotools"}
+    assert set(scores["provenance"]["versions"]) == {"python", *computing}
 
 
 def test_no_detections_are_a_valid_result(tiny, weights, tmp_path):
