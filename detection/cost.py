@@ -17,8 +17,11 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from detection.loop import deterministic, explained, train
 from detection.recipe import Recipe, epoch_order, recipe_of
-from detection.train import add_options, deterministic, explained, train, workers_for
+from detection.train import add_options, workers_for
 from detection.variant import Data, read_data
 from pipeline.artefacts import versions, write_json
 from pipeline.devices import claimed_device, resolved_precision
@@ -58,7 +61,6 @@ def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **readin
         trainings: of the plan, which decide how long timing may take.
         reading: `workers` and `keep_images` of `train`.
     """
-    import torch
 
     def now() -> float:
         if device != "cpu":
@@ -119,8 +121,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = read_data(args.data, "train")
     recipe = recipe_of(args)
     with claimed_device(args.device, args.threads) as device, deterministic():
-        import torch
-
         name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
         recipe = replace(recipe, precision=resolved_precision(recipe.precision, device))
         reading = {"workers": workers_for(device, args.workers), "keep_images": args.cache == "ram"}
@@ -142,7 +142,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "threads": threads,
             **reading,
             "recipe": asdict(recipe),
-            "versions": versions("torch", "ultralytics"),
+            "versions": versions("torch", "ultralytics", "numpy", "opencv-python-headless"),
         },
     )
     each, every = next(iter(cost["hours"].values())), cost["hours_in_all"]

@@ -1,21 +1,22 @@
 """Other detectors of the package: built from their descriptions, trained by the same loop, tested alike."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 
-from detection import test, train
+from detection import loop, test, train
 from detection.detector import build_model, describe, load_weights, own_architecture, raw_detections
 from pipeline.artefacts import read_json, sha256_json
 from pipeline.stage import InputError
 
 SMALL = ["--image-size", "64", "--epochs", "2", "--batch", "5", "--nominal-batch", "5", "--close-mosaic", "1"]
 SMALL += ["--optimizer", "AdamW", "--lr0", "0.0005", "--device", "cpu", "--threads", "1"]
-BACKBONE = [[-1, 1, "Conv", [8, 3, 2]], [-1, 1, "Conv", [16, 3, 2]], [-1, 1, "C2f", [16]], [-1, 1, "Conv", [16, 3, 2]]]
-BACKBONE += [[-1, 1, "Conv", [32, 3, 2]], [-1, 1, "Conv", [32, 3, 2]]]
-OWN = {"nc": 80, "backbone": BACKBONE, "head": [[[3, 4, 5], 1, "Detect", ["nc"]]]}
+OWN = yaml.safe_load(Path(__file__).with_name("small.yaml").read_text())
+BACKBONE = OWN["backbone"]
 DECODER = [[[3, 4, 5], 1, "RTDETRDecoder", ["nc", 32, 20, 2, 2, 2, 32]]]
 
 
@@ -38,8 +39,11 @@ def run(tiny, output, model, *options):
     return read_json(output / "provenance.json"), losses, read_json(output / "ap.json")
 
 
-@pytest.mark.parametrize(("model", "name"), [("yolov8n", "YOLOv8 (yolov8n, "), ("yolo11n", "YOLO11 (yolo11n, ")])
-def test_another_yolo_is_trained_and_tested_by_its_name(tiny, tmp_path, model, name):
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [("yolov5n", "YOLOv5u (yolov5n, "), ("yolov8n", "YOLOv8 (yolov8n, "), ("yolo11n", "YOLO11 (yolo11n, ")],
+)
+def test_a_yolo_of_the_package_is_trained_and_tested_by_its_name(tiny, tmp_path, model, name):
     provenance, losses, scores = run(tiny, tmp_path, model)
     assert provenance["detector"].startswith(name) and scores["detector"] == provenance["detector"]
     assert losses[["box", "cls", "dfl"]].notna().all(axis=None) and (losses["loss"] > 0).all()
@@ -65,7 +69,8 @@ def test_an_architecture_of_ones_own_goes_with_its_weights_and_its_digest(tiny, 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_transformer_is_trained_with_its_own_loss_and_tested_without_suppression(tiny, tmp_path, write, precision):
     path = write({**OWN, "head": DECODER})
-    _, losses, scores = run(tiny, tmp_path / "a", path, "--precision", precision)
+    provenance, losses, scores = run(tiny, tmp_path / "a", path, "--precision", precision)
+    assert "scipy" in provenance["versions"]
     assert losses[["giou", "cls", "l1"]].notna().all(axis=None) and "dfl" not in losses
     assert scores["detections"] > 0
     found = []
@@ -77,7 +82,7 @@ def test_a_transformer_is_trained_with_its_own_loss_and_tested_without_suppressi
 
 
 def test_a_transformer_that_is_interrupted_ends_where_it_would_have(tiny, tmp_path, write, monkeypatch):
-    path, real = write({**OWN, "head": DECODER}), train._write_checkpoint
+    path, real = write({**OWN, "head": DECODER}), loop._write_checkpoint
     run(tiny, tmp_path / "whole", path)
 
     def killed(*args):
@@ -85,7 +90,7 @@ def test_a_transformer_that_is_interrupted_ends_where_it_would_have(tiny, tmp_pa
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(train, "_write_checkpoint", killed)
+        patch.setattr(loop, "_write_checkpoint", killed)
         run(tiny, tmp_path / "killed", path)
     run(tiny, tmp_path / "killed", path, "--resume")
     assert (tmp_path / "killed/weights.pt").read_bytes() == (tmp_path / "whole/weights.pt").read_bytes()

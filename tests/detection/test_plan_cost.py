@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from detection import cost, detector
+from detection import cost, loop
 from detection.recipe import Recipe
 from detection.variant import read_data
 from pipeline.artefacts import read_json
@@ -18,14 +18,14 @@ def run(tiny, output, *options):
 
 
 def test_the_cost_of_a_plan_follows_from_what_real_steps_take(tiny, tmp_path, monkeypatch, caplog):
-    steps, real = [], detector.loss_of
+    steps, real = [], loop.loss_of
 
     def slowly(*args):
         steps.append(time.perf_counter())
         time.sleep(0.1)
         return real(*args)
 
-    monkeypatch.setattr(detector, "loss_of", slowly)
+    monkeypatch.setattr(loop, "loss_of", slowly)
     caplog.set_level("INFO")
     found = run(tiny, tmp_path / "cost.json", "--at-once", "2")
     # 6 trainings of 50 epochs of 3 batches: 5 of the 900 steps are a two-hundredth, after 2 that are not timed.

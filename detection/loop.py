@@ -1,0 +1,342 @@
+"""The loop that trains the detector, and its progress on disk.
+
+It follows ultralytics' trainer of the pinned version (warm-up, accumulated gradients, clipping, moving average), every
+value stated in detection.recipe; it differs where that trainer changes a recipe by itself or depends on what was read
+before. A checkpoint holds all that the loop needs to end where it would have ended.
+"""
+
+import atexit
+import contextlib
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detection.detector import (  # first, as it keeps the package offline
+    build_model,
+    lacks_memory,
+    loss_of,
+    save_tensors,
+    start_from,
+)
+
+# isort: split
+from ultralytics.utils.torch_utils import ModelEMA
+
+from detection.images import TrainingImages
+from detection.recipe import AUGMENTATION, Recipe, epoch_batches, learning_rate, step_seed
+from detection.variant import Data
+from pipeline.stage import InputError, Progress, stopped, threads_available
+from pipeline.tensors import read_tensors
+
+KEPT_CHECKPOINTS = 2
+_PLAIN = ("done", "last_step", "history", "sums", "seconds", "waited")
+_SAVED = (*_PLAIN, "model", "average", "updates", "optimizer", "gradients")
+
+
+@dataclass
+class State:
+    """Where a training stands between two batches: all that a checkpoint holds.
+
+    Attributes:
+        model: the network; its pending gradients belong to the state.
+        average: the moving average of the model.
+        optimizer: with its rates and momenta.
+        done: batches since the start.
+        last_step: index of the batch after which the optimiser last stepped, -1 before the first step.
+        history: one row of losses and speed for each whole epoch.
+        sums: of each part of the loss over the batches of this epoch.
+        seconds: that this epoch has taken.
+        waited: those of them in which the loop waited for images.
+    """
+
+    model: torch.nn.Module
+    average: ModelEMA
+    optimizer: torch.optim.Optimizer
+    done: int = 0
+    last_step: int = -1
+    history: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    waited: float = 0.0
+
+    def saved(self) -> dict[str, Any]:
+        """Return the state as tensors and plain values."""
+        return {
+            **{name: getattr(self, name) for name in _PLAIN},
+            "model": self.model.state_dict(),
+            "average": self.average.ema.state_dict(),
+            "updates": self.average.updates,
+            "optimizer": self.optimizer.state_dict(),
+            "gradients": {name: p.grad for name, p in self.model.named_parameters() if p.grad is not None},
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Take the state that `saved` returned."""
+        for name in _PLAIN:
+            setattr(self, name, saved[name])
+        self.model.load_state_dict(saved["model"])
+        self.average.ema.load_state_dict(saved["average"])
+        self.average.updates = saved["updates"]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        for name, parameter in self.model.named_parameters():
+            parameter.grad = saved["gradients"].get(name)
+
+
+def train(
+    data: Data,
+    recipe: Recipe,
+    device: str,
+    *,
+    weights: Path | None = None,
+    trust: bool = False,
+    workers: int = 0,
+    keep_images: bool = False,
+    checkpoints: Path,
+    checkpoint_epochs: int = 1,
+    resume: bool = False,
+    stopping: Callable[[], bool] = lambda: False,
+) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+    """Train and return the moving average of the model, and one row of losses and speed an epoch.
+
+    `seconds` of an epoch are wall-clock time until all that it queued on a GPU is done, `waited` those of them in which
+    the loop waited for images. A GPU may have worked meanwhile on what was queued: it stood idle for want of images at
+    most so long. Without `workers` it is the time of reading and augmenting.
+
+    Args:
+        data: the training part of a variant.
+        recipe: all that decides the outcome.
+        device: `cpu` or `cuda:N`.
+        weights: file to start from, instead of random weights.
+        trust: `weights` may be a pickle.
+        workers: processes that read and augment images; 0 is this one. They do not change the outcome.
+        keep_images: hold the resized images in memory.
+        checkpoints: folder for progress.
+        checkpoint_epochs: progress is written after every so many epochs.
+        resume: go on from the progress there.
+        stopping: asked after each batch; where it says so, progress is written and the process ends.
+
+    Raises:
+        InputError: an image cannot be read, the disk is full, or the loss is no number any more. `explained` adds what
+            to do where memory does not suffice.
+    """
+    state = _start(data, recipe, device, weights, trust)
+    augmentation = {name: getattr(recipe, name) for name in AUGMENTATION}
+    images = TrainingImages(
+        data, augmentation, recipe.image_size, recipe.seed, mosaic_epochs=recipe.epochs - recipe.close_mosaic
+    )
+    steps = math.ceil(len(images) / recipe.batch)  # in an epoch
+    saved = _read_checkpoint(checkpoints, device) if resume else None
+    if saved:
+        state.restore(saved)
+    first, skipped = divmod(state.done, steps)
+    if saved:
+        within = f" and {skipped} of {steps} batches" if skipped else ""
+        logging.info("going on after epoch %d of %d%s", first, recipe.epochs, within)
+    if keep_images:
+        with ThreadPoolExecutor(threads_available()) as pool:
+            kept = sum(pool.map(images.keep, range(len(images))))
+        logging.info("%d images kept in memory: %.0f MB", len(images), kept / 1e6)
+    what, total = f"train {data.variant}, seed {recipe.seed}", recipe.epochs * len(images)
+    progress = Progress(what, total, "images", done=first * len(images) + skipped * recipe.batch)
+
+    started = time.perf_counter()
+    batches = iter(_loader(images, recipe, device, workers, list(epoch_batches(recipe, len(images), first))[skipped:]))
+    for epoch in range(first, recipe.epochs):
+        note = f"epoch {epoch + 1}/{recipe.epochs}"
+        if state.history:
+            note += f", loss {state.history[-1]['loss']:.3f}"
+        for number in range(state.done % steps + 1, steps + 1):
+            asked = time.perf_counter()
+            batch = next(batches)
+            state.waited += time.perf_counter() - asked
+            _step(state, batch, recipe, device, steps)
+            progress.step(len(batch["im_file"]), note)
+            stop = stopping()
+            if stop and number < steps:
+                state.seconds += time.perf_counter() - started
+                # The name sorts before the whole epoch's.
+                _write_checkpoint(checkpoints / f"epoch-{epoch:05}-step-{number:06}.pt", state.saved())
+                raise stopped(f"epoch {epoch + 1}, batch {number} of {steps}")
+        losses = {name: float(value) / steps for name, value in state.sums.items()}  # waits for all that a GPU queued
+        now = time.perf_counter()
+        state.seconds, started = state.seconds + now - started, now
+        _close_epoch(state, recipe, epoch, losses, len(images))
+        if epoch == first and epoch + 1 < recipe.epochs:
+            seconds, waited = (state.history[-1][key] for key in ("seconds", "waited"))
+            logging.info(
+                "epoch %d took %.1f s, %.0f %% of them waiting for images: %d epochs will take about %.2f hours",
+                epoch + 1, seconds, 100 * waited / seconds, recipe.epochs, seconds * recipe.epochs / 3600,
+            )  # fmt: skip
+        if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == recipe.epochs or stop:
+            _write_checkpoint(checkpoints / f"epoch-{epoch:05}.pt", state.saved())
+        if stop and epoch + 1 < recipe.epochs:
+            raise stopped(f"the end of epoch {epoch + 1}")
+    return state.average.ema, state.history
+
+
+def _start(data: Data, recipe: Recipe, device: str, weights: Path | None, trust: bool) -> State:
+    torch.manual_seed(recipe.seed)
+    model = build_model(recipe.model, data.classes)
+    if weights:
+        taken = start_from(model, weights, trust)
+        logging.info("%d of %d tensors start from %s", taken, len(model.state_dict()), weights)
+    model = model.to(device, memory_format=torch.channels_last).train()  # faster on CPUs and GPUs
+    optimizer = _optimizer(model, recipe)
+    return State(model, ModelEMA(model, decay=recipe.ema_decay, tau=recipe.ema_tau), optimizer)
+
+
+def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Return the optimiser; decay is for weights of convolutions, not for norms and biases."""
+    groups: dict[str, list[torch.nn.Parameter]] = {"bias": [], "weight": [], "norm": []}
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if parameter.requires_grad:
+                norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+                groups["bias" if "bias" in name else "norm" if norm else "weight"].append(parameter)
+    accumulated = max(round(recipe.nominal_batch / recipe.batch), 1)
+    decay = recipe.weight_decay * recipe.batch * accumulated / recipe.nominal_batch
+    settings = [
+        {"params": parameters, "name": name, "weight_decay": decay if name == "weight" else 0.0}
+        for name, parameters in groups.items()
+    ]
+    if recipe.optimizer == "SGD":
+        return torch.optim.SGD(settings, lr=recipe.lr0, momentum=recipe.momentum, nesterov=True, fused=True)
+    return torch.optim.AdamW(settings, lr=recipe.lr0, betas=(recipe.momentum, 0.999), fused=True)
+
+
+def _loader(
+    images: TrainingImages, recipe: Recipe, device: str, workers: int, batches: list[list[tuple[int, int]]]
+) -> torch.utils.data.DataLoader:
+    leaving = multiprocessing.RawValue("b", False)
+    atexit.register(setattr, leaving, "value", True)
+    return torch.utils.data.DataLoader(
+        images,
+        batch_sampler=batches,
+        num_workers=workers,
+        worker_init_fn=partial(_outlive_sigterm, leaving),
+        collate_fn=images.collate_fn,
+        pin_memory=device != "cpu",
+    )
+
+
+def _outlive_sigterm(leaving: Any, worker: int) -> None:
+    """Let a process that reads images pass SIGTERM over, until the training is `leaving`.
+
+    A cluster sends it to all processes of a job, and the training still wants images; later its own exit sends it.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
+
+
+def _step(state: State, batch: Mapping[str, Any], recipe: Recipe, device: str, steps: int) -> None:
+    """Add a batch's gradients, and step the optimiser where enough batches are accumulated."""
+    accumulated = _set_rates(state.optimizer, recipe, state.done, steps)
+    torch.manual_seed(step_seed(recipe, state.done))  # RT-DETR draws; nothing must hang on what was drawn before
+    loss, parts = loss_of(state.model, batch, recipe, device)
+    loss.backward()
+    state.sums = {name: state.sums.get(name, 0) + part for name, part in parts.items()}
+    if state.done - state.last_step >= accumulated:
+        torch.nn.utils.clip_grad_norm_(state.model.parameters(), max_norm=recipe.gradient_clip)
+        state.optimizer.step()
+        state.optimizer.zero_grad()
+        state.average.update(state.model)
+        state.last_step = state.done
+    state.done += 1
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> int:
+    """Set the learning rates and momenta of batch `step`; return how many batches are accumulated.
+
+    An epoch in which warm-up ends keeps the rates that it ends with.
+    """
+    epoch = step // steps
+    rate = learning_rate(recipe, epoch)
+    # Rounded as in the trainer that we follow, so that a share of an epoch means the same there and here.
+    warm = round(min(recipe.warmup_epochs, recipe.epochs - 1) * steps)
+    accumulated = min(max(round(recipe.nominal_batch / recipe.batch), 1), steps * recipe.epochs)
+    if not warm or epoch * steps > warm:
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        return accumulated
+    done = min(step / warm, 1.0)
+    for group in optimizer.param_groups:
+        start = recipe.warmup_bias_lr if group["name"] == "bias" else 0.0
+        group["lr"] = start + (rate - start) * done
+        if "momentum" in group:
+            group["momentum"] = recipe.warmup_momentum + (recipe.momentum - recipe.warmup_momentum) * done
+    return max(1, round(1 + (accumulated - 1) * done))
+
+
+def _close_epoch(state: State, recipe: Recipe, epoch: int, losses: dict[str, float], images: int) -> None:
+    """Add an epoch's row to the history and begin the next; InputError where a loss is no number."""
+    if not all(math.isfinite(value) for value in losses.values()):
+        raise InputError(
+            f"the loss is no number in epoch {epoch + 1}: {losses}; wanted a lower --lr0 than {recipe.lr0}"
+        )
+    spent = {"seconds": state.seconds, "waited": state.waited, "images_per_s": images / state.seconds}
+    rate = learning_rate(recipe, epoch)
+    state.history.append({"epoch": epoch + 1, **losses, "loss": sum(losses.values()), "lr": rate, **spent})
+    state.sums, state.seconds, state.waited = {}, 0.0, 0.0
+
+
+def _write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
+    """Write a state and keep the one before it, in case the newest is cut off."""
+    save_tensors(path, saved)
+    for old in sorted(path.parent.glob("epoch-*.pt"))[:-KEPT_CHECKPOINTS]:
+        old.unlink()
+
+
+def _read_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
+    """Return the newest state in `folder` that can be read."""
+    for path in sorted(folder.glob("epoch-*.pt"), reverse=True):
+        try:
+            saved = read_tensors(path, device)
+            return {name: saved[name] for name in _SAVED}
+        except Exception as error:  # cut off, or of an older form: the one before will do
+            logging.warning("warning: %s cannot be read (%s); passed over", path, type(error).__name__)
+    return None
+
+
+@contextlib.contextmanager
+def explained(recipe: Recipe, device: str, workers: int, cache: str) -> Iterator[None]:
+    """Turn what torch says of lacking memory, and errors of processes that read images, into an InputError."""
+    try:
+        yield
+    except InputError as error:  # one from another process comes with the traceback there
+        raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        where = f"the memory of {device}" if "cuda" in f"{device} {error}".lower() else "this machine's memory"
+        raise InputError(
+            f"--batch {recipe.batch} of --image-size {recipe.image_size} with {recipe.model} does not fit {where} "
+            f"({workers} --workers, --cache {cache}: {type(error).__name__}); wanted a smaller --batch "
+            f"(--nominal-batch {recipe.nominal_batch} keeps the optimiser's steps), image size or model, the same for "
+            "every variant, or fewer --workers and --cache none if it is the machine's memory"
+        ) from error
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Make torch choose algorithms that repeat; it warns where it has none."""
+    cudnn, filling = torch.backends.cudnn, torch.utils.deterministic.fill_uninitialized_memory
+    before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    cudnn.deterministic, cudnn.benchmark = True, False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over each tensor
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        cudnn.deterministic, cudnn.benchmark = before[1:]
+        torch.utils.deterministic.fill_uninitialized_memory = filling
