@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from reports.collect import BANDS, LATE
+from reports.verdict import leaders
 
 # Okabe and Ito (2008): eight colours that colour-blind readers tell apart; here without black, which a dark page hides.
 # Yellow comes last, because thin yellow lines vanish on white.
@@ -63,9 +64,11 @@ def average_intervals(table: pd.DataFrame, scores: pd.DataFrame, intervals: Mapp
         figure, axes = plt.subplots(figsize=(5.2, 0.7 + 0.34 * len(table)), layout="constrained")
         rows = list(range(len(table)))[::-1]
         single = scores[scores["class"] == "Average"]
-        best_band = table.loc[table["variant"].isin(BANDS), "Average"].max()
-        if pd.notna(best_band):
-            axes.axvline(best_band, color=_GREY, linewidth=1, linestyle=(0, (2, 2)))
+        band = leaders(table).band
+        if band is not None:
+            axes.axvline(
+                table.set_index("variant").at[band, "Average"], color=_GREY, linewidth=1, linestyle=(0, (2, 2))
+            )
         highest = []
         for row, variant, average in zip(rows, table["variant"], table["Average"], strict=True):
             colour = _GREY if variant in BANDS else "#0072B2"

@@ -1,4 +1,4 @@
-"""Turns a frame into Markdown and LaTeX: the only place where a number is rounded.
+"""Turns a frame into Markdown, LaTeX and HTML: the only place where a number is rounded.
 
 The best value of a column is bold, the second best underlined. Values that print alike are tied and get the same mark.
 """
@@ -8,8 +8,13 @@ import re
 import textwrap
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+import jinja2
 import pandas as pd
+
+from pipeline.artefacts import write_text
 
 UNDEFINED = "n/a"
 
@@ -30,6 +35,23 @@ class Layout:
     columns: Mapping[str, str]
     digits: Mapping[str, int]
     higher_is_better: Mapping[str, bool]
+
+
+@dataclass(frozen=True)
+class Block:
+    """One table as it is printed: a frame, how it is set, and what stands around it.
+
+    `name` ends its LaTeX label; `marks` are `best`, `second` or nothing for each printed cell; `groups` are the rows
+    that begin a group.
+    """
+
+    name: str
+    frame: pd.DataFrame
+    layout: Layout
+    marks: pd.DataFrame
+    caption: str
+    notes: Sequence[str]
+    groups: Collection[int] = ()
 
 
 def format_value(value: object, digits: int) -> str:
@@ -63,78 +85,80 @@ def rank_marks(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     return marks
 
 
-def to_markdown(
-    frame: pd.DataFrame, layout: Layout, caption: str, notes: Sequence[str], marks: pd.DataFrame | None = None
-) -> str:
-    """Return the table as GitHub Markdown with its caption above and its notes below.
-
-    `marks` are those of `rank_marks`, which ranks columns, where not given.
-    """
-    cells, marks = printed(frame, layout), rank_marks(frame, layout) if marks is None else marks
+def to_markdown(block: Block) -> str:
+    """Return a table as GitHub Markdown with its caption above and its notes below."""
+    layout, cells = block.layout, printed(block.frame, block.layout)
     wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
     lines = [
-        f"**{_markdown(caption)}**",
+        f"**{_markdown(block.caption)}**",
         "",
         "| " + " | ".join(_markdown(heading) for heading in layout.columns.values()) + " |",
-        "| " + " | ".join("---" if _is_text(frame, layout, name) else "---:" for name in layout.columns) + " |",
+        "| " + " | ".join("---" if _is_text(block, name) else "---:" for name in layout.columns) + " |",
     ]
-    for row in range(len(frame)):
-        texts = [wrap[marks.at[row, name]].format(_markdown(cells.at[row, name])) for name in layout.columns]
+    for row in range(len(cells)):
+        texts = [wrap[block.marks.at[row, name]].format(_markdown(cells.at[row, name])) for name in layout.columns]
         lines.append("| " + " | ".join(texts) + " |")
-    lines += ["", *(f"- {_markdown(note)}" for note in notes)]
+    lines += ["", *(f"- {_markdown(note)}" for note in block.notes)]
     return "\n".join(lines) + "\n"
 
 
-def to_latex(
-    frame: pd.DataFrame,
-    layout: Layout,
-    caption: str,
-    notes: Sequence[str],
-    label: str,
-    marks: pd.DataFrame | None = None,
-    groups: Collection[int] = (),
-) -> str:
-    """Return the table as LaTeX for a two-column paper: booktabs, over both columns, never wider than the page.
+def to_latex(block: Block) -> str:
+    """Return a table as LaTeX for a two-column paper: booktabs, over both columns, never wider than the page.
 
-    `marks` are those of `rank_marks`, which ranks columns, where not given; `groups` are rows that get some space above
-    them. Needs the packages booktabs and graphicx.
+    Groups get some space above them. Needs the packages booktabs and graphicx.
     """
-    cells, marks = printed(frame, layout), rank_marks(frame, layout) if marks is None else marks
+    columns = block.layout.columns
     styles = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
-    styler = cells.map(_latex).style.hide(axis="index")
-    styler = styler.apply(lambda _: marks.map(styles.__getitem__), axis=None)
-    headings = [_latex_heading(text, _is_text(frame, layout, name)) for name, text in layout.columns.items()]
+    styler = printed(block.frame, block.layout).map(_latex).style.hide(axis="index")
+    styler = styler.apply(lambda _: block.marks.map(styles.__getitem__), axis=None)
+    headings = [_latex_heading(text, _is_text(block, name)) for name, text in columns.items()]
     # pandas formats the labels: their braces are doubled.
     styler = styler.relabel_index([h.replace("{", "{{").replace("}", "}}") for h in headings], axis="columns")
     tabular = styler.to_latex(
-        hrules=True, column_format="".join("l" if _is_text(frame, layout, name) else "r" for name in layout.columns)
+        hrules=True, column_format="".join("l" if _is_text(block, name) else "r" for name in columns)
     ).strip()
-    if groups:
-        head, rule, body = tabular.partition("\\midrule\n")
-        rows = [f"\\addlinespace\n{row}" if number in groups else row for number, row in enumerate(body.split("\n"))]
-        tabular = head + rule + "\n".join(rows)
+    head, rule, body = tabular.partition("\\midrule\n")
+    rows = [f"\\addlinespace\n{row}" if number in block.groups else row for number, row in enumerate(body.split("\n"))]
     lines = [
         r"% Needs \usepackage{booktabs,graphicx}.",
         r"\begin{table*}",
         r"\centering",
-        rf"\caption{{{_latex(caption)}}}",
-        rf"\label{{{label}}}",
+        rf"\caption{{{_latex(block.caption)}}}",
+        rf"\label{{tab:{block.name}}}",
         r"\medskip",
         r"\setlength{\tabcolsep}{4pt}",
         # Shrunk where it is wider than the page, and only there.
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
-        tabular + "}",
+        head + rule + "\n".join(rows) + "}",
         r"\par\medskip",
         r"\begin{minipage}{\textwidth}\footnotesize\raggedright",
-        *(rf"{_latex(note)}\par" for note in notes),
+        *(rf"{_latex(note)}\par" for note in block.notes),
         r"\end{minipage}",
         r"\end{table*}",
     ]
     return "\n".join(lines) + "\n"
 
 
-def _is_text(frame: pd.DataFrame, layout: Layout, name: str) -> bool:
-    return name not in layout.digits and not pd.api.types.is_numeric_dtype(frame[name])
+def write_texts(stem: Path, blocks: Sequence[Block]) -> None:
+    """Write tables as `stem`.md and `stem`.tex."""
+    write_text(stem.with_suffix(".md"), "\n".join(map(to_markdown, blocks)))
+    write_text(stem.with_suffix(".tex"), "\n".join(map(to_latex, blocks)))
+
+
+def to_html(template: str, context: Mapping[str, Any]) -> str:
+    """Return a page that needs no other file, from one of this package's templates."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(template).render(context)
+
+
+def _is_text(block: Block, name: str) -> bool:
+    return name not in block.layout.digits and not pd.api.types.is_numeric_dtype(block.frame[name])
 
 
 def _latex_heading(text: str, left: bool) -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from detection.average_precision import read_conditions
 from pipeline.artefacts import read_json, replacing
 from pipeline.pairs import find_images, read_image
 from pipeline.stage import InputError
@@ -140,8 +141,6 @@ def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], prediction
     Raises:
         InputError: the truth lacks a test image, or a predictions file is no list of COCO results of this split.
     """
-    from detection.average_precision import read_conditions  # late: the rest needs no pycocotools
-
     truth_file = split.file.with_name("truth_test.json")
     truth = read_json(truth_file)
     names = {entry["id"]: entry["file_name"] for entry in truth["images"]}

@@ -8,84 +8,105 @@ missing variant, seed or image is an error, never a gap.
 import argparse
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from pipeline.artefacts import read_json, sha256_json, write_csv, write_text
+from pipeline.artefacts import read_json, sha256_json, write_csv
 from pipeline.stage import InputError, run
-from reports import collect, paper
-from reports.collect import BANDS, LATE, Split
-from reports.render import Layout, format_value, to_latex, to_markdown
-
-YOLOV5U = (
-    "YOLOv5u is the anchor-free re-issue of YOLOv5 in the ultralytics package: its rows are not comparable one to one "
-    "with a paper that used the original YOLOv5."
+from reports import paper
+from reports.collect import LATE, Split, fused_variants, read_manifests, read_metrics, read_split
+from reports.render import Block, rank_marks, write_texts
+from reports.runs import Run, check_runs, read_runs, read_significance, scores_table
+from reports.tables_layout import (
+    detection_cells,
+    detection_layout,
+    detection_notes,
+    fusion_layout,
+    fusion_notes,
+    metric_directions,
 )
-OTHER = "The paper's detector is YOLOv5: its rows are not comparable with these."
-SPLITS = {"own": "the data set's own", "random": "random", "list": "two given lists"}
-MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
+from reports.verdict import against, leaders
 
 
-def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return Table II with what is printed beside a row's name and average.
+def detection_table(scores: pd.DataFrame, classes: Sequence[str], paper: Mapping[str, Mapping] | None) -> pd.DataFrame:
+    """Return Table II: one row a variant, columns `variant`, the classes, `Average`, then what says how sure it is.
 
-    `Average_seeds` and `Average_interval` are the bounds as one text, empty where there are none; `variant` ends with
-    the row's remark.
+    Values are means over the seeds, fractions in 0..1. `Average_low` and `Average_high` are the smallest and largest
+    average over the seeds, NaN for one seed: a spread, not a confidence interval. `paper`, where given, holds a
+    mapping of column to value for each variant, empty where the paper has no such row.
     """
-    cells = table.copy()
-    for name, bounds in (("seeds", ("low", "high")), ("interval", ("interval_low", "interval_high"))):
-        columns = [f"Average_{bound}" for bound in bounds]
-        if columns[0] in table:
-            pairs = table[columns].itertuples(index=False)
-            cells[f"Average_{name}"] = [
-                "" if math.isnan(low) or math.isnan(high) else f"{format_value(low, 3)}\u2013{format_value(high, 3)}"
-                for low, high in pairs
-            ]
-    if "remark" in table:
-        named = zip(table["variant"], table["remark"], strict=True)
-        cells["variant"] = [f"{variant} ({remark})" if remark else variant for variant, remark in named]
-    return cells
+    rows = []
+    for variant, runs in scores.groupby("variant", sort=False):
+        columns = runs.pivot(index="seed", columns="class", values="AP")
+        average = columns["Average"]
+        # skipna=False: a mean over some of the seeds would look like a mean over all.
+        row = {"variant": variant, **{name: columns[name].mean(skipna=False) for name in (*classes, "Average")}}
+        several = len(average) > 1
+        row["Average_low"] = average.min(skipna=False) if several else float("nan")
+        row["Average_high"] = average.max(skipna=False) if several else float("nan")
+        row["seeds"] = len(average)
+        row["Average_deviation"] = average.std(skipna=False)  # between seeds, NaN for one
+        if paper is not None:
+            for name in ("Average", *classes):
+                row[f"{name}_paper"] = paper[variant].get(name, float("nan"))
+            row["Average_difference"] = row["Average"] - row["Average_paper"]
+        rows.append(row)
+    return pd.DataFrame(rows)
 
 
-def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool = True) -> Layout:
-    """Return how `detection_cells` of Table II are printed: the paper's columns where it has rows.
+def add_significance(table: pd.DataFrame, classes: Sequence[str], significance: Mapping[str, Any]) -> pd.DataFrame:
+    """Return Table II with intervals and verdicts.
 
-    `bounds` gives columns to the seeds' spread, where there are several, and to the intervals.
+    `<column>_interval_low` and `_high` bound the 95 % interval of each class and of `Average`. `against_best` is
+    `best`, `tie` (not shown to differ from the best average) or `worse`; `against_band` compares with the better
+    single band: `better`, `worse`, `no difference shown`, or empty for that band itself.
     """
-    ranked = [*classes, "Average"]
-    columns = {"variant": "Variant", **{name: name for name in ranked}}
-    if bounds and table["Average_low"].notna().any():
-        columns["Average_seeds"] = "lowest to highest seed"
-    if bounds and "Average_interval_low" in table:
-        columns["Average_interval"] = "95 % interval"
-    if "Average_paper" in table:
-        columns |= {"Average_paper": "Average (paper)", "Average_difference": "ours - paper"}
-    if "Average_interval_low" in table:
-        columns |= {"against_best": "Against the best", "against_band": "Against the better band"}
-    digits = {name: 3 for name in columns if name not in ("variant", "against_best", "against_band")}
-    return Layout(columns, digits, dict.fromkeys(ranked, True))
+    table = table.copy()
+    for name in (*classes, "Average"):
+        for bound in ("low", "high"):
+            values = [significance["variants"][variant][name][bound] for variant in table["variant"]]
+            table[f"{name}_interval_{bound}"] = pd.array(values, dtype=float)
+    lead = leaders(table)
+    words = {"no difference shown": "tie"}
+    compared = {name: words.get(word, word) for name, word in against(table, significance, lead.best).items()}
+    table["against_best"] = ["best" if name == lead.best else compared.get(name, "") for name in table["variant"]]
+    compared = against(table, significance, lead.band)
+    table["against_band"] = [compared.get(name, "") for name in table["variant"]]
+    return table
 
 
-def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> Layout:
-    """Return how the fusion metrics are printed; a metric of unknown direction is printed but not ranked."""
-    counts = [name for name in table.columns if name.endswith("_undefined")]
-    columns = {name: name.replace("_", " ") for name in table.columns if name != "images"} | {"method": "Method"}
-    digits = {name: 2 for name in columns if name != "method" and name not in counts}
-    return Layout(columns, digits, {name: higher_is_better[name] for name in digits if name in higher_is_better})
+def detail_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return every number of every ap.json: one row a variant, seed, condition (`all` among them) and class.
+
+    Columns AP, AP50, AP75, AP_small, AP_medium, AP_large, AR100, boxes; NaN where undefined.
+    """
+    return pd.DataFrame(
+        [
+            {"variant": run.variant, "seed": run.seed, "condition": condition, "class": name, **values}
+            for run in runs
+            for condition, part in {"all": run.scores, **run.scores.get("conditions", {})}.items()
+            for name, values in {**part["classes"], "Average": part["average"]}.items()
+        ]
+    )
 
 
-def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
-    """Return for each fusion metric, and those of the user's own in `facts`, whether a higher value is the better."""
-    from fusion.own.metric import directions
+def fusion_table(metrics: pd.DataFrame) -> pd.DataFrame:
+    """Return the fusion metrics: one row a method, the means over its images, then `images`.
 
-    from fusion.metrics import METRICS  # late: Table II needs no compiled metrics
-
-    known = {name: metric.higher_is_better for name, metric in METRICS.items()}
-    return known | directions(facts.get("own_metrics", ""))
+    Undefined values take no part in a mean; where there are any, `<metric>_undefined` counts them.
+    """
+    names = [name for name in metrics.columns if name not in ("method", "name")]
+    groups = metrics.groupby("method", sort=False)
+    table = groups[names].mean()
+    table["images"] = groups.size()
+    undefined = metrics[names].isna().groupby(metrics["method"], sort=False).sum()
+    for name in names:
+        if undefined[name].any():
+            table[f"{name}_undefined"] = undefined[name]
+    return table.reset_index()
 
 
 def detection_facts(split: Split, shared: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
@@ -102,59 +123,6 @@ def detection_facts(split: Split, shared: Mapping[str, Any], seeds: Sequence[int
             else "not measured: one seed"
         ),
     }
-
-
-def detection_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnotes of Table II."""
-    seeds = facts["seeds"].split()
-    notes = [
-        f"Detector: {facts['detector']}. {YOLOV5U if facts['detector'].startswith('YOLOv5u') else OTHER}",
-        _recipe_note(facts),
-        f"Protocol: {facts['protocol']}.",
-        _split_note(facts),
-        "Boxes of the test set: " + ", ".join(f"{name} {count}" for name, count in facts["boxes"].items()) + ".",
-    ]
-    if len(seeds) == 1:
-        notes.append(
-            f"One seed ({seeds[0]}): differences smaller than the spread between seeds, which was not measured, are "
-            "not known to be real; intervals, where there are any, are over test images alone."
-        )
-    else:
-        notes.append(
-            f"Means over {len(seeds)} seeds ({', '.join(seeds)}); lowest and highest seed are a spread, not a "
-            "confidence interval."
-        )
-    if "significance" in facts:
-        notes.append(f"Intervals and ties: {facts['significance']}. Tie: not shown to differ from the best average.")
-    if "leakage" in facts:
-        notes.append(facts["leakage"])
-    if "late" in facts:
-        notes.append(facts["late"])
-    if "paper" in facts:
-        notes.append(f"Paper: {facts['paper']}.")
-    return [*notes, MARKS]
-
-
-def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnotes of the fusion metrics."""
-    notes = [
-        f"Convention: {facts.get('convention')}" + (f" ({facts['definition']})." if "definition" in facts else "."),
-        f"Means over {facts['images']} pairs. {_split_note(facts)}",
-    ]
-    if "own_metrics" in facts:
-        notes.append(f"The user's own metrics: {facts['own_metrics']}.")
-    if any(name.endswith("_undefined") for name in table.columns):
-        notes.append("Undefined values take no part in a mean; they are counted beside it.")
-    return [*notes, MARKS]
-
-
-def write_tables(stem: Path, table: pd.DataFrame, facts: Mapping, layout: Layout, caption: str, notes: list) -> None:
-    """Write one table as `stem`.csv, .md and .tex."""
-    write_csv(stem.with_suffix(".csv"), table, facts)
-    if "variant" in table:
-        table = detection_cells(table)
-    write_text(stem.with_suffix(".md"), to_markdown(table, layout, caption, notes))
-    write_text(stem.with_suffix(".tex"), to_latex(table, layout, caption, notes, f"tab:{stem.name}"))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -191,41 +159,43 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--variants {' '.join(options.variants)}: wanted each variant once")
     if not options.ap and not options.metrics:
         raise InputError("neither --ap nor --metrics is given; wanted what Table II or the fusion metrics are made of")
-    split = collect.read_split(options.split)
-    methods = [variant for variant in options.variants if variant not in (*BANDS, LATE)]
-    config = {}
-    if options.config_snapshot:
-        config = {"config": sha256_json(read_json(options.config_snapshot))}
-    manifests = collect.read_manifests(options.fused_manifests, methods, split)
-    # Both are made before either is written.
-    tables = [_detection_table(options, split, manifests, config)] if options.ap else []
+    split = read_split(options.split)
+    methods = fused_variants(options.variants)
+    config = {"config": sha256_json(read_json(options.config_snapshot))} if options.config_snapshot else {}
+    manifests = read_manifests(options.fused_manifests, methods, split)
+    # All tables are made before one is written.
+    runs = read_runs(options.ap, options.variants) if options.ap else []
+    tables = [_detection_table(options, runs, split, manifests, config)] if runs else []
     if options.metrics:
-        metrics, facts = collect.read_metrics(options.metrics, methods, manifests)
+        metrics, facts = read_metrics(options.metrics, methods, manifests)
         tables.append(_fusion_table(metrics, facts, split, manifests, config))
-    for stem, *table in tables:
-        write_tables(options.output / stem, *table)
-        if stem == "table2":
-            detail = collect.detail_table(options.ap, options.variants)
-            write_csv(options.output / "table2_detail.csv", detail, table[1])
-    logging.info("tables: %s in %s", ", ".join(stem for stem, *_ in tables), options.output)
+    for table, facts, block in tables:
+        write_csv(options.output / f"{block.name}.csv", table, facts)
+        write_texts(options.output / block.name, [block])
+    if runs:
+        write_csv(options.output / "table2_detail.csv", detail_table(runs), tables[0][1])
+    logging.info("tables: %s in %s", ", ".join(block.name for *_, block in tables), options.output)
 
 
 def _detection_table(
-    options: argparse.Namespace, split: Split, manifests: Mapping[str, Any], config: Mapping[str, str]
-) -> tuple[Any, ...]:
-    """Return the file stem of Table II and what `write_tables` takes."""
+    options: argparse.Namespace,
+    runs: Sequence[Run],
+    split: Split,
+    manifests: Mapping[str, Any],
+    config: Mapping[str, str],
+) -> tuple[pd.DataFrame, dict[str, Any], Block]:
+    """Return Table II, its facts, and what is printed of it."""
     if not options.training:
         logging.warning("warning: without --training the detectors' recipes are not compared")
-    scores, shared = collect.read_scores(options.ap, options.variants, split, options.training, manifests)
+    shared = check_runs(runs, split, options.training, manifests)
     # The paper's numbers belong beside numbers on its own data only.
     on_m3fd = str(split.dataset["dataset"]).casefold() == "m3fd"
-    table = collect.detection_table(
-        scores, split.classes, {name: paper.paper_row(name) for name in options.variants} if on_m3fd else None
-    )
-    facts = detection_facts(split, shared, sorted(scores["seed"].unique().tolist())) | config
+    papers = {name: paper.paper_row(name) for name in options.variants} if on_m3fd else None
+    table = detection_table(scores_table(runs), split.classes, papers)
+    facts = detection_facts(split, shared, sorted({run.seed for run in runs})) | config
     if options.significance:
-        significance = collect.read_significance(options.significance, split, options.ap)
-        table = collect.add_significance(table, split.classes, significance)
+        significance = read_significance(options.significance, split, runs)
+        table = add_significance(table, split.classes, significance)
         facts["significance"] = (
             f"{significance['method']}, {significance['samples']} draws, 95 %, {significance['correction']}"
         )
@@ -242,14 +212,19 @@ def _detection_table(
     caption = (
         f"Average precision, mAP@[0.5:0.95], of one detector trained and tested on each variant of {facts['dataset']}"
     )
-    return "table2", table, facts, detection_layout(table, split.classes), caption, detection_notes(facts)
+    cells, layout = detection_cells(table), detection_layout(table, split.classes)
+    return table, facts, Block("table2", cells, layout, rank_marks(cells, layout), caption, detection_notes(facts))
 
 
 def _fusion_table(
-    metrics: Any, metric_facts: Mapping[str, Any], split: Split, manifests: Mapping[str, Any], config: Mapping[str, str]
-) -> tuple[Any, ...]:
-    """Return the file stem of the fusion metrics and what `write_tables` takes."""
-    table = collect.fusion_table(metrics)
+    metrics: pd.DataFrame,
+    metric_facts: Mapping[str, Any],
+    split: Split,
+    manifests: Mapping[str, Any],
+    config: Mapping[str, str],
+) -> tuple[pd.DataFrame, dict[str, Any], Block]:
+    """Return the table of fusion metrics, its facts, and what is printed of it."""
+    table = fusion_table(metrics)
     facts = {
         "dataset": split.dataset["dataset"],
         "images": int(table["images"].iloc[0]),
@@ -257,25 +232,14 @@ def _fusion_table(
         **_split_facts(split),
         "fused": {method: facts for method, (_, facts) in manifests.items()},
     } | config
-    layout = fusion_layout(table, metric_directions(facts))
-    return "fusion", table, facts, layout, f"Fusion metrics on {facts['dataset']}", fusion_notes(table, facts)
+    layout, caption = fusion_layout(table, metric_directions(facts)), f"Fusion metrics on {facts['dataset']}"
+    return table, facts, Block("fusion", table, layout, rank_marks(table, layout), caption, fusion_notes(table, facts))
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:
     return (
         f"Leakage: {leakage['near_duplicates']} of {leakage['images']} test images ({leakage['share']:.1%}) have a "
         f"near duplicate in training, likeness {leakage['threshold']} or more ({leakage['descriptor']})."
-    )
-
-
-def _recipe_note(facts: Mapping[str, Any]) -> str:
-    if "training.recipe.epochs" not in facts:
-        return "The detectors' training recipes were not compared."
-    recipe = {key.removeprefix("training.recipe."): value for key, value in facts.items()}
-    return (
-        f"The same recipe for every variant: {recipe['model']}, image size {recipe['image_size']}, epochs "
-        f"{recipe['epochs']}, starting weights {facts['training.start']}, {recipe['optimizer']}, learning rate "
-        f"{recipe['lr0']}, batch {recipe['batch']}; the rest stands in table2.csv."
     )
 
 
@@ -288,17 +252,6 @@ def _split_facts(split: Split) -> dict[str, Any]:
         "digest_train": split.dataset["split"]["digest_train"],
         "digest_test": split.dataset["split"]["digest_test"],
     }
-
-
-def _split_note(facts: Mapping[str, Any]) -> str:
-    split = json.loads(facts["split"])
-    return (
-        f"Split: {SPLITS.get(split['kind'], split['kind'])}"
-        + (f", seed {split['seed']}" if split.get("seed") is not None else "")
-        + (", a random part of it" if split.get("limits") else "")
-        + f", {facts['train_images']} training and {facts['test_images']} test images, "
-        f"digests {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
-    )
 
 
 if __name__ == "__main__":

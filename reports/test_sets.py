@@ -11,11 +11,9 @@ import argparse
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
@@ -23,30 +21,9 @@ from fusion.metrics.statistics import bootstrap_mean, holm, paired_test
 from pipeline.artefacts import read_csv, read_json, sha256_file, sha256_json, write_csv, write_text
 from pipeline.stage import InputError, run
 from reports import paper
-from reports.collect import BANDS
-from reports.render import Layout, format_value, rank_marks, to_latex, to_markdown
-
-METRICS = ("MI", "VIF", "Qabf", "SSIM")  # higher is better in all four
-COSTS = {"Params (K)": ("parameters", 1e-3), "MACs (G)": ("multiply_adds", 1e-9), "Runtime (s)": ("median_s", 1)}
-DIGITS = {"Params (K)": 0, "MACs (G)": 2, "Runtime (s)": 3}  # of the others: 2, as the paper prints
-ALPHA = 0.05
-CAPTIONS = {
-    "table1": "Fusion metrics and cost, each data set treated as FNet's authors did",
-    "table1_equal": "Fusion metrics and cost, all data sets treated alike and without loss",
-    "table3": "Fusion metrics of FNet trained whole and without each of its parts",
-}
-
-
-@dataclass(frozen=True)
-class Block:
-    """One printed part of a table: its cells as text, how they are set, their marks, what stands above and below."""
-
-    name: str
-    cells: pd.DataFrame
-    layout: Layout
-    marks: pd.DataFrame
-    caption: str
-    notes: list[str]
+from reports.collect import BANDS, fused_variants
+from reports.render import to_html, write_texts
+from reports.test_sets_layout import ALPHA, CAPTIONS, COSTS, METRICS, printed_blocks
 
 
 def read_scores(
@@ -98,7 +75,7 @@ def read_manifests(
     for file in map(Path, files):
         folder = file.resolve().parent
         read[folder.parent.name, folder.name] = file
-    fused = [column for column in columns if column not in BANDS]
+    fused = fused_variants(columns)
     _require(read, datasets, fused, "--manifests")
     shared: dict[str, dict[str, str]] = {}
     treatments: dict[str, str] = {}
@@ -126,7 +103,7 @@ def read_costs(files: Sequence[Path], columns: Sequence[str]) -> dict[str, dict[
     costs = {Path(file).stem: read_json(Path(file)) for file in files}
     if not costs:
         return {}
-    wanted = [column for column in columns if column not in BANDS]
+    wanted = fused_variants(columns)
     if missing := [column for column in wanted if column not in costs]:
         raise InputError(f"--costs lacks {', '.join(missing)}; wanted one COLUMN.json for each method")
     for column in wanted:
@@ -160,7 +137,7 @@ def metric_row(values: Mapping[str, np.ndarray], paper_values: Mapping[str, floa
     return row
 
 
-def build(
+def score_table(
     scores: Mapping[tuple[str, str], pd.DataFrame],
     costs: Mapping[str, Mapping[str, Any]],
     datasets: Sequence[str],
@@ -199,118 +176,6 @@ def build(
     return frame[[*first, *rest]]
 
 
-def row_marks(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return `best`, `second` or nothing for each printed cell of a row.
-
-    Sources themselves take no part; costs are compared between networks alone, for what computes nothing costs nothing.
-    """
-    marks = pd.DataFrame("", index=range(len(table)), columns=["dataset", "quantity", *columns])
-    fused = [column for column in columns if column not in BANDS]
-    networks = fused
-    if (table["quantity"] == "MACs (G)").any():
-        counted = table.loc[table["quantity"] == "MACs (G)", fused].notna().any()
-        networks = [column for column in fused if counted[column]]
-    for index, quantity in enumerate(table["quantity"]):
-        ranked = networks if quantity in COSTS else fused
-        layout = Layout({"x": ""}, {"x": DIGITS.get(quantity, 2)}, {"x": quantity not in COSTS})
-        column = pd.DataFrame({"x": table.loc[index, ranked].to_numpy(np.float64)})
-        marks.loc[index, ranked] = rank_marks(column, layout)["x"].to_numpy()
-    return marks
-
-
-def print_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str, Any]) -> list[Block]:
-    """Return what is printed: the means, the paper's numbers beside ours where it has some, the intervals."""
-    with_paper = [column for column in columns if f"{column}_paper" in table]
-    means = _labels(table)
-    for column in columns:
-        means[column] = [
-            _number(row[column], row["quantity"]) + ("*" if column in row["tied"].split() else "")
-            for _, row in table.iterrows()
-        ]
-    caption = CAPTIONS[name]
-    blocks = [_block(name, means, {c: _heading(c) for c in columns}, row_marks(table, columns), caption, [])]
-    if with_paper:
-        beside, headings = _labels(table), {}
-        for column in with_paper:
-            headings |= {column: _heading(column), f"{column}_paper": "paper", f"{column}_difference": "difference"}
-            theirs = table[f"{column}_paper"]
-            beside[column] = [_number(v, q) for v, q in zip(table[column], table["quantity"], strict=True)]
-            beside[f"{column}_paper"] = [
-                "" if math.isnan(v) else _number(v, q) for v, q in zip(theirs, table["quantity"], strict=True)
-            ]
-            beside[f"{column}_difference"] = [
-                _difference(v, q) for v, q in zip(table[f"{column}_difference"], table["quantity"], strict=True)
-            ]
-        notes = [
-            f"Paper: {paper.TABLE3_SOURCE if name == 'table3' else paper.TABLE1_SOURCE}. Difference: ours less its."
-        ]
-        notes += [_agreement(table, column) for column in with_paper]
-        if "fnet" in with_paper and (table["quantity"] == "MACs (G)").any():
-            notes.append(paper.GFLOPS_NOTE + " Runtimes are those of other machines.")
-        blocks.append(
-            _block(f"{name}-paper", beside, headings, None, f"{caption}: the paper's numbers beside ours", notes)
-        )
-    scored = table[~table["quantity"].isin(COSTS)].reset_index(drop=True)
-    intervals = _labels(scored)
-    for column in columns:
-        intervals[column] = [
-            f"{format_value(low, 2)} to {format_value(high, 2)}" if not math.isnan(low) else format_value(low, 2)
-            for low, high in zip(scored[f"{column}_low"], scored[f"{column}_high"], strict=True)
-        ]
-    notes = ["95 % intervals of the means above: percentile bootstrap over a data set's images, 10,000 resamples."]
-    headings = {column: _heading(column) for column in columns}
-    blocks.append(
-        _block(f"{name}-intervals", intervals, headings, None, f"{caption}: 95 % intervals of the means", notes)
-    )
-    blocks[0].notes.extend(table_notes(table, columns, facts))
-    return blocks
-
-
-def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnotes of the means."""
-    scored = table[~table["quantity"].isin(COSTS)]
-    fused = [column for column in columns if column not in BANDS]
-    notes = [
-        f"Convention: {facts['convention']} ({facts['definition']}). Means over the images; their number stands in "
-        "parentheses.",
-        "Treatment: " + "; ".join(f"{name} {how}" for name, how in facts["treatments"].items()) + ".",
-        "Bold: best of a row; underlined: second best; values that print alike share a mark. n/a: undefined.",
-        f"*: not shown to differ from the best: paired sign-flip test over the images, two-sided, p at least {ALPHA} "
-        "after Holm's correction for the number of methods in the row.",
-    ]
-    if any(band in columns for band in BANDS):
-        beaten = scored[scored[[b for b in BANDS if b in columns]].max(axis=1) > scored[fused].max(axis=1)]
-        where = ", ".join(f"{metric} {n}" for metric, n in beaten["quantity"].value_counts(sort=False).items())
-        notes.append(
-            "visible and infrared are the sources themselves in place of a fused image; they are not ranked. One of "
-            f"them scores above every method in {len(beaten)} of {len(scored)} rows"
-            + (f" ({where})." if where else ".")
-        )
-    if "cost" in facts:
-        cost = facts["cost"]
-        notes.append(
-            f"Cost of one pair of {cost['size'][0]}x{cost['size'][1]}: parameters that training changes; multiply-adds "
-            f"of convolutions, matrix products and attention, traced; median runtime on {cost['device']}, "
-            f"{cost['threads']} CPU threads. Methods that are no networks have no multiply-adds to count and are not "
-            "ranked."
-        )
-    if any(name.endswith("_undefined") for name in table):
-        notes.append("Undefined values take no part in a mean; the CSV counts them.")
-    return notes
-
-
-def to_html(name: str, blocks: Sequence[Block], facts: Mapping[str, Any]) -> str:
-    """Return the table as a page of its own that needs no other file."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("table.html").render(title=CAPTIONS[name], blocks=blocks, facts=facts)
-
-
 def main(argv: Sequence[str] | None = None) -> None:
     """Write one table."""
     parser = argparse.ArgumentParser(
@@ -338,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     shared, treatments = read_manifests(options.manifests, options.datasets, options.columns, score_facts)
     costs = read_costs(options.costs, options.columns)
     papers = {column: paper.paper_column(options.table.removesuffix("_equal"), column) for column in options.columns}
-    table = build(scores, costs, options.datasets, options.columns, papers)
+    table = score_table(scores, costs, options.datasets, options.columns, papers)
     first = score_facts[options.datasets[0], options.columns[0]]
     facts = {
         **{key: first[key] for key in ("convention", "definition", "metrics_revision") if key in first},
@@ -355,18 +220,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         facts["peak_memory_bytes"] = {column: cost["peak_memory_bytes"] for column, cost in costs.items()}
     if options.config_snapshot:
         facts["config"] = sha256_json(read_json(options.config_snapshot))
-    blocks = print_blocks(options.table, table, options.columns, {"definition": "", **facts})
     stem = options.output / options.table
+    blocks = printed_blocks(options.table, table, options.columns, facts)
     write_csv(stem.with_suffix(".csv"), table, facts)
-    parts = [(block.cells, block.layout, block.caption, block.notes, block) for block in blocks]
-    write_text(stem.with_suffix(".md"), "\n".join(to_markdown(*part, block.marks) for *part, block in parts))
-    write_text(
-        stem.with_suffix(".tex"),
-        "\n".join(
-            to_latex(*part, f"tab:{block.name}", block.marks, _group_starts(block.cells)) for *part, block in parts
-        ),
-    )
-    write_text(stem.with_suffix(".html"), to_html(options.table, blocks, facts))
+    write_texts(stem, blocks)
+    context = {"title": CAPTIONS[options.table], "blocks": blocks, "facts": facts}
+    write_text(stem.with_suffix(".html"), to_html("test_sets.html", context))
     logging.info("%s: %d data sets, %d columns in %s", options.table, len(options.datasets), len(options.columns), stem)
 
 
@@ -383,64 +242,6 @@ def _beside(name: str, ours: float, theirs: float | None, comparable: bool = Tru
     if theirs is None:
         return {}
     return {f"{name}_paper": theirs, f"{name}_difference": ours - theirs if comparable else math.nan}
-
-
-def _labels(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the first two printed columns: the data set with its number of images, once, and the quantity."""
-    names = []
-    for index, (dataset, images) in enumerate(zip(table["dataset"], table["images"], strict=True)):
-        new = dataset and (index == 0 or table["dataset"].iloc[index - 1] != dataset)
-        names.append(f"{dataset} ({images:.0f})" if new else "")
-    return pd.DataFrame({"dataset": names, "quantity": table["quantity"].tolist()})
-
-
-def _block(
-    name: str,
-    cells: pd.DataFrame,
-    headings: Mapping[str, str],
-    marks: pd.DataFrame | None,
-    caption: str,
-    notes: list[str],
-) -> Block:
-    layout = Layout({"dataset": "Data set", "quantity": "", **headings}, dict.fromkeys(headings, 2), {})
-    if marks is None:
-        marks = pd.DataFrame("", index=range(len(cells)), columns=list(layout.columns))
-    return Block(name, cells, layout, marks, caption, notes)
-
-
-def _group_starts(cells: pd.DataFrame) -> list[int]:
-    return [index for index, name in enumerate(cells["dataset"]) if name and index]
-
-
-def _heading(column: str) -> str:
-    return column.replace("_", " ")
-
-
-def _number(value: float, quantity: str) -> str:
-    digits = DIGITS.get(quantity, 2)
-    # A time is never nothing, only less than its last digit shows.
-    if quantity == "Runtime (s)" and 0 < value < 0.5 * 10**-digits:
-        return f"<{10**-digits}"
-    return format_value(value, digits)
-
-
-def _difference(value: float, quantity: str) -> str:
-    """Return a difference with its sign, to one digit more than the paper prints; nothing where there is none."""
-    if math.isnan(value):
-        return ""
-    text = f"{value:+.{0 if quantity in COSTS else 3}f}"
-    return text if text.strip("+-0.") else text[1:]
-
-
-def _agreement(table: pd.DataFrame, column: str) -> str:
-    """Return how many of a column's metrics equal the paper's as printed, and which do not."""
-    rows = table[~table["quantity"].isin(COSTS) & table[f"{column}_paper"].notna()]
-    equal = [_number(row[column], "") == _number(row[f"{column}_paper"], "") for _, row in rows.iterrows()]
-    others = [
-        f"{row['dataset']} {row['quantity']}" for (_, row), same in zip(rows.iterrows(), equal, strict=True) if not same
-    ]
-    text = f"{_heading(column)}: {sum(equal)} of {len(equal)} metrics print as the paper's"
-    return text + (f"; not {', '.join(others)}." if others else ".")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """A small run's files, as the other stages write them, for the tables and the page."""
 
+from collections.abc import Iterable
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 
 from pipeline.artefacts import read_json, sha256_file, sha256_json, sha256_lines, write_csv, write_json, write_text
 from pipeline.pairs import write_image
+from reports.collect import BANDS, LATE
 
 CLASSES = ["People", "Car", "Bus", "Lamp", "Motorcycle", "Truck"]
 SIZE = (40, 64)
@@ -18,7 +21,7 @@ class ExampleRun:
 
     def __init__(self, folder: Path, variants: tuple[str, ...], seeds: tuple[int, ...], dataset: str) -> None:
         self.folder, self.variants, self.seeds, self.dataset = folder, variants, seeds, dataset
-        self.methods = [variant for variant in variants if variant not in ("visible", "infrared")]
+        self.methods = [variant for variant in variants if variant not in BANDS]
         self.train, self.test = [f"{n:05}" for n in range(1, 9)], [f"{n:05}" for n in range(9, 15)]
         self.split, self.tables = folder / "data/split", folder / "tables"
         self._write_split()
@@ -49,13 +52,48 @@ class ExampleRun:
         inner[keys[-1]] = value
         write_json(path, content)
 
+    def add_late(self) -> None:
+        """Add both bands' boxes pooled: scores and predictions, no images and no training."""
+        write_json(self.ap(LATE), read_json(self.ap("visible")))
+        self.change(self.ap(LATE), "variant", value=LATE)
+        self.change(self.ap(LATE), "provenance", "trained_on", value=LATE)
+        self.change(self.ap(LATE), "provenance", "training", value=[f"digest of {band} 0" for band in BANDS])
+        predictions = read_json(self.ap("visible").with_name("predictions.json"))
+        write_json(self.ap(LATE).with_name("predictions.json"), predictions)
+        self.variants = (*self.variants, LATE)
+
+    def write_significance(self, different: Iterable[tuple[str, str]] = ()) -> list[str]:
+        """Write significance.json, in which the pairs of `different` differ; return the argument that names it."""
+        predictions = {}
+        for variant in self.variants:
+            self.change(self.ap(variant), "provenance", "predictions", value=f"p {variant}")
+            predictions[variant] = {str(self.seeds[0]): f"p {variant}"}
+        bounds = {"low": -0.1, "high": 0.1, "difference": 0.0, "p": 1.0, "p_holm": 1.0}
+        pairs = {frozenset(pair) for pair in different}
+        interval = {"AP": 0.5, "low": 0.4, "high": 0.6}
+        content = {
+            **{"method": "percentile bootstrap", "samples": 1000, "correction": "Holm over 6 comparisons"},
+            "variants": dict.fromkeys(self.variants, dict.fromkeys((*CLASSES, "Average"), interval)),
+            "comparisons": [
+                {"first": a, "second": b, "different": frozenset((a, b)) in pairs, **bounds}
+                for a, b in combinations(self.variants, 2)
+            ],
+            "provenance": {
+                "labels": sha256_json(read_json(self.split / "truth_test.json")),
+                "predictions": predictions,
+            },
+        }
+        write_json(self.folder / "significance.json", content)
+        return ["--significance", str(self.folder / "significance.json")]
+
     def tables_arguments(self) -> list[str]:
         runs = [self.ap(variant, seed) for variant in self.variants for seed in self.seeds]
+        trained = [run.with_name("provenance.json") for run in runs if run.parts[-3] != LATE]
         return [
             *("--split", str(self.split), "--output", str(self.tables), "--ap", *map(str, runs)),
             *("--metrics", *(str(self.folder / f"metrics/{method}.csv") for method in self.methods)),
             *("--fused-manifests", *(str(self.folder / f"fused/{method}/manifest.csv") for method in self.methods)),
-            *("--training", *(str(run.with_name("provenance.json")) for run in runs)),
+            *("--training", *map(str, trained)),
             *("--config-snapshot", str(self.folder / "config.json"), "--variants", *self.variants),
         ]
 
@@ -63,7 +101,7 @@ class ExampleRun:
         runs = [self.ap(variant, seed) for variant in self.variants for seed in self.seeds]
         return [
             *("--tables", str(self.tables), "--split", str(self.split), "--ap", *map(str, runs)),
-            *("--images", *(f"{variant}={self.folder}/fused/{variant}" for variant in self.variants)),
+            *("--images", *(f"{name}={self.folder}/fused/{name}" for name in self.variants if name != LATE)),
             "--predictions",
             *(f"{name}={self.ap(name, self.seeds[0]).with_name('predictions.json')}" for name in self.variants),
             *("--losses", f"{self.methods[-1]}={self.folder}/losses.csv"),

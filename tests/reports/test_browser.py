@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 from browser import Browser, find_browser
-from test_tables import with_late, write_significance
 
 from pipeline.artefacts import read_json, write_json
 from reports import page, tables
@@ -60,20 +59,10 @@ def test_the_widest_table_of_the_detector_is_read_without_scrolling_sideways(bro
     run = example()
     dataset = read_json(run.split / "dataset.json")
     write_json(run.split / "dataset.json", dataset | {"dataset": "M3FD"})  # so that the paper's columns stand there
-    significance = write_significance(run, set())[-2:]
-    content = read_json(run.folder / "significance.json")
-    content["variants"]["late"] = content["variants"]["visible"]
-    others = [{"first": name, "second": "late", "different": False} for name in run.variants]
-    bounds = {"low": -0.1, "high": 0.1, "difference": 0.0, "p": 1.0, "p_holm": 1.0}
-    content["comparisons"] = [entry | bounds for entry in [*content["comparisons"], *others]]
-    content["provenance"]["predictions"]["late"] = content["provenance"]["predictions"]["visible"]
-    write_json(run.folder / "significance.json", content)
-    tables.main([*with_late(run), *significance])
-    late = run.folder / "detection/late/seed0/ap.json"
-    arguments = run.page_arguments()
-    arguments.insert(arguments.index("--ap") + 1, str(late))
-    arguments.insert(arguments.index("--predictions") + 1, f"late={late.with_name('predictions.json')}")
-    page.main([*arguments, *significance])
+    run.add_late()
+    significance = run.write_significance()
+    tables.main([*run.tables_arguments(), *significance])
+    page.main([*run.page_arguments(), *significance])
     browser.errors.clear()
     browser.open((run.folder / "report.html").as_uri(), WIDTHS[0])
     region = "document.querySelector('#table2 table').closest('.scroll')"

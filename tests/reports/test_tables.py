@@ -8,10 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.artefacts import read_csv, read_json, sha256_json, write_csv, write_json, write_text
+from pipeline.artefacts import read_csv, read_json, write_csv, write_json, write_text
 from pipeline.stage import InputError
 from reports import collect, paper, tables
-from reports.render import Layout, rank_marks, to_latex, to_markdown
 
 PAPER_ORDER = ["People", "Car", "Truck", "Bus", "Lamp", "Motorcycle"]
 
@@ -110,31 +109,10 @@ def test_same_input_gives_the_same_bytes(example):
 # Intervals and verdicts
 
 
-def write_significance(run, different: set[frozenset]) -> list[str]:
-    """Write significance.json of a run's files, in which the pairs of `different` differ; return the arguments."""
-    truth = read_json(run.split / "truth_test.json")
-    predictions = {}
-    for variant in run.variants:
-        run.change(run.ap(variant), "provenance", "predictions", value=f"p {variant}")
-        predictions[variant] = {"0": f"p {variant}"}
-    bounds = {name: {"AP": 0.5, "low": 0.4, "high": 0.6} for name in (*PAPER_ORDER, "Average")}
-    pairs = [(a, b) for n, a in enumerate(run.variants) for b in run.variants[n + 1 :]]
-    write_json(
-        run.folder / "significance.json",
-        {
-            **{"method": "percentile bootstrap", "samples": 1000, "correction": "Holm over 6 comparisons"},
-            "variants": dict.fromkeys(run.variants, bounds),
-            "comparisons": [{"first": a, "second": b, "different": frozenset((a, b)) in different} for a, b in pairs],
-            "provenance": {"labels": sha256_json(truth), "predictions": predictions},
-        },
-    )
-    return [*run.tables_arguments(), "--significance", str(run.folder / "significance.json")]
-
-
 def test_tie_is_called_a_tie_and_rows_are_compared_with_the_better_band(example):
     run = example()  # AP rises from visible to fnet
-    arguments = write_significance(run, {frozenset(("visible", "fnet")), frozenset(("fnet", "infrared"))})
-    tables.main(arguments)
+    significance = run.write_significance([("visible", "fnet"), ("fnet", "infrared")])
+    tables.main([*run.tables_arguments(), *significance])
     table = read_csv(run.tables / "table2.csv")[0].set_index("variant")
     assert table["against_best"].tolist() == ["worse", "worse", "tie", "best"]
     assert table["against_band"].fillna("").tolist() == [
@@ -147,10 +125,10 @@ def test_tie_is_called_a_tie_and_rows_are_compared_with_the_better_band(example)
 
 def test_significance_of_other_predictions_is_refused(example):
     run = example()
-    arguments = write_significance(run, set())
+    significance = run.write_significance()
     run.change(run.ap("fnet"), "provenance", "predictions", value="other")
     with pytest.raises(InputError, match="is not of the predictions behind"):
-        tables.main(arguments)
+        tables.main([*run.tables_arguments(), *significance])
 
 
 def test_trainings_of_one_seed_in_another_order_are_refused(example):
@@ -163,22 +141,10 @@ def test_trainings_of_one_seed_in_another_order_are_refused(example):
         tables.main(run.tables_arguments())
 
 
-def with_late(run):
-    """Add both bands' boxes pooled, as scores, and return the arguments of reports.tables."""
-    late = run.folder / "detection/late/seed0/ap.json"
-    write_json(late, read_json(run.ap("visible")))
-    run.change(late, "variant", value="late")
-    run.change(late, "provenance", "trained_on", value="late")
-    run.change(late, "provenance", "training", value=["digest of visible 0", "digest of infrared 0"])
-    write_json(late.with_name("predictions.json"), read_json(run.ap("visible").with_name("predictions.json")))
-    arguments = [*run.tables_arguments(), "late"]
-    arguments.insert(arguments.index("--ap") + 1, str(late))
-    return arguments
-
-
 def test_late_is_marked_as_not_in_the_paper_in_its_own_row(example):
     run = example()
-    tables.main(with_late(run))
+    run.add_late()
+    tables.main(run.tables_arguments())
     table = read_csv(run.tables / "table2.csv")[0].set_index("variant")
     assert table.index[-1] == "late"
     assert table["remark"].dropna().to_dict() == {"late": "not in the paper"}
@@ -193,7 +159,7 @@ def test_bounds_are_one_text_beside_the_average(example):
     text = (run.tables / "table2.md").read_text()
     assert "lowest to highest seed" in text.splitlines()[2] and re.search(r"\| 0\.\d{3}\u20130\.\d{3} \|", text)
     run = example()
-    tables.main(write_significance(run, set()))
+    tables.main([*run.tables_arguments(), *run.write_significance()])
     text = (run.tables / "table2.md").read_text()
     assert "| 95 % interval |" in text and "| 0.400\u20130.600 |" in text and "seed |" not in text.splitlines()[2]
 
@@ -425,67 +391,10 @@ def test_fusion_table_holds_means_over_the_images(example):
 
 def test_undefined_metric_values_are_left_out_and_counted():
     metrics = pd.DataFrame({"method": ["a", "a", "b", "b"], "name": ["1", "2"] * 2, "MI": [1.0, math.nan, 2.0, 4.0]})
-    table = collect.fusion_table(metrics).set_index("method")
+    table = tables.fusion_table(metrics).set_index("method")
     assert table["MI"].tolist() == [1.0, 3.0]
     assert table["MI_undefined"].tolist() == [1, 0]
     assert table["images"].tolist() == [2, 2]
-
-
-# Rendering
-
-LAYOUT = Layout({"variant": "Variant", "x": "X"}, {"x": 3}, {"x": True})
-
-
-def marks_of(values: list[float], higher: bool = True) -> list[str]:
-    frame = pd.DataFrame({"variant": [str(index) for index in range(len(values))], "x": values})
-    return rank_marks(frame, Layout(LAYOUT.columns, LAYOUT.digits, {"x": higher}))["x"].tolist()
-
-
-def test_best_and_second_are_marked():
-    assert marks_of([0.1, 0.3, 0.2]) == ["", "best", "second"]
-
-
-def test_values_that_print_alike_share_a_mark():
-    assert marks_of([0.5004, 0.4996, 0.4, 0.4001, 0.1]) == ["best", "best", "second", "second", ""]
-
-
-def test_lower_can_be_better():
-    assert marks_of([0.1, 0.3, 0.2], higher=False) == ["best", "", "second"]
-
-
-def test_undefined_is_never_marked():
-    assert marks_of([math.nan, 0.0, 0.1]) == ["", "second", "best"]
-
-
-def test_where_all_are_tied_none_is_best():
-    assert marks_of([0.0001, 0.0, math.nan]) == ["", "", ""]
-
-
-def test_markdown_marks_and_escapes():
-    frame = pd.DataFrame({"variant": ["a|b_c", "<b>"], "x": [0.25, 0.5]})
-    text = to_markdown(frame, LAYOUT, "Caption", ["note"])
-    assert r"| a\|b\_c | <u>0.250</u> |" in text
-    assert "| &lt;b> | **0.500** |" in text
-
-
-def test_latex_marks_and_escapes_every_special_character():
-    frame = pd.DataFrame({"variant": ["a_b & 5% #1 $x$ {y} ~ ^ \\z <|>", "c"], "x": [0.25, 0.5]})
-    text = to_latex(frame, LAYOUT, "50 % & more", ["a_note"], "tab:x")
-    assert r"a\_b \& 5\% \#1 \$x\$ \{y\} \textasciitilde" in text
-    assert r"\textbackslash{}z \textless{}\textbar{}\textgreater{}" in text
-    assert r"\underline{0.250}" in text
-    assert r"\textbf{0.500}" in text
-    assert r"\caption{50 \% \& more}" in text
-    assert r"a\_note" in text
-    assert r"\toprule" in text
-    assert r"\begin{table*}" in text
-
-
-def test_latex_breaks_long_headings_so_that_they_widen_no_column():
-    headings = {"variant": "Variant", "x": "lowest to highest seed <5"}
-    layout = Layout(headings, {"x": 3}, {})
-    text = to_latex(pd.DataFrame({"variant": ["c"], "x": [0.5]}), layout, "Caption", [], "tab:x")
-    assert r"Variant & \shortstack[r]{lowest to \\ highest \\ seed \textless{}5} \\" in text
 
 
 def test_single_seed_tables_say_that_small_differences_may_be_noise(example):

@@ -11,8 +11,9 @@ import pytest
 
 from pipeline.artefacts import read_csv, sha256_file, write_csv, write_json
 from pipeline.stage import InputError
-from reports import page, paper, test_sets
-from reports.test_sets import COSTS, METRICS, main, metric_row, row_marks
+from reports import paper
+from reports.test_sets import main, metric_row
+from reports.test_sets_layout import CAPTIONS, COSTS, METRICS, read_blocks, row_marks
 
 COLUMNS = ("visible", "infrared", "average", "maximum", "fnet")
 
@@ -97,8 +98,8 @@ def test_the_best_is_tested_against_every_other_method_but_not_against_sources(f
 
 def test_a_table_without_ties_goes_into_the_page(files):
     files.run()
-    (means, *_) = page.test_set_blocks(files.folder / "tables/table1.csv")
-    assert not means.cells.astype(str).apply(lambda column: column.str.contains("*", regex=False)).any(axis=None)
+    (means, *_) = read_blocks(files.folder / "tables/table1.csv")
+    assert not means.frame.astype(str).apply(lambda column: column.str.contains("*", regex=False)).any(axis=None)
 
 
 def test_methods_that_the_images_cannot_tell_apart_are_marked_as_tied(files):
@@ -255,4 +256,4 @@ def test_costs_of_different_sizes_are_refused(files):
 
 
 def test_every_table_has_a_caption_of_its_own():
-    assert len(set(test_sets.CAPTIONS.values())) == len(test_sets.CAPTIONS)
+    assert len(set(CAPTIONS.values())) == len(CAPTIONS)

@@ -10,7 +10,7 @@ from fusion import evaluate
 from pipeline.artefacts import read_csv
 from pipeline.pairs import write_image
 from pipeline.stage import InputError
-from reports.tables import metric_directions
+from reports.tables_layout import metric_directions
 
 MODULE = """
 import numpy as np

@@ -1,0 +1,179 @@
+"""The page's tables that can be sorted: cells with what hovering over them says, headings and notes."""
+
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports.collect import Split
+from reports.render import Layout, format_value, printed, rank_marks
+from reports.runs import Run, scores_table
+from reports.tables_layout import (
+    detection_cells,
+    detection_layout,
+    detection_notes,
+    fusion_layout,
+    fusion_notes,
+    metric_directions,
+)
+from reports.verdict import tied_with_best
+
+TIES = "≈: Average is not shown to differ from the best one's at 95 % (paired bootstrap; {})."
+SEEDS_BELOW = "Below an average: the lowest to the highest seed."
+INTERVAL_BELOW = "Below an average: its 95 % interval."
+
+
+def detection_section(
+    table: pd.DataFrame,
+    facts: Mapping[str, Any],
+    split: Split,
+    runs: Sequence[Run],
+    fused: Mapping[str, Mapping[str, Any]],
+    significance: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """Return Table II for the template; `fused` holds the facts of each method's manifest."""
+    # The bounds stand below the averages: with columns of their own the table would be wider than the page.
+    layout, cells = detection_layout(table, split.classes, bounds=False), detection_cells(table)
+    tied = tied_with_best(table, significance)
+    bounds = cells["Average_interval" if "Average_interval" in cells else "Average_seeds"].tolist()
+    below = {"Average": bounds, "variant": table["remark"].tolist() if "remark" in table else [""] * len(table)}
+    notes = detection_notes(facts)
+    if any(bounds):
+        notes.append(INTERVAL_BELOW if "Average_interval" in cells else SEEDS_BELOW)
+    if significance and tied:
+        notes.append(TIES.format(significance["correction"]))
+    rows = table_rows(table, layout, detection_tip(runs, fused, significance), tied, below)
+    return _section("table2", "Table II: the detector on each variant", rows, layout, notes)
+
+
+def fusion_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fusion metrics for the template."""
+    layout = fusion_layout(table, metric_directions(facts))
+    heading = "Fusion metrics: the images of each method"
+    return _section("fusion", heading, table_rows(table, layout), layout, fusion_notes(table, facts))
+
+
+def parts_section(parts: pd.DataFrame, condition_images: Mapping[str, int]) -> dict[str, Any]:
+    """Return `parts_table` for the template."""
+    columns = [name for name in parts.columns if name != "variant"]
+    layout = Layout(
+        {"variant": "Variant"} | {c: c for c in columns}, dict.fromkeys(columns, 3), dict.fromkeys(columns, True)
+    )
+    notes = [
+        "Average as in Table II, means over the seeds. Sizes are COCO's, by the true box: small below 32x32 pixels, "
+        "large from 96x96."
+    ]
+    if condition_images:
+        listed = ", ".join(f"{name} {count}" for name, count in condition_images.items())
+        notes.append(f"Test images of each condition: {listed}.")
+    heading = (
+        "By condition and size: the detector on parts of the test set"
+        if condition_images
+        else "By size: the detector on small and large objects"
+    )
+    return _section("parts", heading, table_rows(parts, layout), layout, notes)
+
+
+def parts_table(runs: Sequence[Run], variants: Sequence[str]) -> tuple[pd.DataFrame, dict[str, int]]:
+    """Return Average by condition of the scene and by size of the object, and the images of each condition.
+
+    One row a variant, columns `variant`, the conditions, `small`, `medium`, `large`; means over the seeds, NaN where a
+    seed has none. Columns that no run knows are left out.
+    """
+    images: dict[str, int] = {}
+    rows = []
+    for variant in variants:
+        mine = [run.scores for run in runs if run.variant == variant]
+        values: dict[str, list[float]] = {}
+        for scores in mine:
+            parts = {name: part["average"]["AP"] for name, part in scores.get("conditions", {}).items()}
+            images |= {name: part["images"] for name, part in scores.get("conditions", {}).items()}
+            sizes = {name: scores["average"].get(f"AP_{name}") for name in ("small", "medium", "large")}
+            for name, value in (parts | {key: size for key, size in sizes.items() if size is not None}).items():
+                values.setdefault(name, []).append(math.nan if value is None else value)
+        means = {name: float(np.mean(found)) for name, found in values.items() if len(found) == len(mine)}
+        rows.append({"variant": variant, **means})
+    return pd.DataFrame(rows), images
+
+
+def table_rows(
+    table: pd.DataFrame,
+    layout: Layout,
+    tip: Callable[[str, str], Sequence[str]] = lambda row, column: (),
+    tied: Collection[str] = (),
+    below: Mapping[str, Sequence[str]] | None = None,
+) -> list[list[dict[str, Any]]]:
+    """Return a table's cells for the template: printed text, mark, the full value to sort by, and what hovering says.
+
+    `tip` adds lines to what hovering says, given the row's name and the column's. `tied` names the rows whose Average
+    is marked as not shown to differ from the best. `below` holds a small second line for the cells of some columns.
+    """
+    cells, marks = printed(table, layout), rank_marks(table, layout)
+    return [
+        [
+            {
+                "text": cells.at[row, name],
+                "mark": marks.at[row, name],
+                "words": name not in layout.digits,
+                "below": below[name][row] if below and name in below else "",
+                "tied": name == "Average" and table.iat[row, 0] in tied,
+                "full": _full(table.at[row, name]),
+                "tip": "\n".join([_digits(table.at[row, name]), *tip(str(table.iat[row, 0]), name)]),
+            }
+            for name in layout.columns
+        ]
+        for row in range(len(table))
+    ]
+
+
+def detection_tip(
+    runs: Sequence[Run], fused: Mapping[str, Mapping[str, Any]], significance: Mapping[str, Any] | None
+) -> Callable[[str, str], list[str]]:
+    """Return what hovering over Table II adds: over a row's name its provenance, over a number seeds and interval."""
+    known = significance["variants"] if significance else {}
+    values = dict(iter(scores_table(runs).groupby(["variant", "class"], sort=False)))
+
+    def tip(variant: str, column: str) -> list[str]:
+        if column == "variant":
+            lines = [f"{key}: {str(value)[:70]}" for key, value in list(fused.get(variant, {}).items())[:6]]
+            for run in runs:
+                if run.variant == variant:
+                    facts = run.scores["provenance"]
+                    digests = (f"{key} {str(facts[key])[:12]}" for key in ("weights", "training") if key in facts)
+                    lines.append(f"detector, seed {run.seed}: {', '.join(digests)}")
+            return lines
+        if (variant, column) not in values:
+            return []
+        rows = values[variant, column]
+        lines = [f"seed {seed}: {_digits(value)}" for seed, value in zip(rows["seed"], rows["AP"], strict=True)]
+        bounds = known.get(variant, {}).get(column, {})
+        if bounds.get("low") is not None:
+            lines.append(f"95 % interval: {bounds['low']:.3f} to {bounds['high']:.3f}")
+        return lines
+
+    return tip
+
+
+def _section(
+    identifier: str, heading: str, rows: list[list[dict[str, Any]]], layout: Layout, notes: Sequence[str]
+) -> dict[str, Any]:
+    return {
+        "id": identifier,
+        "heading": heading,
+        "columns": list(layout.columns.values()),
+        "numeric": [name in layout.digits or name.endswith("_undefined") for name in layout.columns],
+        "rows": rows,
+        "notes": notes,
+    }
+
+
+def _digits(value: object) -> str:
+    return format_value(value, 6)
+
+
+def _full(value: object) -> str:
+    if isinstance(value, str):
+        return value
+    return format_value(value, 0) if math.isnan(float(value)) else repr(float(value))

@@ -1,0 +1,236 @@
+"""Reads the detectors' scores, and refuses those that do not belong together."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from pipeline.artefacts import read_json, sha256_json, sha256_lines
+from pipeline.stage import InputError
+from reports.collect import Split, require_equal, required
+
+# What rightly differs between two runs of one recipe, in ap.json's provenance and in the training's. Everything else
+# must agree: a new key is compared until somebody decides here that it need not be.
+PER_TEST = frozenset({"weights", "training", "trained_on", "predictions", "data.images", "device", "threads"})
+PER_TRAINING = frozenset(
+    {
+        *("variant", "seed", "recipe.seed", "data.images", "data.order"),
+        *("digest", "weights_sha256", "device", "threads"),
+        *("speed.hours", "speed.images_per_s", "speed.waited_share"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """The scores of one variant's detector of one seed: `scores` is ap.json."""
+
+    file: Path
+    scores: dict[str, Any]
+
+    @property
+    def variant(self) -> str:
+        """What the detector sees."""
+        return self.scores["variant"]
+
+    @property
+    def seed(self) -> int:
+        """The seed that it was trained with."""
+        return self.scores["seed"]
+
+
+def read_runs(files: Sequence[Path], variants: Sequence[str]) -> list[Run]:
+    """Read the ap.json files of all variants and seeds, ordered by `variants` and seed.
+
+    Raises:
+        InputError: a file lacks a key, holds a variant and seed that another one holds, or a variant that is not
+            wanted; or a variant or a seed is missing.
+    """
+    runs: dict[tuple[str, int], Run] = {}
+    for file in map(Path, files):
+        scores = read_json(file)
+        for key in ("variant", "seed", "classes", "average", "detector", "protocol", "provenance"):
+            required(scores, key, file)
+        name = (scores["variant"], scores["seed"])
+        if name in runs:
+            raise InputError(
+                f"{file} and {runs[name].file} both hold variant {name[0]!r} with seed {name[1]}; wanted one"
+            )
+        runs[name] = Run(file, scores)
+    _require_complete(list(runs.values()), variants)
+    order = {variant: index for index, variant in enumerate(variants)}
+    return sorted(runs.values(), key=lambda run: (order[run.variant], run.seed))
+
+
+def check_runs(
+    runs: Sequence[Run],
+    split: Split,
+    trainings: Sequence[Path] = (),
+    manifests: Mapping[str, tuple[Mapping[str, str], Any]] | None = None,
+) -> dict[str, Any]:
+    """Check that scores belong together, and return what all share.
+
+    Args:
+        runs: from `read_runs`.
+        split: what all must have been tested on.
+        trainings: the detectors' provenance.json, found by the digest that ap.json states; without them neither the
+            recipe nor the training images are compared.
+        manifests: from `read_manifests`; the images tested on must be those that it describes.
+
+    Returns:
+        `detector`, `protocol`, `training.<key>`, `testing.<key>`.
+
+    Raises:
+        InputError: two runs disagree in recipe, protocol or versions, or one is of another split, of other images or
+            has no training.
+    """
+    by_digest = {}
+    for file in map(Path, trainings):
+        facts = read_json(file)
+        by_digest[required(facts, "digest", file)] = (file, facts)
+    tested, trained = _labels(split, "test"), _labels(split, "train") if trainings else None
+    shared: dict[str, Any] | None = None
+    orders: dict[int, tuple[Path, Any]] = {}
+    for run in runs:
+        file, scores = run.file, run.scores
+        digests = manifests[run.variant][0] if manifests and run.variant in manifests else None
+        _check_testing(run, split)
+        _check_data(file, scores["provenance"], tested, split.test, digests)
+        facts = {key: scores[key] for key in ("detector", "protocol")}
+        if trained:
+            detectors = scores["provenance"].get("training")
+            for digest in detectors if isinstance(detectors, list) else [detectors]:
+                if digest not in by_digest:
+                    raise InputError(
+                        f"{file}: --training has no provenance.json with digest {str(digest)[:12]}, its detector's"
+                    )
+                training_file, training = by_digest[digest]
+                _check_data(training_file, training, trained, split.train, digests)
+                order = training["data"].get("order")
+                first_file, wanted = orders.setdefault(run.seed, (training_file, order))
+                require_equal(first_file, {"data.order": wanted}, training_file, {"data.order": order})
+                facts |= {f"training.{key}": value for key, value in _without(training, PER_TRAINING).items()}
+        facts |= {f"testing.{key}": value for key, value in _without(scores["provenance"], PER_TEST).items()}
+        shared = facts if shared is None else shared
+        require_equal(runs[0].file, shared, file, facts)
+    return shared or {}
+
+
+def scores_table(runs: Sequence[Run]) -> pd.DataFrame:
+    """Return one row for each run and class: `variant`, `seed`, `class` (`Average` among them), `AP`.
+
+    AP is a fraction, NaN where undefined.
+    """
+    rows = [
+        (run.variant, run.seed, name, values["AP"])
+        for run in runs
+        for name, values in {**run.scores["classes"], "Average": run.scores["average"]}.items()
+    ]
+    return pd.DataFrame(rows, columns=["variant", "seed", "class", "AP"]).astype({"AP": float})
+
+
+def read_significance(file: Path, split: Split, runs: Sequence[Run]) -> dict[str, Any]:
+    """Read significance.json, and check that it is of this split's labels and of the predictions behind `runs`.
+
+    Raises:
+        InputError: it is of other labels, or of other predictions than an ap.json states.
+    """
+    significance = read_json(file)
+    for key in ("variants", "comparisons", "provenance", "method", "samples", "correction"):
+        required(significance, key, file)
+    stated = significance["provenance"]
+    truth, labels = _labels(split, "test")
+    require_equal(truth, {"labels": labels}, file, stated, ["labels"])
+    for run in runs:
+        digest = stated["predictions"].get(run.variant, {}).get(str(run.seed))
+        if digest != run.scores["provenance"].get("predictions"):
+            raise InputError(f"{file} is not of the predictions behind {run.file}; run detection.significance again")
+    return significance
+
+
+def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested mappings as one, with dotted keys."""
+    flat = {}
+    for key, item in value.items():
+        if isinstance(item, Mapping):
+            flat |= flatten(item, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = item
+    return flat
+
+
+def _without(provenance: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in flatten(provenance).items() if key not in keys}
+
+
+def _labels(split: Split, part: str) -> tuple[Path, str]:
+    """Return the file of a split's true boxes, of `train` or `test`, and its digest."""
+    truth = split.file.with_name(f"truth_{part}.json")
+    return truth, sha256_json(read_json(truth))
+
+
+def _check_testing(run: Run, split: Split) -> None:
+    """Raise InputError unless a detector was scored on its own variant, and on all images and boxes of the split."""
+    scores, trained_on = run.scores, run.scores["provenance"].get("trained_on", run.variant)
+    if trained_on != run.variant:
+        raise InputError(
+            f"{run.file} scores {run.variant!r} with a detector trained on {trained_on!r}; wanted one trained on what "
+            "it is tested on"
+        )
+    require_equal(
+        split.file,
+        {
+            "classes": sorted(split.dataset["classes"]),
+            "images": len(split.test),
+            "boxes": dict(sorted(split.dataset["boxes"]["test"].items())),
+        },
+        run.file,
+        {
+            "classes": sorted(scores["classes"]),
+            "images": scores.get("images"),
+            "boxes": {name: values.get("boxes") for name, values in sorted(scores["classes"].items())},
+        },
+    )
+
+
+def _check_data(
+    file: Path,
+    provenance: Mapping[str, Any],
+    labels: tuple[Path, str],
+    names: Sequence[str],
+    digests: Mapping[str, str] | None,
+) -> None:
+    """Raise InputError unless a detector saw this split's boxes and the fused images that the manifest describes.
+
+    `labels` and `names` are of the part of the split that it saw; `digests` the manifest's, None for no fused images.
+    """
+    seen = flatten(provenance)
+    require_equal(labels[0], {"data.labels": labels[1]}, file, seen, ["data.labels"])
+    if digests is None:
+        return
+    wanted = sha256_lines(f"{name} {digests[name]}" for name in sorted(names))
+    if seen.get("data.images") != wanted:
+        raise InputError(
+            f"{file} saw other fused images than its variant's manifest describes (digest "
+            f"{str(seen.get('data.images'))[:12]}, expected {wanted[:12]}); run the detector again"
+        )
+
+
+def _require_complete(runs: Sequence[Run], variants: Sequence[str]) -> None:
+    """Raise InputError unless every variant, and no other, was scored with the same seeds."""
+    seeds = {variant: {run.seed for run in runs if run.variant == variant} for variant in variants}
+    for run in runs:
+        if run.variant not in seeds:
+            raise InputError(f"{run.file} holds variant {run.variant!r}, which --variants does not name")
+    everywhere = set().union(*seeds.values())
+    for variant, its_seeds in seeds.items():
+        if not its_seeds:
+            raise InputError(f"--ap: no file holds variant {variant!r}; wanted one for each of {', '.join(variants)}")
+        if its_seeds != everywhere:
+            lacking, other = min(everywhere - its_seeds), next(v for v in variants if everywhere - its_seeds & seeds[v])
+            raise InputError(
+                f"--ap: variant {variant!r} has no file with seed {lacking}, which variant {other!r} has; "
+                "wanted the same seeds for all"
+            )

@@ -1,0 +1,142 @@
+"""How Table II and the fusion metrics are printed: columns, digits, ranks and footnotes."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+
+from reports.render import Layout, format_value
+
+YOLOV5U = (
+    "YOLOv5u is the anchor-free re-issue of YOLOv5 in the ultralytics package: its rows are not comparable one to one "
+    "with a paper that used the original YOLOv5."
+)
+OTHER = "The paper's detector is YOLOv5: its rows are not comparable with these."
+SPLITS = {"own": "the data set's own", "random": "random", "list": "two given lists"}
+MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
+
+
+def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
+    """Return Table II with what is printed beside a row's name and average.
+
+    `Average_seeds` and `Average_interval` are the bounds as one text, empty where there are none; `variant` ends with
+    the row's remark.
+    """
+    cells = table.copy()
+    for name, bounds in (("seeds", ("low", "high")), ("interval", ("interval_low", "interval_high"))):
+        columns = [f"Average_{bound}" for bound in bounds]
+        if columns[0] in table:
+            pairs = table[columns].itertuples(index=False)
+            cells[f"Average_{name}"] = [
+                "" if math.isnan(low) or math.isnan(high) else f"{format_value(low, 3)}\u2013{format_value(high, 3)}"
+                for low, high in pairs
+            ]
+    if "remark" in table:
+        named = zip(table["variant"], table["remark"], strict=True)
+        cells["variant"] = [f"{variant} ({remark})" if remark else variant for variant, remark in named]
+    return cells
+
+
+def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool = True) -> Layout:
+    """Return how `detection_cells` of Table II are printed: the paper's columns where it has rows.
+
+    `bounds` gives columns to the seeds' spread, where there are several, and to the intervals.
+    """
+    ranked = [*classes, "Average"]
+    columns = {"variant": "Variant", **{name: name for name in ranked}}
+    if bounds and table["Average_low"].notna().any():
+        columns["Average_seeds"] = "lowest to highest seed"
+    if bounds and "Average_interval_low" in table:
+        columns["Average_interval"] = "95 % interval"
+    if "Average_paper" in table:
+        columns |= {"Average_paper": "Average (paper)", "Average_difference": "ours - paper"}
+    if "Average_interval_low" in table:
+        columns |= {"against_best": "Against the best", "against_band": "Against the better band"}
+    digits = {name: 3 for name in columns if name not in ("variant", "against_best", "against_band")}
+    return Layout(columns, digits, dict.fromkeys(ranked, True))
+
+
+def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> Layout:
+    """Return how the fusion metrics are printed; a metric of unknown direction is printed but not ranked."""
+    counts = [name for name in table.columns if name.endswith("_undefined")]
+    columns = {name: name.replace("_", " ") for name in table.columns if name != "images"} | {"method": "Method"}
+    digits = {name: 2 for name in columns if name != "method" and name not in counts}
+    return Layout(columns, digits, {name: higher_is_better[name] for name in digits if name in higher_is_better})
+
+
+def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
+    """Return for each fusion metric, and those of the user's own in `facts`, whether a higher value is the better."""
+    # Here, because Table II needs no compiled metrics.
+    from fusion.metrics import METRICS
+    from fusion.own.metric import directions
+
+    known = {name: metric.higher_is_better for name, metric in METRICS.items()}
+    return known | directions(facts.get("own_metrics", ""))
+
+
+def detection_notes(facts: Mapping[str, Any]) -> list[str]:
+    """Return the footnotes of Table II."""
+    seeds = facts["seeds"].split()
+    notes = [
+        f"Detector: {facts['detector']}. {YOLOV5U if facts['detector'].startswith('YOLOv5u') else OTHER}",
+        _recipe_note(facts),
+        f"Protocol: {facts['protocol']}.",
+        _split_note(facts),
+        "Boxes of the test set: " + ", ".join(f"{name} {count}" for name, count in facts["boxes"].items()) + ".",
+    ]
+    if len(seeds) == 1:
+        notes.append(
+            f"One seed ({seeds[0]}): differences smaller than the spread between seeds, which was not measured, are "
+            "not known to be real; intervals, where there are any, are over test images alone."
+        )
+    else:
+        notes.append(
+            f"Means over {len(seeds)} seeds ({', '.join(seeds)}); lowest and highest seed are a spread, not a "
+            "confidence interval."
+        )
+    if "significance" in facts:
+        notes.append(f"Intervals and ties: {facts['significance']}. Tie: not shown to differ from the best average.")
+    if "leakage" in facts:
+        notes.append(facts["leakage"])
+    if "late" in facts:
+        notes.append(facts["late"])
+    if "paper" in facts:
+        notes.append(f"Paper: {facts['paper']}.")
+    return [*notes, MARKS]
+
+
+def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
+    """Return the footnotes of the fusion metrics."""
+    notes = [
+        f"Convention: {facts.get('convention')}" + (f" ({facts['definition']})." if "definition" in facts else "."),
+        f"Means over {facts['images']} pairs. {_split_note(facts)}",
+    ]
+    if "own_metrics" in facts:
+        notes.append(f"The user's own metrics: {facts['own_metrics']}.")
+    if any(name.endswith("_undefined") for name in table.columns):
+        notes.append("Undefined values take no part in a mean; they are counted beside it.")
+    return [*notes, MARKS]
+
+
+def _recipe_note(facts: Mapping[str, Any]) -> str:
+    if "training.recipe.epochs" not in facts:
+        return "The detectors' training recipes were not compared."
+    recipe = {key.removeprefix("training.recipe."): value for key, value in facts.items()}
+    return (
+        f"The same recipe for every variant: {recipe['model']}, image size {recipe['image_size']}, epochs "
+        f"{recipe['epochs']}, starting weights {facts['training.start']}, {recipe['optimizer']}, learning rate "
+        f"{recipe['lr0']}, batch {recipe['batch']}; the rest stands in table2.csv."
+    )
+
+
+def _split_note(facts: Mapping[str, Any]) -> str:
+    split = json.loads(facts["split"])
+    return (
+        f"Split: {SPLITS.get(split['kind'], split['kind'])}"
+        + (f", seed {split['seed']}" if split.get("seed") is not None else "")
+        + (", a random part of it" if split.get("limits") else "")
+        + f", {facts['train_images']} training and {facts['test_images']} test images, "
+        f"digests {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
+    )

@@ -1,0 +1,181 @@
+"""How Tables I and III are printed: the means with their marks, the paper's numbers beside ours, the intervals."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from reports import paper
+from reports.collect import BANDS, fused_variants, read_table
+from reports.render import Block, Layout, format_value, rank_marks
+
+METRICS = ("MI", "VIF", "Qabf", "SSIM")  # higher is better in all four
+COSTS = {"Params (K)": ("parameters", 1e-3), "MACs (G)": ("multiply_adds", 1e-9), "Runtime (s)": ("median_s", 1)}
+DIGITS = {"Params (K)": 0, "MACs (G)": 2, "Runtime (s)": 3}  # of the others: 2, as the paper prints
+ALPHA = 0.05
+CAPTIONS = {
+    "table1": "Fusion metrics and cost, each data set treated as FNet's authors did",
+    "table1_equal": "Fusion metrics and cost, all data sets treated alike and without loss",
+    "table3": "Fusion metrics of FNet trained whole and without each of its parts",
+}
+
+
+def read_blocks(file: Path) -> list[Block]:
+    """Return what is printed of a table that reports.test_sets wrote, from its CSV."""
+    table, facts = read_table(file, text=("best", "tied"))
+    return printed_blocks(file.stem, table, list(table.columns[2 : table.columns.get_loc("images")]), facts)
+
+
+def printed_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str, Any]) -> list[Block]:
+    """Return what is printed: the means, the paper's numbers beside ours where it has some, the intervals."""
+    headings = {column: _heading(column) for column in columns}
+    means = {
+        column: [
+            _number(row[column], row["quantity"]) + ("*" if column in row["tied"].split() else "")
+            for _, row in table.iterrows()
+        ]
+        for column in columns
+    }
+    scored = table[~table["quantity"].isin(COSTS)].reset_index(drop=True)
+    intervals = {
+        column: [
+            f"{format_value(low, 2)} to {format_value(high, 2)}" if not math.isnan(low) else format_value(low, 2)
+            for low, high in zip(scored[f"{column}_low"], scored[f"{column}_high"], strict=True)
+        ]
+        for column in columns
+    }
+    caption, notes = CAPTIONS[name], table_notes(table, columns, facts)
+    resampled = "95 % intervals of the means above: percentile bootstrap over a data set's images, 10,000 resamples."
+    blocks = [
+        _block(name, table, means, headings, caption, notes, row_marks(table, columns)),
+        _block(
+            f"{name}-intervals", scored, intervals, headings, f"{caption}: 95 % intervals of the means", [resampled]
+        ),
+    ]
+    with_paper = [column for column in columns if f"{column}_paper" in table]
+    if with_paper:
+        blocks.insert(1, _paper_block(name, table, with_paper, facts))
+    return blocks
+
+
+def _paper_block(name: str, table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str, Any]) -> Block:
+    """Return the paper's numbers beside ours, for the columns that it has."""
+    cells, headings = {}, {}
+    quantities = table["quantity"]
+    for column in columns:
+        theirs, difference = f"{column}_paper", f"{column}_difference"
+        headings |= {column: _heading(column), theirs: "paper", difference: "difference"}
+        cells[column] = [_number(v, q) for v, q in zip(table[column], quantities, strict=True)]
+        cells[theirs] = ["" if math.isnan(v) else _number(v, q) for v, q in zip(table[theirs], quantities, strict=True)]
+        cells[difference] = [_difference(v, q) for v, q in zip(table[difference], quantities, strict=True)]
+    notes = [f"Paper: {facts['paper']}. Difference: ours less its."]
+    notes += [_agreement(table, column) for column in columns]
+    if "fnet" in columns and (quantities == "MACs (G)").any():
+        notes.append(paper.GFLOPS_NOTE + " Runtimes are those of other machines.")
+    caption = f"{CAPTIONS[name]}: the paper's numbers beside ours"
+    return _block(f"{name}-paper", table, cells, headings, caption, notes)
+
+
+def row_marks(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Return `best`, `second` or nothing for each printed cell of a row.
+
+    Sources themselves take no part; costs are compared between networks alone, for what computes nothing costs nothing.
+    """
+    marks = pd.DataFrame("", index=range(len(table)), columns=["dataset", "quantity", *columns])
+    fused = fused_variants(columns)
+    networks = fused
+    if (table["quantity"] == "MACs (G)").any():
+        counted = table.loc[table["quantity"] == "MACs (G)", fused].notna().any()
+        networks = [column for column in fused if counted[column]]
+    for index, quantity in enumerate(table["quantity"]):
+        ranked = networks if quantity in COSTS else fused
+        layout = Layout({"x": ""}, {"x": DIGITS.get(quantity, 2)}, {"x": quantity not in COSTS})
+        column = pd.DataFrame({"x": table.loc[index, ranked].to_numpy(np.float64)})
+        marks.loc[index, ranked] = rank_marks(column, layout)["x"].to_numpy()
+    return marks
+
+
+def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str, Any]) -> list[str]:
+    """Return the footnotes of the means."""
+    scored = table[~table["quantity"].isin(COSTS)]
+    fused = fused_variants(columns)
+    notes = [
+        f"Convention: {facts['convention']} ({facts.get('definition', '')}). Means over the images; their number "
+        "stands in parentheses.",
+        "Treatment: " + "; ".join(f"{name} {how}" for name, how in facts["treatments"].items()) + ".",
+        "Bold: best of a row; underlined: second best; values that print alike share a mark. n/a: undefined.",
+        f"*: not shown to differ from the best: paired sign-flip test over the images, two-sided, p at least {ALPHA} "
+        "after Holm's correction for the number of methods in the row.",
+    ]
+    if any(band in columns for band in BANDS):
+        beaten = scored[scored[[b for b in BANDS if b in columns]].max(axis=1) > scored[fused].max(axis=1)]
+        where = ", ".join(f"{metric} {n}" for metric, n in beaten["quantity"].value_counts(sort=False).items())
+        notes.append(
+            "visible and infrared are the sources themselves in place of a fused image; they are not ranked. One of "
+            f"them scores above every method in {len(beaten)} of {len(scored)} rows"
+            + (f" ({where})." if where else ".")
+        )
+    if "cost" in facts:
+        cost = facts["cost"]
+        notes.append(
+            f"Cost of one pair of {cost['size'][0]}x{cost['size'][1]}: parameters that training changes; multiply-adds "
+            f"of convolutions, matrix products and attention, traced; median runtime on {cost['device']}, "
+            f"{cost['threads']} CPU threads. Methods that are no networks have no multiply-adds to count and are not "
+            "ranked."
+        )
+    if any(name.endswith("_undefined") for name in table):
+        notes.append("Undefined values take no part in a mean; the CSV counts them.")
+    return notes
+
+
+def _block(
+    name: str,
+    table: pd.DataFrame,
+    cells: Mapping[str, Sequence[str]],
+    headings: Mapping[str, str],
+    caption: str,
+    notes: Sequence[str],
+    marks: pd.DataFrame | None = None,
+) -> Block:
+    """Return one printed part: before `cells`, the data set with its number of images, once, and the quantity."""
+    datasets, quantities = table["dataset"].tolist(), table["quantity"].tolist()
+    starts = [row for row, name in enumerate(datasets) if name and (row == 0 or datasets[row - 1] != name)]
+    names = [f"{datasets[row]} ({table['images'].iloc[row]:.0f})" if row in starts else "" for row in range(len(table))]
+    frame = pd.DataFrame({"dataset": names, "quantity": quantities, **cells})
+    layout = Layout({"dataset": "Data set", "quantity": "", **headings}, dict.fromkeys(headings, 2), {})
+    marks = rank_marks(frame, layout) if marks is None else marks
+    return Block(name, frame, layout, marks, caption, notes, [row for row in starts if row])
+
+
+def _heading(column: str) -> str:
+    return column.replace("_", " ")
+
+
+def _number(value: float, quantity: str) -> str:
+    digits = DIGITS.get(quantity, 2)
+    # A time is never nothing, only less than its last digit shows.
+    if quantity == "Runtime (s)" and 0 < value < 0.5 * 10**-digits:
+        return f"<{10**-digits}"
+    return format_value(value, digits)
+
+
+def _difference(value: float, quantity: str) -> str:
+    """Return a difference with its sign, to one digit more than the paper prints; nothing where there is none."""
+    if math.isnan(value):
+        return ""
+    text = f"{value:+.{0 if quantity in COSTS else 3}f}"
+    return text if text.strip("+-0.") else text[1:]
+
+
+def _agreement(table: pd.DataFrame, column: str) -> str:
+    """Return how many of a column's metrics equal the paper's as printed, and which do not."""
+    rows = table[~table["quantity"].isin(COSTS) & table[f"{column}_paper"].notna()]
+    equal = [_number(row[column], "") == _number(row[f"{column}_paper"], "") for _, row in rows.iterrows()]
+    others = [
+        f"{row['dataset']} {row['quantity']}" for (_, row), same in zip(rows.iterrows(), equal, strict=True) if not same
+    ]
+    text = f"{_heading(column)}: {sum(equal)} of {len(equal)} metrics print as the paper's"
+    return text + (f"; not {', '.join(others)}." if others else ".")
