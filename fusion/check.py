@@ -15,10 +15,11 @@ from PIL import Image
 
 from fusion.cost import random_pair
 from fusion.fuse import made_image
-from fusion.own.method import Own, own_method, parse_own, provenance
+from fusion.own.method import own_method, provenance
 from pipeline.artefacts import write_json
 from pipeline.colour import COLOURS, split_pair
 from pipeline.pairs import Pair, find_images, find_pairs, read_names
+from pipeline.planning.own import WATCH_HELP, Own, parse_own
 from pipeline.stage import InputError, run
 
 
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m fusion.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--own", required=True, metavar="KIND=TARGET", help="the method, see docs/own-method.md")
+    parser.add_argument("--watch", type=Path, nargs="+", default=[], help=WATCH_HELP)
     parser.add_argument("--weights", type=Path, help="weights file of a callable that is a torch.nn.Module")
     parser.add_argument("--visible", type=Path, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, nargs="+", help="folders of infrared images")
@@ -68,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(argv)
 
-    own, found = parse_own(options.own), {}
+    own, found = parse_own(options.own, options.watch), {}
     pairs = []
     if options.visible and options.infrared:
         names = [name for path in options.names for name in read_names(path)] if options.names else None

@@ -30,9 +30,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion.methods import METHODS, Fuser, Method, Precision
-from fusion.own.method import Own, own_method, own_network, parse_own
+from fusion.own.method import own_method, own_network
 from pipeline.artefacts import write_json
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
+from pipeline.planning.own import Own, parse_own
 from pipeline.stage import InputError, run, threads_available
 
 if TYPE_CHECKING:

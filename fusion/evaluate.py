@@ -24,6 +24,7 @@ from fusion.metrics.conventions import convention_facts
 from fusion.own.metric import OwnMetric, read_own_metric
 from pipeline import artefacts
 from pipeline.pairs import Pair, find_images, find_pairs, read_image, read_names
+from pipeline.planning.own import WATCH_HELP
 from pipeline.stage import InputError, Progress, check_memory, run, some_of, threads_available
 
 PACKAGES = ("numpy", "numba", "opencv-python-headless")  # what the metrics are computed by
@@ -225,9 +226,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME:higher=MODULE:FUNCTION",
         help="metrics of your own beside the others, `higher` or `lower` for the better; see fusion/own/metric.py",
     )
+    add("--watch", type=Path, nargs="+", default=[], metavar="PATH", help=WATCH_HELP)
     options = parser.parse_args(argv)
 
-    own = [read_own_metric(text) for text in options.own_metric]
+    own = [read_own_metric(text, options.watch) for text in options.own_metric]
     names = None if options.names is None else read_names(options.names)
     pairs = find_pairs(options.visible, options.infrared, names)
     folders = [

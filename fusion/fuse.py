@@ -19,11 +19,12 @@ import numpy as np
 import pandas as pd
 
 from fusion.methods import METHODS, Fuser, packaged_weights
-from fusion.own.method import own_method, parse_own, provenance
+from fusion.own.method import own_method, provenance
 from pipeline.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
 from pipeline.colour import COLOURS, Colour, join_chroma, split_pair
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision, use
 from pipeline.pairs import EXTENSIONS, Pair, find_images, find_pairs, read_grey, read_image, read_names, write_image
+from pipeline.planning.own import WATCH_HELP, parse_own
 from pipeline.stage import InputError, Progress, check_memory, run, threads_available
 
 REVISION = 1  # raise when the same pair, method and options would give another image
@@ -208,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}, or with --own any name")
     parser.add_argument("--own", metavar="KIND=TARGET", help="the user's own method, see docs/own-method.md")
+    parser.add_argument("--watch", type=Path, nargs="+", default=[], help=WATCH_HELP)
     parser.add_argument(
         "--weights",
         type=Path,
@@ -231,7 +233,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     options = parser.parse_args(argv)
 
-    own = parse_own(options.own) if options.own else None
+    own = parse_own(options.own, options.watch) if options.own else None
     if own is None and options.method not in METHODS:
         raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
     if not 1 <= options.quality <= 100:

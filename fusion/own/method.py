@@ -1,106 +1,38 @@
 """Methods of the user's own: a folder of fused images, a Python callable, a model file, an external command.
 
-Written as `--own KIND=TARGET` on the command line:
-
-    folder=data/mine                                   fused images already made, one for each pair, by file stem
-    callable=package.module:name                       visible, infrared -> fused, or a torch.nn.Module
-    model=mine.onnx, model=mine.pt                     ONNX, or TorchScript
-    command=prog --flag {visible} {infrared} {output}  a program that reads two images and writes one
-
-A callable, a module, a TorchScript file and a command are the user's code: they run because the user names them.
-Visible and infrared are luma, float32 (H, W) in 0..1, and so is what comes back; modules and models get (1, 1, H, W).
+They are named as `pipeline.planning.own` says. A callable, a module, a TorchScript file and a command are the user's
+code: they run because the user names them. Visible and infrared are luma, float32 (H, W) in 0..1, and so is what comes
+back; modules and models get (1, 1, H, W).
 """
 
 import functools
-import importlib
 import inspect
-import shlex
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib.machinery import PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusion.methods import Fuser, Method, Precision
-from pipeline.artefacts import sha256_file, sha256_lines
+from fusion.own.functions import files_digest, import_function
 from pipeline.pairs import find_images, read_grey, write_image
+from pipeline.planning.own import PLACES, Own, command_words, source_files
 from pipeline.stage import InputError
 
 if TYPE_CHECKING:
     from torch import nn
 
-KINDS = ("folder", "callable", "model", "command")
-PLACES = ("{visible}", "{infrared}", "{output}")
 COMMAND_LIMIT_S = 3600  # for one pair
 
 
-@dataclass(frozen=True)
-class Own:
-    """A method of the user's own: which of KINDS, and the folder, `package.module:name`, file or command."""
-
-    kind: str
-    target: str
-
-    @property
-    def is_onnx(self) -> bool:
-        """Whether onnxruntime runs it."""
-        return self.kind == "model" and self.target.lower().endswith(".onnx")
-
-
-def parse_own(text: str) -> Own:
-    """Read `KIND=TARGET`; InputError where the kind is unknown, the file is missing or the command lacks a place."""
-    kind, _, target = text.partition("=")
-    if kind not in KINDS or not target:
-        raise InputError(f"--own {text}: wanted KIND=TARGET with a KIND of {', '.join(KINDS)}")
-    if kind == "model" and not Path(target).is_file():
-        raise InputError(f"--own {text}: {target} is not a file; wanted an ONNX or a TorchScript file")
-    if kind == "callable" and not all(part.isidentifier() for part in target.replace(":", ".").split(".")):
-        raise InputError(f"--own {text}: wanted callable=package.module:name")
-    if kind == "command":
-        missing = [place for place in PLACES if place not in target]
-        if missing:
-            raise InputError(f"--own {text} lacks {', '.join(missing)}; wanted a command with {', '.join(PLACES)}")
-        command_words(target)
-    return Own(kind, target)
-
-
-def command_words(command: str) -> list[str]:
-    """Split a command into its words as a shell would, without running one; InputError for an open quote."""
-    try:
-        return shlex.split(command)
-    except ValueError as error:
-        raise InputError(f"the command {command} cannot be split into words: {error}") from None
-
-
-def source_files(own: Own) -> list[Path]:
-    """Return the files that an own method is made of, without running them; a folder's images are not among them."""
-    if own.kind == "model":
-        return [Path(own.target)]
-    if own.kind == "callable":
-        module = own.target.partition(":")[0]
-        # The working folder first, as `python -m` has it; finding imports nothing.
-        spec = PathFinder.find_spec(module.partition(".")[0], [str(Path.cwd()), *sys.path])
-        if spec is None or spec.origin is None:
-            return []
-        origin = Path(spec.origin)
-        return sorted(origin.parent.rglob("*.py")) if origin.name == "__init__.py" else [origin]
-    if own.kind == "command":
-        return [path for word in command_words(own.target) if (path := Path(word)).is_file()]
-    return []
-
-
 def provenance(own: Own) -> dict[str, Any]:
-    """Return what an own method is, and the digest of the files that it is made of, `none` where none is known."""
+    """Return what an own method is, and the digest of the files that decide what it computes, `none` for none."""
     files = source_files(own)
     if own.kind == "folder":
-        files = list(find_images(Path(own.target)).values())
-    digest = sha256_lines(f"{path.name} {sha256_file(path)}" for path in files) if files else "none"
-    return {"own": f"{own.kind}={own.target}", "own_files": len(files), "own_sha256": digest}
+        files += find_images(Path(own.target)).values()
+    return {"own": f"{own.kind}={own.target}", "own_files": len(files), "own_sha256": files_digest(files) or "none"}
 
 
 def own_method(own: Own, weights: Path | None = None) -> Method:
@@ -159,18 +91,6 @@ def own_network(own: Own, weights: Path | None) -> "nn.Module | None":
         return None
     made = _resolve(own)
     return _as_module(made, own, weights) if _is_module(made) else None
-
-
-def import_function(target: str) -> Any:
-    """Import `package.module:name`; InputError where there is none, or it cannot be called."""
-    module, _, name = target.partition(":")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise InputError(f"callable {target} cannot be imported: {error}; wanted package.module:name") from None
-    if not callable(found):
-        raise InputError(f"callable {target} is a {type(found).__name__}; wanted a function or a torch.nn.Module")
-    return found
 
 
 def _resolve(own: Own) -> Any:

@@ -7,14 +7,15 @@ metric is undefined for the images. It is the user's code: it runs because the u
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from fusion.metrics import METRICS
-from fusion.own.method import Own, import_function, source_files
-from pipeline.artefacts import sha256_file, sha256_lines
+from fusion.own.functions import files_digest, import_function
+from pipeline.planning.own import Own, source_files
 from pipeline.stage import InputError
 
 _FORM = re.compile(r"([A-Za-z]\w*):(higher|lower)=([\w.]+:\w+)")
@@ -22,12 +23,13 @@ _FORM = re.compile(r"([A-Za-z]\w*):(higher|lower)=([\w.]+:\w+)")
 
 @dataclass(frozen=True)
 class OwnMetric:
-    """A metric's name, whether more is better, where its function is, and the function."""
+    """A metric's name, whether more is better, where its function is, the function, and what else it reads."""
 
     name: str
     higher_is_better: bool
     target: str
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], float]
+    watch: tuple[Path, ...] = ()
 
     def of(self, visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray) -> float:
         """Return the metric of one fused image; InputError where the function fails or gives no number."""
@@ -43,20 +45,23 @@ class OwnMetric:
 
     def describe(self) -> str:
         """Return name, direction, target and the digest of its code, as `directions` reads them again."""
-        files = source_files(Own("callable", self.target))
-        code = sha256_lines(f"{path.name} {sha256_file(path)}" for path in files)[:12] if files else "unknown"
+        code = (files_digest(source_files(Own("callable", self.target, self.watch))) or "unknown")[:12]
         return f"{self.name}:{'higher' if self.higher_is_better else 'lower'}={self.target} code {code}"
 
 
-def read_own_metric(text: str) -> OwnMetric:
-    """Read `NAME:higher=package.module:function`; InputError where it is none, or the function cannot be imported."""
+def read_own_metric(text: str, watch: Sequence[Path] = ()) -> OwnMetric:
+    """Read `NAME:higher=package.module:function`; `watch` are files and folders that it reads besides its code.
+
+    Raises:
+        InputError: it is written otherwise, the function cannot be imported, or something watched is missing.
+    """
     match = _FORM.fullmatch(text)
     if not match:
         raise InputError(f"--own-metric {text}: wanted NAME:higher=package.module:function, or NAME:lower=...")
     name, direction, target = match.groups()
     if name in METRICS or name in ("name", "method", "images"):
         raise InputError(f"--own-metric {text}: {name} is taken; wanted another name")
-    return OwnMetric(name, direction == "higher", target, import_function(target))
+    return OwnMetric(name, direction == "higher", target, import_function(target), tuple(watch))
 
 
 def directions(described: str) -> dict[str, bool]:

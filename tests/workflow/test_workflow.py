@@ -1,6 +1,8 @@
 """The workflow: clean, planned as the configuration says, strict about it, and real on a very small run."""
 
-import functools
+import contextlib
+import io
+import itertools
 import json
 import os
 import re
@@ -8,10 +10,14 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
+from snakemake.api import SnakemakeApi
+from snakemake.cli import main
+from snakemake.settings.types import ConfigSettings, OutputSettings, Quietness, ResourceSettings
 
 from detection.datasets import DATASETS
 from fusion.fnet.network import FNet
@@ -24,22 +30,41 @@ ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 
 
-def snakemake(folder, *options, overlays=(), check=True):
-    """Run the workflow in `folder`, with the root's config.yaml and more overlays (dictionaries)."""
+def words(folder, overlays):
+    """Return the words after `snakemake`, with the root's config.yaml and more overlays (dictionaries or files)."""
     (folder / "config.yaml").write_text((ROOT / "config.yaml").read_text())
     files = []
     for number, overlay in enumerate(overlays):
         files.append(folder / f"overlay{number}.yaml")
         text = overlay.read_text() if isinstance(overlay, Path) else yaml.safe_dump(overlay)
         files[-1].write_text(text)
-    command = [BIN / "snakemake", "--snakefile", ROOT / "workflow/Snakefile", "--directory", folder, "--cores", "2"]
-    command += ["--workflow-profile", ROOT / "workflow/profiles/default"]
-    command += ["--configfile", *files] if files else []
-    command += options
+    given = ["--snakefile", ROOT / "workflow/Snakefile", "--directory", folder, "--cores", "2"]
+    given += ["--workflow-profile", ROOT / "workflow/profiles/default"]
+    return [*map(str, [*given, *(["--configfile", *files] if files else [])])]
+
+
+def snakemake(folder, *options, overlays=(), check=True):
+    """Run the workflow in `folder`."""
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    result = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True, env=environment)
+    command = [BIN / "snakemake", *words(folder, overlays), *options]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
     text = result.stdout + result.stderr
     assert not check or result.returncode == 0, text[-6000:]
+    return text
+
+
+def dry_run(folder, *options, overlays=(), check=True):
+    """Plan the workflow in `folder`, in this process: Snakemake is started once for all."""
+    said = io.StringIO()
+    with (
+        contextlib.chdir(folder),
+        contextlib.redirect_stdout(said),
+        contextlib.redirect_stderr(said),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main([*words(folder, overlays), "-n", "-p", *options])
+    text = said.getvalue()
+    assert not check or ended.value.code == 0, text[-6000:]
     return text
 
 
@@ -61,7 +86,7 @@ def test_the_workflow_is_linted_and_formatted():
 
 
 def test_the_default_plan_trains_every_variant_once(tmp_path):
-    stats = plan(snakemake(tmp_path, "-n"))
+    stats = plan(dry_run(tmp_path))
     assert stats == {
         **{
             "generate_pairs": 1,
@@ -86,35 +111,14 @@ def test_the_default_plan_trains_every_variant_once(tmp_path):
     }
 
 
-def test_the_plan_is_told_in_a_few_lines_and_only_once(tmp_path):
-    (tmp_path / "results/detection/visible/seed0").mkdir(parents=True)
-    (tmp_path / "results/detection/visible/seed0/weights.pt").touch()
-    (tmp_path / "results/detection/cost.json").write_text('{"hours_in_all": 1.25}')
-    text = snakemake(tmp_path, "-n")
-    (start,) = [match.start() for match in re.finditer("Plan: ", text)]
-    assert text[start:].splitlines()[:7] == [
-        "Plan: 6 variants x 1 seed of yolov5n at 192 pixels on synthetic",
-        "  visible, infrared, fnet, average, maximum, laplacian",
-        "  fused: 0 of 4 there, the rest to make",
-        "  detectors trained: 1 of 6 there, the rest to make",
-        "  detectors tested: 0 of 6 there, the rest to make",
-        "  FNet's weights: trained by this run",
-        "  cost of training the detectors, all of them: about 1.2 hours, one after the other "
-        "(results/detection/cost.json)",
-    ]
-    assert "Plan: " not in snakemake(tmp_path, "-n", "--quiet", "all")
+def test_the_plan_is_told_once_and_not_where_quiet_is_asked_for(tmp_path):
+    text = dry_run(tmp_path)
+    assert text.count("Plan: ") == 1 and "Plan: 6 variants x 1 seed of yolov5n at 192 pixels on synthetic\n" in text
+    assert "Plan: " not in dry_run(tmp_path, "--quiet", "all")
 
 
 def test_fusion_metrics_alone_train_no_detector(tmp_path):
-    text = snakemake(tmp_path, "-n", overlays=[{"tables": ["fusion"]}])
-    assert text[text.index("Plan: ") :].splitlines()[:4] == [
-        "Plan: fusion metrics of 4 methods on synthetic; no detector is trained",
-        "  fnet, average, maximum, laplacian",
-        "  fused: 0 of 4 there, the rest to make",
-        "  FNet's weights: trained by this run",
-    ]
-    assert "cost of training" not in text
-    assert plan(text) == {
+    assert plan(dry_run(tmp_path, overlays=[{"tables": ["fusion"]}])) == {
         **{"generate_pairs": 1, "save_config": 1, "audit_dataset": 1, "prepare_split": 1, "train_fnet": 1},
         **{"fuse_pairs": 4, "score_fusion": 4, "build_fusion_table": 1, "all": 1, "total": 15},
     }
@@ -133,7 +137,7 @@ def test_the_papers_plan_is_right_with_the_data_laid_out_as_the_readme_says(tmp_
     for path in weights.values():
         (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / path).touch()
-    text = snakemake(tmp_path, "-n", "-p", overlays=[ROOT / "config/paper.yaml"])
+    text = dry_run(tmp_path, overlays=[ROOT / "config/paper.yaml"])
     stats = plan(text)
     # Visible, infrared and thirteen methods, three seeds each.
     jobs = [stats[rule] for rule in ("train_fnet", "fuse_pairs", "train_detector", "test_detector")]
@@ -156,7 +160,7 @@ def test_a_hostile_folder_name_stays_one_quoted_word(tmp_path):
     root = tmp_path / "a b'c\"d $(touch owned); é"
     for kind in ("Vis", "Ir", "Annotation"):
         (root / kind).mkdir(parents=True)
-    text = snakemake(tmp_path, "-n", "-p", overlays=[{"dataset": {"name": "m3fd", "root": str(root)}}])
+    text = dry_run(tmp_path, overlays=[{"dataset": {"name": "m3fd", "root": str(root)}}])
     (command,) = re.findall(r"python -m detection.prepare .*", text)
     words = shlex.split(command)
     assert words[words.index("--root") + 1] == str(root)
@@ -164,32 +168,32 @@ def test_a_hostile_folder_name_stays_one_quoted_word(tmp_path):
 
 
 def test_without_the_data_the_plan_says_which_folders_are_missing(tmp_path):
-    text = snakemake(tmp_path, "-n", overlays=[ROOT / "config/paper.yaml"], check=False)
+    text = dry_run(tmp_path, overlays=[ROOT / "config/paper.yaml"], check=False)
     assert "data/M3FD/Vis" in text and "Missing" in text
 
 
 def test_fnet_sees_training_pairs_only_where_it_shares_the_detection_data(tmp_path):
     kinds = ("vi", "ir", "labels")
     lay_out(tmp_path, "MSRS", [f"{part}/{kind}/1.png" for part in ("train", "test") for kind in kinds])
-    text = snakemake(tmp_path, "-n", "-p", overlays=[ROOT / "config/msrs.yaml"])
+    text = dry_run(tmp_path, overlays=[ROOT / "config/msrs.yaml"])
     (training,) = re.findall(r"python -m fusion.train .*", text)
     assert "--names results/msrs/data/split/train.txt" in training
 
 
 def test_a_method_without_weights_is_refused_left_out_or_trained_as_the_configuration_says(tmp_path):
     wanted = {"methods": ["itfuse", "coconet", "average"], "weights": {"coconet": "missing.pt"}}
-    text = snakemake(tmp_path, "-n", overlays=[{"fusion": wanted}], check=False)
+    text = dry_run(tmp_path, overlays=[{"fusion": wanted}], check=False)
     assert "itfuse: none named in fusion.weights; coconet: missing.pt does not exist" in text
-    text = snakemake(tmp_path, "-n", overlays=[{"fusion": wanted | {"missing_weights": "leave_out"}}])
+    text = dry_run(tmp_path, overlays=[{"fusion": wanted | {"missing_weights": "leave_out"}}])
     assert "left out: itfuse has no weights" in text and "left out: coconet has no weights" in text
     assert "  left out, without weights: itfuse, coconet\n" in text
     assert plan(text)["fuse_pairs"] == 1 and "train_method" not in plan(text)
     trained = wanted | {"missing_weights": "train", "training": {"itfuse": {"iterations": [7], "batch": 4}}}
-    text = snakemake(tmp_path, "-n", overlays=[{"fusion": trained}], check=False)
+    text = dry_run(tmp_path, overlays=[{"fusion": trained}], check=False)
     assert "to train coconet, name its fusion.training.coconet.perceptual_weights" in text
     (tmp_path / "vgg.pth").touch()
     trained["training"]["coconet"] = {"perceptual_weights": "vgg.pth", "checkpoint_every": 9}
-    text = snakemake(tmp_path, "-n", "-p", overlays=[{"fusion": trained}])
+    text = dry_run(tmp_path, overlays=[{"fusion": trained}])
     assert plan(text)["train_method"] == 2 and plan(text)["fuse_pairs"] == 3
     itfuse, coconet = sorted(re.findall(r"python -m fusion.train .*", text), key=lambda line: "coconet" in line)
     assert "--method itfuse" in itfuse and "--batch 4 --iterations 7" in itfuse
@@ -211,7 +215,7 @@ def lay_out_test_sets(folder):
 def test_table1_scores_every_method_on_six_sets_in_two_treatments_and_needs_no_boxes(tmp_path):
     lay_out_test_sets(tmp_path)
     lay_out(tmp_path, "checkpoints/FNet", ["FNet.pth"])
-    text = snakemake(tmp_path, "-n", "-p", overlays=[ROOT / "config/table1.yaml"])
+    text = dry_run(tmp_path, overlays=[ROOT / "config/table1.yaml"])
     assert plan(text) == {
         **{"fuse_test_set": 4 * 6 * 2, "score_test_set": 4 * 6 * 2, "score_source": 2 * 6, "measure_cost": 4},
         **{"build_test_set_table": 2, "save_config": 1, "all": 1, "total": 116},
@@ -236,14 +240,14 @@ def test_table1_of_some_sets_plans_those_alone(tmp_path):
     lay_out_test_sets(tmp_path)
     lay_out(tmp_path, "checkpoints/FNet", ["FNet.pth"])
     some = {"test_sets": {"only": ["NIR"]}, "tables": ["table1"]}
-    stats = plan(snakemake(tmp_path, "-n", overlays=[ROOT / "config/table1.yaml", some]))
+    stats = plan(dry_run(tmp_path, overlays=[ROOT / "config/table1.yaml", some]))
     assert (stats["fuse_test_set"], stats["score_source"], stats["build_test_set_table"]) == (4, 2, 1)
 
 
 def test_table3_trains_each_ablation_with_its_own_override(tmp_path):
     lay_out_test_sets(tmp_path)
     lay_out(tmp_path, "MSRS", [f"{part}/{kind}/1.png" for part in ("train", "test") for kind in ("vi", "ir")])
-    text = snakemake(tmp_path, "-n", "-p", overlays=[ROOT / "config/ablation.yaml"])
+    text = dry_run(tmp_path, overlays=[ROOT / "config/ablation.yaml"])
     assert plan(text) == {
         **{"train_ablation": 6, "fuse_test_set": 36, "score_test_set": 36, "build_test_set_table": 1},
         **{"save_config": 1, "all": 1, "total": 81},
@@ -261,32 +265,13 @@ def test_table3_trains_each_ablation_with_its_own_override(tmp_path):
     assert len(by_name) == 6
 
 
-MILLION = functools.reduce(lambda inside, _: [inside] * 10, range(6), "ha")  # written as YAML of few aliases
-
-
-@pytest.mark.parametrize(
-    ("overlay", "message"),
-    [
+def test_what_is_wrong_in_the_configuration_is_one_line_and_nothing_is_planned(tmp_path):
+    for overlay, message in [
         ({"fuson": {}}, "fuson"),
-        ({"tables": ["table1"]}, "test_sets.sets is empty"),
-        ({"test_sets": {"only": ["B"]}}, "test_sets.only names ['B']"),
-        ({"ablations": {"x": {"blok": "lcsc"}}}, "blok"),
-        ({"ablations": {"maximum": {}}}, "maximum"),
-        ({"detection": {"training": {"epoch": 3}}}, "epoch"),
-        ({"fusion": {"methods": ["fnet", "nosuch"]}}, "nosuch"),
-        ({"fusion": {"methods": ["visible"]}}, "visible"),
-        ({"detection": {"model": "yolov99"}}, "yolov99"),
-        ({"detection": {"model": "mine.yaml"}}, "mine.yaml"),
-        ({"dataset": {"name": "nosuch"}}, "nosuch"),
-        ({"fusion": {"methods": ["a; touch x"]}}, "a; touch x"),
-        ({"fusion": {"methods": ["mine"], "own": {"mine": {"folder": "no/folder"}}}}, "no/folder is no folder"),
-        ({"fusion": {"methods": ["mine"], "own": {"mine": {"model": "no.onnx"}}}}, "no.onnx is no file"),
-        ({"dataset": {"root": MILLION}}, "more than 100,000 values"),
-    ],
-)
-def test_what_the_configuration_does_not_know_is_refused_by_name(tmp_path, overlay, message):
-    text = snakemake(tmp_path, "-n", overlays=[overlay], check=False)
-    assert message in text and "Job stats" not in text
+        ({"fusion": {"methods": ["fnet", "nosuch"]}}, "config: fusion.methods names ['nosuch']; wanted names of"),
+    ]:
+        text = dry_run(tmp_path, overlays=[overlay], check=False)
+        assert message in text and "Job stats" not in text and "Traceback" not in text
 
 
 @pytest.mark.parametrize("name", ["paper", "msrs"])
@@ -300,6 +285,53 @@ def test_the_schema_knows_the_methods_and_data_sets_of_the_code():
     schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["properties"]
     assert set(schema["dataset"]["properties"]["name"]["enum"]) == set(DATASETS)
     assert set(schema["fusion"]["properties"]["methods"]["default"]) <= set(METHODS)
+
+
+def rules_by_what_decides(folder, monkeypatch, overlay):
+    """Return, for each revision or digest in the params of rules, these rules; those of a method with its name."""
+    monkeypatch.setattr("pipeline.planning.digests.revision", lambda module: f"revision of {module}")
+    monkeypatch.setattr("pipeline.planning.digests.digest", lambda *modules, **_: [f"code of {m}" for m in modules])
+    for name, entry in METHODS.items():
+        fields = {key: getattr(entry, key) for key in dir(entry) if not key.startswith("__")}
+        fields |= {"revision": f"revision of {name}", "training_revision": f"training of {name}"}
+        monkeypatch.setitem(METHODS, name, SimpleNamespace(**fields))
+    files = {"configfiles": [ROOT / "config.yaml", folder / "overlay.yaml"]}
+    files["configfiles"][1].write_text(yaml.safe_dump(overlay))
+    found = {}
+    with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
+        settings = {"config_settings": ConfigSettings(**files), "snakefile": ROOT / "workflow/Snakefile"}
+        workflow = api.workflow(ResourceSettings(cores=2), workdir=folder, **settings)._workflow
+        for rule, name in itertools.product(workflow.rules, ("fnet", "itfuse", "average", "full")):
+            params = dict(rule.params.items())
+            for decides in filter(None, (params.get("revision"), params.get("code"))):
+                if callable(decides):
+                    decides = decides(SimpleNamespace(method=name, entry=name, ablation=name))
+                for one in [decides] if isinstance(decides, str) else decides:
+                    found.setdefault(one, set()).add(f"{rule.name} {name}" if one.endswith(name) else rule.name)
+    return found
+
+
+def test_what_decides_a_result_is_in_the_params_of_the_rules_that_it_decides_and_of_no_others(tmp_path, monkeypatch):
+    trained = {"methods": ["fnet", "itfuse", "average"], "missing_weights": "train"}
+    overlay = {"fusion": trained, "ablations": {"full": {}}}
+    found = rules_by_what_decides(tmp_path, monkeypatch, overlay)
+    assert found["revision of fusion.train"] == {"train_fnet", "train_method", "train_ablation"}
+    assert found["revision of fusion.fuse"] == {"fuse_pairs", "fuse_test_set"}
+    assert found["revision of detection.train"] == {"train_detector"}
+    assert found["revision of fusion.synthetic"] == {"generate_pairs"}
+    assert found["revision of itfuse"] == {"fuse_pairs itfuse", "fuse_test_set itfuse", "measure_cost itfuse"}
+    assert found["training of itfuse"] == {"train_method itfuse"}
+    assert {"train_fnet", "train_ablation"} <= {rule.split()[0] for rule in found["training of fnet"]}
+    assert found["code of fusion.evaluate"] == {"score_fusion", "score_test_set", "score_source"}
+    for module, rule in {
+        **{"detection.audit": "audit_dataset", "detection.prepare": "prepare_split", "detection.test": "test_detector"},
+        **{"detection.variant": "describe_variant", "detection.cost": "estimate_cost", "detection.late": "pool_boxes"},
+        **{"detection.significance": "test_differences", "detection.objects": "list_objects"},
+        **{"fusion.explain": "explain_fnet", "fusion.cost": "measure_cost", "reports.page": "build_report"},
+        **{"reports.test_sets": "build_test_set_table"},
+    }.items():
+        assert found[f"code of {module}"] == {rule}
+    assert found["code of reports.tables"] == {"build_table2", "build_fusion_table"}
 
 
 @pytest.mark.slow
@@ -324,7 +356,7 @@ def test_table1_is_built_from_folders_of_pairs(tmp_path, rng):
     assert json.loads(facts["treatments"]) == {"ours": "ycbcr-studio, jpg quality 95"}
     assert all((tmp_path / f"results/tables/table1.{kind}").stat().st_size > 500 for kind in ("md", "tex", "html"))
     assert not (tmp_path / "results/data").exists() and not (tmp_path / "results/detection").exists()
-    assert "Nothing to be done" in snakemake(tmp_path, "-n", overlays=[overlay])
+    assert "Nothing to be done" in dry_run(tmp_path, overlays=[overlay])
 
 
 SMALLEST = {
@@ -367,18 +399,24 @@ def test_one_command_ends_with_the_tables_and_the_report(finished):
 
 @pytest.mark.slow
 def test_a_second_run_does_nothing(finished):
-    assert "Nothing to be done" in snakemake(finished, "-n", overlays=[SMALLEST])
+    assert "Nothing to be done" in dry_run(finished, overlays=[SMALLEST])
 
 
 @pytest.mark.slow
 def test_a_changed_value_runs_only_what_depends_on_it(finished):
     longer = {"detection": {"training": {"epochs": 2}}}
-    stats = plan(snakemake(finished, "-n", overlays=[SMALLEST, longer]))
+    stats = plan(dry_run(finished, overlays=[SMALLEST, longer]))
     assert {"train_detector", "test_detector", "build_table2", "build_report"} <= set(stats)
     assert not {"generate_pairs", "prepare_split", "train_fnet", "fuse_pairs", "score_fusion"} & set(stats)
     more = {"fusion": {"methods": ["fnet", "maximum", "average"]}}
-    stats = plan(snakemake(finished, "-n", overlays=[SMALLEST, more]))
+    stats = plan(dry_run(finished, overlays=[SMALLEST, more]))
     assert (stats["fuse_pairs"], stats["score_fusion"], stats["train_detector"]) == (1, 1, 1)
+
+
+@pytest.mark.slow
+def test_another_audit_of_the_same_data_splits_and_trains_nothing_again(finished):
+    stats = plan(dry_run(finished, "--forcerun", "audit_dataset", overlays=[SMALLEST]))
+    assert set(stats) == {"audit_dataset", "build_table2", "build_report", "all", "total"}
 
 
 @pytest.mark.slow
@@ -394,26 +432,14 @@ def test_a_missing_fused_image_is_refused_by_name(finished):
     assert len(re.findall(rf"^error: .*'{missing.stem}'", text, re.MULTILINE)) >= 2, text[-3000:]
 
 
-def test_each_door_is_planned_for_a_method_of_ones_own(tmp_path):
-    (tmp_path / "made").mkdir()
-    (tmp_path / "mine.onnx").touch()
-    doors = {
-        **{"images": {"folder": "made"}, "function": {"callable": "ownfusion:fuse"}, "model": {"model": "mine.onnx"}},
-        **{"words": {"command": ["prog", "{visible}", "{infrared}", "{output}"]}},
-        **{"text": {"command": "prog {visible} {infrared} {output}"}},
-    }
-    text = snakemake(tmp_path, "-n", overlays=[{"fusion": {"methods": list(doors), "own": doors}}])
-    assert plan(text)["fuse_pairs"] == 5
-    told = next(line for line in text.splitlines() if line.startswith("  own methods"))
-    assert "images (folder=made)" in told and "words (command=prog '{visible}'" in told
-
-
 @pytest.mark.slow
 def test_a_method_of_ones_own_is_checked_fused_and_scored(tmp_path):
-    (tmp_path / "ownfusion.py").write_text("def fuse(visible, infrared):\n    return (visible + infrared) / 2\n")
+    (tmp_path / "ownfusion.py").write_text("from helper import mix\n\nfuse = mix\n")
+    (tmp_path / "helper.py").write_text("def mix(visible, infrared):\n    return (visible + infrared) / 2\n")
+    (tmp_path / "notes.txt").write_text("a")
     (tmp_path / "bad.py").write_text("def fuse(visible, infrared):\n    return 255 * visible\n")
     small = {**SMALLEST, "threads": 1, "synthetic": {"train": 2, "test": 2, "size": [96, 64]}}
-    mine = {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "ownfusion:fuse"}}}}
+    mine = {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "ownfusion:fuse", "watch": ["notes.txt"]}}}}
     bad = {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "bad:fuse"}}}}
     target = ["--", "results/metrics/mine.csv"]
     text = snakemake(tmp_path, *target, overlays=[small, bad], check=False)
@@ -421,3 +447,10 @@ def test_a_method_of_ones_own_is_checked_fused_and_scored(tmp_path):
     snakemake(tmp_path, *target, overlays=[small, mine])
     assert len(read_csv(tmp_path / "results/metrics/mine.csv")[0]) == 2
     assert "own_sha256" in read_csv(tmp_path / "results/fused/mine/manifest.csv")[1]
+    assert "Nothing to be done" in dry_run(tmp_path, *target, overlays=[small, mine])
+    for name in ("helper.py", "notes.txt"):
+        whole = (tmp_path / name).read_text()
+        (tmp_path / name).write_text(whole + "\n")
+        stats = plan(dry_run(tmp_path, *target, overlays=[small, mine]))
+        assert (stats["fuse_pairs"], stats["score_fusion"], stats["total"]) == (1, 1, 2), name
+        (tmp_path / name).write_text(whole)

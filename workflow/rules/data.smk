@@ -1,6 +1,6 @@
 """Pairs, boxes and the split."""
 
-if SYNTHETIC:
+if config["dataset"]["name"] == "synthetic":
 
     rule generate_pairs:
         output:
@@ -15,17 +15,17 @@ if SYNTHETIC:
             mem_mb=1000,
             runtime=30,
         params:
-            folder=lambda wildcards: dataset_root(),
+            folder=lambda wildcards: plan.sources.root,
             options=options(config["synthetic"]),
-            revision=revision("fusion/synthetic/__init__.py"),
+            revision=revision("fusion.synthetic"),
         shell:
             "python -m fusion.synthetic --output {params.folder:q} {params.options:q} 2>&1 | tee {log:q}"
 
 
 rule audit_dataset:
     input:
-        sources("visible", "infrared", "labels"),
-        split_lists(),
+        plan.sources.pairs("visible", "infrared", "labels"),
+        plan.sources.split_lists(),
     output:
         "<results>/data/audit.json",
     log:
@@ -37,35 +37,27 @@ rule audit_dataset:
         mem_mb=2000,
         runtime=60,
     params:
-        root=lambda wildcards: dataset_root(),
-        options=options(
-            {
-                "dataset": DATASET["name"],
-                **{
-                    key: DATASET[key]
-                    for key in (
-                        *("classes", "visible", "infrared", "labels"),
-                        *("train_list", "test_list"),
-                    )
-                },
-            }
+        root=lambda wildcards: plan.sources.root,
+        options=dataset_options(
+            config,
+            "classes",
+            "visible",
+            "infrared",
+            "labels",
+            "train_list",
+            "test_list",
         ),
-        code=digest(
-            "detection/datasets",
-            *(
-                f"detection/{name}.py"
-                for name in ("audit", "boxes", "conditions", "likeness")
-            ),
-        ),
+        code=digest("detection.audit"),
     shell:
         "python -m detection.audit --root {params.root:q} {params.options:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule prepare_split:
     input:
-        "<results>/data/audit.json",
-        sources("visible", "infrared", "labels"),
-        split_lists(),
+        # Another audit of the same data is no reason to split it again.
+        ancient("<results>/data/audit.json"),
+        plan.sources.pairs("visible", "infrared", "labels"),
+        plan.sources.split_lists(),
     output:
         train="<results>/data/split/train.txt",
         test="<results>/data/split/test.txt",
@@ -83,25 +75,11 @@ rule prepare_split:
         mem_mb=2000,
         runtime=60,
     params:
-        root=lambda wildcards: dataset_root(),
-        options=options(
-            {
-                "dataset": DATASET["name"],
-                **{
-                    key: DATASET[key] for key in DATASET if key not in ("name", "root")
-                },
-            }
+        root=lambda wildcards: plan.sources.root,
+        options=dataset_options(
+            config, *(key for key in config["dataset"] if key not in ("name", "root"))
         ),
-        code=digest(
-            "detection/datasets",
-            *(
-                f"detection/{name}.py"
-                for name in (
-                    *("boxes", "conditions", "leakage", "likeness"),
-                    *("prepare", "splits", "truth"),
-                )
-            ),
-        ),
+        code=digest("detection.prepare", within="detection"),
     shell:
         "python -m detection.prepare --root {params.root:q} {params.options:q}"
         ' --output "$(dirname {output.dataset:q})" 2>&1 | tee {log:q}'

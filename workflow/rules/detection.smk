@@ -5,7 +5,7 @@ rule describe_variant:
     input:
         train="<results>/data/split/truth_train.json",
         test="<results>/data/split/truth_test.json",
-        images=variant_sources,
+        images=lambda wildcards: plan.sources.variant_files(wildcards.variant),
     output:
         "<results>/detection/{variant}/data.yaml",
     log:
@@ -15,9 +15,9 @@ rule describe_variant:
         mem_mb=500,
         runtime=10,
     params:
-        folders=lambda wildcards: variant_folders(wildcards.variant),
-        manifest=lambda wildcards: variant_manifest(wildcards.variant),
-        code=digest("detection/variant.py"),
+        folders=lambda wildcards: plan.sources.variant_folders(wildcards.variant),
+        manifest=lambda wildcards: plan.sources.variant_manifest(wildcards.variant),
+        code=digest("detection.variant", within="detection"),
     shell:
         'python -m detection.variant --variant {wildcards.variant} --prepared "$(dirname {input.train:q})"'
         " --images {params.folders:q} {params.manifest:q} --output {output:q} 2>&1 | tee {log:q}"
@@ -27,29 +27,29 @@ rule estimate_cost:
     input:
         data="<results>/detection/visible/data.yaml",
         truth="<results>/data/split/truth_train.json",
-        images=sources("visible"),
-        architecture=own_architecture(),
+        images=plan.sources.pairs("visible"),
+        architecture=plan.sources.architecture(),
     output:
         "<results>/detection/cost.json",
     log:
         "<results>/logs/estimate_cost.log",
     priority: 100  # said before the bulk of the plan runs
-    threads: detector_slots()
+    threads: plan.machine.detector_slots
     resources:
-        **gpu_request(),
-        torch_threads=detector_threads(),
+        **plan.machine.gpu(),
+        torch_threads=plan.machine.detector_threads,
         indifferent=indifferent(config["detection"]["training"]),
-        at_once=SIDE_BY_SIDE,
+        at_once=plan.machine.side_by_side,
         mem_mb=12000,
         runtime=60,
     params:
-        options=options(deciding(config["detection"]["training"])),
-        variants=VARIANTS,
-        seeds=SEEDS,
+        options=deciding(config["detection"]["training"]),
+        variants=plan.targets.variants,
+        seeds=plan.targets.seeds,
         model=config["detection"]["model"],
         image_size=config["detection"]["image_size"],
         device=config["device"],
-        code=digest("detection/cost.py"),
+        code=digest("detection.cost"),
     shell:
         "python -m detection.cost --data {input.data:q} --variants {params.variants:q} --seeds {params.seeds}"
         " --model {params.model:q} --image-size {params.image_size} {params.options:q} {resources.indifferent}"
@@ -61,9 +61,9 @@ rule train_detector:
     input:
         data="<results>/detection/{variant}/data.yaml",
         truth="<results>/data/split/truth_train.json",
-        images=variant_sources,
-        start=start_weights(),
-        architecture=own_architecture(),
+        images=lambda wildcards: plan.sources.variant_files(wildcards.variant),
+        start=plan.sources.start_weights(),
+        architecture=plan.sources.architecture(),
     output:
         weights="<results>/detection/{variant}/seed{seed}/weights.pt",
         losses="<results>/detection/{variant}/seed{seed}/results.csv",
@@ -72,22 +72,20 @@ rule train_detector:
         "<results>/logs/train_detector-{variant}-seed{seed}.log",
     benchmark:
         "<results>/benchmarks/train_detector-{variant}-seed{seed}.tsv"
-    threads: detector_slots()
+    threads: plan.machine.detector_slots
     resources:
-        **gpu_request(),
-        torch_threads=detector_threads(),
+        **plan.machine.gpu(),
+        torch_threads=plan.machine.detector_threads,
         indifferent=indifferent(config["detection"]["training"]),
         mem_mb=12000,
         runtime=1440,
     params:
-        options=options(deciding(config["detection"]["training"])),
-        start=options(
-            {key: config["detection"][key] for key in ("weights", "trust_weights")}
-        ),
+        options=deciding(config["detection"]["training"]),
+        start=chosen(config["detection"], "weights", "trust_weights"),
         model=config["detection"]["model"],
         image_size=config["detection"]["image_size"],
         device=config["device"],
-        revision=revision("detection/train.py"),
+        revision=revision("detection.train"),
     shell:
         "python -m detection.train --data {input.data:q} --model {params.model:q} --image-size {params.image_size}"
         " {params.start:q} {params.options:q} {resources.indifferent} --seed {wildcards.seed} --device {params.device} --threads {resources.torch_threads} --resume"
@@ -100,7 +98,7 @@ rule test_detector:
         weights="<results>/detection/{variant}/seed{seed}/weights.pt",
         truth="<results>/data/split/truth_test.json",
         conditions="<results>/data/split/conditions.json",
-        images=variant_sources,
+        images=lambda wildcards: plan.sources.variant_files(wildcards.variant),
     output:
         predictions="<results>/detection/{variant}/seed{seed}/predictions.json",
         ap="<results>/detection/{variant}/seed{seed}/ap.json",
@@ -108,22 +106,17 @@ rule test_detector:
         "<results>/logs/test_detector-{variant}-seed{seed}.log",
     benchmark:
         "<results>/benchmarks/test_detector-{variant}-seed{seed}.tsv"
-    threads: detector_slots()
+    threads: plan.machine.detector_slots
     resources:
-        **gpu_request(),
-        torch_threads=detector_threads(),
+        **plan.machine.gpu(),
+        torch_threads=plan.machine.detector_threads,
         mem_mb=8000,
         runtime=60,
     params:
         options=options(config["detection"]["testing"]),
         image_size=config["detection"]["image_size"],
         device=config["device"],
-        code=digest(
-            *(
-                f"detection/{name}.py"
-                for name in ("average_precision", "detector", "test", "variant")
-            )
-        ),
+        code=digest("detection.test"),
     shell:
         "python -m detection.test --data {input.data:q} --weights {input.weights:q} --image-size {params.image_size}"
         " {params.options:q} --conditions {input.conditions:q} --device {params.device} --threads {resources.torch_threads}"
@@ -146,7 +139,7 @@ rule pool_boxes:
         mem_mb=2000,
         runtime=30,
     params:
-        code=digest("detection/average_precision.py", "detection/late.py"),
+        code=digest("detection.late"),
     shell:
         'python -m detection.late --truth {input.truth:q} --visible "$(dirname {input.visible:q})"'
         ' --infrared "$(dirname {input.infrared:q})" --conditions {input.conditions:q}'
@@ -156,7 +149,7 @@ rule pool_boxes:
 rule test_differences:
     input:
         truth="<results>/data/split/truth_test.json",
-        predictions=per_row("predictions.json"),
+        predictions=plan.targets.of_rows("predictions.json"),
     output:
         "<results>/tables/significance.json",
     log:
@@ -166,10 +159,8 @@ rule test_differences:
         mem_mb=4000,
         runtime=60,
     params:
-        runs=lambda wildcards, input: named(
-            [f"{row}/{seed}" for row in ROWS for seed in SEEDS], input.predictions
-        ),
-        code=digest("detection/average_precision.py", "detection/significance.py"),
+        runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
+        code=digest("detection.significance"),
     shell:
         "python -m detection.significance --truth {input.truth:q} --predictions {params.runs:q}"
         " --output {output:q} 2>&1 | tee {log:q}"
@@ -179,11 +170,7 @@ rule list_objects:
     input:
         truth="<results>/data/split/truth_test.json",
         conditions="<results>/data/split/conditions.json",
-        predictions=expand(
-            "<results>/detection/{variant}/seed{seed}/predictions.json",
-            variant=ROWS,
-            seed=SEEDS[0],
-        ),
+        predictions=plan.targets.of_first_seed(plan.targets.rows, "predictions.json"),
     output:
         "<results>/tables/helps.json",
     log:
@@ -193,8 +180,8 @@ rule list_objects:
         mem_mb=2000,
         runtime=30,
     params:
-        runs=lambda wildcards, input: named(ROWS, input.predictions),
-        code=digest("detection/average_precision.py", "detection/objects.py"),
+        runs=lambda wildcards, input: named(plan.targets.rows, input.predictions),
+        code=digest("detection.objects"),
     shell:
         "python -m detection.objects --truth {input.truth:q} --conditions {input.conditions:q}"
         " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"

@@ -3,7 +3,7 @@
 
 rule train_fnet:
     input:
-        fnet_sources,
+        plan.sources.fnet_pairs(),
     output:
         weights="<results>/fusion/fnet/weights.safetensors",
         raw="<results>/fusion/fnet/weights_raw.safetensors",
@@ -16,18 +16,21 @@ rule train_fnet:
         "<results>/benchmarks/train_fnet.tsv"
     threads: config["threads"]
     resources:
-        **gpu_request(),
+        **plan.machine.gpu(),
         indifferent=indifferent(config["fnet"]["training"]),
         mem_mb=8000,
         runtime=720,
     params:
         method="fnet",
-        visible=fnet_folders("visible"),
-        infrared=fnet_folders("infrared"),
-        names=fnet_names(),
-        options=options(deciding(config["fnet"]["training"])),
+        visible=plan.sources.fnet_folders("visible"),
+        infrared=plan.sources.fnet_folders("infrared"),
+        names=plan.sources.fnet_names(),
+        options=deciding(config["fnet"]["training"]),
         device=config["device"],
-        revision=revision("fusion/train.py"),
+        revision=[
+            revision("fusion.train"),
+            plan.methods.training_revision("fnet"),
+        ],
     shell:
         "python -m fusion.train --method {params.method} --visible {params.visible:q} --infrared {params.infrared:q}"
         " {params.names:q} {params.options:q} {resources.indifferent} --device {params.device} --threads {threads} --resume"
@@ -37,8 +40,8 @@ rule train_fnet:
 # The other methods that this run trains, on FNet's pairs.
 use rule train_fnet as train_method with:
     input:
-        fnet_sources,
-        frozen=lambda wildcards: frozen_weights(wildcards.method),
+        plan.sources.fnet_pairs(),
+        frozen=lambda wildcards: plan.methods.frozen_weights(wildcards.method),
     output:
         weights="<results>/fusion/{method}/weights.safetensors",
         losses="<results>/fusion/{method}/losses.csv",
@@ -48,26 +51,56 @@ use rule train_fnet as train_method with:
     benchmark:
         "<results>/benchmarks/train_method-{method}.tsv"
     resources:
-        **gpu_request(),
-        indifferent=lambda wildcards: indifferent(method_training(wildcards.method)),
+        **plan.machine.gpu(),
+        indifferent=lambda wildcards: indifferent(
+            plan.methods.options(wildcards.method)
+        ),
         mem_mb=16000,
         runtime=1440,
     params:
         method=lambda wildcards: wildcards.method,
-        visible=fnet_folders("visible"),
-        infrared=fnet_folders("infrared"),
-        names=fnet_names(),
-        options=lambda wildcards: options(deciding(method_training(wildcards.method))),
+        visible=plan.sources.fnet_folders("visible"),
+        infrared=plan.sources.fnet_folders("infrared"),
+        names=plan.sources.fnet_names(),
+        options=lambda wildcards: deciding(plan.methods.options(wildcards.method)),
         device=config["device"],
-        revision=revision("fusion/train.py"),
+        revision=lambda wildcards: [
+            revision("fusion.train"),
+            plan.methods.training_revision(wildcards.method),
+        ],
+
+
+# FNet without one of its parts, or with another value.
+use rule train_fnet as train_ablation with:
+    output:
+        weights="<results>/ablations/{ablation}/weights.safetensors",
+        losses="<results>/ablations/{ablation}/losses.csv",
+        provenance="<results>/ablations/{ablation}/provenance.json",
+    log:
+        "<results>/logs/train_ablation-{ablation}.log",
+    benchmark:
+        "<results>/benchmarks/train_ablation-{ablation}.tsv"
+    params:
+        method="fnet",
+        visible=plan.sources.fnet_folders("visible"),
+        infrared=plan.sources.fnet_folders("infrared"),
+        names=plan.sources.fnet_names(),
+        options=lambda wildcards: deciding(
+            {**config["fnet"]["training"], **config["ablations"][wildcards.ablation]}
+        ),
+        device=config["device"],
+        revision=[
+            revision("fusion.train"),
+            plan.methods.training_revision("fnet"),
+        ],
 
 
 rule fuse_pairs:
     input:
-        weights=lambda wildcards: method_weights(wildcards.method),
-        own=lambda wildcards: own_sources(wildcards.method),
+        weights=lambda wildcards: plan.methods.weights(wildcards.method),
+        own=lambda wildcards: plan.own.files(wildcards.method),
         names=["<results>/data/split/train.txt", "<results>/data/split/test.txt"],
-        pairs=sources("visible", "infrared"),
+        pairs=plan.sources.pairs("visible", "infrared"),
     output:
         "<results>/fused/{method}/manifest.csv",
     log:
@@ -76,19 +109,20 @@ rule fuse_pairs:
         "<results>/benchmarks/fuse_pairs-{method}.tsv"
     threads: config["threads"]
     resources:
-        **gpu_request(lambda wildcards: on_device(wildcards.method)),
+        **plan.machine.gpu(lambda wildcards: plan.methods.on_device(wildcards.method)),
         mem_mb=4000,
         runtime=240,
     params:
-        visible=folders("visible"),
-        infrared=folders("infrared"),
+        visible=plan.sources.folders("visible"),
+        infrared=plan.sources.folders("infrared"),
         weights=lambda wildcards, input: options({"weights": list(input.weights)}),
-        options=lambda wildcards: own_options(wildcards.method)
-        + options({key: config["fusion"][key] for key in ("colour", "precision")}),
+        options=lambda wildcards: plan.own.options(wildcards.method)
+        + plan.own.watch(wildcards.method)
+        + chosen(config["fusion"], "colour", "precision"),
         device=config["device"],
         revision=lambda wildcards: [
-            METHODS[wildcards.method].revision,
-            revision("fusion/fuse.py"),
+            plan.methods.revision(wildcards.method),
+            revision("fusion.fuse"),
         ],
     shell:
         "python -m fusion.fuse --method {wildcards.method} {params.weights:q} {params.options:q}"

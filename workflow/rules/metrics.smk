@@ -5,8 +5,8 @@ rule score_fusion:
     input:
         manifest="<results>/fused/{method}/manifest.csv",
         names="<results>/data/split/test.txt",
-        pairs=sources("visible", "infrared"),
-        own=own_metric_files(),
+        pairs=plan.sources.pairs("visible", "infrared"),
+        own=plan.own.metric_files(),
     output:
         "<results>/metrics/{method}.csv",
     log:
@@ -18,10 +18,10 @@ rule score_fusion:
         mem_mb=2000,
         runtime=240,
     params:
-        visible=folders("visible"),
-        infrared=folders("infrared"),
-        own=own_metrics(),
-        code=digest("fusion/metrics", "fusion/evaluate.py"),
+        visible=plan.sources.folders("visible"),
+        infrared=plan.sources.folders("infrared"),
+        own=plan.own.metric_options(),
+        code=digest("fusion.evaluate"),
     shell:
         "python -m fusion.evaluate --visible {params.visible:q} --infrared {params.infrared:q}"
         ' --fused "$(dirname {input.manifest:q})" --names {input.names:q} {params.own:q} --workers {threads}'

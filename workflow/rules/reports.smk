@@ -21,10 +21,10 @@ rule build_table2:
         config="<results>/config.json",
         audit="<results>/data/audit.json",
         split="<results>/data/split/dataset.json",
-        ap=per_row("ap.json"),
-        training=per_variant("provenance.json"),
+        ap=plan.targets.of_rows("ap.json"),
+        training=plan.targets.of_variants("provenance.json"),
         significance="<results>/tables/significance.json",
-        manifests=expand("<results>/fused/{method}/manifest.csv", method=METHOD_NAMES),
+        manifests=plan.targets.of_methods("fused/{method}/manifest.csv"),
     output:
         csv=report(
             "<results>/tables/table2.csv",
@@ -37,8 +37,8 @@ rule build_table2:
         "<results>/logs/build_table2.log",
     localrule: True
     params:
-        variants=ROWS,
-        code=digest("reports"),
+        variants=plan.targets.rows,
+        code=digest("reports.tables"),
     shell:
         'python -m reports.tables --split "$(dirname {input.split:q})" --ap {input.ap:q} --training {input.training:q}'
         " --fused-manifests {input.manifests:q} --variants {params.variants:q} --significance {input.significance:q}"
@@ -49,8 +49,8 @@ rule build_fusion_table:
     input:
         config="<results>/config.json",
         split="<results>/data/split/dataset.json",
-        metrics=expand("<results>/metrics/{method}.csv", method=METHOD_NAMES),
-        manifests=expand("<results>/fused/{method}/manifest.csv", method=METHOD_NAMES),
+        metrics=plan.targets.of_methods("metrics/{method}.csv"),
+        manifests=plan.targets.of_methods("fused/{method}/manifest.csv"),
     output:
         csv=report(
             "<results>/tables/fusion.csv",
@@ -62,8 +62,8 @@ rule build_fusion_table:
         "<results>/logs/build_fusion_table.log",
     localrule: True
     params:
-        methods=METHOD_NAMES,
-        code=digest("reports"),
+        methods=plan.methods.names,
+        code=digest("reports.tables"),
     shell:
         'python -m reports.tables --split "$(dirname {input.split:q})" --metrics {input.metrics:q}'
         " --fused-manifests {input.manifests:q} --variants {params.methods:q} --config-snapshot {input.config:q}"
@@ -72,9 +72,9 @@ rule build_fusion_table:
 
 rule explain_fnet:
     input:
-        weights=method_weights("fnet"),
+        weights=plan.methods.weights("fnet"),
         names="<results>/data/split/test.txt",
-        pairs=sources("visible", "infrared"),
+        pairs=plan.sources.pairs("visible", "infrared"),
     output:
         facts="<results>/insides/insides.json",
         sheets=multiext(
@@ -87,15 +87,15 @@ rule explain_fnet:
         "<results>/logs/explain_fnet.log",
     threads: config["threads"]
     resources:
-        **gpu_request(),
+        **plan.machine.gpu(),
         mem_mb=8000,
         runtime=30,
     params:
-        visible=folders("visible"),
-        infrared=folders("infrared"),
+        visible=plan.sources.folders("visible"),
+        infrared=plan.sources.folders("infrared"),
         colour=config["fusion"]["colour"],
         device=config["device"],
-        code=digest("fusion/explain.py"),
+        code=digest("fusion.explain"),
     shell:
         "python -m fusion.explain --weights {input.weights:q} --visible {params.visible:q} --infrared {params.infrared:q}"
         " --names {input.names:q} --colour {params.colour} --device {params.device} --threads {threads}"
@@ -110,28 +110,20 @@ rule build_report:
             "<results>/tables/table2.csv",
             "<results>/tables/fusion.csv",
         ],
-        ap=per_row("ap.json"),
-        predictions=expand(
-            "<results>/detection/{variant}/seed{seed}/predictions.json",
-            variant=ROWS,
-            seed=SEEDS[0],
-        ),
+        ap=plan.targets.of_rows("ap.json"),
+        predictions=plan.targets.of_first_seed(plan.targets.rows, "predictions.json"),
         significance="<results>/tables/significance.json",
         helps="<results>/tables/helps.json",
-        losses=losses_of_training,
-        detector_losses=expand(
-            "<results>/detection/{variant}/seed{seed}/results.csv",
-            variant=VARIANTS,
-            seed=SEEDS[0],
-        ),
-        costs=expand("<results>/cost/{method}.json", method=METHOD_NAMES),
+        losses=plan.fnet_losses(),
+        detector_losses=plan.targets.of_first_seed(plan.targets.variants, "results.csv"),
+        costs=plan.targets.of_methods("cost/{method}.json"),
         test_set_tables=[
-            f"<results>/tables/{name}.csv"
-            for name in config["tables"]
-            if name not in ("table2", "fusion")
+            f"<results>/tables/{name}.csv" for name in plan.targets.test_set_tables()
         ],
-        insides=(["<results>/insides/insides.json"] if "fnet" in METHOD_NAMES else []),
-        images=sources("visible", "infrared"),
+        insides=(
+            ["<results>/insides/insides.json"] if "fnet" in plan.methods.names else []
+        ),
+        images=plan.sources.pairs("visible", "infrared"),
     output:
         report(
             "<results>/report.html",
@@ -142,12 +134,16 @@ rule build_report:
         "<results>/logs/build_report.log",
     localrule: True
     params:
-        images=gallery_images(),
-        predictions=lambda wildcards, input: named(ROWS, input.predictions),
+        images=[
+            f"{variant}={folder}"
+            for variant in plan.targets.variants
+            for folder in plan.sources.variant_folders(variant)
+        ],
+        predictions=lambda wildcards, input: named(plan.targets.rows, input.predictions),
         curves=lambda wildcards, input: options(
             {
-                "detector_losses": named(VARIANTS, input.detector_losses),
-                "costs": named(METHOD_NAMES, input.costs),
+                "detector_losses": named(plan.targets.variants, input.detector_losses),
+                "costs": named(plan.methods.names, input.costs),
                 "test_set_tables": list(input.test_set_tables),
                 "insides": [Path(file).parent for file in input.insides],
             }
@@ -155,7 +151,7 @@ rule build_report:
         losses=lambda wildcards, input: options(
             {"losses": [f"fnet={file}" for file in input.losses]}
         ),
-        code=digest("reports"),
+        code=digest("reports.page"),
     shell:
         'python -m reports.page --split "$(dirname {input.split:q})" --tables "$(dirname {input.tables[0]:q})"'
         " --images {params.images:q} --ap {input.ap:q} --predictions {params.predictions:q} {params.losses:q}"

@@ -1,32 +1,11 @@
 """Tables I and III: methods, and FNet's ablations, on sets of pairs without boxes."""
 
 
-use rule train_fnet as train_ablation with:
-    output:
-        weights="<results>/ablations/{ablation}/weights.safetensors",
-        losses="<results>/ablations/{ablation}/losses.csv",
-        provenance="<results>/ablations/{ablation}/provenance.json",
-    log:
-        "<results>/logs/train_ablation-{ablation}.log",
-    benchmark:
-        "<results>/benchmarks/train_ablation-{ablation}.tsv"
-    params:
-        method="fnet",
-        visible=fnet_folders("visible"),
-        infrared=fnet_folders("infrared"),
-        names=fnet_names(),
-        options=lambda wildcards: options(
-            deciding({**config["fnet"]["training"], **ABLATIONS[wildcards.ablation]})
-        ),
-        device=config["device"],
-        revision=revision("fusion/train.py"),
-
-
 rule fuse_test_set:
     input:
-        weights=entry_weights,
-        own=lambda wildcards: own_sources(wildcards.entry, wildcards.dataset),
-        pairs=test_set_sources,
+        weights=lambda wildcards: plan.methods.weights(wildcards.entry),
+        own=lambda wildcards: plan.own.files(wildcards.entry, wildcards.dataset),
+        pairs=lambda wildcards: plan.sources.test_set_folders(wildcards.dataset),
     output:
         "<results>/test_sets/{treatment}/{dataset}/{entry}/manifest.csv",
     log:
@@ -35,18 +14,21 @@ rule fuse_test_set:
         "<results>/benchmarks/fuse_test_set-{treatment}-{dataset}-{entry}.tsv"
     threads: config["threads"]
     resources:
-        **gpu_request(lambda wildcards: on_device(entry_method(wildcards.entry))),
+        **plan.machine.gpu(lambda wildcards: plan.methods.on_device(wildcards.entry)),
         mem_mb=4000,
         runtime=240,
     params:
-        method=lambda wildcards: entry_method(wildcards.entry),
+        method=lambda wildcards: plan.methods.run_as(wildcards.entry),
         weights=lambda wildcards, input: options({"weights": list(input.weights)}),
-        options=lambda wildcards: own_options(wildcards.entry, wildcards.dataset)
-        + treatment_options(wildcards),
+        options=lambda wildcards: plan.own.options(wildcards.entry, wildcards.dataset)
+        + plan.own.watch(wildcards.entry)
+        + test_set_options(
+            config, plan.sources.test_sets[wildcards.dataset], wildcards.treatment
+        ),
         device=config["device"],
         revision=lambda wildcards: [
-            METHODS[entry_method(wildcards.entry)].revision,
-            revision("fusion/fuse.py"),
+            plan.methods.revision(wildcards.entry),
+            revision("fusion.fuse"),
         ],
     shell:
         "python -m fusion.fuse --method {params.method} {params.weights:q} {params.options:q}"
@@ -57,7 +39,7 @@ rule fuse_test_set:
 rule score_test_set:
     input:
         manifest="<results>/test_sets/{treatment}/{dataset}/{entry}/manifest.csv",
-        pairs=test_set_sources,
+        pairs=lambda wildcards: plan.sources.test_set_folders(wildcards.dataset),
     output:
         "<results>/test_sets/{treatment}/{dataset}/{entry}.csv",
     log:
@@ -69,7 +51,7 @@ rule score_test_set:
         mem_mb=2000,
         runtime=60,
     params:
-        code=digest("fusion/metrics"),
+        code=digest("fusion.evaluate"),
     shell:
         "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q}"
         ' --fused "$(dirname {input.manifest:q})" --workers {threads} --output {output:q} 2>&1 | tee {log:q}'
@@ -77,7 +59,7 @@ rule score_test_set:
 
 rule score_source:
     input:
-        pairs=test_set_sources,
+        pairs=lambda wildcards: plan.sources.test_set_folders(wildcards.dataset),
     output:
         "<results>/test_sets/sources/{dataset}/{band}.csv",
     log:
@@ -89,8 +71,10 @@ rule score_source:
         mem_mb=2000,
         runtime=60,
     params:
-        itself=lambda wildcards: test_set_folder(wildcards.dataset, wildcards.band),
-        code=digest("fusion/metrics"),
+        itself=lambda wildcards: plan.sources.test_set_folder(
+            wildcards.dataset, wildcards.band
+        ),
+        code=digest("fusion.evaluate"),
     shell:
         "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q}"
         " --fused {params.itself:q} --workers {threads} --output {output:q} 2>&1 | tee {log:q}"
@@ -98,25 +82,28 @@ rule score_source:
 
 rule measure_cost:
     input:
-        weights=entry_weights,
-        own=lambda wildcards: own_sources(wildcards.entry),
+        weights=lambda wildcards: plan.methods.weights(wildcards.entry),
+        own=lambda wildcards: plan.own.files(wildcards.entry),
     output:
         "<results>/cost/{entry}.json",
     log:
         "<results>/logs/measure_cost-{entry}.log",
     threads: config["threads"]
     resources:
-        **gpu_request(lambda wildcards: on_device(entry_method(wildcards.entry))),
+        **plan.machine.gpu(lambda wildcards: plan.methods.on_device(wildcards.entry)),
         mem_mb=8000,
         runtime=60,
     params:
-        method=lambda wildcards: entry_method(wildcards.entry),
+        method=lambda wildcards: plan.methods.run_as(wildcards.entry),
         weights=lambda wildcards, input: options({"weights": list(input.weights)}),
-        options=lambda wildcards: own_options(wildcards.entry)
+        options=lambda wildcards: plan.own.options(wildcards.entry)
         + options({**config["cost"], "precision": config["fusion"]["precision"]}),
         device=config["device"],
-        code=digest("fusion/cost.py"),
-        revision=lambda wildcards: METHODS[entry_method(wildcards.entry)].revision,
+        code=lambda wildcards: digest(
+            "fusion.cost",
+            *plan.methods.modules(wildcards.entry),
+        ),
+        revision=lambda wildcards: plan.methods.revision(wildcards.entry),
     shell:
         "python -m fusion.cost --method {params.method} {params.weights:q} {params.options:q}"
         " --device {params.device} --threads {threads} --json {output:q} 2>&1 | tee {log:q}"
@@ -125,9 +112,9 @@ rule measure_cost:
 rule build_test_set_table:
     input:
         config="<results>/config.json",
-        scores=table_scores,
-        manifests=table_manifests,
-        costs=table_costs,
+        scores=lambda wildcards: plan.targets.scores(wildcards.table),
+        manifests=lambda wildcards: plan.targets.manifests(wildcards.table),
+        costs=lambda wildcards: plan.targets.costs(wildcards.table),
     output:
         csv=report(
             "<results>/tables/{table}.csv",
@@ -141,10 +128,10 @@ rule build_test_set_table:
         table="table1|table1_equal|table3",
     localrule: True
     params:
-        datasets=list(TEST_SETS),
-        columns=lambda wildcards: table_columns(wildcards.table),
+        datasets=plan.targets.test_sets,
+        columns=lambda wildcards: plan.targets.columns(wildcards.table),
         costs=lambda wildcards, input: options({"costs": list(input.costs)}),
-        code=digest("reports", "fusion/metrics/statistics.py"),
+        code=digest("reports.test_sets"),
     shell:
         "python -m reports.test_sets --table {wildcards.table} --datasets {params.datasets:q} --columns {params.columns:q}"
         " --scores {input.scores:q} --manifests {input.manifests:q} {params.costs:q} --config-snapshot {input.config:q}"

@@ -126,20 +126,20 @@ def test_a_torchscript_file_fuses_and_is_counted(folders):
     assert costs("model=blend.pt")["parameters"] == 3
 
 
-def write_onnx(path):
+def write_onnx(path, **options):
     onnx = pytest.importorskip("onnx")
     from onnx import TensorProto, helper
 
     shape = [1, 1, "h", "w"]
     names = ("visible", "infrared", "fused")
     a, b, fused = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in names)
-    half = helper.make_tensor("half", TensorProto.FLOAT, [1], [0.5])
+    half = helper.make_tensor("half", TensorProto.FLOAT, [1], np.float32(0.5).tobytes(), raw=True)
     nodes = [
         helper.make_node("Add", ["visible", "infrared"], ["sum"]),
         helper.make_node("Mul", ["sum", "half"], ["fused"]),
     ]
     graph = helper.make_graph(nodes, "mean", [a, b], [fused], [half])
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path, **options)
 
 
 def test_an_onnx_file_fuses(folders):
@@ -147,6 +147,41 @@ def test_an_onnx_file_fuses(folders):
     write_onnx(folders / "mean.onnx")
     assert_like_average(folders, images(run(folders, "model=mean.onnx")))
     assert costs("model=mean.onnx")["median_s"] > 0
+
+
+def fused_again(folders, own, *options):
+    """Fuse as in a process of its own; return the images and the digest of what made them."""
+    for name in ("own_module", "own_helper"):
+        sys.modules.pop(name, None)
+    output = run(folders, own, *options)
+    return images(output)["g"].mean(), read_csv(output / "manifest.csv")[1]["own_sha256"]
+
+
+def test_what_an_own_method_imports_or_is_said_to_read_is_fused_with_again_when_it_changes(folders):
+    (folders / "own_module.py").write_text(
+        "from pathlib import Path\n\nimport own_helper\n\n\ndef fuse(visible, infrared):\n"
+        "    return own_helper.mix(visible, infrared) * float(Path('share.txt').read_text())\n"
+    )
+    (folders / "own_helper.py").write_text("def mix(visible, infrared):\n    return (visible + infrared) / 2\n")
+    (folders / "share.txt").write_text("1.0")
+    own = ("callable=own_module:fuse", "--watch", "share.txt")
+    mean, digest = fused_again(folders, *own)
+    assert fused_again(folders, *own) == (mean, digest)
+    (folders / "own_helper.py").write_text("def mix(visible, infrared):\n    return visible / 2\n")
+    darker, of_helper = fused_again(folders, *own)
+    assert darker < 0.7 * mean and of_helper != digest
+    (folders / "share.txt").write_text("0.5")
+    darkest, of_watched = fused_again(folders, *own)
+    assert darkest < 0.6 * darker and of_watched not in (digest, of_helper)
+
+
+def test_an_onnx_file_with_other_external_data_fuses_again(folders):
+    pytest.importorskip("onnxruntime")
+    write_onnx(folders / "mean.onnx", save_as_external_data=True, location="half.bin", size_threshold=0)
+    mean, digest = fused_again(folders, "model=mean.onnx")
+    (folders / "half.bin").write_bytes(np.float32(0.25).tobytes())
+    darker, of_data = fused_again(folders, "model=mean.onnx")
+    assert darker < 0.6 * mean and of_data != digest
 
 
 def test_without_onnxruntime_the_message_says_how_to_get_it(folders, monkeypatch):
@@ -208,7 +243,7 @@ def test_what_is_wrong_is_named(folders, own, message):
 
 
 def test_the_guides_commands_run_as_they_stand(folders):
-    guide = (Path(__file__).parents[2] / "docs/own-method.md").read_text("utf-8")
+    guide = (Path(__file__).parents[3] / "docs/own-method.md").read_text("utf-8")
     (folders / "mymethod.py").write_text(re.search(r"```python\n(.*?)```", guide, re.DOTALL)[1])
     commands = re.search(r"```sh\n(.*?)```", guide, re.DOTALL)[1].splitlines()
     stages = {"fusion.check": check, "fusion.fuse": fuse, "fusion.cost": cost}

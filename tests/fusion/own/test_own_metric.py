@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 import pytest
-from fusion.own.metric import directions, read_own_metric
 
 from fusion import evaluate
+from fusion.own.metric import directions, read_own_metric
 from pipeline.artefacts import read_csv
 from pipeline.pairs import write_image
 from pipeline.stage import InputError
@@ -40,10 +40,10 @@ def folders(tmp_path, monkeypatch):
     return tmp_path
 
 
-def run(folders, metric):
+def run(folders, metric, *options):
     where = ["--visible", folders / "vi", "--infrared", folders / "ir", "--fused", folders / "fused"]
     where = [str(word) for word in where]
-    evaluate.main([*where, "--own-metric", metric, "--output", str(folders / "scores.csv")])
+    evaluate.main([*where, "--own-metric", metric, *options, "--output", str(folders / "scores.csv")])
     return read_csv(folders / "scores.csv")
 
 
@@ -55,6 +55,23 @@ def test_its_values_stand_beside_the_others_and_its_direction_in_the_file(folder
     known = metric_directions(facts)
     assert known["share"] is True and known["MSE"] is False
     assert directions("a:lower=m:f code 1; b:higher=m:g code 2") == {"a": False, "b": True}
+
+
+def test_a_metrics_helper_and_what_it_is_said_to_read_are_in_its_digest(folders, monkeypatch):
+    monkeypatch.chdir(folders)
+    helper, table = folders / "helper_of_metric.py", folders / "table.csv"
+    (folders / "metric_of_helper.py").write_text("from helper_of_metric import share\n")
+    helper.write_text(MODULE)
+    table.write_text("1")
+    digests = []
+    for file in (helper, table, None):
+        _, facts = run(folders, "share:higher=metric_of_helper:share", "--watch", str(table))
+        digests.append(facts["own_metrics"].partition(" code ")[2])
+        if file:
+            file.write_text(file.read_text() + "\n")
+    assert len(set(digests)) == 3
+    with pytest.raises(InputError, match=r"gone is to be watched and does not exist"):
+        run(folders, "share:higher=metric_of_helper:share", "--watch", "gone")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,41 @@
+"""What the configuration's schema cannot check."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from pipeline.stage import InputError
+
+MOST_VALUES = 100_000  # of a configuration, far above any; YAML's aliases can make billions of a few lines
+
+
+def check_size(config: Mapping[str, Any]) -> None:
+    """Raise InputError for a configuration so large that checking it, or saying what is wrong, would not end."""
+    waiting: list[Any] = [config]
+    count = 0
+    while waiting:
+        one = waiting.pop()
+        count += 1
+        if count > MOST_VALUES:
+            raise InputError(
+                f"the configuration holds more than {MOST_VALUES:,} values; wanted no aliases that multiply"
+            )
+        if isinstance(one, (list, dict)):
+            waiting += one.values() if isinstance(one, dict) else one
+
+
+def chosen_test_sets(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the settings of the test sets of this run by name; InputError where `only` names one that is not there."""
+    known, only = config["test_sets"]["sets"], config["test_sets"]["only"]
+    if unknown := set(only or []) - set(known):
+        raise InputError(f"config: test_sets.only names {sorted(unknown)}; wanted names of {sorted(known)}")
+    return {name: settings for name, settings in known.items() if name in (only or known)}
+
+
+def check_tables(config: Mapping[str, Any]) -> None:
+    """Raise InputError where a table lacks its test sets or ablations."""
+    for section, wanting, entries in (
+        ("test_sets.sets", {"table1", "table1_equal", "table3"}, config["test_sets"]["sets"]),
+        ("ablations", {"table3"}, config["ablations"]),
+    ):
+        if not entries and (tables := wanting & set(config["tables"])):
+            raise InputError(f"config: {section} is empty; {sorted(tables)} want some")

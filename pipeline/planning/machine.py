@@ -1,0 +1,82 @@
+"""What this machine gives to jobs, and what they ask a cluster for."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from shutil import which
+from typing import Any
+
+from pipeline.stage import threads_available
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where jobs compute.
+
+    on_gpu: whether jobs compute on a GPU; `auto` asks this machine, so `cuda` is wanted where it only submits jobs.
+    gpu_request: `gpu` or `gres`, with `:MODEL` for a model, as the configuration says.
+    threads: CPU threads of a job, as the configuration says.
+    given_cores: Snakemake's --cores, None on a cluster.
+    here: cores of them that this machine has.
+    on_cluster: whether jobs share no cores with each other.
+    """
+
+    on_gpu: bool
+    gpu_request: str
+    threads: int
+    given_cores: int | None
+    here: int
+    on_cluster: bool
+
+    @property
+    def side_by_side(self) -> int:
+        """How many detectors train at a time.
+
+        Without a GPU a detector hardly gains from a second core: several train side by side, one core each, few enough
+        for a laptop's memory.
+        """
+        return 1 if self.on_gpu else min(self.here, 4)
+
+    @property
+    def detector_slots(self) -> int:
+        """The threads that a detector's job reserves: all of `threads` on a GPU, else its share of --cores."""
+        if self.on_gpu:
+            return self.threads
+        return 1 if self.on_cluster else max(1, -(-self.given_cores // self.side_by_side))
+
+    @property
+    def detector_threads(self) -> int:
+        """The CPU threads that a detector's job uses."""
+        if self.on_gpu:
+            return self.threads
+        return 1 if self.on_cluster else max(1, self.here // self.side_by_side)
+
+    def gpu(
+        self, needed: Callable[[Any], bool] = lambda wildcards: True
+    ) -> dict[str, Callable[[Any], int | str | None]]:
+        """Return the resources by which a job asks for a GPU, where jobs compute on one; `needed` says which jobs do.
+
+        Locally they are counters. SLURM is asked by --gpus or by --gres, never by both.
+        """
+        kind, _, model = self.gpu_request.partition(":")
+        if kind == "gpu":
+            asked = {"gpu": 1, **({"gpu_model": model} if model else {})}
+        else:
+            asked = {"gres": f"gpu:{model}:1" if model else "gpu:1"}
+
+        def where_needed(value: int | str) -> Callable[[Any], Any]:
+            return lambda wildcards: value if needed(wildcards) else None
+
+        return {name: where_needed(value) for name, value in asked.items()} if self.on_gpu else {}
+
+
+def find_machine(config: Mapping[str, Any], given_cores: int | None, remote: bool) -> Machine:
+    """Return where jobs compute; `remote` says whether this is a job on a cluster, which reads the Snakefile again."""
+    device = config["device"]
+    return Machine(
+        on_gpu=device == "cuda" or (device == "auto" and which("nvidia-smi") is not None),
+        gpu_request=config["gpu_request"],
+        threads=config["threads"],
+        given_cores=given_cores,
+        here=min(given_cores or 1, threads_available()),
+        on_cluster=given_cores is None or remote,
+    )

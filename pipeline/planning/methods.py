@@ -1,0 +1,157 @@
+"""Which methods run, and with which weights."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.planning.own import Own
+from pipeline.stage import InputError
+
+
+class Entry(Protocol):
+    """What planning reads of a method in the table of methods."""
+
+    @property
+    def needs_weights(self) -> bool: ...  # noqa: D102
+    @property
+    def frozen(self) -> str | None: ...  # noqa: D102
+    @property
+    def on_device(self) -> bool: ...  # noqa: D102
+    @property
+    def revision(self) -> int: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Methods:
+    """The methods of a run.
+
+    names: those that get a row, in the tables' order.
+    trained: those of them that this run trains, besides FNet.
+    left_out: why each method that the configuration names and that gets no row has no weights, by name.
+    ablations: names of FNet's ablations, which are FNet with weights of their own.
+    entries: what is known of every method by name, the user's own and the ablations among them.
+    weights_given: the weights that the configuration names, or that are shipped, by method.
+    training: the training options by method, of those other than FNet.
+    """
+
+    names: list[str]
+    trained: list[str]
+    left_out: Mapping[str, str]
+    ablations: Collection[str]
+    entries: Mapping[str, Entry]
+    weights_given: Mapping[str, str]
+    training: Mapping[str, Mapping[str, Any]]
+
+    def run_as(self, name: str) -> str:
+        """Return the method that stands behind a name: FNet behind its ablations."""
+        return "fnet" if name in self.ablations else name
+
+    def weights(self, method: str) -> list[str]:
+        """Return the weights file or folder that a method needs, as a list: the user's, a shipped one, or trained."""
+        if method in self.ablations:
+            return [f"<results>/ablations/{method}/weights.safetensors"]
+        if not self.entries[method].needs_weights:
+            return []
+        given = None if method in self.trained else self.weights_given.get(method)
+        return [given or f"<results>/fusion/{method}/weights.safetensors"]
+
+    def options(self, method: str) -> Mapping[str, Any]:
+        """Return the training options of a method other than FNet."""
+        return self.training.get(method, {})
+
+    def frozen_weights(self, method: str) -> list[str]:
+        """Return the weights file of the frozen network that a method's losses need, as a list."""
+        frozen = self.entries[method].frozen
+        return [self.options(method)[frozen]] if frozen else []
+
+    def on_device(self, method: str) -> bool:
+        """Return whether a method computes on the GPU where there is one."""
+        return self.entries[method].needs_weights or self.entries[method].on_device
+
+    def modules(self, method: str) -> list[str]:
+        """Return the project's module that a method is, as a list; none for one of the user's own."""
+        module = getattr(self.entries[method], "module", None)
+        return [module] if module else []
+
+    def revision(self, method: str) -> int:
+        """Return the number that is raised when a method's weights would give another image."""
+        return self.entries[method].revision
+
+    def training_revision(self, method: str) -> int:
+        """Return the number that is raised when a method's own losses would train other weights."""
+        return getattr(self.entries[method], "training_revision", 1)
+
+
+def choose_methods(
+    config: Mapping[str, Any],
+    table: Mapping[str, Entry],
+    own: Mapping[str, Own],
+    own_entry: Callable[[Own, str | None], Entry],
+    packaged_weights: Callable[[str], Path | None],
+) -> Methods:
+    """Return the methods of a run by `fusion.methods` and `fusion.missing_weights`.
+
+    Args:
+        config: the configuration.
+        table: the project's methods by name.
+        own: the user's own by name.
+        own_entry: makes the entry of an own method from it and its weights.
+        packaged_weights: the project's own weights of a method, None where it ships none.
+
+    Raises:
+        InputError: a method is unknown, has no weights and none are trained, or cannot be trained.
+    """
+    ablations = config["ablations"]
+    chosen, policy, training = (config["fusion"][key] for key in ("methods", "missing_weights", "training"))
+    named = config["fusion"]["weights"] | {"fnet": config["fnet"]["weights"]}
+    if clash := sorted(set(own) & set(table)):
+        raise InputError(f"config: fusion.own names {clash}; wanted names that no method has")
+    entries = {**table, **{name: own_entry(door, named.get(name)) for name, door in own.items()}}
+    if unknown := [name for name in chosen if name not in entries]:
+        raise InputError(f"config: fusion.methods names {unknown}; wanted names of {sorted(entries)}")
+    if clash := [name for name in ablations if name in entries]:
+        raise InputError(f"config: ablations names {clash}; wanted names that no method has")
+    entries |= dict.fromkeys(ablations, entries["fnet"])
+    given = {name: named[name] for name in {*chosen, "fnet"} if named.get(name)}
+    given |= {name: _shipped(name, packaged_weights) for name, path in given.items() if path == "packaged"}
+    missing = _without_weights([name for name in chosen if entries[name].needs_weights and name != "fnet"], given)
+    if missing and policy == "refuse":
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
+        raise InputError(
+            f"config: methods without weights ({reasons}). `python -m fusion.weights` says where they are published; "
+            "fusion.missing_weights: train or leave_out goes on without"
+        )
+    if policy == "train":
+        for name, reason in missing.items():
+            _check_trainable(name, entries[name], reason, training.get(name, {}))
+        return Methods(chosen, list(missing), {}, ablations, entries, given, training)
+    return Methods([name for name in chosen if name not in missing], [], missing, ablations, entries, given, training)
+
+
+def _shipped(method: str, packaged_weights: Callable[[str], Path | None]) -> str:
+    path = packaged_weights(method)
+    if path is None:
+        raise InputError(f"config: this project ships no weights for {method}; wanted a file")
+    return str(path)
+
+
+def _without_weights(methods: list[str], given: Mapping[str, str]) -> dict[str, str]:
+    """Return why each of the methods that has no weights has none, by its name."""
+    reasons = {}
+    for name in methods:
+        if name not in given:
+            reasons[name] = "none named in fusion.weights"
+        elif not Path(given[name]).exists():
+            reasons[name] = f"{given[name]} does not exist"
+    return reasons
+
+
+def _check_trainable(method: str, entry: Entry, reason: str, options: Mapping[str, Any]) -> None:
+    trainable = getattr(entry, "trainable", None)
+    if trainable is None:  # a table whose records hold the training itself
+        trainable = entry.training is not None
+    if not trainable:
+        raise InputError(f"config: the method {method} has no weights ({reason}) and cannot be trained here")
+    if entry.frozen and not options.get(entry.frozen):
+        raise InputError(f"config: to train {method}, name its fusion.training.{method}.{entry.frozen}")

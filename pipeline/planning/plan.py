@@ -1,0 +1,110 @@
+"""The plan of a run: made once from the configuration, asked by the rules."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.planning.configuration import check_tables, chosen_test_sets
+from pipeline.planning.doors import Doors, read_doors
+from pipeline.planning.machine import Machine, find_machine
+from pipeline.planning.methods import Entry, Methods, choose_methods
+from pipeline.planning.own import Own
+from pipeline.planning.sources import Sources, find_sources
+from pipeline.planning.targets import Targets, choose_targets
+from pipeline.planning.words import cost_line, describe
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run consists of."""
+
+    config: Mapping[str, Any]
+    methods: Methods
+    own: Doors
+    sources: Sources
+    targets: Targets
+    machine: Machine
+
+    def fnet_losses(self) -> list[str]:
+        """Return the loss curves of FNet where this run trains it, as a list."""
+        trained = "fnet" in self.methods.names and not self.config["fnet"]["weights"]
+        return ["<results>/fusion/fnet/losses.csv"] if trained else []
+
+    def own_checks(self) -> list[str]:
+        """Return the commands that check the own methods of this run."""
+        return self.own.checks(self.config, self.methods.names, self.sources.checked_pairs())
+
+    def text(self) -> str:
+        """Return what this run compares, what of it is there, and what it costs."""
+        config, methods, targets = self.config, self.methods, self.targets
+        results = Path(self.sources.results)
+        remarks = self.own.remarks(methods.names)
+        if methods.left_out:
+            remarks.append(f"left out, without weights: {', '.join(methods.left_out)}")
+        if "fnet" in methods.names:
+            remarks.append(f"FNet's weights: {methods.weights_given.get('fnet', 'trained by this run')}")
+        if methods.trained:
+            remarks.append(f"also trained by this run: {', '.join(methods.trained)}")
+        if tables := targets.test_set_tables():
+            remarks.append(f"tables on the test sets {', '.join(targets.test_sets)}: {', '.join(tables)}")
+        dataset = config["dataset"]["name"]
+        where = dataset if dataset == "synthetic" else f"{dataset} in {self.sources.root}"
+
+        def made(files: list[str]) -> list[Path]:
+            return [results / Path(file).relative_to("<results>") for file in files]
+
+        fused = {"fused": made(targets.of_methods("fused/{method}/manifest.csv"))}
+        if "table2" in config["tables"]:
+            detector, seeds = config["detection"], len(targets.seeds)
+            return describe(
+                f"{len(targets.variants)} variants x {seeds} seed{'s' if seeds > 1 else ''} of {detector['model']} at "
+                f"{detector['image_size']} pixels on {where}",
+                targets.variants,
+                {
+                    **fused,
+                    "detectors trained": made(targets.of_variants("weights.pt")),
+                    "detectors tested": made(targets.of_variants("ap.json")),
+                },
+                [*remarks, cost_line(results / "detection/cost.json")],
+            )
+        alone = "fusion" in config["tables"]
+        what = f"fusion metrics of {len(methods.names)} methods on {where}" if alone else ", ".join(config["tables"])
+        return describe(f"{what}; no detector is trained", methods.names, fused if alone else {}, remarks)
+
+
+def make_plan(
+    config: Mapping[str, Any],
+    table: Mapping[str, Entry],
+    own_entry: Callable[[Own, str | None], Entry],
+    packaged_weights: Callable[[str], Path | None],
+    find_dataset: Callable[..., Any],
+    given_cores: int | None,
+    remote: bool = False,
+) -> Plan:
+    """Return the plan of a run.
+
+    Args:
+        config: the configuration, checked by its schema.
+        table: the project's fusion methods by name.
+        own_entry: makes the entry of an own method, like those of the table, from it and its weights.
+        packaged_weights: the project's own weights of a method, None where it ships none.
+        find_dataset: finds a data set by name, classes and folders.
+        given_cores: Snakemake's --cores, None on a cluster.
+        remote: whether this is a job on a cluster, which reads the Snakefile again.
+
+    Raises:
+        InputError: the configuration asks for what there is not.
+    """
+    own = read_doors(config)
+    methods = choose_methods(config, table, own.methods, own_entry, packaged_weights)
+    check_tables(config)
+    test_sets = chosen_test_sets(config)
+    return Plan(
+        config,
+        methods,
+        own,
+        find_sources(config, test_sets, find_dataset),
+        choose_targets(config, methods.names, list(test_sets)),
+        find_machine(config, given_cores, remote),
+    )

@@ -1,0 +1,134 @@
+"""What jobs read: the folders of the data sets, and the lists that split them."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.stage import InputError
+
+BANDS = ("visible", "infrared")
+SPLIT = "data/split"
+
+
+class Layout(Protocol):
+    """The folders of a data set."""
+
+    visible: Sequence[Path]
+    infrared: Sequence[Path]
+    labels: Sequence[Path]
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Where a run's images, boxes and lists are.
+
+    config: the configuration.
+    layout: the folders of the data set with boxes.
+    test_sets: the settings of the test sets by name.
+    """
+
+    config: Mapping[str, Any]
+    layout: Layout
+    test_sets: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def results(self) -> str:
+        """The folder that everything is written to."""
+        return self.config["pathvars"]["results"]
+
+    @property
+    def root(self) -> str:
+        """The folder of the data set with boxes."""
+        return dataset_root(self.config)
+
+    def split_lists(self) -> list[str]:
+        """Return the files that name the training and the test images, where the split is made of such files."""
+        settings = self.config["dataset"]
+        names = [settings["train_list"], settings["test_list"]]
+        if settings["split"] == "own" and settings["name"] != "synthetic":
+            names = [str(path) for path in Path(self.root).glob("t*.txt") if path.stem in ("train", "test")]
+        return sorted(filter(None, names))
+
+    def folders(self, kind: str) -> list[str]:
+        """Return the data set's folders of `visible` images, `infrared` images or `labels`."""
+        return [path.as_posix() for path in getattr(self.layout, kind)]
+
+    def pairs(self, *kinds: str) -> list[str]:
+        """Return what a job that reads the pairs depends on: the generator's last files, or the user's folders."""
+        if self.config["dataset"]["name"] == "synthetic":
+            return ["<results>/data/pairs/train.txt", "<results>/data/pairs/test.txt"]
+        return [folder for kind in kinds for folder in self.folders(kind)]
+
+    def fnet_folders(self, band: str) -> list[str]:
+        """Return the folders of `visible` or `infrared` images that FNet trains on."""
+        data = self.config["fnet"]["data"]
+        return data[band] if data else self.folders(band)
+
+    def fnet_pairs(self) -> list[str]:
+        """Return what FNet's training depends on: its own data, or the training pairs of the data set with boxes."""
+        if self.config["fnet"]["data"]:
+            return self.fnet_folders("visible") + self.fnet_folders("infrared")
+        return [f"<results>/{SPLIT}/train.txt", *self.pairs(*BANDS)]
+
+    def fnet_names(self) -> list[str]:
+        """Return the option that keeps test pairs out of FNet's training where it shares the data set with boxes."""
+        return [] if self.config["fnet"]["data"] else ["--names", f"{self.results}/{SPLIT}/train.txt"]
+
+    def start_weights(self) -> list[str]:
+        """Return the weights file that detectors start from, as a list."""
+        return list(filter(None, [self.config["detection"]["weights"]]))
+
+    def architecture(self) -> list[str]:
+        """Return the user's file that describes the detector, as a list; none where it is one of the package's."""
+        model = self.config["detection"]["model"]
+        return [model] if model.endswith((".yaml", ".yml")) else []
+
+    def variant_folders(self, variant: str) -> list[str]:
+        """Return the folders of the images that the detector sees as `variant`."""
+        return self.folders(variant) if variant in BANDS else [f"{self.results}/fused/{variant}"]
+
+    def variant_files(self, variant: str) -> list[str]:
+        """Return what a variant's images depend on."""
+        return self.pairs(variant) if variant in BANDS else [f"<results>/fused/{variant}/manifest.csv"]
+
+    def variant_manifest(self, variant: str) -> list[str]:
+        """Return the option that names a fused variant's manifest."""
+        return [] if variant in BANDS else ["--manifest", f"{self.results}/fused/{variant}/manifest.csv"]
+
+    def test_set_folder(self, test_set: str, band: str) -> str:
+        """Return a test set's folder of `visible` or `infrared` images."""
+        return f"{self.config['test_sets']['root']}/{test_set}/{self.test_sets[test_set][band]}"
+
+    def test_set_folders(self, test_set: str) -> list[str]:
+        """Return both folders of a test set, visible first."""
+        return [self.test_set_folder(test_set, band) for band in BANDS]
+
+    def checked_pairs(self) -> list[str]:
+        """Return the options that name the pairs for the check of an own method; none where they are not yet split."""
+        lists = [f"{self.results}/{SPLIT}/{part}.txt" for part in ("train", "test")]
+        if not all(Path(file).is_file() for file in lists):
+            return []
+        return ["--visible", *self.folders("visible"), "--infrared", *self.folders("infrared"), "--names", *lists]
+
+
+def dataset_root(config: Mapping[str, Any]) -> str:
+    """Return the folder of the data set with boxes: the generated one, or the user's."""
+    dataset = config["dataset"]
+    return f"{config['pathvars']['results']}/data/pairs" if dataset["name"] == "synthetic" else dataset["root"]
+
+
+def find_sources(
+    config: Mapping[str, Any], test_sets: Mapping[str, Mapping[str, Any]], find_dataset: Callable[..., Any]
+) -> Sources:
+    """Return the sources of a run; `find_dataset` finds a data set by name, classes and folders.
+
+    Raises:
+        InputError: the data set's classes or folders are not given, or given for one that has its own.
+    """
+    settings = config["dataset"]
+    try:
+        dataset = find_dataset(*(settings[key] for key in ("name", "classes", "visible", "infrared", "labels")))
+    except InputError as error:
+        raise InputError(f"config: dataset: {error}") from None
+    return Sources(config, dataset.layout(Path(dataset_root(config))), test_sets)

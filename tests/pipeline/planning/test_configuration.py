@@ -1,0 +1,66 @@
+"""What the configuration does not know is refused by name."""
+
+import functools
+
+import pytest
+from snakemake.exceptions import WorkflowError
+
+from pipeline.stage import InputError
+
+MILLION = functools.reduce(lambda inside, _: [inside] * 10, range(6), "ha")  # written as YAML of few aliases
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"fuson": {}}, "fuson"),
+        ({"ablations": {"x": {"blok": "lcsc"}}}, "blok"),
+        ({"detection": {"training": {"epoch": 3}}}, "epoch"),
+        ({"fusion": {"methods": ["visible"]}}, "visible"),
+        ({"detection": {"model": "yolov99"}}, "yolov99"),
+        ({"dataset": {"name": "nosuch"}}, "nosuch"),
+        ({"fusion": {"methods": ["a; touch x"]}}, "a; touch x"),
+        ({"fusion": {"own": {"mine": {"callable": "m:f", "watch": ["-x"]}}}}, "-x"),
+    ],
+)
+def test_the_schema_refuses_it(configure, overlay, message):
+    with pytest.raises(WorkflowError, match=message):
+        configure(overlay)
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        ({"dataset": {"root": MILLION}}, "more than 100,000 values"),
+        ({"tables": ["table1"]}, r"test_sets.sets is empty; \['table1'\] want some"),
+        (
+            {"tables": ["table3"], "test_sets": {"sets": {"A": {"visible": "vi", "infrared": "ir"}}}},
+            "ablations is empty",
+        ),
+        ({"test_sets": {"only": ["B"]}}, r"test_sets.only names \['B'\]"),
+        ({"ablations": {"maximum": {}}}, r"ablations names \['maximum'\]"),
+        ({"fusion": {"methods": ["fnet", "nosuch"]}}, r"fusion.methods names \['nosuch'\]"),
+        ({"dataset": {"classes": ["a"]}}, "config: dataset: --dataset synthetic has folders and classes of its own"),
+        ({"dataset": {"name": "folders"}}, "config: dataset: --classes"),
+        ({"fusion": {"own": {"maximum": {"callable": "m:f"}}}}, r"fusion.own names \['maximum'\]"),
+        ({"fusion": {"own": {"mine": {"callable": "m:f", "model": "a.onnx"}}}}, "mine has callable and model; wanted"),
+        ({"fusion": {"own": {"mine": {"watch": ["a"]}}}}, "mine has no door; wanted one of folder, callable"),
+        ({"fusion": {"methods": ["mine"], "own": {"mine": {"folder": "no/folder"}}}}, "no/folder is no folder"),
+        ({"fusion": {"methods": ["mine"], "own": {"mine": {"model": "no.onnx"}}}}, "no.onnx is no file"),
+        (
+            {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "m:f", "watch": ["gone"]}}}},
+            "gone is to be watched and does not exist",
+        ),
+        (
+            {"metrics": {"own": {"kept": {"callable": "m:f", "better": "higher", "watch": ["gone"]}}}},
+            "gone is to be watched and does not exist",
+        ),
+        (
+            {"fusion": {"methods": ["mine"], "own": {"mine": {"command": "a 'b {visible}"}}}},
+            "cannot be split into words",
+        ),
+    ],
+)
+def test_the_plan_refuses_it(plan, overlay, message):
+    with pytest.raises(InputError, match=message):
+        plan(overlay)

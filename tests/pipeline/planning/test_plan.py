@@ -1,0 +1,224 @@
+"""Which methods run, what they read and make, and how it is told."""
+
+import pytest
+import yaml
+
+from pipeline.planning.machine import find_machine
+from pipeline.planning.words import cost_line, dataset_options, deciding, indifferent, options, test_set_options
+from pipeline.stage import InputError
+
+test_set_options.__test__ = False  # no test, by its name
+
+DOORS = {
+    **{"images": {"folder": "made"}, "function": {"callable": "ownfusion:fuse"}, "model": {"model": "mine.onnx"}},
+    **{"words": {"command": ["prog", "{visible}", "{infrared}", "{output}"]}},
+    **{"text": {"command": "prog {visible} {infrared} {output}"}},
+}
+BARE = {"methods": ["itfuse", "coconet", "average"], "weights": {"coconet": "missing.pt"}}
+
+
+def test_a_method_without_weights_is_refused_left_out_or_trained(plan, touch):
+    with pytest.raises(InputError, match=r"itfuse: none named in fusion.weights; coconet: missing.pt does not exist"):
+        plan({"fusion": BARE})
+    left_out = plan({"fusion": BARE | {"missing_weights": "leave_out"}})
+    assert left_out.methods.names == ["average"] and list(left_out.methods.left_out) == ["itfuse", "coconet"]
+    assert "\n  left out, without weights: itfuse, coconet" in left_out.text()
+    trained = BARE | {"missing_weights": "train", "training": {"itfuse": {"iterations": [7], "batch": 4}}}
+    with pytest.raises(InputError, match=r"to train coconet, name its fusion.training.coconet.perceptual_weights"):
+        plan({"fusion": trained})
+    trained["training"]["coconet"] = {"perceptual_weights": "vgg.pth", "checkpoint_every": 9}
+    methods = plan({"fusion": trained}).methods
+    assert methods.names == ["itfuse", "coconet", "average"] and methods.trained == ["itfuse", "coconet"]
+    assert methods.weights("itfuse") == ["<results>/fusion/itfuse/weights.safetensors"]
+    assert methods.frozen_weights("coconet") == ["vgg.pth"] and methods.frozen_weights("itfuse") == []
+    assert methods.weights("average") == []
+
+
+def test_weights_are_the_users_ours_or_trained(plan, touch):
+    touch("itfuse.pth")
+    given = {"fusion": {"methods": ["itfuse", "fnet"], "weights": {"itfuse": "itfuse.pth"}}}
+    methods = plan(given).methods
+    assert methods.weights("itfuse") == ["itfuse.pth"] and methods.trained == []
+    assert methods.weights("fnet") == ["<results>/fusion/fnet/weights.safetensors"]
+    packaged = plan(given, {"fnet": {"weights": "packaged"}})
+    assert packaged.methods.weights("fnet")[0].endswith("fusion/weights/fnet.safetensors")
+    assert packaged.fnet_losses() == [] and plan(given).fnet_losses() == ["<results>/fusion/fnet/losses.csv"]
+    with pytest.raises(InputError, match="ships no weights for itfuse"):
+        plan(given, {"fusion": {"weights": {"itfuse": "packaged"}}})
+
+
+def test_an_ablation_is_fnet_with_weights_of_its_own(plan):
+    methods = plan("ablation").methods
+    assert methods.run_as("lcsc") == "fnet" and methods.run_as("average") == "average"
+    assert methods.weights("lcsc") == ["<results>/ablations/lcsc/weights.safetensors"]
+    assert methods.revision("lcsc") == methods.revision("fnet") and methods.on_device("lcsc")
+
+
+def test_fnet_sees_training_pairs_only_where_it_shares_the_data_set_with_boxes(plan):
+    shared = plan("msrs").sources
+    assert shared.fnet_names() == ["--names", "results/msrs/data/split/train.txt"]
+    assert shared.fnet_pairs()[0] == "<results>/data/split/train.txt"
+    apart = plan("paper").sources
+    assert apart.fnet_names() == [] and "data/MSRS/test/ir" in apart.fnet_pairs()
+
+
+def test_what_the_detector_sees_lies_in_the_data_set_or_among_the_fused_images(plan):
+    sources = plan("paper").sources
+    assert sources.variant_folders("visible") == ["data/M3FD/Vis"] == sources.variant_files("visible")
+    assert sources.variant_manifest("visible") == []
+    assert sources.variant_folders("fnet") == ["results/paper/fused/fnet"]
+    assert sources.variant_manifest("fnet") == ["--manifest", "results/paper/fused/fnet/manifest.csv"]
+    assert plan().sources.variant_files("visible") == [f"<results>/data/pairs/{part}.txt" for part in ("train", "test")]
+
+
+def test_the_lists_that_split_a_data_set_are_watched(plan, touch):
+    assert plan().sources.split_lists() == []
+    assert plan({"dataset": {"train_list": "b.txt", "test_list": "a.txt"}}).sources.split_lists() == ["a.txt", "b.txt"]
+    touch("data/train.txt", "data/test.txt", "data/to-do.txt")
+    own = {"dataset": {"name": "m3fd", "root": "data", "split": "own"}}
+    assert plan(own).sources.split_lists() == ["data/test.txt", "data/train.txt"]
+
+
+def test_tables_of_test_sets_are_of_every_column_and_set(plan, touch):
+    touch("data/checkpoints/FNet/FNet.pth")
+    targets = plan("table1", {"test_sets": {"only": ["NIR", "TNO"]}}).targets
+    assert targets.columns("table1") == ["visible", "infrared", "average", "maximum", "laplacian", "fnet"]
+    scores = targets.scores("table1_equal")
+    assert len(scores) == 12 and "<results>/test_sets/sources/NIR/visible.csv" in scores
+    assert "<results>/test_sets/equal/TNO/fnet.csv" in scores
+    assert len(targets.manifests("table1")) == 8 and len(targets.costs("table1")) == 4
+    ablations = plan("ablation").targets
+    assert ablations.columns("table3")[0] == "lcsc" and ablations.costs("table3") == []
+    assert ablations.tables_and_page() == ["<results>/tables/table3.csv"]
+
+
+def test_a_test_set_is_read_as_its_authors_published_it_or_as_all_others(configure):
+    config = configure("table1")
+    roadscene = config["test_sets"]["sets"]["RoadScene"]
+    wanted = "--colour grey --format jpg --precision fp32 --quality 95 --treatment authors"
+    assert " ".join(test_set_options(config, roadscene, "authors")) == wanted
+    assert " ".join(test_set_options(config, roadscene, "equal")) == "--colour auto --format png --precision fp32"
+
+
+def test_the_rows_of_table_two_have_the_pooled_boxes_last(plan):
+    targets = plan({"detection": {"seeds": [3, 5]}, "fusion": {"methods": ["average"]}}).targets
+    assert targets.rows == ["visible", "infrared", "average", "late"]
+    assert targets.runs()[-2:] == ["late/3", "late/5"] and len(targets.of_rows("ap.json")) == 8
+    assert targets.of_first_seed(["visible"], "ap.json") == ["<results>/detection/visible/seed3/ap.json"]
+    assert "late" not in plan({"detection": {"late": False}}).targets.rows
+
+
+def test_options_are_words_in_a_fixed_order(configure):
+    settings = {"size": [3, 4], "on": True, "off": False, "none": None, "empty": [], "a_b": 0, "workers": 2}
+    assert options(settings) == ["--a-b", "0", "--on", "--size", "3", "4", "--workers", "2"]
+    assert "--workers" not in deciding(settings) and indifferent(settings) == "--workers 2"
+    assert dataset_options(configure(), "train_list", "split") == ["--dataset", "synthetic", "--split", "own"]
+
+
+@pytest.mark.parametrize(
+    ("device", "cores", "remote", "wanted"),
+    [
+        ("cuda", 8, False, (8, 8, 1)),
+        ("cpu", 8, False, (4, 1, 2)),
+        ("cpu", 1, False, (1, 1, 1)),
+        ("cpu", None, False, (1, 1, 1)),
+        ("cpu", 8, True, (1, 1, 2)),
+    ],
+)
+def test_a_detector_gets_its_share_of_the_cores(configure, monkeypatch, device, cores, remote, wanted):
+    monkeypatch.setattr("pipeline.planning.machine.threads_available", lambda: 2)
+    machine = find_machine(configure({"device": device}), cores, remote)
+    assert (machine.detector_slots, machine.detector_threads, machine.side_by_side) == wanted
+
+
+@pytest.mark.parametrize(
+    ("asked", "wanted"),
+    [
+        ("gpu", {"gpu": 1}),
+        ("gpu:a100", {"gpu": 1, "gpu_model": "a100"}),
+        ("gres", {"gres": "gpu:1"}),
+        ("gres:a100", {"gres": "gpu:a100:1"}),
+    ],
+)
+def test_a_gpu_is_asked_for_in_one_way_by_the_jobs_that_need_one(configure, asked, wanted):
+    machine = find_machine(configure({"device": "cuda", "gpu_request": asked}), 8, False)
+    assert {name: value("needs") for name, value in machine.gpu(lambda job: job == "needs").items()} == wanted
+    assert {value("does not") for value in machine.gpu(lambda job: job == "needs").values()} == {None}
+    assert find_machine(configure({"device": "cpu"}), 8, False).gpu() == {}
+
+
+def test_the_plan_is_told_in_a_few_lines(plan, tmp_path, touch):
+    touch("results/detection/visible/seed0/weights.pt")
+    (tmp_path / "results/detection/cost.json").write_text('{"hours_in_all": 1.25}')
+    assert plan().text().splitlines() == [
+        "Plan: 6 variants x 1 seed of yolov5n at 192 pixels on synthetic",
+        "  visible, infrared, fnet, average, maximum, laplacian",
+        "  fused: 0 of 4 there, the rest to make",
+        "  detectors trained: 1 of 6 there, the rest to make",
+        "  detectors tested: 0 of 6 there, the rest to make",
+        "  FNet's weights: trained by this run",
+        "  cost of training the detectors, all of them: about 1.2 hours, one after the other "
+        "(results/detection/cost.json)",
+    ]
+    assert plan({"tables": ["fusion"]}).text().splitlines() == [
+        "Plan: fusion metrics of 4 methods on synthetic; no detector is trained",
+        "  fnet, average, maximum, laplacian",
+        "  fused: 0 of 4 there, the rest to make",
+        "  FNet's weights: trained by this run",
+    ]
+    assert plan("table1", {"tables": ["table1"]}).text().startswith("Plan: table1; no detector is trained")
+
+
+def test_an_estimate_that_is_not_there_or_broken_is_none(tmp_path):
+    unknown = cost_line(tmp_path / "cost.json")
+    assert unknown.startswith("cost: not yet measured")
+    for content in ("", "{}", '{"hours_in_all": null}', "[1]"):
+        (tmp_path / "cost.json").write_text(content)
+        assert cost_line(tmp_path / "cost.json") == unknown
+    (tmp_path / "cost.json").write_text('{"hours_in_all": 24.04}')
+    assert "about 24.0 hours" in cost_line(tmp_path / "cost.json")
+
+
+def test_each_door_is_handed_on_checked_and_told(plan, tmp_path, touch):
+    touch("made/1.png", "mine.onnx", "notes.txt")
+    (tmp_path / "ownfusion.py").write_text("")
+    doors = DOORS | {"function": DOORS["function"] | {"watch": ["notes.txt"]}}
+    made = plan({"fusion": {"methods": [*doors, "average"], "own": doors}})
+    own = made.own
+    assert own.options("images") == ["--own", "folder=made"] and own.files("images") == ["made"]
+    assert own.options("words") == ["--own", "command=prog '{visible}' '{infrared}' '{output}'"]
+    assert own.options("text") == ["--own", "command=prog {visible} {infrared} {output}"]
+    assert own.files("function") == ["notes.txt", "ownfusion.py"] and own.watch("function") == ["--watch", "notes.txt"]
+    assert own.files("average") == own.options("average") == own.watch("average") == own.watch("model") == []
+    told = next(line for line in made.text().splitlines() if line.startswith("  own methods"))
+    assert "images (folder=made)" in told and "words (command=prog '{visible}'" in told
+    checks = made.own_checks()
+    assert len(checks) == 5 and all("--visible" not in check for check in checks)
+    touch("results/data/split/train.txt", "results/data/split/test.txt")
+    assert all("--visible results/data/pairs/Vis --infrared" in check for check in made.own_checks())
+    on_device = {name for name in doors if made.methods.on_device(name)}
+    assert on_device == {"function"}
+
+
+def test_a_folder_may_be_another_for_each_test_set(plan):
+    own = plan({"fusion": {"methods": ["mine"], "own": {"mine": {"folder": "made/{dataset}"}}}}).own
+    assert own.files("mine", "TNO") == ["made/TNO"] and own.options("mine") == ["--own", "folder=made/synthetic"]
+
+
+def test_own_metrics_are_handed_on_with_what_they_watch(plan, tmp_path, touch):
+    (tmp_path / "mymetric.py").write_text("import helper_of_metric")
+    touch("helper_of_metric.py", "table.csv")
+    metric = {"callable": "mymetric:kept", "better": "higher", "watch": ["table.csv"]}
+    own = plan({"metrics": {"own": {"kept": metric, "less": metric | {"better": "lower"}}}}).own
+    assert own.metric_files() == ["helper_of_metric.py", "mymetric.py", "table.csv"]
+    assert own.metric_options() == [
+        *("--own-metric", "kept:higher=mymetric:kept", "less:lower=mymetric:kept", "--watch", "table.csv")
+    ]
+    assert plan().own.metric_options() == plan().own.metric_files() == []
+
+
+def test_every_overlay_makes_a_plan(plan, configure):
+    for name in ("paper", "msrs", "table1", "ablation"):
+        assert plan(name).text().startswith("Plan: ")
+    assert plan("msrs", "msrs-cpu").targets.seeds == [0, 1]
+    assert yaml.safe_dump(configure("paper"))
