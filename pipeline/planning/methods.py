@@ -12,14 +12,10 @@ from pipeline.stage import InputError
 class Entry(Protocol):
     """What planning reads of a method in the table of methods."""
 
-    @property
-    def needs_weights(self) -> bool: ...  # noqa: D102
-    @property
-    def frozen(self) -> str | None: ...  # noqa: D102
-    @property
-    def on_device(self) -> bool: ...  # noqa: D102
-    @property
-    def revision(self) -> int: ...  # noqa: D102
+    needs_weights: bool
+    frozen: str | None
+    on_device: bool
+    revision: int
 
 
 @dataclass(frozen=True)

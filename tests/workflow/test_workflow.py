@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -109,6 +110,18 @@ def test_the_default_plan_trains_every_variant_once(tmp_path):
         **{"measure_cost": 4, "explain_fnet": 1, "build_table2": 1, "build_fusion_table": 1},
         **{"build_report": 1, "all": 1, "total": 44},
     }
+
+
+def test_the_order_in_which_the_rules_are_included_does_not_matter(tmp_path):
+    wanted = plan(dry_run(tmp_path))
+    shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
+    text = (ROOT / "workflow/Snakefile").read_text()
+    includes = re.findall(r"^include: .*\n", text, re.MULTILINE)
+    assert len(includes) == 6
+    for first, last in zip(includes[:3], includes[:2:-1], strict=True):
+        text = text.replace(first, "FIRST").replace(last, first).replace("FIRST", last)
+    (tmp_path / "workflow/Snakefile").write_text(text)
+    assert plan(dry_run(tmp_path, "--snakefile", str(tmp_path / "workflow/Snakefile"))) == wanted
 
 
 def test_the_plan_is_told_once_and_not_where_quiet_is_asked_for(tmp_path):

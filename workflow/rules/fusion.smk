@@ -27,10 +27,7 @@ rule train_fnet:
         names=plan.sources.fnet_names(),
         options=deciding(config["fnet"]["training"]),
         device=config["device"],
-        revision=[
-            revision("fusion.train"),
-            plan.methods.training_revision("fnet"),
-        ],
+        revision=[revision("fusion.train"), plan.methods.training_revision("fnet")],
     shell:
         "python -m fusion.train --method {params.method} --visible {params.visible:q} --infrared {params.infrared:q}"
         " {params.names:q} {params.options:q} {resources.indifferent} --device {params.device} --threads {threads} --resume"
@@ -89,10 +86,7 @@ use rule train_fnet as train_ablation with:
             {**config["fnet"]["training"], **config["ablations"][wildcards.ablation]}
         ),
         device=config["device"],
-        revision=[
-            revision("fusion.train"),
-            plan.methods.training_revision("fnet"),
-        ],
+        revision=[revision("fusion.train"), plan.methods.training_revision("fnet")],
 
 
 rule fuse_pairs:

@@ -1,14 +1,20 @@
 """Which methods run, what they read and make, and how it is told."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import yaml
 
+from pipeline.planning.imports import closure
 from pipeline.planning.machine import find_machine
 from pipeline.planning.words import cost_line, dataset_options, deciding, indifferent, options, test_set_options
 from pipeline.stage import InputError
 
 test_set_options.__test__ = False  # no test, by its name
 
+ROOT = Path(__file__).resolve().parents[3]
 DOORS = {
     **{"images": {"folder": "made"}, "function": {"callable": "ownfusion:fuse"}, "model": {"model": "mine.onnx"}},
     **{"words": {"command": ["prog", "{visible}", "{infrared}", "{output}"]}},
@@ -222,3 +228,15 @@ def test_every_overlay_makes_a_plan(plan, configure):
         assert plan(name).text().startswith("Plan: ")
     assert plan("msrs", "msrs-cpu").targets.seeds == [0, 1]
     assert yaml.safe_dump(configure("paper"))
+
+
+def test_planning_loads_no_network_and_no_compiler():
+    imports = "detection.datasets, fusion.methods, fusion.own.method, pipeline.planning.plan"
+    code = f"import sys, {imports}; print({{'torch', 'numba', 'pycocotools', 'ultralytics'}} & set(sys.modules))"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert said.stdout == "set()\n"
+
+
+def test_planning_imports_no_higher_floor_not_even_late():
+    modules = [f"pipeline.planning.{path.stem}" for path in (ROOT / "pipeline/planning").glob("*.py")]
+    assert {name.partition(".")[0] for name in closure(modules, [ROOT], lambda name: True)} == {"pipeline"}
