@@ -33,9 +33,8 @@ def requests(folder, *options):
 @pytest.mark.parametrize(
     ("asked", "wanted"),
     [
+        # The other ways of asking are in tests/pipeline/planning/test_plan.py.
         ("gpu", {"gpu": "1"}),
-        ("gpu:a100", {"gpu": "1", "gpu_model": "a100"}),
-        ("gres", {"gres": "gpu:1"}),
         ("gres:a100", {"gres": "gpu:a100:1"}),
     ],
 )
