@@ -18,19 +18,19 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from fusion.methods import METHODS
+from fusion.methods import METHODS, find_method
 from fusion.weights import write_state
 from pipeline.artefacts import versions, write_json
 from pipeline.stage import InputError, run, threads_available
 
-NETWORKS = [name for name, method in METHODS.items() if method.network]
+NETWORKS = [name for name, entry in METHODS.items() if entry.needs_weights]
 OWN_SIZE = {"murf": (1240, 1240)}
 LIMIT = 1.2  # of the ratio: no slower than that
 
 
 def measure(name: str, height: int, width: int, repeats: int, folder: Path) -> dict[str, float]:
     """Return the median seconds of both, elapsed and of the processor, their ratios, and the largest difference."""
-    method = METHODS[name]
+    method = find_method(name)
     torch.manual_seed(0)
     plain = method.network(None).eval()
     weights = folder / f"{name}.safetensors"

@@ -43,7 +43,7 @@ def check_folder(own: Own, pairs: Sequence[Pair], colour: str) -> None:
 
 def check_one_pair(own: Own, weights: Path | None, pair: tuple[np.ndarray, np.ndarray]) -> float:
     """Fuse one pair twice on the CPU and return the seconds of the second time; InputError otherwise."""
-    fuser = own_method(own, weights).load(weights, "cpu", "fp32")
+    fuser = own_method(own).load(weights, "cpu", "fp32")
     fused = fuser(*pair)
     if not np.isfinite(fused).all():
         raise InputError(f"{own.kind} {own.target} gave values that are not finite; wanted finite ones")

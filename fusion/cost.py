@@ -29,8 +29,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion.methods import METHODS, Fuser, Method, Precision
-from fusion.own.method import own_method, own_network
+from fusion.methods import METHODS, Entry, Fuser, Method, Precision, find_method
+from fusion.own.method import own_entry, own_method, own_network
 from pipeline.artefacts import write_json
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from pipeline.planning.own import Own, parse_own
@@ -101,9 +101,14 @@ class Case:
     own: Own | None = None
 
     @property
+    def entry(self) -> Entry:
+        """What is known of the method before it is loaded."""
+        return METHODS[self.name] if self.own is None else own_entry(self.own, self.weights)
+
+    @property
     def method(self) -> Method:
         """The method, as `fusion.fuse` has it."""
-        return METHODS[self.name] if self.own is None else own_method(self.own, self.weights)
+        return find_method(self.name) if self.own is None else own_method(self.own)
 
     def load(self) -> Fuser:
         """Return the function that fuses."""
@@ -120,7 +125,7 @@ def peak_memory(case: Case) -> int:
 
 
 def _peak_memory_here(case: Case) -> int:
-    if case.method.in_torch:
+    if case.entry.in_torch:
         import torch
 
         torch.set_num_threads(case.threads)
@@ -164,7 +169,7 @@ def _status_bytes(key: str) -> int:
 @contextmanager
 def weights_or_random(method: Method, weights: Path | None) -> Iterator[Path | None]:
     """Yield `weights`, or a file of random ones where the method needs some and none are given."""
-    if weights is not None or not method.needs_weights:
+    if weights is not None or method.network is None:
         yield weights
         return
     import torch
@@ -240,19 +245,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     own = parse_own(options.own) if options.own else None
     if own is None and options.method not in METHODS:
         raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
-    method = METHODS[options.method] if own is None else own_method(own, options.weights)
+    entry = METHODS[options.method] if own is None else own_entry(own, options.weights)
     for name, values in (("size", options.size), ("repeats", [options.repeats])):
         if min(values) < 1:
             raise InputError(f"--{name} {' '.join(map(str, values))} is too small; wanted at least 1")
-    weights = options.weights if method.needs_weights else None
+    weights = options.weights if entry.needs_weights else None
     if weights is not None and not weights.exists():
         raise InputError(f"--weights {weights} does not exist; wanted a weights file or folder")
-    if method.needs_weights and weights is None and method.network is None:
-        raise InputError(f"--method {options.method} needs --weights: it has no network to fill at random")
     threads = threads_available(options.threads)
-    claim = claimed_device(options.device, threads) if method.in_torch else nullcontext("cpu")
+    claim = claimed_device(options.device, threads) if entry.in_torch else nullcontext("cpu")
     with claim as device:
-        precision = resolved_precision(options.precision, device) if method.in_torch else "fp32"
+        precision = resolved_precision(options.precision, device) if entry.in_torch else "fp32"
         logging.info("cost of %s at %dx%d on %s, %d threads", options.method, *options.size, device, threads)
         case = Case(options.method, weights, tuple(options.size), device, precision, threads, own)
         cost = measure(case, options.repeats)

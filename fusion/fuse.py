@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from fusion.methods import METHODS, Fuser, packaged_weights
-from fusion.own.method import own_method, provenance
+from fusion.methods import METHODS, Fuser, find_method, packaged_weights
+from fusion.own.method import own_entry, own_method, provenance
 from pipeline.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
 from pipeline.colour import COLOURS, Colour, join_chroma, split_pair
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision, use
@@ -238,37 +238,38 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
     if not 1 <= options.quality <= 100:
         raise InputError(f"--quality {options.quality}: wanted 1 to 100")
-    method = METHODS[options.method] if own is None else own_method(own, options.weights)
+    entry = METHODS[options.method] if own is None else own_entry(own, options.weights)
+    method = find_method(options.method) if own is None else own_method(own)
     weights = options.weights or (packaged_weights(options.method) if own is None else None)
-    if method.needs_weights and weights is None:
+    if entry.needs_weights and weights is None:
         raise InputError(f"--method {options.method} needs --weights; found none, and this project ships none for it")
     # Most authors clip, too: then the two treatments are one.
     finish = (method.authors_output if options.treatment == "authors" else None) or clip
     names = [name for path in options.names for name in read_names(path)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names)
     # Without torch a method takes no GPU from others, and torch need not be imported.
-    claim = claimed_device(options.device, options.threads) if method.in_torch else contextlib.nullcontext("cpu")
+    claim = claimed_device(options.device, options.threads) if entry.in_torch else contextlib.nullcontext("cpu")
     with only_writer(options.output), claim as device:
-        precision = resolved_precision(options.precision, device) if method.in_torch else "fp32"
+        precision = resolved_precision(options.precision, device) if entry.in_torch else "fp32"
         if own is not None and own.kind == "folder":
             make = partial(made_image, images=find_images(Path(own.target)), colour=options.colour)
         else:
             fuser = one_at_a_time(method.load(weights, device, precision))
             make = partial(fuse_pair, fuser=fuser, colour=options.colour, finish=finish)
-        packages = [*(["torch"] if method.in_torch else []), *method.packages]
+        packages = [*(["torch"] if entry.in_torch else []), *entry.packages]
         settings = {
             "method": options.method,
-            "revision": method.revision,
+            "revision": entry.revision,
             "stage_revision": REVISION,
-            "reference": method.reference,
-            "weights": weights_digest(weights if method.needs_weights else None),
+            "reference": entry.reference,
+            "weights": weights_digest(weights if entry.needs_weights else None),
             "colour": options.colour,
             "treatment": "clipped" if finish is clip else "the authors' own",
             "format": options.format if options.format == "png" else f"jpg quality {options.quality}",
             "precision": precision,
             "device": device.split(":")[0],
             # Torch splits sums among a CPU's threads: by their number coconet's and laph's values differ by up to 5e-7.
-            **({"threads": threads_available(options.threads)} if method.in_torch and device == "cpu" else {}),
+            **({"threads": threads_available(options.threads)} if entry.in_torch and device == "cpu" else {}),
             "versions": versions("numpy", "opencv-python-headless", *packages),
             **(provenance(own) if own else {}),
         }

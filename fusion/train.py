@@ -21,7 +21,7 @@ from torch import Tensor
 from fusion.fnet.losses import TERMS
 from fusion.fnet.network import BLOCKS
 from fusion.fuse import weights_digest
-from fusion.methods import METHODS, Training
+from fusion.methods import METHODS, Training, find_method
 from fusion.methods.fnet import from_authors
 from fusion.training.batches import load_luma
 from fusion.training.loop import OPTIMISERS, Settings, train
@@ -32,8 +32,8 @@ from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_preci
 from pipeline.pairs import Pair, find_pairs, read_names
 from pipeline.stage import InputError, run, stop_asked
 
-REVISION = 4  # raise when the same options would train other weights
-TRAINABLE = [name for name, method in METHODS.items() if method.training]
+REVISION = 4  # raise when the same options would train other weights of every method
+TRAINABLE = [name for name, entry in METHODS.items() if entry.trainable]
 FNET_OPTIONS = {  # those that only FNet has, with their defaults
     "stage1_iterations": None,
     "stage2_iterations": None,
@@ -77,7 +77,7 @@ def fnet_training(options: argparse.Namespace, device: str) -> tuple[Training, l
             f"--without {' '.join(options.without)} leaves no loss in stage II; wanted at least one term kept"
         )
     precision = resolved_precision(options.precision, device)
-    training = METHODS["fnet"].training(None, block=options.block, without=without, precision=precision)
+    training = find_method("fnet").training(None, block=options.block, without=without, precision=precision)
     start = "random"
     if options.start:
         fill(training.network, from_authors(read_state(options.start)), options.start)
@@ -101,7 +101,7 @@ def other_training(options: argparse.Namespace) -> tuple[Training, list[int | No
         )
     wanted = METHODS[options.method].frozen
     frozen = getattr(options, wanted) if wanted else None
-    training = METHODS[options.method].training(frozen)
+    training = find_method(options.method).training(frozen)
     asked = options.iterations or [None]
     if len(asked) == 1:
         asked = asked * len(training.phases)
@@ -243,6 +243,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             colour=options.colour,
             device=device.split(":")[0],
             revision=REVISION,
+            method_revision=METHODS[options.method].training_revision,
             tones=options.tones,
             **chosen,
         )

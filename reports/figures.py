@@ -27,7 +27,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from fusion.fuse import fuse_pair, weights_digest
-from fusion.methods import METHODS
+from fusion.methods import METHODS, find_method
 from pipeline.artefacts import replacing, sha256_file, versions, write_json
 from pipeline.colour import Colour, split_pair
 from pipeline.devices import DEVICES, claimed_device
@@ -186,7 +186,7 @@ def fused_panel(method: str, pair: Pair, dataset: str, weights: Path | None, dev
         return "not among\nour methods"
     if METHODS[method].needs_weights and weights is None:
         return "no weights"
-    return fuse_pair(pair, METHODS[method].load(weights, device, "fp32"), SETS[dataset][2])[0]
+    return fuse_pair(pair, find_method(method).load(weights, device, "fp32"), SETS[dataset][2])[0]
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -7,33 +7,29 @@ from collections.abc import Collection
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from fusion.training.similarity import gradient, sobel, ssim
+from fusion.training.similarity import gradient, slopes, ssim
 
 TERMS = ("intensity", "gradient", "ssim")
 INTENSITY, GRADIENT, SSIM = 20.0, 20.0, 15.0  # beta_1, beta_2, beta_3 of Eq. 26
 
 
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    """Return the L1 distance of values plus that of Sobel derivatives, which are divided by 8, borders replicated."""
+    return (a - b).abs().mean() + slopes(a - b).abs().mean() / 8
+
+
 def stage1_loss(
     visible_estimate: Tensor, infrared_estimate: Tensor, visible: Tensor, infrared: Tensor
 ) -> dict[str, Tensor]:
-    """Return the terms of Eq. 25, each the L1 distance of values plus that of Sobel derivatives; `total` is their sum.
-
-    The derivatives of this stage are divided by 8 and the borders replicated.
-    """
-
-    def distance(estimate: Tensor, image: Tensor) -> Tensor:
-        # A border replicated by one pixel makes the zero padding of `sobel` fall outside the picture.
-        difference = F.pad(estimate - image, (1, 1, 1, 1), mode="replicate")
-        slopes = torch.cat(sobel(difference), dim=1)[..., 1:-1, 1:-1] / 8
-        return (estimate - image).abs().mean() + slopes.abs().mean()
-
+    """Return the terms of Eq. 25, each a `distance`; `total` is their sum."""
     terms = {"visible": distance(visible_estimate, visible), "infrared": distance(infrared_estimate, infrared)}
     return {"total": terms["visible"] + terms["infrared"], **terms}
 
 
-def stage2_loss(fused: Tensor, visible: Tensor, infrared: Tensor, without: Collection[str] = ()) -> dict[str, Tensor]:
+def stage2_loss(
+    fused: Tensor, visible: Tensor, infrared: Tensor, without: Collection[str] = (), ssim_weight: float = SSIM
+) -> dict[str, Tensor]:
     """Return the weighted terms of Eq. 26, `total` their sum; `without` leaves terms out, as Table III's ablations do.
 
     The structural similarities are weighted by the sources' mean gradients over the whole batch.
@@ -50,7 +46,7 @@ def stage2_loss(fused: Tensor, visible: Tensor, infrared: Tensor, without: Colle
         # Two flat images have no gradient to share out; then they weigh the same.
         share = ((infrared_mean + 1e-12) / (visible_mean + infrared_mean + 2e-12)).detach()
         similarity = share * ssim(infrared, fused) + (1 - share) * ssim(visible, fused)
-        terms["ssim"] = SSIM * (1 - similarity)
+        terms["ssim"] = ssim_weight * (1 - similarity)
     if not terms:
         raise ValueError(f"stage II without {', '.join(sorted(without))} has no loss left; wanted at least one term")
     return {"total": sum(terms.values()), **terms}

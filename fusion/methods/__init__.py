@@ -1,49 +1,54 @@
-"""The fusion methods by name. A new method is one file here and one line in METHODS."""
+"""The fusion methods by name.
 
+A new method is one file here, whose METHOD is what runs (`Method`), one line in METHODS, which is what planning knows
+(`Entry`), and its name under `fusion.methods` in the configuration. The table imports no method: `find_method` does.
+What several methods share is in `fusion.methods.parts`.
+"""
+
+from importlib import import_module
 from pathlib import Path
 
-from fusion.methods import (
-    auifnet,
-    average,
-    cddfuse,
-    coconet,
-    crossfuse,
-    dwt,
-    emma,
-    fnet,
-    guided,
-    itfuse,
-    laph,
-    laplacian,
-    lrrnet,
-    maximum,
-    mda,
-    murf,
-    swinfusion,
-    u2fusion,
-)
-from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
+from fusion.methods.method import Entry, Fuser, Method, Phase, Precision, Published, Training
 
-METHODS: dict[str, Method] = {
-    "average": average.METHOD,
-    "maximum": maximum.METHOD,
-    "laplacian": laplacian.METHOD,
-    "dwt": dwt.METHOD,
-    "guided": guided.METHOD,
-    "auifnet": auifnet.METHOD,
-    "swinfusion": swinfusion.METHOD,
-    "u2fusion": u2fusion.METHOD,
-    "coconet": coconet.METHOD,
-    "laph": laph.METHOD,
-    "murf": murf.METHOD,
-    "lrrnet": lrrnet.METHOD,
-    "cddfuse": cddfuse.METHOD,
-    "mda": mda.METHOD,
-    "itfuse": itfuse.METHOD,
-    "crossfuse": crossfuse.METHOD,
-    "emma": emma.METHOD,
-    "fnet": fnet.METHOD,
+METHODS: dict[str, Entry] = {
+    "average": Entry("fusion.methods.average", "pixel mean", needs_weights=False, trainable=False),
+    "maximum": Entry("fusion.methods.maximum", "pixel maximum", needs_weights=False, trainable=False),
+    "laplacian": Entry(
+        "fusion.methods.laplacian", "Burt and Adelson 1983; Toet 1989", needs_weights=False, trainable=False
+    ),
+    "dwt": Entry(
+        "fusion.methods.dwt",
+        "Li, Manjunath and Mitra 1995",
+        needs_weights=False,
+        trainable=False,
+        packages=["pywavelets"],
+    ),
+    "guided": Entry("fusion.methods.guided", "Li, Kang and Hu 2013", needs_weights=False, trainable=False),
+    "auifnet": Entry("fusion.methods.auifnet", "Zhao et al., IEEE TCSVT 32(3), 2021"),
+    "swinfusion": Entry("fusion.methods.swinfusion", "Ma et al., IEEE/CAA J. Automatica Sinica 9(7), 2022"),
+    "u2fusion": Entry("fusion.methods.u2fusion", "Xu et al., IEEE TPAMI 44(1), 2022", frozen="perceptual_weights"),
+    "coconet": Entry(
+        "fusion.methods.coconet",
+        "Liu et al., International Journal of Computer Vision 132, 2024",
+        frozen="perceptual_weights",
+    ),
+    "laph": Entry("fusion.methods.laph", "Luo et al., IEEE TCSVT 33(12), 2023"),
+    "murf": Entry("fusion.methods.murf", "Xu, Yuan, Ma, IEEE TPAMI 45(10), 2023"),
+    "lrrnet": Entry("fusion.methods.lrrnet", "Li et al., IEEE TPAMI 45(9), 2023", frozen="perceptual_weights"),
+    "cddfuse": Entry("fusion.methods.cddfuse", "Zhao et al., CVPR 2023"),
+    "mda": Entry(
+        "fusion.methods.mda", "Yang et al., Neurocomputing 2024, arXiv 2312.04328", frozen="perceptual_weights"
+    ),
+    "itfuse": Entry("fusion.methods.itfuse", "Tang, He, Liu, Pattern Recognition 156, 2024"),
+    "crossfuse": Entry("fusion.methods.crossfuse", "Li and Wu, Information Fusion 103, 2024"),
+    "emma": Entry("fusion.methods.emma", "Zhao et al., CVPR 2024", frozen="teacher_weights"),
+    "fnet": Entry("fusion.methods.fnet", "Panda et al., arXiv 2411.04519", packages=["numba"], revision=3),
 }
+
+
+def find_method(name: str) -> Method:
+    """Return a method of the table, whose module is imported at the first call."""
+    return import_module(METHODS[name].module).METHOD
 
 
 def packaged_weights(name: str) -> Path | None:
@@ -52,4 +57,15 @@ def packaged_weights(name: str) -> Path | None:
     return path if path.is_file() else None
 
 
-__all__ = ["METHODS", "Fuser", "Method", "Phase", "Precision", "Published", "Training", "packaged_weights"]
+__all__ = [
+    "METHODS",
+    "Entry",
+    "Fuser",
+    "Method",
+    "Phase",
+    "Precision",
+    "Published",
+    "Training",
+    "find_method",
+    "packaged_weights",
+]

@@ -1,54 +1,147 @@
-"""AUIFNet as a method: weights of ours or the authors' folder of three files, luma / 255 in, no stretch."""
+"""AUIFNet: two-scale decomposition by unrolled gradient descent (Zhao et al., IEEE TCSVT 2021).
+
+Each encoder starts from a fixed filter of the image and takes ten steps; the same weights serve both sources. Modules
+and parameters are named as the keys of the authors' checkpoint. Weights are ours or the authors' folder of three files;
+luma / 255 goes in, and what comes out is not stretched.
+"""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
+from fusion.methods.parts.borders import mirrored
+from fusion.methods.parts.filling import filled
 from fusion.methods.parts.running import as_fuser
+from fusion.methods.parts.schedules import tenth_after
+from fusion.training.similarity import dissimilarity
+from fusion.weights import read_state
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fusion.networks.auifnet import AUIFNet
-
+STEPS = 10
+MAPS = 64
 FILES = {
     "TCSVT_Encoder_Base.model": "c4fe51b85637e3befc89b27e3cbb7a765aea37871eb4da4f58b471680ce7eb72",
     "TCSVT_Encoder_Detail.model": "92e1ad6a4b7e5a2acc442a3a57c3b0e48a2af262f487942e42d81334de204726",
     "TCSVT_Decoder.model": "7966d490bb4003821c8f20ce1197c22d020ab986850571c5dfa02b0defad8ad3",
 }
-EPOCHS, FIRST_EPOCHS = 80, 41  # and after how many of them the rates fall to a tenth
+EPOCHS, FIRST_EPOCHS = 80, 41  # and those before the rates fall to a tenth
 
 
-def network(weights: Path | None) -> "AUIFNet":
+def box(image: Tensor, side: int) -> Tensor:
+    """Return the mean over a square of odd `side` around each pixel, the borders mirrored without their edge."""
+    return F.avg_pool2d(mirrored(image, side // 2), side, stride=1)
+
+
+class Step(nn.Module):
+    """One step of descent: x - eta (residual - theta (image - x)), the residual by a kernel and its transpose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel = nn.Parameter(torch.randn(MAPS, 1, 3, 3))
+        self.eta = nn.Parameter(torch.normal(torch.tensor([0.1]), 0.03))
+        self.theta = nn.Parameter(torch.normal(torch.tensor([1e-3]), 1e-4))
+        self.rest = nn.Sequential(nn.BatchNorm2d(1), nn.PReLU())
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """State and image, (N, 1, H, W) each, to the next state."""
+        return self.descend(x, self.filtered(x), image)
+
+    def filtered(self, x: Tensor) -> Tensor:
+        """Return x through the kernel and its transpose, either with a mirrored border of one pixel."""
+        maps = F.conv2d(mirrored(x, 1), self.kernel)
+        return F.conv2d(mirrored(maps, 1), self.kernel.flip(2, 3).transpose(0, 1))
+
+    def descend(self, x: Tensor, back: Tensor, image: Tensor) -> Tensor:
+        """Return the next state, `back` the filtered one."""
+        return x - self.eta * (self.rest(back) - self.theta * (image - x))
+
+
+class AUIFNet(nn.Module):
+    """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1; 11,631 parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.ModuleList(Step() for _ in range(STEPS))
+        self.conv2 = nn.ModuleList(Step() for _ in range(STEPS))
+        # The authors' first entry is a padding without parameters.
+        self.decoder = nn.Sequential(nn.Identity(), nn.Conv2d(1, 1, 3, bias=False), nn.BatchNorm2d(1))
+
+    def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return base and detail of an image, (N, 1, H, W) each."""
+        wide = box(image, 19)
+        base, detail = box(image, 11), (361 * wide - 361 * image) / 720
+        for step in self.conv1:
+            base = step(base, image)
+        for step in self.conv2:
+            detail = step(detail, image)
+        return base, detail
+
+    def decode(self, base: Tensor, detail: Tensor) -> Tensor:
+        """Return the image of a base and a detail."""
+        return torch.sigmoid(self.decoder(mirrored(base + detail, 1)))
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Add the sources' bases and details, and decode."""
+        (base, detail), (other_base, other_detail) = self.encode(infrared), self.encode(visible)
+        return self.decode(base + other_base, detail + other_detail)
+
+
+class CollapsedStep(nn.Module):
+    """A trained step with the kernel and its transpose as one 5x5 kernel: 25 multiply-adds a pixel instead of 1,152.
+
+    Both are linear and nothing lies between them but the mirrored border of the 64 maps, so only the image's outermost
+    pixels need the two convolutions, which are computed on strips of three pixels.
+    """
+
+    def __init__(self, step: Step) -> None:
+        super().__init__()
+        self.step = step
+        kernel = step.kernel.detach().double()
+        bright = torch.zeros(1, 1, 9, 9, dtype=kernel.dtype)
+        bright[..., 4, 4] = 1  # the response to one bright pixel is the kernel, turned
+        response = F.conv2d(F.conv2d(bright, kernel), kernel.flip(2, 3).transpose(0, 1))
+        self.register_buffer("kernel", response.flip(2, 3).to(step.kernel.dtype))
+
+    def forward(self, x: Tensor, image: Tensor) -> Tensor:
+        """Do as the step, without gradients."""
+        if min(x.shape[2:]) < 3:
+            return self.step(x, image)
+        back = F.conv2d(mirrored(x, 1), self.kernel, padding=1)  # what the padding spoils is replaced
+        for end, strip in ((0, slice(3)), (-1, slice(-3, None))):
+            back[:, :, end] = self.step.filtered(x[:, :, strip])[:, :, end]
+            back[..., end] = self.step.filtered(x[..., strip])[..., end]
+        return self.step.descend(x, back, image)
+
+
+def collapse(network: AUIFNet) -> AUIFNet:
+    """Return the network, whose weights are final from now on, with collapsed steps; changes the network."""
+    network.conv1 = nn.ModuleList(CollapsedStep(step) for step in network.conv1)
+    network.conv2 = nn.ModuleList(CollapsedStep(step) for step in network.conv2)
+    return network
+
+
+def network(weights: Path | None) -> AUIFNet:
     """Return the network, filled from `weights` (a file of ours, or the authors' folder) or with random ones."""
-    from fusion.networks.auifnet import AUIFNet
-    from fusion.weights import fill, read_state
 
-    made = AUIFNet()
-    if weights is not None:
-        state = {}
-        for path in [weights / name for name in FILES] if weights.is_dir() else [weights]:
-            state |= read_state(path)
-        fill(made, state, weights)
-    return made
+    def read(path: Path) -> dict[str, Tensor]:
+        parts = [path / name for name in FILES] if path.is_dir() else [path]
+        return {key: value for part in parts for key, value in read_state(part).items()}
+
+    return filled(AUIFNet(), weights, read)
 
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     """Return the network as a function, each of its steps as one small convolution."""
-    from fusion.networks.auifnet import collapse
-
     return as_fuser(collapse(network(weights)), device, precision)
 
 
 def training(frozen: Path | None) -> Training:
     """Return the authors' one phase: both encoders and the decoder rebuild single images; nothing fused is seen."""
-    import torch
-
-    from fusion.training.similarity import dissimilarity
-
     trained = network(None)
 
-    def loss(visible: "Tensor", infrared: "Tensor") -> dict[str, "Tensor"]:
+    def loss(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         images = torch.cat([visible, infrared])
         rebuilt = trained.decode(*trained.encode(images))
         structure, values = 5 * dissimilarity(images, rebuilt, side=3), (images - rebuilt).square().mean()
@@ -64,7 +157,7 @@ def training(frozen: Path | None) -> Training:
         list(trained.parameters()),
         loss,
         lr=1e-2,
-        schedule=lambda share: 1.0 if share < FIRST_EPOCHS / EPOCHS else 0.1,
+        schedule=tenth_after(FIRST_EPOCHS, EPOCHS),
         iterations=960,
         parts=[(base, 1.0), (detail, 0.1), (list(trained.decoder.parameters()), 1.0)],
     )
@@ -73,8 +166,6 @@ def training(frozen: Path | None) -> Training:
 
 METHOD = Method(
     load,
-    needs_weights=True,
-    reference="Zhao et al., IEEE TCSVT 32(3), 2021",
     network=network,
     published=Published("github.com/Zhaozixiang1228/IVIF-AUIF-Net", FILES),
     training=training,

@@ -1,25 +1,181 @@
-"""CoCoNet as a method: weights of ours, or the authors' latest.pth with their test script's input.
+"""CoCoNet: a U-Net joined by attention with the features of a frozen VGG-19 (Liu et al., IJCV 2023).
 
-That script feeds values of 0..255 and normalises by each image's own statistics, while training has -1..1 and running
-statistics; which of the two a file was made for is kept in it. The authors take a colour image's first channel where we
-take its luma.
+Layers keep the authors' names. Where they write conv, Act, BN, the activation comes before the normalisation.
+
+Weights are ours, or the authors' latest.pth with their test script's input. That script feeds values of 0..255 and
+normalises by each image's own statistics, while training has -1..1 and running statistics; which of the two a file was
+made for is kept in it. The authors take a colour image's first channel where we take its luma.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.parts.running import as_fuser
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from torch import Tensor
+from fusion.methods.method import Method, Phase, Published, Training
+from fusion.methods.parts.filling import filled, renamed
+from fusion.methods.parts.layers import convolution
+from fusion.methods.parts.running import loader
+from fusion.methods.parts.vgg import Features, vgg19_features
+from fusion.training.similarity import gradient, ssim
 
-    from fusion.networks.coconet import CoCoNet
-
+SLOPE = 0.2
+MULTIPLE = 16  # of which the sides must be
+LUMA = (0.299, 0.587, 0.114)
+VGG_WIDTHS = {
+    "conv1_1": (1, 64),
+    "conv1_2": (64, 64),
+    "conv2_1": (64, 128),
+    "conv2_2": (128, 128),
+    "conv3_1": (128, 256),
+    "conv3_2": (256, 256),
+    "conv3_3": (256, 256),
+    "conv3_4": (256, 256),
+}
 SSIM_WEIGHT = 20.0
 GRADIENT_TEMPERATURE, ENTROPY_TEMPERATURE = 0.5, 0.75  # c1, c2
+
+
+class GreyVGG(nn.Module):
+    """The first eight convolutions of VGG-19 for one channel, with one pooling more, after relu1_1; frozen."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name, (inputs, outputs) in VGG_WIDTHS.items():
+            self.add_module(name, convolution(inputs, outputs))
+        self.requires_grad_(False)
+
+    def take(self, vgg: Features) -> None:
+        """Take the filters of a VGG-19; the first layer's three become one, weighted as luma weighs the colours."""
+        for name in VGG_WIDTHS:
+            weight, bias = vgg.steps[name].weight, vgg.steps[name].bias
+            if name == "conv1_1":
+                weight = (weight * weight.new_tensor(LUMA).view(1, 3, 1, 1)).sum(1, keepdim=True)
+            getattr(self, name).load_state_dict({"weight": weight, "bias": bias})
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 1, H, W) to maps at 1/2 (64), 1/4 (128) and 1/8 (256) of the size."""
+
+        def through(x: Tensor, *names: str) -> Tensor:
+            for name in names:
+                x = F.relu(getattr(self, name)(x))
+            return x
+
+        f2 = through(F.max_pool2d(through(image, "conv1_1"), 2), "conv1_2")
+        f3 = through(F.max_pool2d(f2, 2), "conv2_1", "conv2_2")
+        f4 = through(F.max_pool2d(f3, 2), "conv3_1", "conv3_2", "conv3_3", "conv3_4")
+        return f2, f3, f4
+
+
+class ChannelAttention(nn.Module):
+    """Adds to every map a mixture of the maps that resemble it least; at the start it adds nothing."""
+
+    def __init__(self, maps: int) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.zeros(1))
+        self.conv_1, self.conv_2, self.conv_3 = (convolution(maps, maps) for _ in range(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, maps, H, W) to (N, maps, H, W)."""
+        q, k, v = (layer(x).flatten(2) for layer in (self.conv_1, self.conv_2, self.conv_3))
+        energy = q @ k.transpose(1, 2)
+        weights = torch.softmax(energy.amax(dim=2, keepdim=True) - energy, dim=2)
+        return (self.gamma * (weights @ v) + v).view(x.shape)
+
+
+class Stage(nn.Module):
+    """Convolution, activation, batch normalisation."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = convolution(inputs, outputs)
+        self.bn = nn.BatchNorm2d(outputs)
+
+    def forward(self, x: Tensor, by_image: bool) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W); `by_image`: normalise by each image's own statistics."""
+        x = F.leaky_relu(self.conv(x), SLOPE)
+        if by_image:
+            return F.instance_norm(x, weight=self.bn.weight, bias=self.bn.bias, eps=self.bn.eps)
+        return self.bn(x)
+
+
+class CoCoNet(nn.Module):
+    """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1.
+
+    6,845,189 parameters, 55,425 of them (se_32 and att_deconv9) without effect, beside the frozen VGG's 2,324,416. Any
+    size works: sides are filled up to multiples of 16.
+
+    as_tested, kept with the weights, 0 or 1: whether images enter as the authors' test script has them, 0..255 and
+        normalised by each image's own statistics, instead of as in training, -1..1 and by the running statistics.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("as_tested", torch.zeros(1))
+        self.vgg19 = GreyVGG()
+        self.se_32, self.se_64, self.se_128, self.se_256 = (ChannelAttention(maps) for maps in (32, 64, 128, 256))
+        self.conv1_1, self.conv1_2 = Stage(2, 32), Stage(32, 32)
+        self.conv2_1, self.conv2_2 = Stage(32, 64), Stage(64, 64)
+        self.conv3_1, self.conv3_2 = Stage(64, 128), Stage(128, 128)
+        self.conv4_1 = Stage(128, 256)
+        self.deconv4, self.conv4_2 = convolution(768, 256), Stage(256, 256)
+        self.deconv6, self.att_deconv7 = convolution(256, 128), convolution(384, 128)
+        self.conv7_1, self.conv7_2 = Stage(256, 128), Stage(128, 128)
+        self.deconv7, self.att_deconv8 = convolution(128, 64), convolution(192, 64)
+        self.conv8_1, self.conv8_2 = Stage(128, 64), Stage(64, 64)
+        self.deconv8, self.att_deconv9 = convolution(64, 32), convolution(96, 32)
+        self.conv9_1, self.conv9_2 = Stage(64, 32), convolution(32, 32)
+        self.conv10 = nn.Conv2d(32, 1, 1)
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Return the fused luma."""
+        return (self.fused(visible, infrared) + 1) / 2
+
+    def fused(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Return the fused image as the network gives it, in -1..1."""
+        as_tested = not self.training and not self.as_tested.is_meta and bool(self.as_tested)
+        height, width = visible.shape[2:]
+        a, b = (padded(255 * image if as_tested else 2 * image - 1) for image in (visible, infrared))
+        top, left = -height % MULTIPLE // 2, -width % MULTIPLE // 2
+        return self._joined(a, b, as_tested)[..., top : top + height, left : left + width]
+
+    def _joined(self, a: Tensor, b: Tensor, by_image: bool) -> Tensor:
+        def attended(attention: nn.Module, own: Tensor, feature: int) -> Tensor:
+            # Infrared before visible here, though visible comes first at the entrance; the weights expect both.
+            return torch.cat([attention(own), attention(of_b[feature]), attention(of_a[feature])], dim=1)
+
+        def through(x: Tensor, *stages: nn.Module) -> Tensor:
+            for stage in stages:
+                x = stage(x, by_image)
+            return x
+
+        def up(x: Tensor) -> Tensor:
+            return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
+
+        of_a, of_b = self.vgg19(a), self.vgg19(b)
+        x1 = through(torch.cat([a, b], dim=1), self.conv1_1, self.conv1_2)
+        x2 = through(F.max_pool2d(x1, 2), self.conv2_1, self.conv2_2)
+        x3 = through(F.max_pool2d(x2, 2), self.conv3_1, self.conv3_2)
+        x4 = through(F.max_pool2d(x3, 2), self.conv4_1)
+        x = through(self.deconv4(attended(self.se_256, x4, 2)), self.conv4_2)
+        x = torch.cat([self.deconv6(up(x)), self.att_deconv7(attended(self.se_128, x3, 1))], dim=1)
+        x = through(x, self.conv7_1, self.conv7_2)
+        x = torch.cat([self.deconv7(up(x)), self.att_deconv8(attended(self.se_64, x2, 0))], dim=1)
+        x = through(x, self.conv8_1, self.conv8_2)
+        x = through(torch.cat([self.deconv8(up(x)), x1], dim=1), self.conv9_1)
+        return torch.tanh(self.conv10(F.leaky_relu(self.conv9_2(x), SLOPE)))
+
+
+def padded(image: Tensor) -> Tensor:
+    """Mirror the image beyond its borders, on both sides alike, until its sides are multiples of 16."""
+    down, right = (-side % MULTIPLE for side in image.shape[2:])
+    borders = (right // 2, right - right // 2, down // 2, down - down // 2)
+    # A mirror reaches no farther than the image; a smaller one repeats its border.
+    fits = right - right // 2 < image.shape[3] and down - down // 2 < image.shape[2]
+    return F.pad(image, borders, mode="reflect" if fits else "replicate")
+
 
 # The authors number the steps of VGG-19, their pooling included.
 _VGG_STEPS = {
@@ -34,52 +190,42 @@ _VGG_STEPS = {
 }
 
 
-def from_authors(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+# The authors' key, as a pattern, and ours.
+_AUTHORS_KEYS = [
+    (r"^vgg19\.(slice\d\.\d+)\.", lambda match: f"vgg19.{_VGG_STEPS.get(match[1], match[1])}."),
+    (r"^bn(\d_\d)\.", r"conv\1.bn."),
+    (r"^conv(?!9_2)(\d_\d)\.(weight|bias)$", r"conv\1.conv.\2"),
+]
+
+
+def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of the authors' latest.pth to ours; a state dict of ours stays as it is."""
-    import torch
-
-    if "as_tested" in state:
-        return dict(state)
-    renamed = {"as_tested": torch.ones(1)}
-    for key, value in state.items():
-        if match := re.match(r"vgg19\.(slice\d\.\d+)\.", key):
-            key = key.replace(match[1], _VGG_STEPS.get(match[1], match[1]))
-        elif match := re.match(r"bn(\d_\d)\.", key):
-            key = f"conv{match[1]}.bn.{key[match.end() :]}"
-        elif re.match(r"conv(?!9_2)\d_\d\.(weight|bias)$", key):
-            key = re.sub(r"\.", ".conv.", key)
-        renamed[key] = value
-    return renamed
+    return dict(state) if "as_tested" in state else {"as_tested": torch.ones(1), **renamed(state, _AUTHORS_KEYS)}
 
 
-def network(weights: Path | None) -> "CoCoNet":
+def network(weights: Path | None) -> CoCoNet:
     """Return the network, filled from `weights` or, for None, with random ones."""
-    from fusion.networks.coconet import CoCoNet
-    from fusion.weights import fill, read_state
-
-    made = CoCoNet()
-    if weights is not None:
-        fill(made, from_authors(read_state(weights)), weights)
-    return made
+    return filled(CoCoNet(), weights, convert=from_authors)
 
 
-def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function."""
-    return as_fuser(network(weights), device, precision)
+def entropy(image: Tensor) -> Tensor:
+    """Return the entropy of each image's 256 grey levels, (N,), nats; `image` (N, 1, H, W) in -1..1."""
+    levels = (image.flatten(1) * 127.5 + 127.5).round().clamp(0, 255).long()
+    counts = levels.new_zeros(len(levels), 256).scatter_add_(1, levels, torch.ones_like(levels))
+    return torch.special.entr(counts / levels.shape[1]).sum(1)
 
 
-def training(perceptual_weights: Path | None) -> Training:
+def adaptive_weights(values: Tensor, temperature: float) -> Tensor:
+    """Return how much either source weighs, (2, N), by a measure of both, (2, N); two zeros weigh the same."""
+    return torch.softmax(values / (temperature * values.sum(0)).clamp(min=1e-12), dim=0)
+
+
+def training(frozen: Path | None) -> Training:
     """Return the authors' main stage; needs VGG-19's weights, which are part of the network."""
-    import torch
-
-    from fusion.methods.parts.vgg import vgg19_features
-    from fusion.networks.coconet import VGG_WIDTHS, adaptive_weights, entropy
-    from fusion.training.similarity import gradient, ssim
-
     trained = network(None)
-    trained.vgg19.take(vgg19_features(perceptual_weights, list(VGG_WIDTHS)))
+    trained.vgg19.take(vgg19_features(frozen, list(VGG_WIDTHS)))
 
-    def loss(visible: "Tensor", infrared: "Tensor") -> dict[str, "Tensor"]:
+    def loss(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         sources = [2 * visible - 1, 2 * infrared - 1]
         gradients = torch.stack([(gradient(source) + 1e-5).mean((1, 2, 3)) for source in sources])
         by_gradient = adaptive_weights(gradients, GRADIENT_TEMPERATURE)
@@ -106,12 +252,9 @@ def training(perceptual_weights: Path | None) -> Training:
 
 
 METHOD = Method(
-    load,
-    needs_weights=True,
-    reference="Liu et al., International Journal of Computer Vision 132, 2024",
+    loader(network),
     network=network,
     published=Published("github.com/runjia0124/CoCoNet", {"latest.pth": ""}, licence="MIT"),
     training=training,
-    frozen="perceptual_weights",
     parameters_note="without the frozen VGG-19 (2,324,416); with se_32 and att_deconv9 (55,425), which have no effect",
 )

@@ -1,19 +1,34 @@
-"""CrossFuse as a method: weights of ours or the authors' three files, luma / 255 in; the network itself stretches."""
+"""CrossFuse: two auto-encoders joined by attention to what differs (Li and Wu, Information Fusion 103, 2024).
 
-from collections.abc import Callable
+Modules and parameters are named as the keys of the authors' three checkpoints. No convolution is followed by an
+activation: what is not linear are pooling, attention and the weights of the decoder. Weights are ours or the authors'
+three files; luma / 255 goes in, and the network itself stretches what comes out.
+"""
+
+import re
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.parts.running import as_fuser
+from fusion.methods.method import Method, Phase, Published, Training
+from fusion.methods.parts.borders import continued
+from fusion.methods.parts.filling import filled
+from fusion.methods.parts.finishing import cut_off
+from fusion.methods.parts.layers import Perceptron, laplacian
+from fusion.methods.parts.running import loader
+from fusion.methods.parts.schedules import tenth_after
+from fusion.training.similarity import SCALE_WEIGHTS
+from fusion.weights import read_state
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fusion.networks.crossfuse import AutoEncoder, CrossFuse
-
+SHALLOW, DEEP, GROWTH = 32, 128, 64  # feature maps
+PATCH, HEADS = 2, 16
+WIDTH = PATCH**2 * DEEP  # of a token
+TILE = 32  # side of the squares of deep maps within which tokens attend to each other
+LEAST = 16  # pixels a side that three poolings and a mirrored border need
+EPSILON = 1e-6
 # Our name of each network, and the authors' file of it.
 FILES = {
     "infrared": "autoencoder/auto_encoder_epoch_4_ir.model",
@@ -21,47 +36,293 @@ FILES = {
     "fusion": "transfuse/fusetrans_epoch_32_bs_8_num_20k_lr_0.1_s1_c1.model",
 }
 STRUCTURE_WEIGHT, GRADIENT_WEIGHT = 10000.0, 10.0
-SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 DECAY = 0.9  # the authors' weight decay
-LAPLACIAN = ((0.0, 1.0, 0.0), (1.0, -4.0, 1.0), (0.0, 1.0, 0.0))
 
 
-def network(weights: Path | None) -> "CrossFuse":
+def centred(x: Tensor, like: Tensor) -> Tensor:
+    """Pad x by mirroring to the size of another map, half of it on either side."""
+    height, width = (want - have for want, have in zip(like.shape[2:], x.shape[2:], strict=True))
+    borders = (width // 2, width - width // 2, height // 2, height - height // 2)
+    return F.pad(x, borders, mode="reflect") if any(borders) else x
+
+
+class Convolution(nn.Module):
+    """3x3 convolution with mirrored borders, or one of another size; with batch normalisation if asked for."""
+
+    def __init__(self, inputs: int, outputs: int, size: int = 3, normalised: bool = False) -> None:
+        super().__init__()
+        layers = [nn.Conv2d(inputs, outputs, size, padding=size // 2, padding_mode="reflect")]
+        self.conv2d = nn.Sequential(*layers, *([nn.BatchNorm2d(outputs)] if normalised else []))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        return self.conv2d(x)
+
+
+class DenseBlock(nn.Module):
+    """Three convolutions that each see everything before them, and one that joins all."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        for k in range(3):
+            self.add_module(f"dense_conv{k}", Convolution(inputs + k * GROWTH, GROWTH))
+        self.adjust_conv = Convolution(inputs + 3 * GROWTH, DEEP)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, inputs, H, W) to (N, 128, H, W)."""
+        for layer in (self.dense_conv0, self.dense_conv1, self.dense_conv2):
+            x = torch.cat([x, layer(x)], dim=1)
+        return self.adjust_conv(x)
+
+
+class Encoder(nn.Module):
+    """Makes shallow maps at full size and deep ones at an eighth of it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = Convolution(1, SHALLOW)
+        self.dense_blocks = nn.Sequential(DenseBlock(SHALLOW), nn.MaxPool2d(2), DenseBlock(DEEP))
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Image (N, 1, H, W) in 0..1 to deep (N, 128, H // 8, W // 8) and shallow maps (N, 32, H, W)."""
+        shallow = self.conv1(image)
+        return F.max_pool2d(self.dense_blocks(F.max_pool2d(shallow, 2)), 2), shallow
+
+
+def upsampling() -> nn.Upsample:
+    """Return the step that doubles the size by repeating pixels."""
+    return nn.Upsample(scale_factor=2, mode="nearest")
+
+
+class Decoder(nn.Module):
+    """Makes an image of deep maps and shallow maps; used in training alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = Convolution(DEEP, 64)
+        self.conv_block = nn.Sequential(Convolution(64, 64), upsampling(), Convolution(64, SHALLOW), upsampling())
+        self.conv_last = Convolution(SHALLOW, 1, size=1)
+
+    def forward(self, deep: Tensor, shallow: Tensor) -> Tensor:
+        """Return the image, (N, 1, H, W)."""
+        x = self.conv_block(F.interpolate(self.conv1(deep), scale_factor=2.0))
+        return self.conv_last(centred(x, shallow) + shallow)
+
+
+class AutoEncoder(nn.Module):
+    """Encodes one kind of image; the decoder is what its encoder is trained with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fea_encoder1 = Encoder()
+        self.recon_decoder1 = Decoder()
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return an image in 0..1, (N, 1, H, W), from its own maps."""
+        return self.recon_decoder1(*self.fea_encoder1(image))
+
+
+class Attention(nn.Module):
+    """Attention of 16 heads: of tokens to themselves or, with layers of its own, to others that are unlike them."""
+
+    def __init__(self, crossed: bool) -> None:
+        super().__init__()
+        self.qkv = nn.Linear(WIDTH, 3 * WIDTH)  # never called where crossed, but counted and published
+        if crossed:
+            self.q_linear, self.k_linear, self.v_linear = (nn.Linear(WIDTH, WIDTH) for _ in range(3))
+        self.proj = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, tokens: Tensor, others: Tensor | None = None) -> Tensor:
+        """(N, L, 512) each to (N, L, 512)."""
+        if others is None:
+            q, k, v = self.qkv(tokens).chunk(3, dim=-1)
+        else:
+            # The minus sign turns attention to what is alike into attention to what is not.
+            q, k, v = -self.q_linear(tokens), self.k_linear(others), self.v_linear(others)
+        q, k, v = (x.unflatten(-1, (HEADS, -1)).transpose(1, 2) for x in (q, k, v))
+        return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+class Block(nn.Module):
+    """Attention and perceptron, each on normalised tokens and added."""
+
+    def __init__(self, crossed: bool) -> None:
+        super().__init__()
+        self.norm1, self.attn = nn.LayerNorm(WIDTH, EPSILON), Attention(crossed)
+        self.norm2, self.mlp = nn.LayerNorm(WIDTH, EPSILON), Perceptron(WIDTH, 4 * WIDTH)
+
+    def forward(self, tokens: Tensor, others: Tensor | None = None) -> Tensor:
+        """Add to the others, or without any to the tokens themselves, what attention finds."""
+        if others is None:
+            tokens = tokens + self.attn(self.norm1(tokens))
+        else:
+            tokens = others + self.attn(self.norm1(tokens), self.norm1(others))
+        return tokens + self.mlp(self.norm2(tokens))
+
+
+class Transformer(nn.Module):
+    """One block, and a last normalisation that only crossed attention uses."""
+
+    def __init__(self, crossed: bool) -> None:
+        super().__init__()
+        self.blocks = nn.Sequential(Block(crossed))
+        self.norm = nn.LayerNorm(WIDTH, EPSILON)
+
+    def forward(self, tokens: Tensor, others: Tensor | None = None) -> Tensor:
+        """(N, L, 512) each to (N, L, 512)."""
+        found = self.blocks[0](tokens, others)
+        return found if others is None else self.norm(found)
+
+
+def named(**modules: nn.Module) -> nn.ModuleDict:
+    """Return modules by name."""
+    return nn.ModuleDict(modules)
+
+
+class CrossAttention(nn.Module):
+    """Joins the deep maps of both sources, in tiles of their own: twice self-attention, then each to the other.
+
+    The authors roll the maps by half a tile between; tokens without positions attend alike wherever they are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        for k in (1, 2):
+            both = named(self_atten1=Transformer(crossed=False), self_atten2=Transformer(crossed=False))
+            self.add_module(f"self_atten_block{k}", both)
+        self.cross_atten_block = named(cross_atten1=Transformer(crossed=True), cross_atten2=Transformer(crossed=True))
+
+    def forward(self, infrared: Tensor, visible: Tensor) -> Tensor:
+        """Deep maps, (N, 128, H, W) each, to joint ones."""
+        height, width = infrared.shape[2:]
+        down, across = -(-height // TILE), -(-width // TILE)
+        a, b = (self._tokens(continued(maps, TILE)) for maps in (infrared, visible))
+        for block in (self.self_atten_block1, self.self_atten_block2):
+            a, b = block["self_atten1"](a), block["self_atten2"](b)
+        joint = self.cross_atten_block["cross_atten1"](a, b) + self.cross_atten_block["cross_atten2"](b, a)
+        return self._maps(joint, down, across)[..., :height, :width]
+
+    @staticmethod
+    def _tokens(maps: Tensor) -> Tensor:
+        """Cut maps into tiles and these into patches: (N, C, H, W) to (N tiles, 256, 4 C)."""
+        n, channels, height, width = maps.shape
+        side = TILE // PATCH
+        cut = maps.view(n, channels, height // TILE, side, PATCH, width // TILE, side, PATCH)
+        return cut.permute(0, 2, 5, 3, 6, 1, 4, 7).reshape(-1, side * side, channels * PATCH**2)
+
+    @staticmethod
+    def _maps(tokens: Tensor, down: int, across: int) -> Tensor:
+        """Undo `_tokens`, for `down` times `across` tiles an image."""
+        side = TILE // PATCH
+        cut = tokens.view(-1, down, across, side, side, DEEP, PATCH, PATCH)
+        return cut.permute(0, 5, 1, 3, 6, 2, 4, 7).reshape(-1, DEEP, down * TILE, across * TILE)
+
+
+def neighbourhood(maps: Tensor) -> Tensor:
+    """Return the mean over 3x3 pixels of the sum of all maps, zero-padded: (N, C, H, W) to (N, 1, H, W)."""
+    return F.avg_pool2d(maps.sum(1, keepdim=True), 3, stride=1, padding=1)
+
+
+class FusionDecoder(nn.Module):
+    """Makes the fused image of the joint maps and of those of either source, weighted by their activity."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Fixed kernels of 1/9 that are published with the weights; `neighbourhood` computes what they do.
+        averages = [nn.Conv2d(maps, maps, 3, bias=False).requires_grad_(False) for maps in (SHALLOW, DEEP)]
+        for average in averages:
+            nn.init.constant_(average.weight, 1 / 9)
+        self.weight = named(conv_sh=averages[0], conv_de=averages[1])
+        self.conv1 = Convolution(DEEP, 64, normalised=True)
+        self.conv_block = nn.Sequential(
+            Convolution(64, 64, normalised=True),
+            upsampling(),
+            Convolution(64, SHALLOW, normalised=True),
+            upsampling(),
+            Convolution(SHALLOW, SHALLOW, normalised=True),
+        )
+        self.conv_last = Convolution(SHALLOW, 1, size=1, normalised=True)
+
+    def forward(self, joint: Tensor, deep: tuple[Tensor, Tensor], shallow: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the fused image before its stretch; infrared comes first."""
+        with torch.no_grad():
+            activity = [neighbourhood(maps) for maps in deep]
+            contrast = [(maps - neighbourhood(maps)).abs() for maps in shallow]
+            deep_shares = [one / (sum(activity) + EPSILON) for one in activity]
+            shares = [one / (sum(contrast) + EPSILON) for one in contrast]
+        x = joint + deep_shares[0] * deep[0] + deep_shares[1] * deep[1]
+        x = self.conv_block(F.interpolate(self.conv1(x), scale_factor=2.0))
+        x = centred(x, shallow[0])
+        return self.conv_last(x + 0.5 * shares[0] * shallow[0] + shares[1] * shallow[1])
+
+
+class FusionNetwork(nn.Module):
+    """Joins and decodes what the two encoders find."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_gra = nn.Conv2d(SHALLOW, SHALLOW, 3, bias=False)  # never called, but counted and published
+        self.cross_atten_block = CrossAttention()
+        self.decoder_fusion = FusionDecoder()
+
+    def forward(self, deep: tuple[Tensor, Tensor], shallow: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the fused image before its stretch; infrared comes first."""
+        return self.decoder_fusion(self.cross_atten_block(*deep), deep, shallow)
+
+    def used_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that are trained and that the fused image depends on."""
+        idle = re.compile(r"^conv_gra|self_atten\d\.norm\.|cross_atten\d\..*\.qkv\.")
+        return [
+            parameter
+            for name, parameter in self.named_parameters()
+            if parameter.requires_grad and not idle.search(name)
+        ]
+
+
+class CrossFuse(nn.Module):
+    """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1. Any size works.
+
+    23,153,509 parameters: two auto-encoders of 1,254,529, decoders included, and 20,644,451. Every fused image is
+    stretched to the whole range, a part of the network that its training sees.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.infrared = AutoEncoder()
+        self.visible = AutoEncoder()
+        self.fusion = FusionNetwork()
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Return the fused luma."""
+        height, width = visible.shape[2:]
+        visible, infrared = (continued(image, 1, LEAST) for image in (visible, infrared))
+        with torch.no_grad():  # the encoders have their own training
+            deep_infrared, shallow_infrared = self.infrared.fea_encoder1(infrared)
+            deep_visible, shallow_visible = self.visible.fea_encoder1(visible)
+        fused = self.fusion((deep_infrared, deep_visible), (shallow_infrared, shallow_visible))
+        fused = fused[..., :height, :width]
+        low, high = fused.amin((1, 2, 3), keepdim=True), fused.amax((1, 2, 3), keepdim=True)
+        return (fused - low) / (high - low + EPSILON)
+
+
+def network(weights: Path | None) -> CrossFuse:
     """Return the network, filled from `weights` (ours, or the authors' folder `models`) or with random ones."""
-    from fusion.networks.crossfuse import CrossFuse
-    from fusion.weights import fill, read_state
 
-    made = CrossFuse()
-    if weights is None:
-        return made
-    if weights.is_dir():
-        states = {name: read_state(weights / file) for name, file in FILES.items()}
-        state = {f"{name}.{key}": value for name, part in states.items() for key, value in part.items()}
-    else:
-        state = read_state(weights)
-    fill(made, state, weights)
-    return made
+    def read(path: Path) -> dict[str, Tensor]:
+        if not path.is_dir():
+            return read_state(path)
+        states = {name: read_state(path / file) for name, file in FILES.items()}
+        return {f"{name}.{key}": value for name, state in states.items() for key, value in state.items()}
+
+    return filled(CrossFuse(), weights, read)
 
 
-def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function."""
-    return as_fuser(network(weights), device, precision)
-
-
-def authors_output(fused: np.ndarray) -> np.ndarray:
-    """Cut the 8-bit values off downwards, as the authors' test script does."""
-    return np.floor(np.clip(fused, 0, 1) * 255) / 255
-
-
-def multiscale_similarity(a: "Tensor", b: "Tensor") -> "Tensor":
+def multiscale_similarity(a: Tensor, b: Tensor) -> Tensor:
     """Return the authors' structural similarity over five scales of images in 0..255, 1 for equal ones.
 
     Unlike Wang's (2003): the means are mapped from -1..1 to 0..1, the last scale counts four times, and the data range
     is 1 at scales where a's brightest pixel is below 128.
     """
-    import torch
-    from torch.nn import functional as F
-
     total = 1.0
     for level, weight in enumerate(SCALE_WEIGHTS):
         span = torch.where(a.detach().max() > 128, 255.0, 1.0)  # of the whole batch, as in the authors' code
@@ -83,41 +344,41 @@ def multiscale_similarity(a: "Tensor", b: "Tensor") -> "Tensor":
     return total
 
 
+def rebuilding_loss(coder: AutoEncoder, image: Tensor) -> dict[str, Tensor]:
+    """Return the terms of an auto-encoder: values in 0..255, and structure."""
+    rebuilt = 255 * coder(image)
+    values = (rebuilt - 255 * image).square().mean()
+    structure = STRUCTURE_WEIGHT * (1 - multiscale_similarity(rebuilt, 255 * image))
+    return {"total": values + structure, "mse": values, "ssim": structure}
+
+
+def fusion_loss(network: CrossFuse, visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
+    """Return the terms of the network that fuses: the locally brighter source's values, the stronger edges of both."""
+    fused, visible, infrared = (255 * image for image in (network(visible, infrared), visible, infrared))
+    brightness = [F.avg_pool2d(image, 11, stride=1, padding=5) for image in (infrared, visible)]
+    brighter = torch.where(brightness[0] > brightness[1], infrared, visible)
+    values = (fused - brighter).square().mean()
+    edges = [laplacian(image).relu() for image in (fused, infrared, visible)]
+    gradient = GRADIENT_WEIGHT * (edges[0] - torch.maximum(edges[1], edges[2])).square().mean()
+    return {"total": values + gradient, "mse": values, "gradient": gradient}
+
+
 def training(frozen: Path | None) -> Training:
     """Return the authors' stages: an auto-encoder of each source, then the network that fuses; encoders stay."""
-    import torch
-    from torch.nn import functional as F
-
     trained = network(None)
+    coders = {"lr": 1e-4, "schedule": tenth_after(2, 4), "weight_decay": DECAY, "iterations": 4 * 20_000}
+    fuser = {"lr": 1e-3, "schedule": tenth_after(2, 32), "weight_decay": DECAY, "iterations": 32 * 2_500}
 
-    def rebuilding(image: "Tensor", coder: "AutoEncoder") -> dict[str, "Tensor"]:
-        rebuilt = 255 * coder(image)
-        values = (rebuilt - 255 * image).square().mean()
-        structure = STRUCTURE_WEIGHT * (1 - multiscale_similarity(rebuilt, 255 * image))
-        return {"total": values + structure, "mse": values, "ssim": structure}
+    def rebuild_infrared(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
+        return rebuilding_loss(trained.infrared, infrared)
 
-    def edges(image: "Tensor") -> "Tensor":
-        return F.conv2d(image, image.new_tensor(LAPLACIAN)[None, None], padding=1).relu()
+    def rebuild_visible(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
+        return rebuilding_loss(trained.visible, visible)
 
-    def fusing(visible: "Tensor", infrared: "Tensor") -> dict[str, "Tensor"]:
-        fused, visible, infrared = (255 * image for image in (trained(visible, infrared), visible, infrared))
-        brightness = [F.avg_pool2d(image, 11, stride=1, padding=5) for image in (infrared, visible)]
-        brighter = torch.where(brightness[0] > brightness[1], infrared, visible)
-        values = (fused - brighter).square().mean()
-        strongest = torch.maximum(edges(infrared), edges(visible))
-        gradient = GRADIENT_WEIGHT * (edges(fused) - strongest).square().mean()
-        return {"total": values + gradient, "mse": values, "gradient": gradient}
-
-    def after_two(epochs: int) -> Callable[[float], float]:
-        return lambda share: 1.0 if share < 2 / epochs else 0.1
-
-    infrared, visible = (list(coder.parameters()) for coder in (trained.infrared, trained.visible))
-    coders = {"lr": 1e-4, "schedule": after_two(4), "weight_decay": DECAY, "iterations": 4 * 20_000}
-    fuser = {"lr": 1e-3, "schedule": after_two(32), "weight_decay": DECAY, "iterations": 32 * 2_500}
     phases = [
-        Phase("infrared", infrared, lambda visible, infrared: rebuilding(infrared, trained.infrared), **coders),
-        Phase("visible", visible, lambda visible, infrared: rebuilding(visible, trained.visible), **coders),
-        Phase("fusion", trained.fusion.used_parameters(), fusing, **fuser),
+        Phase("infrared", list(trained.infrared.parameters()), rebuild_infrared, **coders),
+        Phase("visible", list(trained.visible.parameters()), rebuild_visible, **coders),
+        Phase("fusion", trained.fusion.used_parameters(), partial(fusion_loss, trained), **fuser),
     ]
     choices = [
         "256x256 crops with flips and turns, where the authors resize KAIST's images to that size",
@@ -127,12 +388,10 @@ def training(frozen: Path | None) -> Training:
 
 
 METHOD = Method(
-    load,
-    needs_weights=True,
-    reference="Li and Wu, Information Fusion 103, 2024",
+    loader(network),
     network=network,
     published=Published("github.com/hli1221/CrossFuse", dict.fromkeys(FILES.values(), "")),
-    authors_output=authors_output,
+    authors_output=cut_off,
     training=training,
     parameters_note="with the auto-encoders' decoders, which only their training uses, and parts that are never called",
 )

@@ -4,11 +4,10 @@ Li, Manjunath and Mitra, "Multisensor image fusion using the wavelet transform",
 1995; their window-based selection is simplified to single coefficients.
 """
 
-from pathlib import Path
-
 import numpy as np
+import pywt
 
-from fusion.methods.method import Fuser, Method, Precision
+from fusion.methods.method import Method
 
 WAVELET = "db2"
 LEVELS = 4  # fewer where the image is too small for so many
@@ -16,8 +15,6 @@ LEVELS = 4  # fewer where the image is too small for so many
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     """Return the image whose coefficients are, in every band, the larger in magnitude of the two."""
-    import pywt
-
     levels = min(LEVELS, pywt.dwtn_max_level(visible.shape, WAVELET))
     (rest, *details), (other_rest, *other_details) = (
         pywt.wavedec2(image, WAVELET, mode="symmetric", level=levels) for image in (visible, infrared)
@@ -31,9 +28,4 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     return np.float32(fused[:height, :width])
 
 
-def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return `fuse`."""
-    return fuse
-
-
-METHOD = Method(load, needs_weights=False, reference="Li, Manjunath and Mitra 1995", packages=["pywavelets"])
+METHOD = Method(load=lambda weights, device, precision: fuse)

@@ -4,19 +4,21 @@ Panda, Kundu, Bhattacharya, Routray, "l0-Regularized Sparse Coding-based Interpr
 Fusion", arXiv 2411.04519. Both images go in as luma / 255, without stretch or resize, and the output is clipped.
 """
 
-import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from fusion.fnet.fast import compute, prepare
+from fusion.fnet.gpu.graphs import recorded_when_repeated
+from fusion.fnet.inverse import IFNet
+from fusion.fnet.losses import stage1_loss, stage2_loss
+from fusion.fnet.network import FNet
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fusion.fnet.network import FNet
+from fusion.methods.parts.filling import renamed
+from fusion.weights import fill, read_state
 
 # The authors' key, as a pattern, and ours.
 _AUTHORS_KEYS = [
@@ -37,44 +39,29 @@ _AUTHORS_KEYS = [
 ]
 
 
-def from_authors(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
+def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of the authors' FNet.pth to ours; keys that are already ours stay."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, name in _AUTHORS_KEYS:
-            key = re.sub(pattern, name, key)
-        renamed[key] = value
-    return renamed
+    return renamed(state, _AUTHORS_KEYS)
 
 
-def read_network(weights: Path) -> "FNet":
+def read_network(weights: Path) -> FNet:
     """Build FNet with the coding block that `weights` (ours or the authors') was trained with, and fill it."""
-    from fusion.fnet.network import FNet
-    from fusion.weights import fill, read_state
-
     state = from_authors(read_state(weights))
     network = FNet("lcsc" if "code_common.sizes.0" in state else "lzsc")
     fill(network, state, weights)
     return network
 
 
-def network(weights: Path | None) -> "FNet":
+def network(weights: Path | None) -> FNet:
     """Return the plain network, filled from `weights` or, for None, with random ones."""
-    from fusion.fnet.network import FNet
-
     return FNet() if weights is None else read_network(weights)
 
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     """Return the network as a function; `bf16` runs the convolutions in bfloat16 where there is a GPU."""
-    import torch
-
-    from fusion.fnet.fast import prepare
-    from fusion.fnet.gpu.graphs import recorded_when_repeated
-
     network = prepare(read_network(weights).to(device), precision)
 
-    def fuse_pair(pair: "Tensor") -> "Tensor":
+    def fuse_pair(pair: Tensor) -> Tensor:
         return network(pair[0], pair[1])[0, 0]
 
     if device != "cpu":
@@ -94,18 +81,13 @@ def training(
 
     `block`, the coding block, and `without`, terms left out of Eq. 26, make the ablations of Table III.
     """
-    from fusion.fnet.fast import compute
-    from fusion.fnet.inverse import IFNet
-    from fusion.fnet.losses import stage1_loss, stage2_loss
-    from fusion.fnet.network import FNet
-
     fnet, ifnet = FNet(block), IFNet(block)
 
-    def inverted(visible: "Tensor", infrared: "Tensor") -> dict[str, "Tensor"]:
+    def inverted(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         fused = compute(fnet, visible, infrared, precision=precision)
         return stage1_loss(*compute(ifnet, fused, precision=precision), visible, infrared)
 
-    def alike(visible: "Tensor", infrared: "Tensor") -> dict[str, "Tensor"]:
+    def alike(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         return stage2_loss(compute(fnet, visible, infrared, precision=precision), visible, infrared, without)
 
     phases = [
@@ -117,12 +99,8 @@ def training(
 
 METHOD = Method(
     load,
-    needs_weights=True,
-    reference="Panda et al., arXiv 2411.04519",
-    revision=3,
     network=network,
     training=training,
-    packages=["numba"],
     published=Published(
         "github.com/gargi884/FNet-MMIF",
         {"FNet.pth": "46665448c3012d0466c0a7c7ee46d48da7f1e59c58a98368801a948da715afec"},

@@ -3,12 +3,10 @@
 Li, Kang and Hu, "Image fusion with guided filtering", IEEE Trans. Image Processing 2013; its parameters.
 """
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 
-from fusion.methods.method import Fuser, Method, Precision
+from fusion.methods.method import Method
 
 BASE = 31  # side of the mean filter that parts an image into base and detail
 RADIUS_BASE, EPSILON_BASE = 45, 0.3
@@ -56,9 +54,4 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     return np.float32(fused)
 
 
-def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return `fuse`."""
-    return fuse
-
-
-METHOD = Method(load, needs_weights=False, reference="Li, Kang and Hu 2013")
+METHOD = Method(load=lambda weights, device, precision: fuse)

@@ -4,12 +4,10 @@ Burt and Adelson, "The Laplacian pyramid as a compact image code", IEEE Trans. C
 is that of Toet, "Image fusion by a ratio of low-pass pyramid", Pattern Recognition Letters 1989, on differences.
 """
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 
-from fusion.methods.method import Fuser, Method, Precision
+from fusion.methods.method import Method
 
 LEVELS = 4  # halvings; fewer where the image gets smaller than two pixels
 
@@ -34,9 +32,4 @@ def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
     return image
 
 
-def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return `fuse`."""
-    return fuse
-
-
-METHOD = Method(load, needs_weights=False, reference="Burt and Adelson 1983; Toet 1989")
+METHOD = Method(load=lambda weights, device, precision: fuse)

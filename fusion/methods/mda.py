@@ -1,22 +1,33 @@
-"""MDA as a method: weights of ours or the authors' fusion_model.pth, luma / 255 in.
+"""MDA: features at three sizes, fused by channel and by place (Yang et al., Neurocomputing 2024, arXiv 2312.04328).
 
-The authors stretch every fused image to the whole range and cut it to 8 bits downwards (`authors_output`); their
-network's own values span but a third of it, so the equal treatment, which stretches nothing, gives a pale image.
+Modules and parameters are named as the keys of the authors' checkpoint. Weights are ours or the authors'
+fusion_model.pth; luma / 255 goes in. The authors stretch every fused image to the whole range and cut it to 8 bits
+downwards; their network's own values span but a third of it, so the equal treatment, which stretches nothing, gives a
+pale image.
 """
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.parts.running import as_fuser, stretched
+from fusion.methods.method import Method, Phase, Published, Training
+from fusion.methods.parts.borders import continued
+from fusion.methods.parts.filling import filled
+from fusion.methods.parts.finishing import cut_off, stretched
+from fusion.methods.parts.layers import correlated
+from fusion.methods.parts.running import loader
+from fusion.methods.parts.vgg import Features, gram, normalised, vgg16_features
+from fusion.training.similarity import multiscale_similarity
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fusion.networks.mda import MDA
-
+MAPS, SQUEEZED = 32, 4
+MULTIPLE = 8  # of which the sides must be
+# Of the infrared and the visible maps in each of the five fusions: 0 for whole, 1 for half, 2 for quarter size.
+FUSED_SIZES = ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2))
 # alpha, beta, c of the paper, and the weights of the terms in the authors' code.
 MSE_WEIGHT, SPREAD, TEMPERATURE = 0.2, 0.167, 3000.0
 FEATURES, STYLE, PATCHES = 1e-6, 1.0, 2.0
@@ -24,32 +35,174 @@ SCALES = (8.0, 8.0, 2.0, 2.0, 1.0)  # of the five fusions, from the finest
 LAYERS = ("conv1_2", "conv2_2")
 PATCH, CONSTANT = 15, 6.25
 
+Maps = tuple[Tensor, ...]
 
-def network(weights: Path | None) -> "MDA":
+
+def conv(inputs: int = MAPS, outputs: int = MAPS, stride: int = 1) -> nn.Conv2d:
+    """Return a 3x3 convolution with borders of zeros."""
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1)
+
+
+def doubling(outputs: int = MAPS) -> nn.ConvTranspose2d:
+    """Return a transposed convolution that doubles the sides."""
+    return nn.ConvTranspose2d(MAPS, outputs, 3, stride=2, padding=1, output_padding=1)
+
+
+class ResDown(nn.Module):
+    """(N, 32, H, W) to (N, 32, H / stride, W / stride)."""
+
+    def __init__(self, stride: int) -> None:
+        super().__init__()
+        self.res = nn.Sequential(conv(), nn.PReLU(), conv(), nn.PReLU(), conv(stride=stride), conv())
+        self.down_conv = nn.Sequential(conv(), conv(stride=stride), nn.PReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add both branches."""
+        return self.res(x) + self.down_conv(x)
+
+
+class ResUp(nn.Module):
+    """(N, 32, H, W) to (N, outputs, 2 H, 2 W)."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.res = nn.Sequential(conv(), nn.PReLU(), conv(), nn.PReLU(), doubling(), conv(outputs=outputs))
+        self.up_conv = nn.Sequential(conv(), doubling(outputs), nn.PReLU())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Add both branches."""
+        return self.res(x) + self.up_conv(x)
+
+
+class ChannelMap(nn.Module):
+    """A gate for every channel of each band."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channel_down = nn.Sequential(nn.Conv2d(MAPS, SQUEEZED, 1), nn.PReLU())
+        self.channel_up1 = nn.Sequential(nn.Conv2d(SQUEEZED, MAPS, 1), nn.Sigmoid())
+        self.channel_up2 = nn.Sequential(nn.Conv2d(SQUEEZED, MAPS, 1), nn.Sigmoid())
+        self.up = nn.Sequential(doubling(), nn.PReLU())
+
+    def forward(self, infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both gates, (N, 32, 1, 1)."""
+        infrared = infrared if infrared.shape == visible.shape else self.up(infrared)
+        squeezed = self.channel_down((infrared + visible).mean((2, 3), keepdim=True))
+        return self.channel_up1(squeezed), self.channel_up2(squeezed)
+
+
+class SpatialMap(nn.Module):
+    """A gate for every value of each band."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trans_conv = nn.Sequential(doubling(), nn.PReLU())
+        self.conv_fusion = nn.Sequential(nn.Conv2d(2 * MAPS, MAPS, 1), nn.PReLU())
+        self.down = nn.Sequential(conv(stride=2), nn.PReLU())
+        self.up1 = nn.Sequential(doubling(), nn.Sigmoid())
+        self.up2 = nn.Sequential(doubling(), nn.Sigmoid())
+
+    def forward(self, infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+        """Return both gates, (N, 32, H, W)."""
+        infrared = infrared if infrared.shape == visible.shape else self.trans_conv(infrared)
+        seen = self.down(self.conv_fusion(torch.cat([infrared, visible], dim=1)))
+        return self.up1(seen), self.up2(seen)
+
+
+class FusionBlock(nn.Module):
+    """Adds both bands' maps, gated by channel and by place; infrared ones may have half the sides."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.channel_map, self.spatial_map = ChannelMap(), SpatialMap()
+        self.up = nn.Sequential(doubling(), nn.ReLU())
+        self.one = nn.Conv2d(2 * MAPS, MAPS, 1)  # made and never used, as in the authors' code
+
+    def forward(self, infrared: Tensor, visible: Tensor) -> Tensor:
+        """(N, 32, H, W) of visible's size."""
+        channels, places = self.channel_map(infrared, visible), self.spatial_map(infrared, visible)
+        raised = infrared if infrared.shape == visible.shape else self.up(infrared)
+        return raised * channels[0] * places[0] + visible * channels[1] * places[1]
+
+
+class MDA(nn.Module):
+    """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1; 516,120 parameters.
+
+    Any size works: sides that are no multiples of 8 are continued by mirroring, and cropped.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.input = conv(1)
+        self.downsample_1x, self.downsample_2x = ResDown(1), ResDown(2)
+        self.downsample_4x = nn.Sequential(ResDown(2), ResDown(2))
+        self.upsample_2x = ResUp(16)
+        self.upsample_4x = nn.Sequential(ResUp(MAPS), ResUp(8))
+        self.fusion_1x, self.fusion_2x = FusionBlock(), FusionBlock()
+        self.output = nn.Sequential(conv(2 * MAPS + 2 * 16 + 8), conv(outputs=1))
+
+    def used_parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that have an effect."""
+        same = self.fusion_1x  # whose inputs have equal sizes
+        parts = [same.one, self.fusion_2x.one, same.up, same.channel_map.up, same.spatial_map.trans_conv]
+        unused = {id(parameter) for part in parts for parameter in part.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in unused]
+
+    def features(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return an image's maps at whole, half and quarter size."""
+        maps = self.input(image)
+        return self.downsample_1x(maps), self.downsample_2x(maps), self.downsample_4x(maps)
+
+    def fuse(self, a: Maps, b: Maps) -> Maps:
+        """Fuse infrared maps a and visible maps b: see FUSED_SIZES."""
+        return tuple((self.fusion_1x if i == v else self.fusion_2x)(a[i], b[v]) for i, v in FUSED_SIZES)
+
+    def decode(self, f11: Tensor, f12: Tensor, f22: Tensor, f24: Tensor, f44: Tensor) -> Tensor:
+        """Return the image of the fused maps."""
+        raised = [self.upsample_2x(f22), self.upsample_2x(f24), self.upsample_4x(f44)]
+        return torch.tanh(self.output(torch.cat([f11, f12, *raised], dim=1))) / 2 + 0.5
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Find maps of both, fuse them, decode."""
+        size = visible.shape[2:]
+        visible, infrared = (continued(image, MULTIPLE) for image in (visible, infrared))
+        fused = self.decode(*self.fuse(self.features(infrared), self.features(visible)))
+        return fused[..., : size[0], : size[1]]
+
+
+def network(weights: Path | None) -> MDA:
     """Return the network, filled from `weights` or, for None, with random ones."""
-    from fusion.networks.mda import MDA
-    from fusion.weights import fill, read_state
-
-    made = MDA()
-    if weights is not None:
-        fill(made, read_state(weights), weights)
-    return made
-
-
-def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function."""
-    return as_fuser(network(weights), device, precision)
+    return filled(MDA(), weights)
 
 
 def authors_output(fused: np.ndarray) -> np.ndarray:
     """Stretch the fused image to 0..1 and cut its 8-bit values off downwards, as the authors' test script does."""
-    return np.floor(stretched(fused) * 255) / 255
+    return cut_off(stretched(fused))
 
 
-def entropy(maps: "Tensor") -> "Tensor":
+def laplacian_of_gaussian() -> Tensor:
+    """Return the authors' 9x9 kernel; its seventh row is not symmetric there either."""
+    rows = [
+        [0, 1, 1, 2, 2, 2, 1, 1, 0],
+        [1, 2, 4, 5, 5, 5, 4, 2, 1],
+        [1, 4, 5, 3, 0, 3, 5, 4, 1],
+        [2, 5, 3, -12, -24, -12, 3, 5, 2],
+        [2, 5, 0, -24, -40, -24, 0, 5, 2],
+        [2, 5, 3, -12, -24, -12, 3, 5, 2],
+        [1, 4, 5, 3, 0, 3, 4, 4, 1],
+        [1, 2, 4, 5, 5, 5, 4, 2, 1],
+        [0, 1, 1, 2, 2, 2, 1, 1, 0],
+    ]
+    return torch.tensor(rows, dtype=torch.float32)
+
+
+def edges(maps: Tensor, padding: int) -> Tensor:
+    """Filter 255 times each map by the kernel, zeros around it: (N, C, H, W), smaller by 8 - 2 padding."""
+    return correlated(255 * maps, laplacian_of_gaussian().to(maps), padding)
+
+
+def entropy(maps: Tensor) -> Tensor:
     """Return the entropy in bits of each map's values, rounded to 1..256: (N, C, H, W) to (N, C)."""
-    import torch
-
     levels = (255 * maps + 1).round().clamp(1, 256).long().flatten(2) - 1
     counts = torch.zeros(*levels.shape[:2], 256, device=maps.device).scatter_add_(
         2, levels, torch.ones_like(levels).float()
@@ -58,98 +211,99 @@ def entropy(maps: "Tensor") -> "Tensor":
     return -(shares * shares.clamp_min(1e-12).log2()).sum(-1)
 
 
+@torch.no_grad()
+def shares(vgg: Features, sources: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Return each source's share in intensity and in detail, (2, N) each, by its maps."""
+    intensity, detail = [], []
+    for source in sources:
+        maps = [torch.sigmoid(layer) for layer in vgg(normalised(source))]
+        spread = [entropy(one) + SPREAD * (255 * one + 1).flatten(2).std(2) for one in maps]
+        intensity.append(sum(one.mean(1) for one in spread) / len(maps) / TEMPERATURE)
+        detail.append(sum(edges(one, 1).square().mean((1, 2, 3)) for one in maps) / len(maps) / TEMPERATURE)
+    return torch.stack(intensity).softmax(0), torch.stack(detail).softmax(0)
+
+
+def feature_loss(fused: Maps, infrared: Maps, visible: Maps) -> Tensor:
+    """Return how far the five fusions' maps are from the infrared ones in values and from the visible ones in edges."""
+    total = 0
+    for scale, maps, (a, b) in zip(SCALES, fused, FUSED_SIZES, strict=True):
+        level = maps if maps.shape == infrared[a].shape else F.interpolate(maps, scale_factor=0.5)
+        unlike = (edges(maps, 1) - edges(visible[b], 1)).square().mean()
+        total = total + scale * (unlike + 20 * (level - infrared[a]).square().mean())
+    return total
+
+
+def style_loss(vgg: Features, fused: Tensor, infrared: Tensor) -> Tensor:
+    """Return the divergence of the Gram matrices' rows of the fused image's maps from those of the infrared one's."""
+    total = 0
+    for of_fused, of_infrared in zip(vgg(normalised(fused)), vgg(normalised(infrared)), strict=True):
+        rows = [gram(maps).log_softmax(-1) for maps in (of_fused, of_infrared)]
+        total = total + F.kl_div(rows[0], rows[1], reduction="batchmean", log_target=True)
+    return total
+
+
+def box(images: Tensor) -> Tensor:
+    """Return the mean over a patch around every pixel, zeros around."""
+    return F.avg_pool2d(images, PATCH, stride=1, padding=PATCH // 2)
+
+
+def patch_loss(fused: Tensor, sources: Sequence[Tensor]) -> Tensor:
+    """Return the distances of structure and values, each source weighted by its detail and brightness in a patch."""
+    structures, errors, details, brightness = [], [], [], []
+    mean = box(fused)
+    variance = box(fused * fused) - mean**2
+    for source in sources:
+        own = box(source)
+        spread = box(source * source) - own**2
+        covariance = box(source * fused) - own * mean
+        structures.append(1 - (2 * covariance + CONSTANT) / (spread + variance + CONSTANT))
+        errors.append(box((fused - source).square()))
+        details.append(box(box(edges(source, 4).square()).sqrt()) / TEMPERATURE)
+        brightness.append((own + SPREAD * spread) / TEMPERATURE)
+    detail, bright = torch.stack(details).softmax(0), torch.stack(brightness).softmax(0)
+    structure = (detail * torch.stack(structures)).sum(0).mean()
+    return structure + MSE_WEIGHT * (bright * torch.stack(errors)).sum(0).mean()
+
+
+def fusion_loss(network: MDA, vgg: Features, visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
+    """Return the weighted terms of the authors' loss."""
+    vgg.to(visible.device)
+    sources = [infrared, visible]
+    a, b = network.features(infrared), network.features(visible)
+    maps = network.fuse(a, b)
+    fused = network.decode(*maps)
+    intensity, detail = shares(vgg, sources)
+    alike = [1 - multiscale_similarity(fused, source, span=255.0) for source in sources]
+    errors = [(fused - source).square().mean((1, 2, 3)) for source in sources]
+    terms = {
+        "structure": sum((share * one).mean() for share, one in zip(detail, alike, strict=True)),
+        "mse": MSE_WEIGHT * sum((share * one).mean() for share, one in zip(intensity, errors, strict=True)),
+        "features": FEATURES * feature_loss(maps, a, b),
+        "style": STYLE * style_loss(vgg, fused, infrared),
+        "patches": PATCHES * patch_loss(fused, sources),
+    }
+    return {"total": sum(terms.values()), **terms}
+
+
 def training(frozen: Path | None) -> Training:
     """Return the authors' one phase; needs VGG-16's weights."""
-    import torch
-    from torch import nn
-    from torch.nn import functional as F
-
-    from fusion.methods.parts.vgg import normalised, vgg16_features
-    from fusion.networks.mda import edges
-    from fusion.training.similarity import multiscale_similarity
-
-    vgg = vgg16_features(frozen, LAYERS)
+    vgg, trained = vgg16_features(frozen, LAYERS), network(None)
     for name, step in vgg.steps.items():
         if isinstance(step, nn.ReLU):
             vgg.steps[name] = nn.Sigmoid()  # as in the authors' code
-    trained = network(None)
-
-    def box(images: "Tensor") -> "Tensor":
-        return F.avg_pool2d(images, PATCH, stride=1, padding=PATCH // 2)
-
-    @torch.no_grad()
-    def weights(sources: "list[Tensor]") -> "tuple[Tensor, Tensor]":
-        """Each source's share in intensity and in detail, (2, N)."""
-        intensity, detail = [], []
-        for source in sources:
-            maps = [torch.sigmoid(layer) for layer in vgg(normalised(source))]
-            spread = [entropy(one) + SPREAD * (255 * one + 1).flatten(2).std(2) for one in maps]
-            intensity.append(sum(one.mean(1) for one in spread) / len(maps) / TEMPERATURE)
-            detail.append(sum(edges(one, 1).square().mean((1, 2, 3)) for one in maps) / len(maps) / TEMPERATURE)
-        return torch.stack(intensity).softmax(0), torch.stack(detail).softmax(0)
-
-    def features(fused: "tuple[Tensor, ...]", a: "tuple[Tensor, ...]", b: "tuple[Tensor, ...]") -> "Tensor":
-        total = 0
-        for scale, f, (k, n) in zip(SCALES, fused, ((0, 0), (1, 0), (1, 1), (2, 1), (2, 2)), strict=True):
-            level = f if f.shape == a[k].shape else F.interpolate(f, scale_factor=0.5)
-            unlike = (edges(f, 1) - edges(b[n], 1)).square().mean()
-            total = total + scale * (unlike + 20 * (level - a[k]).square().mean())
-        return total
-
-    def style(fused: "Tensor", infrared: "Tensor") -> "Tensor":
-        total = 0
-        for f, i in zip(vgg(normalised(fused)), vgg(normalised(infrared)), strict=True):
-            rows = [(m.flatten(2) @ m.flatten(2).mT / m[0].numel()).log_softmax(-1) for m in (f, i)]
-            total = total + F.kl_div(rows[0], rows[1], reduction="batchmean", log_target=True)
-        return total
-
-    def patches(fused: "Tensor", sources: "list[Tensor]") -> "Tensor":
-        structures, errors, details, brightness = [], [], [], []
-        mean = box(fused)
-        variance = box(fused * fused) - mean**2
-        for source in sources:
-            own = box(source)
-            spread = box(source * source) - own**2
-            covariance = box(source * fused) - own * mean
-            structures.append(1 - (2 * covariance + CONSTANT) / (spread + variance + CONSTANT))
-            errors.append(box((fused - source).square()))
-            details.append(box(box(edges(source, 4).square()).sqrt()) / TEMPERATURE)
-            brightness.append((own + SPREAD * spread) / TEMPERATURE)
-        detail, bright = torch.stack(details).softmax(0), torch.stack(brightness).softmax(0)
-        structure = (detail * torch.stack(structures)).sum(0).mean()
-        return structure + MSE_WEIGHT * (bright * torch.stack(errors)).sum(0).mean()
-
-    def loss(visible: "Tensor", infrared: "Tensor") -> dict[str, "Tensor"]:
-        vgg.to(visible.device)
-        sources = [infrared, visible]
-        a, b = trained.features(infrared), trained.features(visible)
-        maps = trained.fuse(a, b)
-        fused = trained.decode(*maps)
-        intensity, detail = weights(sources)
-        alike = [1 - multiscale_similarity(fused, source, span=255.0) for source in sources]
-        errors = [(fused - source).square().mean((1, 2, 3)) for source in sources]
-        terms = {
-            "structure": sum((share * one).mean() for share, one in zip(detail, alike, strict=True)),
-            "mse": MSE_WEIGHT * sum((share * one).mean() for share, one in zip(intensity, errors, strict=True)),
-            "features": FEATURES * features(maps, a, b),
-            "style": STYLE * style(fused, infrared),
-            "patches": PATCHES * patches(fused, sources),
-        }
-        return {"total": sum(terms.values()), **terms}
-
     choices = [
         "the entropy of features is that of 256 levels, and carries no gradient",
         "features are those after the layer's sigmoid for the weights, before it for the style",
         "flips and turns beside the random crops; the published training sees KAIST's 95,324 pairs for five epochs",
     ]
-    phase = Phase("fusion", trained.used_parameters(), loss, lr=1e-5, iterations=5 * 95324 // 24)
+    phase = Phase(
+        "fusion", trained.used_parameters(), partial(fusion_loss, trained, vgg), lr=1e-5, iterations=5 * 95324 // 24
+    )
     return Training(trained, [phase], crop=192, smallest_crop=176, crop_step=8, batch=24, choices=choices)
 
 
 METHOD = Method(
-    load,
-    needs_weights=True,
-    reference="Yang et al., Neurocomputing 2024, arXiv 2312.04328",
+    loader(network),
     network=network,
     published=Published(
         "github.com/SSyangguang/MDA",
@@ -157,6 +311,5 @@ METHOD = Method(
     ),
     authors_output=authors_output,
     training=training,
-    frozen="perceptual_weights",
     parameters_note="516,120 with modules that the authors create and never call (31,906)",
 )

@@ -1,4 +1,6 @@
-"""What a fusion method is to the rest of the project."""
+"""What a fusion method is to the rest of the project: what planning reads of it, and what runs it."""
+
+from __future__ import annotations  # torch takes seconds to import, and planning needs none of it
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,16 +32,16 @@ class Phase:
     """
 
     title: str
-    parameters: "Sequence[nn.Parameter]"
-    loss: "Callable[[Tensor, Tensor], dict[str, Tensor]]"
+    parameters: Sequence[nn.Parameter]
+    loss: Callable[[Tensor, Tensor], dict[str, Tensor]]
     lr: float = 1e-4
     schedule: Callable[[float], float] | None = None
     clip: float | None = None
     weight_decay: float = 0.0
     iterations: int | None = None
-    parts: "Sequence[tuple[Sequence[nn.Parameter], float]]" = ()
+    parts: Sequence[tuple[Sequence[nn.Parameter], float]] = ()
 
-    def groups(self) -> "Sequence[tuple[Sequence[nn.Parameter], float]]":
+    def groups(self) -> Sequence[tuple[Sequence[nn.Parameter], float]]:
         """Return the parts, or all parameters as the only one."""
         return self.parts or [(self.parameters, 1.0)]
 
@@ -58,9 +60,9 @@ class Training:
     recordable: whether a GPU may record an iteration once and replay it: no value decides what is computed.
     """
 
-    network: "nn.Module"
+    network: nn.Module
     phases: Sequence[Phase]
-    beside: "Mapping[str, nn.Module]" = field(default_factory=dict)
+    beside: Mapping[str, nn.Module] = field(default_factory=dict)
     crop: int = 128
     smallest_crop: int = 11
     crop_step: int = 1
@@ -85,39 +87,57 @@ class Published:
 
 
 @dataclass(frozen=True)
+class Entry:
+    """What is known of a method before its module is imported: enough to plan a run.
+
+    module: the module whose METHOD it is.
+    reference: where the method is published.
+    needs_weights: whether it needs a weights file, so that it is a network and computes on the device.
+    trainable: whether it can be trained here, so that its `Method.training` is not None.
+    frozen: the option that gives the frozen network's weights which its losses need, None where they need none.
+    on_device: whether it computes on the device although it needs no weights, as a user's own network may.
+    packages: those that compute it besides numpy, OpenCV and torch; their versions are written beside the results.
+    revision: raised by hand when the same weights would give another image, so that its images are made again.
+    training_revision: raised by hand when its network, losses or recipe would train other weights, so that it is
+        trained again.
+    """
+
+    module: str
+    reference: str
+    needs_weights: bool = True
+    trainable: bool = True
+    frozen: Literal["perceptual_weights", "teacher_weights"] | None = None
+    on_device: bool = False
+    packages: Sequence[str] = ()
+    revision: int = 1
+    training_revision: int = 1
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether torch computes it, on the device and in the precision that are asked for."""
+        return self.needs_weights or self.on_device
+
+
+@dataclass(frozen=True)
 class Method:
     """A way to fuse a pair.
 
     load: makes the function that fuses, from a weights path (None where there is none), a device and a precision;
         methods without weights ignore all three.
-    needs_weights: whether `load` refuses a weights path of None.
-    reference: where the method is published.
-    revision: raised by hand whenever the same input would give another image, so that older results are made again.
     network: makes the network as its paper writes it, from a weights path or, for None, with random weights, so that
         its parameters and multiply-adds can be counted (`fusion.cost`); called with visible luma and infrared,
         (1, 1, H, W) each. Parameters that are never trained have requires_grad False. Its state dict as safetensors
         is a weights file that `load` takes. None where the method is no network.
     training: makes what `fusion.train` runs, from the weights of a frozen network that the losses need (a VGG's, or
         another method's), None where the user gives none; it says by an InputError where it cannot do without.
-    frozen: which weights those are, None where its losses need none.
-    on_device: whether it computes on the device although it needs no weights, as a user's own network may.
-    packages: those that compute it besides numpy, OpenCV and torch; their versions are written beside the results.
+    published: where its authors publish weights.
+    authors_output: what the authors do with the fused luma before they round it to 8 bits; None where they clip it.
+    parameters_note: what the count of parameters includes, where that is not obvious.
     """
 
     load: Callable[[Path | None, str, Precision], Fuser]
-    needs_weights: bool
-    reference: str
-    revision: int = 1
-    network: "Callable[[Path | None], nn.Module] | None" = None
+    network: Callable[[Path | None], nn.Module] | None = None
+    training: Callable[[Path | None], Training] | None = None
     published: Published | None = None
     authors_output: Callable[[np.ndarray], np.ndarray] | None = None
-    training: Callable[[Path | None], Training] | None = None
-    frozen: Literal["perceptual_weights", "teacher_weights"] | None = None
     parameters_note: str = ""
-    on_device: bool = False
-    packages: Sequence[str] = ()
-
-    @property
-    def in_torch(self) -> bool:
-        """Whether torch computes it, on the device and in the precision that are asked for."""
-        return self.needs_weights or self.on_device

@@ -1,81 +1,118 @@
-"""U2Fusion as a method: weights of ours or the authors' TensorFlow checkpoint, luma / 255 in.
+"""U2Fusion: a densely connected network (Xu, Ma, Jiang, Guo, Ling, IEEE TPAMI 44(1), 2022).
 
-The authors stretch every fused image so that its brightest pixel is 255 (`authors_output`).
+g_1, g_2 (Eq. 3)      information
+omega_1, omega_2 (4)  shares
+c                     temperature
+lambda (6)            MSE_WEIGHT
+
+Weights are ours or the authors' TensorFlow checkpoint; luma / 255 goes in. The authors stretch every fused image so
+that its brightest pixel is 255.
 """
 
-import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.parts.running import as_fuser
+from fusion.methods.method import Method, Phase, Published, Training
+from fusion.methods.parts.borders import continued
+from fusion.methods.parts.filling import filled, read_tensorflow, renamed
+from fusion.methods.parts.finishing import brightened
+from fusion.methods.parts.layers import correlated
+from fusion.methods.parts.running import loader
+from fusion.methods.parts.vgg import normalised, vgg16_features
+from fusion.training.similarity import ssim_inside
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-    from fusion.networks.u2fusion import U2Fusion
-
+GROWTH, DENSE = 44, 5  # maps that every layer adds, and layers that add to what came before
+DECODER = (128, 64, 32, 1)
+SLOPE = 0.2
+LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+SIDE = 224  # pixels that the measured images are resized to
 # The authors divide g by 3200, with the squared maps of a VGG-16 that sees 0..255; torchvision's sees images divided
 # by 0.226 * 255 (the mean of its three deviations), whose squared maps are smaller by the square of that.
 TEMPERATURE = 3200 / (0.226 * 255) ** 2
 MSE_WEIGHT = 20.0  # lambda of Eq. 6
 
-# The authors' scope, as a pattern, and ours.
-_AUTHORS_SCOPES = [
-    (r"^Generator/encoder/conv1_1/", lambda match: "first."),
-    (r"^Generator/encoder/dense_block_conv([1-5])/", lambda match: f"dense.{int(match[1]) - 1}."),
-    (r"^Generator_1/decoder/conv2_([1-4])/", lambda match: f"decoder.{int(match[1]) - 1}."),
-]
 
-
-def from_authors(state: Mapping[str, "Tensor"]) -> dict[str, "Tensor"]:
-    """Rename and turn the variables of the authors' checkpoint into our weights; other names stay."""
-    renamed = {}
-    for key, value in state.items():
-        for pattern, name in _AUTHORS_SCOPES:
-            key = re.sub(pattern, name, key)
-        if key.endswith(".kernel") and value.ndim == 4:
-            key, value = f"{key.removesuffix('kernel')}weight", value.permute(3, 2, 0, 1)
-        renamed[key] = value
-    return renamed
-
-
-def network(weights: Path | None) -> "U2Fusion":
-    """Return the network, filled from `weights` (ours, or the authors' folder) or, for None, with random ones."""
-    from fusion.networks.u2fusion import U2Fusion
-    from fusion.weights import fill, read_state
-    from fusion.weights.tensorflow import is_checkpoint, read_checkpoint
-
-    made = U2Fusion()
-    if weights is not None:
-        read = read_checkpoint if is_checkpoint(weights) else read_state
-        fill(made, from_authors(read(weights)), weights)
+def convolution(inputs: int, outputs: int) -> nn.Conv2d:
+    """Return a 3x3 convolution with mirrored borders, started as the authors do."""
+    made = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="reflect")
+    nn.init.trunc_normal_(made.weight, std=0.05, a=-0.1, b=0.1)
+    nn.init.zeros_(made.bias)
     return made
 
 
-def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function."""
-    return as_fuser(network(weights), device, precision)
+class U2Fusion(nn.Module):
+    """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1.
+
+    659,217 parameters. Any size works.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = convolution(2, GROWTH)
+        self.dense = nn.ModuleList(convolution(GROWTH * (k + 1), GROWTH) for k in range(DENSE))
+        widths = (GROWTH * (DENSE + 1), *DECODER)
+        self.decoder = nn.ModuleList(convolution(a, b) for a, b in pairwise(widths))
+
+    def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
+        """Return the fused luma."""
+        height, width = visible.shape[2:]
+        # A side of one pixel has no neighbour for the mirrored borders.
+        x = continued(torch.cat([visible, infrared], dim=1), 1, least=2)
+        x = F.leaky_relu(self.first(x), SLOPE)
+        for layer in self.dense:
+            x = torch.cat([F.leaky_relu(layer(x), SLOPE), x], dim=1)
+        for layer in self.decoder[:-1]:
+            x = F.leaky_relu(layer(x), SLOPE)
+        return (self.decoder[-1](x).tanh() / 2 + 0.5)[..., :height, :width]
 
 
-def authors_output(fused: np.ndarray) -> np.ndarray:
-    """Stretch the fused image so that its brightest pixel is 1; its darkest is not moved."""
-    brightest = fused.max(initial=0)
-    return np.clip(fused / brightest, 0, 1) if brightest > 0 else np.zeros_like(fused)
+# The authors' variable, as a pattern, and ours.
+_AUTHORS_KEYS = [
+    (r"^Generator/encoder/conv1_1/", lambda match: "first."),
+    (r"^Generator/encoder/dense_block_conv([1-5])/", lambda match: f"dense.{int(match[1]) - 1}."),
+    (r"^Generator_1/decoder/conv2_([1-4])/", lambda match: f"decoder.{int(match[1]) - 1}."),
+    (r"\.kernel$", ".weight"),
+]
 
 
-def training(perceptual_weights: Path | None) -> Training:
+def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Rename the variables of the authors' checkpoint to our weights; keys that are already ours stay."""
+    return renamed(state, _AUTHORS_KEYS)
+
+
+def network(weights: Path | None) -> U2Fusion:
+    """Return the network, filled from `weights` (ours, or the authors' folder) or, for None, with random ones."""
+    return filled(U2Fusion(), weights, read_tensorflow, from_authors)
+
+
+def information(maps: Sequence[Tensor]) -> Tensor:
+    """Return each image's mean squared Laplacian of its feature maps, mean over the layers: (N,)."""
+    kernel = torch.full((3, 3), 1 / 8, device=maps[0].device)
+    kernel[1, 1] = -1
+    means = [correlated(layer, kernel, padding=1).square().mean((2, 3)).mean(1) for layer in maps]
+    return torch.stack(means).mean(0)
+
+
+def shares(
+    features: Callable[[Tensor], Sequence[Tensor]], visible: Tensor, infrared: Tensor, temperature: float
+) -> Tensor:
+    """Return how much of the loss either source gets, (2, N), by the information in its feature maps."""
+    with torch.no_grad():
+        both = torch.cat([visible, infrared])
+        found = information(features(F.interpolate(both, size=(SIDE, SIDE), mode="nearest")))
+    return torch.softmax(found.view(2, -1) / temperature, dim=0)
+
+
+def training(frozen: Path | None) -> Training:
     """Return the first of the authors' three tasks, visible and infrared; needs VGG-16's weights."""
-    from fusion.methods.parts.vgg import normalised, vgg16_features
-    from fusion.networks.u2fusion import LAYERS, shares
-    from fusion.training.similarity import ssim_inside
+    trained, vgg = network(None), vgg16_features(frozen, LAYERS)
 
-    trained, vgg = network(None), vgg16_features(perceptual_weights, LAYERS)
-
-    def loss(visible: "Tensor", infrared: "Tensor") -> dict[str, "Tensor"]:
+    def loss(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         vgg.to(visible.device)
         weights = shares(lambda images: vgg(normalised(images)), visible, infrared, TEMPERATURE)
         fused = trained(visible, infrared)
@@ -97,9 +134,7 @@ def training(perceptual_weights: Path | None) -> Training:
 
 
 METHOD = Method(
-    load,
-    needs_weights=True,
-    reference="Xu et al., IEEE TPAMI 44(1), 2022",
+    loader(network),
     network=network,
     published=Published(
         "github.com/hanna-xu/U2Fusion",
@@ -108,7 +143,6 @@ METHOD = Method(
             "model.ckpt.index": "15b7d283a1de8f616cc42978346bd24d47a9c380d624370368b956beb593014e",
         },
     ),
-    authors_output=authors_output,
+    authors_output=brightened,
     training=training,
-    frozen="perceptual_weights",
 )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion.methods import Fuser, Method, Precision
+from fusion.methods import Entry, Fuser, Method, Precision
 from fusion.own.functions import files_digest, import_function
 from pipeline.pairs import find_images, read_grey, write_image
 from pipeline.planning.own import PLACES, Own, command_words, source_files
@@ -35,22 +35,25 @@ def provenance(own: Own) -> dict[str, Any]:
     return {"own": f"{own.kind}={own.target}", "own_files": len(files), "own_sha256": files_digest(files) or "none"}
 
 
-def own_method(own: Own, weights: Path | None = None) -> Method:
-    """Return an own method other than a folder as one of METHODS.
+def own_entry(own: Own, weights: Path | None = None) -> Entry:
+    """Return what planning reads of an own method; `weights` are of a module, without any it needs none."""
+    return Entry(
+        __name__,
+        reference=f"the user's own {own.kind}",
+        needs_weights=weights is not None,
+        trainable=False,
+        on_device=own.kind == "callable" or (own.kind == "model" and not own.is_onnx),
+        packages=("onnxruntime",) if own.is_onnx else (),
+    )
 
-    `weights` are of a module; without any it needs none.
-    """
+
+def own_method(own: Own) -> Method:
+    """Return an own method other than a folder as what runs."""
 
     def load(path: Path | None, device: str, precision: Precision) -> Fuser:
         return checked(_LOADERS[own.kind](own, path, device, precision), own)
 
-    return Method(
-        load,
-        needs_weights=weights is not None,
-        reference=f"the user's own {own.kind}",
-        on_device=own.kind == "callable" or (own.kind == "model" and not own.is_onnx),
-        packages=["onnxruntime"] if own.is_onnx else [],
-    )
+    return Method(load)
 
 
 def checked(fuser: Fuser, own: Own) -> Fuser:

@@ -35,7 +35,8 @@ class Settings:
     """Everything but the data that decides which weights come out.
 
     iterations: of each phase; lr: None for each phase's own; frozen: the SHA-256 of a frozen network's weights, or
-    `none`; start: that of the weights that the network starts from, or `random`; revision: that of `fusion.train`.
+    `none`; start: that of the weights that the network starts from, or `random`; revision: that of `fusion.train`;
+    method_revision: the method's own (`Entry.training_revision`).
     """
 
     method: str
@@ -48,6 +49,7 @@ class Settings:
     colour: str
     device: str
     revision: int
+    method_revision: int = 1
     tones: float = 0.0
     frozen: str = "none"
     # FNet's own; the other methods train by these defaults.

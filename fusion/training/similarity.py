@@ -41,6 +41,12 @@ def sobel(image: Tensor) -> tuple[Tensor, Tensor]:
     return correlate(image, smooth, slope, 1), correlate(image, slope, smooth, 1)
 
 
+def slopes(image: Tensor) -> Tensor:
+    """Return the horizontal and vertical Sobel derivatives, borders replicated: (N, 2, H, W)."""
+    # A border replicated by one pixel makes the zero padding of `sobel` fall outside the picture.
+    return torch.cat(sobel(F.pad(image, (1, 1, 1, 1), mode="replicate")), dim=1)[..., 1:-1, 1:-1]
+
+
 def gradient(image: Tensor) -> Tensor:
     """Return |horizontal| + |vertical| Sobel derivative, zero-padded: the nabla of stage II."""
     horizontal, vertical = sobel(image)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from fusion.fuse import weights_digest
-from fusion.methods import METHODS, packaged_weights
+from fusion.methods import METHODS, find_method, packaged_weights
 from fusion.weights import write_state
 from pipeline.artefacts import sha256_file
 from pipeline.stage import InputError, run
@@ -20,7 +20,7 @@ from pipeline.stage import InputError, run
 
 def describe(name: str, folder: Path) -> list[str]:
     """Return lines on a method's weights: where they are published, and what of them is in `folder`."""
-    published, shipped = METHODS[name].published, packaged_weights(name)
+    published, shipped = find_method(name).published, packaged_weights(name)
     lines = [name]
     if shipped:
         lines.append(f"  shipped with this project: {shipped.name}, sha256 {sha256_file(shipped)}")
@@ -49,11 +49,11 @@ def find(folder: Path, method: str, file: str, digest: str) -> Path | None:
 
 def convert(name: str, weights: Path, output: Path) -> None:
     """Write the tensors of an authors' weights as our safetensors, the source's digest in its metadata."""
-    if METHODS[name].network is None:
+    if not METHODS[name].needs_weights:
         raise InputError(f"--convert {name}: the method has no network; wanted one that has")
     if not weights.exists():
         raise InputError(f"--convert {name} {weights}: the file does not exist; wanted a weights file or folder")
-    network = METHODS[name].network(weights)
+    network = find_method(name).network(weights)
     write_state(output, network.state_dict(), {"method": name, "source_sha256": weights_digest(weights)})
     logging.info("%s: %d tensors from %s", output, len(network.state_dict()), weights)
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, metavar="FILE", help="the safetensors file that --convert writes")
     options = parser.parse_args(argv)
     if options.convert is None:
-        names = [name for name, method in METHODS.items() if method.needs_weights]
+        names = [name for name, entry in METHODS.items() if entry.needs_weights]
         print("\n".join(line for name in names for line in describe(name, options.folder)))
         return
     name, path = options.convert

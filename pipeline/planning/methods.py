@@ -12,10 +12,13 @@ from pipeline.stage import InputError
 class Entry(Protocol):
     """What planning reads of a method in the table of methods."""
 
+    module: str
     needs_weights: bool
+    trainable: bool
     frozen: str | None
     on_device: bool
     revision: int
+    training_revision: int
 
 
 @dataclass(frozen=True)
@@ -76,7 +79,7 @@ class Methods:
 
     def training_revision(self, method: str) -> int:
         """Return the number that is raised when a method's own losses would train other weights."""
-        return getattr(self.entries[method], "training_revision", 1)
+        return self.entries[method].training_revision
 
 
 def choose_methods(
@@ -144,10 +147,7 @@ def _without_weights(methods: list[str], given: Mapping[str, str]) -> dict[str, 
 
 
 def _check_trainable(method: str, entry: Entry, reason: str, options: Mapping[str, Any]) -> None:
-    trainable = getattr(entry, "trainable", None)
-    if trainable is None:  # a table whose records hold the training itself
-        trainable = entry.training is not None
-    if not trainable:
+    if not entry.trainable:
         raise InputError(f"config: the method {method} has no weights ({reason}) and cannot be trained here")
     if entry.frozen and not options.get(entry.frozen):
         raise InputError(f"config: to train {method}, name its fusion.training.{method}.{entry.frozen}")

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fusion.fuse import clip
-from fusion.methods import METHODS, Training
+from fusion.methods import Training, find_method
 from fusion.metrics import prepare, score
 from pipeline.colour import split_pair
 from pipeline.pairs import find_pairs
@@ -48,7 +48,7 @@ def check_sizes_and_batches(
 
 def fused_scores(shared: Path, name: str, weights: Path, images: Sequence[str]) -> list[dict[str, float]]:
     """Score TNO images fused by a method with its authors' weights and output, as `fusion.fuse` writes them."""
-    method, folder = METHODS[name], shared / "data/fusion_test/TNO"
+    method, folder = find_method(name), shared / "data/fusion_test/TNO"
     fuser, finish = method.load(weights, "cpu", "fp32"), method.authors_output or clip
     rows = []
     for pair in find_pairs(folder / "vi", folder / "ir", images):

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fusion.cost import Case, count_multiply_adds, count_parameters, main, peak_memory
 from fusion.fnet.network import FNet
-from fusion.methods import METHODS
+from fusion.methods import METHODS, find_method
 from fusion.weights import write_state
 from pipeline.stage import InputError
 
@@ -86,7 +86,7 @@ def test_all_keys_are_reported_and_classical_methods_count_nothing(tmp_path, cap
         assert {"method", "parameters", "multiply_adds", "peak_memory_bytes", "median_s", "device"} <= cost.keys()
         assert (cost["method"], cost["device"], cost["threads"], cost["size"]) == (method, "cpu", 1, [40, 24])
         assert cost["median_s"] > 0 and cost["peak_memory_bytes"] >= 0
-        if METHODS[method].network is None:
+        if not METHODS[method].needs_weights:
             assert (cost["parameters"], cost["multiply_adds"]) == (0, None)
         else:
             assert cost["parameters"] > 0 and cost["multiply_adds"] > 0
@@ -95,7 +95,7 @@ def test_all_keys_are_reported_and_classical_methods_count_nothing(tmp_path, cap
 
 def test_the_weights_decide_which_network_is_counted(tmp_path):
     write_state(tmp_path / "lcsc.safetensors", FNet("lcsc").state_dict())
-    network = METHODS["fnet"].network(tmp_path / "lcsc.safetensors")
+    network = find_method("fnet").network(tmp_path / "lcsc.safetensors")
     assert count_parameters(network) == 212_559
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from fusion import fuse as fuse_stage
 from fusion.fnet.network import FNet
 from fusion.fuse import fuse_pair, fuse_pairs, helpers, main, one_at_a_time
-from fusion.methods import METHODS, murf
+from fusion.methods import METHODS, find_method, murf
 from fusion.methods.laplacian import pyramid
 from fusion.weights import write_state
 from pipeline.artefacts import read_csv, sha256_file
@@ -50,7 +50,7 @@ def weights(tmp_path_factory):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_writes_one_image_a_pair_and_a_manifest(folders, tmp_path, method, monkeypatch):
     monkeypatch.setattr(murf, "SIDE", 64)  # its authors' 1240 takes seconds
-    weights, make = tmp_path / "weights.safetensors", METHODS[method].network
+    weights, make = tmp_path / "weights.safetensors", find_method(method).network
     torch.manual_seed(3)
     write_state(weights, make(None).state_dict() if make else {})
     output = fuse(folders, "--weights", weights, method=method, output=f"every-{method}")
@@ -113,7 +113,7 @@ def test_a_run_that_broke_off_goes_on_and_ends_the_same(folders):
 
 def test_several_threads_write_what_one_does(folders):
     pairs, frames = find_pairs([folders / "vi"], [folders / "ir"]), []
-    fuser = one_at_a_time(METHODS["average"].load(None, "cpu", "fp32"))
+    fuser = one_at_a_time(find_method("average").load(None, "cpu", "fp32"))
     for count in (1, 3):
         with helpers(count, "cpu") as pool:
             make = partial(fuse_pair, fuser=fuser, colour="auto")

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from torchvision.models.vgg import cfgs, make_layers
 
 from fusion import train
-from fusion.methods import METHODS, Phase, Training, murf
+from fusion.methods import METHODS, Entry, Method, Phase, Training, find_method, murf
 from fusion.train import TRAINABLE, main
 from fusion.training import batches
 from fusion.weights import write_state
@@ -55,7 +56,7 @@ def frozen(tmp_path_factory):
         if METHODS[name].frozen is None:
             return None
         if METHODS[name].frozen == "teacher_weights":
-            write_state(root / "auifnet.safetensors", METHODS["auifnet"].network(None).state_dict(), {})
+            write_state(root / "auifnet.safetensors", find_method("auifnet").network(None).state_dict(), {})
             return root / "auifnet.safetensors"
         layers = "E" if name == "coconet" else "D"  # VGG-19's or VGG-16's
         path = root / f"{layers}.pth"
@@ -158,10 +159,29 @@ def noisy_training(frozen):
     return Training(network, phases, {"beside": beside}, crop=16, batch=2)
 
 
-def test_any_method_trains_through_its_phases_and_resumes_bit_for_bit(folders, tmp_path, monkeypatch):
-    method = replace(METHODS["itfuse"], training=noisy_training)
-    monkeypatch.setitem(METHODS, "noisy", method)
+@pytest.fixture
+def noisy(monkeypatch):
+    """Make `noisy` a method that can be trained; return its entry in the table."""
+    entry = Entry("noisy", reference="")
+    monkeypatch.setitem(METHODS, "noisy", entry)
+    monkeypatch.setitem(sys.modules, "noisy", SimpleNamespace(METHOD=Method(load=None, training=noisy_training)))
     monkeypatch.setattr(train, "TRAINABLE", ["noisy"])
+    return entry
+
+
+def test_a_raised_training_revision_is_another_training_of_that_method(noisy, folders, tmp_path, monkeypatch):
+    digests = set()
+    for revision in (1, 2):
+        monkeypatch.setitem(METHODS, "noisy", replace(noisy, training_revision=revision))
+        options = arguments(folders, tmp_path / str(revision), "--method", "noisy", "--iterations", "1", small=OTHERS)
+        main(options)
+        facts = json.loads((tmp_path / str(revision) / "provenance.json").read_text())
+        assert facts["settings"]["method_revision"] == revision
+        digests.add(facts["digest"])
+    assert len(digests) == 2
+
+
+def test_any_method_trains_through_its_phases_and_resumes_bit_for_bit(noisy, folders, tmp_path, monkeypatch):
     where = ["--visible", str(folders / "vi"), "--infrared", str(folders / "ir"), "--method", "noisy", "--resume"]
     where += ["--device", "cpu", "--threads", "1", "--checkpoint-every", "1", "--output"]
     main([*where, str(tmp_path / "whole")])
@@ -211,7 +231,7 @@ def test_a_method_trained_by_its_own_loss_fuses_with_what_comes_out(method, rng,
     fast = ["--batch", "2", "--crop", "32", "--device", "cpu", "--threads", "1"]
     steps = ["--stage1-iterations", "1", "--stage2-iterations", "1"] if method == "fnet" else ["--iterations", "1"]
     main([*where, "--method", method, *steps, *fast, "--output", str(tmp_path / "trained")])
-    fuser = METHODS[method].load(tmp_path / "trained/weights.safetensors", "cpu", "fp32")
+    fuser = find_method(method).load(tmp_path / "trained/weights.safetensors", "cpu", "fp32")
     fused = fuser(np.full((20, 24), 0.5, np.float32), np.full((20, 24), 0.25, np.float32))
     assert fused.shape == (20, 24) and np.isfinite(fused).all()
 
@@ -289,7 +309,7 @@ def test_a_loss_that_is_not_finite_stops_with_iteration_and_batch(folders, tmp_p
 
 @pytest.mark.parametrize("name", TRAINABLE)
 def test_a_method_trains_on_its_smallest_crop_also_where_the_visible_one_is_black(name, frozen):
-    training = METHODS[name].training(frozen(name))
+    training = find_method(name).training(frozen(name))
     training.network.train()
     _, infrared = random_pairs(2, training.smallest_crop, training.smallest_crop)
     for phase in training.phases:
@@ -308,7 +328,7 @@ def test_a_method_s_losses_on_a_gpu_are_those_on_the_cpu(name, frozen):
     for choice in ("cpu", "cuda"):
         with claimed_device(choice) as device:
             torch.manual_seed(0)
-            training = METHODS[name].training(frozen(name))
+            training = find_method(name).training(frozen(name))
             for network in (training.network, *training.beside.values()):
                 network.to(device).eval()
             pair = random_pairs(2, training.smallest_crop, training.smallest_crop).to(device)

@@ -1,1 +1,1 @@
-"""What several methods share: borders, attention blocks, VGG features, a network run on one pair."""
+"""What several methods share: filling a network, running it, its layers and borders, VGG features, schedules."""

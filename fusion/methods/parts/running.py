@@ -1,19 +1,17 @@
 """A network as a function on one pair of numpy images."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
+import torch
+from torch import nn
 
 from fusion.methods.method import Fuser, Precision
 
-if TYPE_CHECKING:
-    from torch import nn
 
-
-def as_fuser(network: "nn.Module", device: str, precision: Precision) -> Fuser:
+def as_fuser(network: nn.Module, device: str, precision: Precision) -> Fuser:
     """Return `network` in evaluation mode as a function; `bf16` is autocast's choice of what runs in bfloat16."""
-    import torch
-
     network = network.eval().to(device)
 
     @torch.inference_mode()
@@ -26,7 +24,10 @@ def as_fuser(network: "nn.Module", device: str, precision: Precision) -> Fuser:
     return fuse
 
 
-def stretched(fused: np.ndarray) -> np.ndarray:
-    """Stretch a fused image so that its darkest pixel is 0 and its brightest 1; a constant one becomes black."""
-    low, high = fused.min(initial=np.inf), fused.max(initial=-np.inf)
-    return (fused - low) / (high - low) if high > low else np.zeros_like(fused)
+def loader(network: Callable[[Path | None], nn.Module]) -> Callable[[Path | None, str, Precision], Fuser]:
+    """Return the `Method.load` of a method that runs its network as it is."""
+
+    def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
+        return as_fuser(network(weights), device, precision)
+
+    return load

@@ -65,6 +65,12 @@ def normalised(luma: Tensor) -> Tensor:
     return (luma - mean) / deviation
 
 
+def gram(maps: Tensor) -> Tensor:
+    """Return how much the maps of (N, C, H, W) agree, (N, C, C): the mean product over all values of an image."""
+    flat = maps.flatten(2)
+    return flat @ flat.mT / maps[0].numel()
+
+
 def vgg16_features(path: Path | None, layers: Sequence[str]) -> Features:
     """Return VGG-16's maps of `layers`, filled from torchvision's state dict file; frozen, in evaluation mode.
 

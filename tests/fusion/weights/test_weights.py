@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 
 from fusion.fuse import main as fuse
-from fusion.methods import METHODS, packaged_weights
+from fusion.methods import METHODS, find_method, packaged_weights
 from fusion.weights import read_state
 from fusion.weights.__main__ import find, main
 from pipeline.artefacts import read_csv, sha256_file
@@ -20,16 +20,17 @@ from pipeline.stage import InputError
 def test_every_method_that_needs_weights_says_where_they_are_published(capsys, tmp_path):
     main(["--folder", str(tmp_path)])
     listed = capsys.readouterr().out
-    for name, method in METHODS.items():
-        if method.needs_weights:
-            assert method.published, name
-            assert f"{name}\n" in listed and method.published.repository in listed
+    for name, entry in METHODS.items():
+        if entry.needs_weights:
+            published = find_method(name).published
+            assert published, name
+            assert f"{name}\n" in listed and published.repository in listed
 
 
 def test_a_file_at_hand_is_compared_with_the_expected_digest(capsys, tmp_path):
     (tmp_path / "FNet.pth").write_bytes(b"other")
     main(["--folder", str(tmp_path)])
-    digest = METHODS["fnet"].published.files["FNet.pth"]
+    digest = find_method("fnet").published.files["FNet.pth"]
     assert f"{sha256_file(tmp_path / 'FNet.pth')}, expected {digest}" in capsys.readouterr().out
 
 
@@ -47,7 +48,7 @@ def test_the_authors_file_becomes_ours_with_its_digest(shared, tmp_path):
     main(["--convert", "fnet", str(source), "--output", str(tmp_path / "fnet.safetensors")])
     with safe_open(tmp_path / "fnet.safetensors", "pt") as file:
         assert file.metadata() == {"method": "fnet", "source_sha256": sha256_file(source)}
-    one, other = (METHODS["fnet"].network(path) for path in (source, tmp_path / "fnet.safetensors"))
+    one, other = (find_method("fnet").network(path) for path in (source, tmp_path / "fnet.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 

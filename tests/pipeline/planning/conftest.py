@@ -8,7 +8,7 @@ from snakemake.utils import update_config, validate
 
 from detection.datasets import find_dataset
 from fusion.methods import METHODS, packaged_weights
-from fusion.own.method import own_method
+from fusion.own.method import own_entry
 from pipeline.planning.configuration import check_size
 from pipeline.planning.plan import make_plan
 
@@ -36,7 +36,7 @@ def configure(tmp_path, monkeypatch):
 def plan(configure):
     """Return the plan of the configuration with overlays, for two cores."""
     return lambda *overlays, cores=2: make_plan(
-        configure(*overlays), METHODS, own_method, packaged_weights, find_dataset, cores
+        configure(*overlays), METHODS, own_entry, packaged_weights, find_dataset, cores
     )
 
 

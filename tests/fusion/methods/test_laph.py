@@ -7,8 +7,7 @@ from method_checks import check_scores, check_sizes_and_batches, fused_scores, l
 from torch.nn import functional as F
 
 from fusion.cost import count_multiply_adds, count_parameters
-from fusion.methods.laph import METHOD, from_authors, network
-from fusion.networks.laph import CentralDifference, LapH, Pyramid, above_mean, contrast
+from fusion.methods.laph import METHOD, CentralDifference, LapH, Pyramid, above_mean, contrast, from_authors, network
 from fusion.weights import write_state
 from pipeline.stage import InputError
 

@@ -8,8 +8,7 @@ from scipy.ndimage import convolve
 from torchvision.models import vgg16
 
 from fusion.cost import count_parameters
-from fusion.methods.u2fusion import METHOD, network
-from fusion.networks.u2fusion import information, shares
+from fusion.methods.u2fusion import METHOD, information, network, shares
 from fusion.weights import write_state
 from fusion.weights.tensorflow import read_checkpoint
 from pipeline.stage import InputError

@@ -6,8 +6,7 @@ from golden import check_golden, fill_by_rule, golden_pair
 from method_checks import check_sizes_and_batches, losses_of, random_pairs
 
 from fusion.cost import count_parameters
-from fusion.methods.crossfuse import FILES, METHOD, multiscale_similarity, network
-from fusion.networks.crossfuse import CrossAttention
+from fusion.methods.crossfuse import FILES, METHOD, CrossAttention, multiscale_similarity, network
 from pipeline.stage import InputError
 
 

@@ -8,9 +8,17 @@ from scipy.stats import entropy as entropy_of_counts
 from torchvision.models import vgg19
 
 from fusion.cost import count_parameters
-from fusion.methods.coconet import METHOD, from_authors, network
+from fusion.methods.coconet import (
+    METHOD,
+    ChannelAttention,
+    GreyVGG,
+    adaptive_weights,
+    entropy,
+    from_authors,
+    network,
+    padded,
+)
 from fusion.methods.parts.vgg import vgg19_features
-from fusion.networks.coconet import ChannelAttention, GreyVGG, adaptive_weights, entropy, padded
 from fusion.weights import write_state
 from pipeline.stage import InputError
 

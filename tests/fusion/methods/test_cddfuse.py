@@ -6,8 +6,7 @@ from golden import check_golden, fill_by_rule, golden_pair
 from method_checks import check_sizes_and_batches, losses_of
 
 from fusion.cost import count_parameters
-from fusion.methods.cddfuse import METHOD, correlation, network
-from fusion.networks.cddfuse import DetailStep
+from fusion.methods.cddfuse import METHOD, DetailStep, correlation, network
 from pipeline.stage import InputError
 
 

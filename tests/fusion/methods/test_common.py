@@ -8,19 +8,19 @@ import pytest
 import torch
 from method_checks import random_pairs
 
-from fusion.methods import METHODS
+from fusion.methods import METHODS, find_method
 from fusion.weights import read_parts, read_state, write_state
 from pipeline.devices import claimed_device
 from pipeline.stage import InputError
 
-NETWORKS = [name for name, method in METHODS.items() if method.network]
+NETWORKS = [name for name, entry in METHODS.items() if entry.needs_weights]
 SIZES = ((1, 1), (1, 5), (6, 1))
 
 
 @pytest.mark.parametrize("name", [name for name in NETWORKS if name != "murf"])  # which fuses at a size of its own
 def test_images_one_pixel_wide_keep_their_size(name, tmp_path, rng):
     torch.manual_seed(0)
-    method, weights = METHODS[name], tmp_path / "random.safetensors"
+    method, weights = find_method(name), tmp_path / "random.safetensors"
     write_state(weights, method.network(None).state_dict())
     fuse = method.load(weights, "cpu", "fp32")
     for size in SIZES:
@@ -34,7 +34,7 @@ def test_images_one_pixel_wide_keep_their_size(name, tmp_path, rng):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_gpu_fuses_what_the_cpu_does(name, tmp_path):
     torch.manual_seed(0)
-    method, weights = METHODS[name], tmp_path / "random.safetensors"
+    method, weights = find_method(name), tmp_path / "random.safetensors"
     write_state(weights, method.network(None).state_dict())
     pair = random_pairs(1, 72, 91)[:, 0, 0].numpy()
     with claimed_device("cuda") as device:
@@ -46,7 +46,7 @@ def test_a_gpu_fuses_what_the_cpu_does(name, tmp_path):
 def test_a_file_of_something_else_lists_what_is_missing_and_unexpected(name, tmp_path):
     write_state(tmp_path / "other.safetensors", {"stranger": torch.zeros(1)})
     with pytest.raises(InputError, match=r"other\.safetensors does not hold .*missing \w.* unexpected stranger \(1\)"):
-        METHODS[name].load(tmp_path / "other.safetensors", "cpu", "fp32")
+        find_method(name).load(tmp_path / "other.safetensors", "cpu", "fp32")
 
 
 class Payload:
@@ -70,12 +70,12 @@ def write_program(path, marker, form):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_files_of_the_authors_names_that_are_programs_run_nothing(name, tmp_path):
-    marker, files = tmp_path / "it-ran", [tmp_path / "weights" / file for file in METHODS[name].published.files]
+    marker, files = tmp_path / "it-ran", [tmp_path / "weights" / file for file in find_method(name).published.files]
     for file in files:
         write_program(file, marker, "zip")
     for weights in (tmp_path / "weights", files[0]):
         with pytest.raises(InputError):
-            METHODS[name].load(weights, "cpu", "fp32")
+            find_method(name).load(weights, "cpu", "fp32")
     assert not marker.exists()
 
 

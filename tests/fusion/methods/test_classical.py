@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from fusion.methods import METHODS
+from fusion.methods import METHODS, find_method
 from fusion.methods.guided import guided_filter
 
-CLASSICAL = [name for name, method in METHODS.items() if not method.needs_weights]
+CLASSICAL = [name for name, entry in METHODS.items() if not entry.needs_weights]
 
 
 def fuser(name):
-    return METHODS[name].load(None, "cpu", "fp32")
+    return find_method(name).load(None, "cpu", "fp32")
 
 
 @pytest.mark.parametrize("name", CLASSICAL)

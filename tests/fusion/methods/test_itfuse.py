@@ -6,8 +6,7 @@ import torch
 from method_checks import check_scores, check_sizes_and_batches, fused_scores, losses_of, random_pairs, settled
 
 from fusion.cost import count_parameters
-from fusion.methods.itfuse import METHOD, from_authors, network
-from fusion.networks.itfuse import Attention, ITFuse
+from fusion.methods.itfuse import METHOD, Attention, ITFuse, from_authors, network
 from fusion.weights import write_state
 from pipeline.stage import InputError
 

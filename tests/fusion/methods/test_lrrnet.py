@@ -8,8 +8,7 @@ from method_checks import check_scores, check_sizes_and_batches, fused_scores, l
 from torchvision.models import vgg16
 
 from fusion.cost import count_parameters
-from fusion.methods.lrrnet import FILE, METHOD, network
-from fusion.networks.lrrnet import Tiled
+from fusion.methods.lrrnet import FILE, METHOD, Tiled, network
 from fusion.weights import write_state
 from pipeline.stage import InputError
 

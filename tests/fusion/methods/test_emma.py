@@ -7,9 +7,8 @@ from method_checks import check_sizes_and_batches, losses_of, random_pairs
 
 from fusion.cost import count_parameters
 from fusion.methods import auifnet
-from fusion.methods.emma import METHOD, moved, network
+from fusion.methods.emma import METHOD, Sensing, moved, network
 from fusion.methods.parts.borders import continued
-from fusion.networks.emma import Sensing
 from fusion.weights import write_state
 from pipeline.stage import InputError
 

@@ -6,8 +6,7 @@ import torch
 from method_checks import check_scores, check_sizes_and_batches, fused_scores, losses_of, random_pairs
 
 from fusion.cost import count_parameters
-from fusion.methods.murf import METHOD, network
-from fusion.networks.murf import laplacian, looked_up
+from fusion.methods.murf import METHOD, laplacian, looked_up, network
 from fusion.weights import write_state
 from fusion.weights.tensorflow import read_checkpoint
 from pipeline.stage import InputError

@@ -7,8 +7,7 @@ from method_checks import check_scores, check_sizes_and_batches, fused_scores, l
 from torchvision.models import vgg16
 
 from fusion.cost import count_parameters
-from fusion.methods.mda import METHOD, entropy, network
-from fusion.networks.mda import edges
+from fusion.methods.mda import METHOD, edges, entropy, network
 from fusion.training.similarity import multiscale_similarity
 from fusion.weights import write_state
 from pipeline.stage import InputError

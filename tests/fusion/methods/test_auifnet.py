@@ -7,8 +7,7 @@ from golden import check_golden, golden_pair
 from method_checks import check_scores, check_sizes_and_batches, fused_scores, losses_of, random_pairs, settled
 
 from fusion.cost import count_parameters
-from fusion.methods.auifnet import METHOD, network
-from fusion.networks.auifnet import collapse
+from fusion.methods.auifnet import METHOD, collapse, network
 from fusion.weights import write_state
 from pipeline.stage import InputError
 

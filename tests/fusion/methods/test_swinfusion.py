@@ -7,8 +7,7 @@ from golden import check_golden, fill_by_rule, golden_pair
 from method_checks import check_sizes_and_batches, losses_of
 
 from fusion.cost import count_parameters
-from fusion.methods.swinfusion import METHOD, network
-from fusion.networks.swinfusion import SelfAttention, from_windows, strangers, to_windows
+from fusion.methods.swinfusion import METHOD, SelfAttention, from_windows, network, strangers, to_windows
 
 
 def filled():

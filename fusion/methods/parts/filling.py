@@ -1,0 +1,52 @@
+"""From a weights file to a filled network, the authors' keys renamed to ours."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor, nn
+
+from fusion.weights import fill, read_state
+from fusion.weights.tensorflow import is_checkpoint, read_checkpoint
+
+# A pattern in the authors' keys, and what replaces it, as `re.sub` takes them.
+Renaming = tuple[str, str | Callable[[re.Match[str]], str]]
+State = Mapping[str, Tensor]
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def renamed(state: State, renamings: Sequence[Renaming]) -> dict[str, Tensor]:
+    """Return a state dict whose keys every pattern in turn was replaced in; keys that are already ours stay."""
+    result = {}
+    for key, value in state.items():
+        for pattern, replacement in renamings:
+            key = re.sub(pattern, replacement, key)
+        result[key] = value
+    return result
+
+
+def read_tensorflow(path: Path) -> State:
+    """Read a TensorFlow checkpoint, its kernels turned to PyTorch's order, or anything that `read_state` does."""
+    if not is_checkpoint(path):
+        return read_state(path)
+    # (height, width, inputs, outputs) or (inputs, outputs) to outputs first.
+    orders = {4: (3, 2, 0, 1), 2: (1, 0)}
+    state = read_checkpoint(path)
+    return {key: value.permute(orders[value.ndim]) if value.ndim in orders else value for key, value in state.items()}
+
+
+def filled(
+    network: Network,
+    weights: Path | None,
+    read: Callable[[Path], State] = read_state,
+    convert: Callable[[State], State] = dict,
+) -> Network:
+    """Return the network with the weights that `read` finds and `convert` renames; for None as it is.
+
+    Raises:
+        InputError: the file cannot be read, or does not hold what the network needs.
+    """
+    if weights is not None:
+        fill(network, convert(read(weights)), weights)
+    return network

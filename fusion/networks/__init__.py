@@ -1,1 +1,0 @@
-"""FNet and its parts: the LZSC and LCSC coding blocks, the fusion network, the inverse fusion network."""
