@@ -25,9 +25,18 @@ from detection.datasets import DATASETS, Dataset, find_dataset
 from detection.datasets.layout import find_labels, read_labels
 from detection.leakage import MOST_EXACT
 from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, look, nearest
-from detection.prepare import add_folders
+from detection.prepare import add_folders, doubts_of_bands
 from pipeline.artefacts import relative, versions, write_json
-from pipeline.pairs import EXTENSIONS, Pair, find_images, read_names
+from pipeline.pairs import (
+    EXTENSIONS,
+    Pair,
+    check_folders,
+    find_bands,
+    given_bands,
+    read_names,
+    refuse_same_files,
+    suggested_suffixes,
+)
 from pipeline.stage import InputError, Progress, run, threads_available
 
 SHOWN = 10
@@ -45,18 +54,31 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
         InputError: a folder is missing or holds no image, or two images share a name.
     """
     layout = dataset.layout(root)
-    visible, infrared = find_images(layout.visible), find_images(layout.infrared)
+    check_folders(layout.visible, layout.infrared, dataset.bands)
+    visible, infrared = find_bands(layout.visible, layout.infrared, dataset.bands)
     labels = [path for folder in layout.labels if folder.is_dir() for path in sorted(folder.iterdir())]
     labels = [path for path in labels if path.suffix in (".xml", ".txt") and path.stem != "classes"]
-    pairs = [Pair(name, path, infrared[name]) for name, path in visible.items() if name in infrared]
+    pairs = [
+        Pair(name, path, infrared[name], dataset.bands.infrared_range)
+        for name, path in visible.items()
+        if name in infrared
+    ]
+    refuse_same_files(pairs)
     errors = [f"{visible[name]} has no infrared image" for name in visible if name not in infrared]
+    if errors:
+        errors[0] += suggested_suffixes(visible, infrared)
     spare = [path for name, path in infrared.items() if name not in visible]
-    spare_labels = [path for path in labels if path.stem not in visible]
+    labelled = {f"{name}{suffix}" for name in visible for suffix in ("", *dataset.bands.suffixes)}
+    spare_labels = [path for path in labels if path.stem not in labelled]
     warnings = [f"{path} has no visible image; left out" for path in (*spare, *spare_labels)]
     unpaired = [path for name, path in visible.items() if name not in infrared] + spare + spare_labels
 
     looks = _look_at(pairs, errors)
     boxes, degenerate = _count_boxes(dataset, layout.labels, looks, warnings, errors)
+    try:
+        warnings += doubts_of_bands(pairs, looks)
+    except InputError as error:
+        errors.append(str(error))
     duplicates, counts = find_duplicates(looks, parts)
     if counts["same"] + counts["near"]:
         warnings.append(f"{counts['same']} pairs are there twice, {counts['near']} have a near duplicate")
@@ -161,7 +183,9 @@ def _count_boxes(
     degenerate = 0
     for name, seen in looks.items():
         try:
-            found, doubts = read_labels(find_labels(folders, name), dataset.classes, seen.width, seen.height)
+            found, doubts = read_labels(
+                find_labels(folders, name, dataset.bands.suffixes), dataset.classes, seen.width, seen.height
+            )
         except InputError as error:
             degenerate += INSIDE_OUT in str(error)
             errors.append(str(error))
@@ -202,11 +226,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.root.is_dir():
         raise InputError(f"--root {args.root} is not a folder; wanted the data set's")
     name = args.dataset or recognise(args.root)
-    dataset = find_dataset(name, args.classes, args.visible, args.infrared, args.labels)
+    dataset = find_dataset(name, args.classes, args.visible, args.infrared, args.labels, given_bands(args))
     if args.train_list or args.test_list:
         if not (args.train_list and args.test_list):
             raise InputError("--train-list and --test-list: found one; wanted both or none")
-        parts = read_names(args.train_list), read_names(args.test_list)
+        parts = tuple(read_names(path, dataset.bands.suffixes) for path in (args.train_list, args.test_list))
     else:
         parts = dataset.own_split(args.root)
     found = audit(dataset, args.root, parts)

@@ -22,13 +22,15 @@ from pipeline.pairs import read_image
 from pipeline.stage import InputError
 
 
-def read_bgr(path: Path, height: int, width: int) -> np.ndarray:
+def read_bgr(path: Path, height: int, width: int, counts: tuple[float, float] | None = None) -> np.ndarray:
     """Read an image as the detector takes it: uint8 BGR (H, W, 3); one channel becomes three equal ones.
+
+    `counts` is the infrared range of files with 16-bit samples.
 
     Raises:
         InputError: the file is unreadable, or of another size than its ground truth says.
     """
-    image = read_image(path)
+    image = read_image(path, counts)
     if image.shape[:2] != (height, width):
         found = f"{image.shape[1]}x{image.shape[0]}"
         raise InputError(f"{path} is {found}, expected {width}x{height} as its labels say")
@@ -113,7 +115,7 @@ class TrainingImages(YOLODataset):
         shape = self.labels[i]["shape"]
         if i in self.kept:
             return self.kept[i], shape, self.kept[i].shape[:2]
-        image = read_bgr(Path(self.im_files[i]), *shape)
+        image = read_bgr(Path(self.im_files[i]), *shape, self.source.infrared_range)
         image = resize_long_side(image, self.imgsz)
         return image, shape, image.shape[:2]
 

@@ -16,6 +16,7 @@ from hashlib import sha256
 import cv2
 import numpy as np
 
+from pipeline.colour import has_colours, same_pixels
 from pipeline.pairs import Pair, check_pair_size, read_image
 from pipeline.stage import Progress, check_memory, threads_available
 
@@ -37,6 +38,8 @@ class Look:
     luma: float
     descriptor: np.ndarray
     digest: str
+    coloured: tuple[bool, bool]  # visible, infrared
+    same: bool  # both bands have the same pixels
 
 
 def look(pair: Pair) -> Look:
@@ -45,12 +48,20 @@ def look(pair: Pair) -> Look:
     Raises:
         InputError: an image is unreadable or not 8-bit, or the two are of different sizes.
     """
-    visible, infrared = read_image(pair.visible), read_image(pair.infrared)
+    visible, infrared = read_image(pair.visible), read_image(pair.infrared, pair.infrared_range)
     check_pair_size(pair, visible, infrared)
     height, width = visible.shape[:2]
     greys = [image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (visible, infrared)]
     digest = sha256(visible.tobytes() + infrared.tobytes() + repr((visible.shape, infrared.shape)).encode())
-    return Look(width, height, float(greys[0].mean()), np.stack([describe(grey) for grey in greys]), digest.hexdigest())
+    return Look(
+        width,
+        height,
+        float(greys[0].mean()),
+        np.stack([describe(grey) for grey in greys]),
+        digest.hexdigest(),
+        (has_colours(visible), has_colours(infrared)),
+        same_pixels(visible, infrared),
+    )
 
 
 def describe(grey: np.ndarray) -> np.ndarray:

@@ -22,7 +22,8 @@ from detection.likeness import Look, look_at
 from detection.splits import KEPT, Split, kept_split, limited, list_split, own_split, random_split, scene_split
 from detection.truth import boxes_per_class, build_truth
 from pipeline.artefacts import relative, versions, write_json, write_text
-from pipeline.pairs import Pair, find_pairs
+from pipeline.colour import band_doubts
+from pipeline.pairs import Pair, add_band_options, find_pairs, given_bands
 from pipeline.stage import InputError, run, some_of
 
 SHOWN_WARNINGS = 10
@@ -67,7 +68,9 @@ def prepare(
     boxes: dict[str, list[Box]] = {}
     warnings: list[str] = []
     for name in used:
-        boxes[name], found = read_labels(find_labels(folders, name), dataset.classes, *sizes[name])
+        boxes[name], found = read_labels(
+            find_labels(folders, name, dataset.bands.suffixes), dataset.classes, *sizes[name]
+        )
         warnings += found
     ids = {pair.name: number for number, pair in enumerate(sorted(pairs, key=lambda pair: pair.name), 1)}
     truths = [
@@ -80,16 +83,17 @@ def prepare(
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, split and write."""
     args = _parse(argv)
-    dataset = find_dataset(args.dataset, args.classes, args.visible, args.infrared, args.labels)
+    dataset = find_dataset(args.dataset, args.classes, args.visible, args.infrared, args.labels, given_bands(args))
     folders = dataset.layout(args.root)
-    pairs = find_pairs(folders.visible, folders.infrared)
+    pairs = find_pairs(folders.visible, folders.infrared, bands=dataset.bands)
     looks = look_at(pairs) if args.split == "scene-blocked" else None
     split = _split(args, dataset, [pair.name for pair in pairs], looks)
     split = limited(split, args.limit_train, args.limit_test, args.seed)
     prepared = prepare(dataset, args.root, pairs, split, looks)
+    doubts = doubts_of_bands(pairs, prepared.looks)
     leakage = measure_leakage(prepared.looks, split.train, split.test)
     refuse_tested_training(leakage)
-    for warning in prepared.warnings[:SHOWN_WARNINGS]:
+    for warning in [*doubts, *prepared.warnings[:SHOWN_WARNINGS]]:
         logging.warning("warning: %s", warning)
     if len(prepared.warnings) > SHOWN_WARNINGS:
         rest = len(prepared.warnings) - SHOWN_WARNINGS
@@ -115,6 +119,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "dataset": args.dataset,
         "classes": list(dataset.classes),
         **{kind: [relative(path, args.output) for path in paths] for kind, paths in asdict(folders).items()},
+        **{key: value for key, value in asdict(dataset.bands).items() if value},
         "pairs": len(pairs),
         "split": {
             "kind": split.kind,
@@ -129,7 +134,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "leakage": {key: value for key, value in leakage.items() if key != "nearest"},
         "conditions": {"source": conditions["source"], **counts},
         "boxes": boxes,
-        "warnings": prepared.warnings,
+        "warnings": [*doubts, *prepared.warnings],
         "versions": versions("numpy", "scipy", "opencv-python-headless"),
     }
     write_json(args.output / "leakage.json", leakage)
@@ -137,6 +142,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(args.output / "truth_train.json", prepared.truth_train)
     write_json(args.output / "truth_test.json", prepared.truth_test)
     write_json(args.output / "dataset.json", facts)
+
+
+def doubts_of_bands(pairs: Sequence[Pair], looks: dict[str, Look]) -> list[str]:
+    """Return what looks wrong with the bands of the pairs that were opened; InputError as of `band_doubts`."""
+    seen = [(pair, looks[pair.name]) for pair in pairs if pair.name in looks]
+    coloured = ([pair for pair, found in seen if found.coloured[band]] for band in (0, 1))
+    return band_doubts(len(seen), *coloured, [pair for pair, found in seen if found.same])
 
 
 def _split(args: argparse.Namespace, dataset: Dataset, names: list[str], looks: dict[str, Look] | None) -> Split:
@@ -154,7 +166,7 @@ def _split(args: argparse.Namespace, dataset: Dataset, names: list[str], looks: 
         return random_split(names, args.train, args.test, args.seed)
     if args.train_list is None or args.test_list is None:
         raise InputError("--split list wants --train-list FILE and --test-list FILE")
-    return list_split(args.train_list, args.test_list)
+    return list_split(args.train_list, args.test_list, dataset.bands.suffixes)
 
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
@@ -162,6 +174,7 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--classes", nargs="+", metavar="NAME", help="folders: the classes in their order")
     for kind in ("visible", "infrared", "labels"):
         parser.add_argument(f"--{kind}", nargs="+", metavar="DIR", help=f"folders: below the root (default: {kind})")
+    add_band_options(parser)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -196,13 +196,13 @@ def _together(blocks: Sequence[Sequence[str]], descriptors: Mapping[str, np.ndar
     return groups
 
 
-def list_split(train: Path, test: Path) -> Split:
+def list_split(train: Path, test: Path, suffixes: Sequence[str] = ()) -> Split:
     """Return the split of two files of names, one a line.
 
     Raises:
         InputError: a list is missing, empty or names an image twice, or both name the same image.
     """
-    return _checked("list", read_names(train), read_names(test))
+    return _checked("list", read_names(train, suffixes), read_names(test, suffixes))
 
 
 def limited(split: Split, train: int | None, test: int | None, seed: int) -> Split:

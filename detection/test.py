@@ -84,7 +84,8 @@ def predict(
     progress = Progress(f"test {data.variant}", len(data.images), "images")
     results = []
     for images in _batches(data.truth["images"], batch):
-        boxed = [letterbox(read_bgr(data.images[i["file_name"]], i["height"], i["width"]), size) for i in images]
+        read = (read_bgr(data.images[i["file_name"]], i["height"], i["width"], data.infrared_range) for i in images)
+        boxed = [letterbox(image, size) for image in read]
         pixels = np.stack([image[..., ::-1].transpose(2, 0, 1) for image, _ in boxed])
         try:
             found = raw_detections(model, torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float() / 255)

@@ -6,13 +6,15 @@
     train: ../../data/split/truth_train.json
     test: ../../data/split/truth_test.json
     names: [People, Car, ...]
+    suffix: _RGB                   where stems end with more than the name, that; else no such key
+    infrared_range: [7000, 9000]   where files have 16-bit counts, those of levels 0 and 255; else no such key
 
 Paths are relative to the file. The form that ultralytics users have (path, train, val, test, names; labels as YOLO text
 in `labels/` beside `images/`) is read as well.
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +23,7 @@ import yaml
 
 from detection.boxes import read_yolo
 from detection.truth import build_truth, read_truth
-from pipeline.artefacts import read_csv, relative, sha256_file, sha256_json, sha256_lines, write_text
+from pipeline.artefacts import read_csv, read_json, relative, sha256_file, sha256_json, sha256_lines, write_text
 from pipeline.pairs import EXTENSIONS, find_images, read_image
 from pipeline.stage import InputError, run, some_of
 
@@ -37,12 +39,17 @@ class Data:
     truth: dict[str, Any]
     images: dict[str, Path]
     sha256: dict[str, str]
+    infrared_range: tuple[float, float] | None = None
 
-    def digests(self) -> dict[str, str]:
-        """Return the SHA-256 of the names (as of a split's list), of the labels, and of the images' bytes by name."""
+    def digests(self) -> dict[str, Any]:
+        """Return the SHA-256 of the names (as of a split's list), of the labels, and of the images' bytes by name.
+
+        Beside them stands the infrared range, where there is one.
+        """
         names = sorted(self.images)
         lines = (f"{name} {self.sha256[name]}" for name in names)
-        return {"names": sha256_lines(names), "labels": sha256_json(self.truth), "images": sha256_lines(lines)}
+        digests = {"names": sha256_lines(names), "labels": sha256_json(self.truth), "images": sha256_lines(lines)}
+        return digests if self.infrared_range is None else digests | {"infrared_range": list(self.infrared_range)}
 
 
 def read_data(path: Path, part: Part) -> Data:
@@ -86,7 +93,14 @@ def read_data(path: Path, part: Part) -> Data:
     if found != classes:
         raise InputError(f"{path} names the classes {list(classes)}, its {part} ground truth {list(found)}")
     manifest = path.parent / content["manifest"] if content.get("manifest") else None
-    images = match_images(truth, [path.parent / folder for folder in content["images"]], manifest)
+    suffix, counts = content.get("suffix") or "", content.get("infrared_range")
+    if not isinstance(suffix, str):
+        raise InputError(f"{path}: `suffix` is no text")
+    if counts is not None and not (
+        isinstance(counts, list) and len(counts) == 2 and all(isinstance(count, (int, float)) for count in counts)
+    ):
+        raise InputError(f"{path}: `infrared_range` is no list of two counts")
+    images = match_images(truth, [path.parent / folder for folder in content["images"]], manifest, suffix)
     digests = {name: sha256_file(file) for name, file in images.items()}
     if manifest:
         frame, _ = read_csv(manifest)
@@ -94,21 +108,32 @@ def read_data(path: Path, part: Part) -> Data:
         changed = [name for name in images if digests[name] != stated[name]]
         if changed:
             raise InputError(f"{images[changed[0]]} is not the file that {manifest} describes: its sha256 differs")
-    return Data(str(content["variant"]), classes, truth, images, digests)
+    return Data(str(content["variant"]), classes, truth, images, digests, None if counts is None else tuple(counts))
 
 
-def match_images(truth: dict[str, Any], folders: Sequence[Path], manifest: Path | None = None) -> dict[str, Path]:
-    """Return the file of every image of `truth`, by name.
+def match_images(
+    truth: dict[str, Any], folders: Sequence[Path], manifest: Path | None = None, suffix: str = ""
+) -> dict[str, Path]:
+    """Return the file of every image of `truth`, by name; its stem may end with a suffix beside the name.
 
     Raises:
         InputError: an image is missing in the folders, or in the manifest.
     """
-    files = find_images(folders)
+    files = find_images(folders, suffix)
     names = [image["file_name"] for image in truth["images"]]
     _complete(names, files, ", ".join(map(str, folders)))
     if manifest:
         _complete(names, set(read_csv(manifest)[0]["name"]), str(manifest))
     return {name: files[name] for name in names}
+
+
+def band_of(variant: str, dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what dataset.json says of the files of a band: `suffix`, `infrared_range`, each where there is one.
+
+    Fused images are named and levelled already: for other variants than the bands there is nothing.
+    """
+    found = {"suffix": dataset.get(f"{variant}_suffix"), "infrared_range": dataset.get(f"{variant}_range")}
+    return {key: value for key, value in found.items() if value}
 
 
 def _complete(names: Sequence[str], found: Any, where: str) -> None:
@@ -124,10 +149,10 @@ def _read_plain(path: Path, content: dict[str, Any], part: Part, classes: tuple[
     source = content.get(part) or (content.get("val") if part == "test" else None)
     if not source:
         raise InputError(f"{path} has no key `{part}`; wanted folders or lists of images")
-    root = path.parent / (content.get("path") or ".")
+    root = path.parent / Path(content.get("path") or ".").expanduser()
     files: dict[str, Path] = {}
     for entry in [source] if isinstance(source, str) else source:
-        place = root / entry
+        place = root / Path(entry).expanduser()
         if place.suffix == ".txt":
             if not place.is_file():
                 raise InputError(f"{path} names {place}, which does not exist")
@@ -169,8 +194,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="the data.yaml to write")
     args = parser.parse_args(argv)
     truths = {part: args.prepared / f"truth_{part}.json" for part in ("train", "test")}
+    described = band_of(args.variant, read_json(args.prepared / "dataset.json"))
     for truth in truths.values():
-        match_images(read_truth(truth), args.images, args.manifest)
+        match_images(read_truth(truth), args.images, args.manifest, described.get("suffix", ""))
     here = args.output.parent
     content = {
         "variant": args.variant,
@@ -178,6 +204,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "manifest": relative(args.manifest, here) if args.manifest else None,
         **{part: relative(path, here) for part, path in truths.items()},
         "names": [category["name"] for category in read_truth(truths["train"])["categories"]],
+        **described,
     }
     write_text(args.output, yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 

@@ -18,7 +18,7 @@ from fusion.fuse import made_image
 from fusion.own.method import own_method, provenance
 from pipeline.artefacts import write_json
 from pipeline.colour import COLOURS, split_pair
-from pipeline.pairs import Pair, find_images, find_pairs, read_names
+from pipeline.pairs import Pair, add_band_options, find_images, find_pairs, given_bands, read_names
 from pipeline.planning.own import WATCH_HELP, Own, parse_own
 from pipeline.stage import InputError, run
 
@@ -64,6 +64,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--weights", type=Path, help="weights file of a callable that is a torch.nn.Module")
     parser.add_argument("--visible", type=Path, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, nargs="+", help="folders of infrared images")
+    add_band_options(parser)
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to fuse; default all")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see pipeline/colour.py")
     parser.add_argument("--size", type=int, nargs=2, default=[320, 240], help="of the noise, width and height, pixels")
@@ -73,8 +74,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     own, found = parse_own(options.own, options.watch), {}
     pairs = []
     if options.visible and options.infrared:
-        names = [name for path in options.names for name in read_names(path)] if options.names else None
-        pairs = find_pairs(options.visible, options.infrared, names)
+        bands = given_bands(options)
+        names = [name for path in options.names for name in read_names(path, bands.suffixes)] if options.names else None
+        pairs = find_pairs(options.visible, options.infrared, names, bands)
     if own.kind == "folder":
         check_folder(own, pairs, options.colour)
     else:

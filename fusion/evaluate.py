@@ -23,7 +23,8 @@ from fusion.metrics import CONVENTIONS, METRICS, REVISION, find_convention, luma
 from fusion.metrics.conventions import convention_facts
 from fusion.own.metric import OwnMetric, read_own_metric
 from pipeline import artefacts
-from pipeline.pairs import Pair, find_images, find_pairs, read_image, read_names
+from pipeline.colour import look_at_bands
+from pipeline.pairs import Bands, Pair, add_band_options, find_images, find_pairs, given_bands, read_image, read_names
 from pipeline.planning.own import WATCH_HELP
 from pipeline.stage import InputError, Progress, check_memory, run, some_of, threads_available
 
@@ -50,13 +51,15 @@ class Row:
     scores: dict[str, float]
 
 
-def open_folder(folder: Path, output: Path, pairs: Sequence[Pair], exact: bool) -> FusedFolder:
+def open_folder(folder: Path, output: Path, pairs: Sequence[Pair], exact: bool, suffix: str = "") -> FusedFolder:
     """List a fused folder and check that it holds an image for every pair, and, if `exact`, no other.
+
+    `suffix` ends the stems of the fused files and is no part of their names.
 
     Raises:
         InputError: it lacks an image or adds one, or its manifest does not list one of them.
     """
-    images, names = find_images(folder), [pair.name for pair in pairs]
+    images, names = find_images(folder, suffix), [pair.name for pair in pairs]
     missing = [name for name in names if name not in images]
     if missing:
         raise InputError(f"{folder} lacks {some_of(missing)}; wanted a fused image for each of {len(names)} pairs")
@@ -102,10 +105,11 @@ def score_pair(
             rows.append(known[pair.name])
             continue
         if sources is None:
-            visible, infrared = _read(pair.visible), _read(pair.infrared)
+            visible, infrared = _read(pair.visible), _read(pair.infrared, pair.infrared_range)
             _check_same_size(pair.infrared, infrared, pair.visible, visible)
             sources = prepare(visible, infrared, convention)
-        fused = _read(path)
+        itself = pair.infrared_range is not None and path.samefile(pair.infrared)  # a source that is scored as fused
+        fused = _read(path, pair.infrared_range if itself else None)
         _check_same_size(path, fused, pair.visible, sources.visible)
         scores = score(sources, fused)
         scores |= {metric.name: metric.of(sources.visible, sources.infrared, fused) for metric in own}
@@ -119,6 +123,7 @@ def evaluate(
     convention: str,
     workers: int,
     own: Sequence[OwnMetric] = (),
+    bands: Bands = Bands(),  # noqa: B008  # frozen
 ) -> list[list[Row]]:
     """Score every pair's fused images on `workers` threads and return the rows of each folder, in the pairs' order.
 
@@ -132,6 +137,7 @@ def evaluate(
             "revision": [*METRICS, REVISION],
             "own": described,
             "versions": artefacts.versions(*PACKAGES),
+            **bands.facts(),
         }
     )
     partials = [_partial_path(folder.output) for folder in folders]
@@ -156,7 +162,13 @@ def evaluate(
     return [[rows[pair.name][index] for pair in pairs] for index in range(len(folders))]
 
 
-def write_table(folder: FusedFolder, rows: Sequence[Row], convention: str, own: Sequence[OwnMetric] = ()) -> None:
+def write_table(
+    folder: FusedFolder,
+    rows: Sequence[Row],
+    convention: str,
+    own: Sequence[OwnMetric] = (),
+    bands: Bands = Bands(),  # noqa: B008  # frozen
+) -> None:
     """Write a folder's CSV: `name` and the metrics of each image, below what they were computed by and from."""
     columns = ["name", *METRICS, *(metric.name for metric in own)]
     frame = pd.DataFrame([{"name": row.name, **row.scores} for row in rows], columns=columns)
@@ -164,6 +176,7 @@ def write_table(folder: FusedFolder, rows: Sequence[Row], convention: str, own: 
         **({"method": folder.facts["method"]} if "method" in folder.facts else {}),
         "convention": convention,
         "definition": find_convention(convention).describe(),
+        **bands.facts(),
         "images": len(rows),
         "names_sha256": artefacts.sha256_lines(row.name for row in rows),
         "sources_sha256": artefacts.sha256_lines(f"{row.name} {row.digests[0]} {row.digests[1]}" for row in rows),
@@ -196,6 +209,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--visible", type=Path, nargs="+", required=True, metavar="DIR", help="folders of visible images (CT, PET, ...)"
     )
     add("--infrared", type=Path, nargs="+", required=True, metavar="DIR", help="folders of infrared images (MRI, NIR)")
+    add_band_options(parser)
     add(
         "--fused",
         type=Path,
@@ -211,6 +225,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="PATH",
         help="the CSV to write; with several --fused, the folder that receives one <folder name>.csv each",
     )
+    add("--fused-suffix", default="", metavar="TEXT", help="likewise, of fused files")
     add("--names", type=Path, metavar="FILE", help="score only these names, one a line (a test split, say)")
     add(
         "--convention",
@@ -230,17 +245,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
 
     own = [read_own_metric(text, options.watch) for text in options.own_metric]
-    names = None if options.names is None else read_names(options.names)
-    pairs = find_pairs(options.visible, options.infrared, names)
+    bands = given_bands(options)
+    names = None if options.names is None else read_names(options.names, bands.suffixes)
+    pairs = find_pairs(options.visible, options.infrared, names, bands)
+    look_at_bands(pairs, "auto")
     folders = [
-        open_folder(folder, output, pairs, exact=names is None)
+        open_folder(folder, output, pairs, names is None, options.fused_suffix)
         for folder, output in zip(options.fused, _outputs(options.fused, options.output), strict=True)
     ]
     workers = threads_available(options.workers)
     logging.info("evaluate: %d pairs, %d fused folders, convention %s", len(pairs), len(folders), options.convention)
-    for folder, rows in zip(folders, evaluate(pairs, folders, options.convention, workers, own), strict=True):
+    for folder, rows in zip(folders, evaluate(pairs, folders, options.convention, workers, own, bands), strict=True):
         _warn_undefined(folder, rows)
-        write_table(folder, rows, options.convention, own)
+        write_table(folder, rows, options.convention, own, bands)
         print(f"{folder.output.stem}: {mean_row(rows)}")
 
 
@@ -303,8 +320,8 @@ def _open_partial(path: Path, settings: str, rows: Iterable[Row]):
     return path.open("a", encoding="utf-8")
 
 
-def _read(path: Path) -> np.ndarray:
-    return luma(read_image(path))
+def _read(path: Path, counts: tuple[float, float] | None = None) -> np.ndarray:
+    return luma(read_image(path, counts))
 
 
 def _check_same_size(path: Path, image: np.ndarray, like: Path, wanted: np.ndarray) -> None:

@@ -29,7 +29,7 @@ from fusion.methods.fnet import read_network
 from pipeline.artefacts import replacing, sha256_file, versions, write_json
 from pipeline.colour import COLOURS, split_pair
 from pipeline.devices import DEVICES, claimed_device
-from pipeline.pairs import Pair, find_pairs, read_names
+from pipeline.pairs import Bands, Pair, add_band_options, find_pairs, given_bands, read_names, refuse_same_files
 from pipeline.stage import InputError, run
 
 STRONGEST = 4  # filters of each code that are shown
@@ -185,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--visible", type=Path, required=True, nargs="+", help="the visible image, or folders of them with --names"
     )
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="the infrared image, or folders")
+    add_band_options(parser)
     parser.add_argument("--names", type=Path, help="list of stems, one a line: the first of the folders' is explained")
     parser.add_argument("--output", type=Path, required=True, help="folder for the sheets and insides.json")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="as in fusion.fuse (default: auto)")
@@ -192,7 +193,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     options = parser.parse_args(argv)
 
-    pair = _find_pair(options.visible, options.infrared, options.names)
+    bands = given_bands(options)
+    pair = _find_pair(options.visible, options.infrared, options.names, bands)
     visible, infrared, _, colour = split_pair(pair, options.colour)
     sources = {"visible": np.float32(visible) / 255, "infrared": np.float32(infrared) / 255}
     network = read_network(options.weights)
@@ -226,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "name": pair.name,
         "size": list(visible.shape[::-1]),
         "colour": colour,
+        **bands.facts(),
         "block": type(network.code_common).__name__,
         "device": device.split(":")[0],
         "threads": torch.get_num_threads(),
@@ -237,14 +240,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.info("insides of %s in %s", type(network).__name__, options.output)
 
 
-def _find_pair(visible: Sequence[Path], infrared: Sequence[Path], names: Path | None) -> Pair:
+def _find_pair(visible: Sequence[Path], infrared: Sequence[Path], names: Path | None, bands: Bands) -> Pair:
     """Return the pair that two files are or, with a list of names, the first pair of it in two lists of folders."""
     if names is not None:
-        return find_pairs(visible, infrared, read_names(names)[:1])[0]
+        return find_pairs(visible, infrared, read_names(names, bands.suffixes)[:1], bands)[0]
     for option, paths in (("visible", visible), ("infrared", infrared)):
         if len(paths) != 1 or paths[0].is_dir():
             raise InputError(f"--{option} {' '.join(map(str, paths))}: wanted one image, or folders with --names")
-    return Pair(visible[0].stem, visible[0], infrared[0])
+    pair = Pair(visible[0].stem.removesuffix(bands.visible_suffix), visible[0], infrared[0], bands.infrared_range)
+    if pair.visible.exists() and pair.infrared.exists():
+        refuse_same_files([pair])
+    return pair
 
 
 if __name__ == "__main__":

@@ -21,9 +21,20 @@ import pandas as pd
 from fusion.methods import METHODS, Fuser, find_method, packaged_weights
 from fusion.own.method import own_entry, own_method, provenance
 from pipeline.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
-from pipeline.colour import COLOURS, Colour, join_chroma, split_pair
+from pipeline.colour import COLOURS, Colour, join_chroma, look_at_bands, split_pair
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision, use
-from pipeline.pairs import EXTENSIONS, Pair, find_images, find_pairs, read_grey, read_image, read_names, write_image
+from pipeline.pairs import (
+    EXTENSIONS,
+    Pair,
+    add_band_options,
+    find_images,
+    find_pairs,
+    given_bands,
+    read_grey,
+    read_image,
+    read_names,
+    write_image,
+)
 from pipeline.planning.own import WATCH_HELP, parse_own
 from pipeline.stage import InputError, Progress, check_memory, run, threads_available
 
@@ -217,6 +228,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
+    add_band_options(parser)
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to fuse; default all")
     parser.add_argument("--output", type=Path, required=True, help="folder for the fused images and manifest.csv")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see pipeline/colour.py")
@@ -245,17 +257,19 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--method {options.method} needs --weights; found none, and this project ships none for it")
     # Most authors clip, too: then the two treatments are one.
     finish = (method.authors_output if options.treatment == "authors" else None) or clip
-    names = [name for path in options.names for name in read_names(path)] if options.names else None
-    pairs = find_pairs(options.visible, options.infrared, names)
+    bands = given_bands(options)
+    names = [name for path in options.names for name in read_names(path, bands.suffixes)] if options.names else None
+    pairs = find_pairs(options.visible, options.infrared, names, bands)
+    colour, colours = look_at_bands(pairs, options.colour)
     # Without torch a method takes no GPU from others, and torch need not be imported.
     claim = claimed_device(options.device, options.threads) if entry.in_torch else contextlib.nullcontext("cpu")
     with only_writer(options.output), claim as device:
         precision = resolved_precision(options.precision, device) if entry.in_torch else "fp32"
         if own is not None and own.kind == "folder":
-            make = partial(made_image, images=find_images(Path(own.target)), colour=options.colour)
+            make = partial(made_image, images=find_images(Path(own.target)), colour=colour)
         else:
             fuser = one_at_a_time(method.load(weights, device, precision))
-            make = partial(fuse_pair, fuser=fuser, colour=options.colour, finish=finish)
+            make = partial(fuse_pair, fuser=fuser, colour=colour, finish=finish)
         packages = [*(["torch"] if entry.in_torch else []), *entry.packages]
         settings = {
             "method": options.method,
@@ -264,6 +278,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "reference": entry.reference,
             "weights": weights_digest(weights if entry.needs_weights else None),
             "colour": options.colour,
+            "colours": colour,
+            **bands.facts(),
             "treatment": "clipped" if finish is clip else "the authors' own",
             "format": options.format if options.format == "png" else f"jpg quality {options.quality}",
             "precision": precision,
@@ -277,7 +293,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         at_once = 1 if device == "cpu" else min(threads_available(options.threads), MOST_AT_ONCE)
         with helpers(at_once, device) as pool:
             frame = fuse_pairs(pairs, make, options.output, settings, f".{options.format}", options.quality, pool)
-    write_csv(options.output / "manifest.csv", frame, settings | {"images": len(frame)})
+    write_csv(options.output / "manifest.csv", frame, settings | {"colours": colours, "images": len(frame)})
 
 
 if __name__ == "__main__":

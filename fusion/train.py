@@ -27,9 +27,9 @@ from fusion.training.batches import load_luma
 from fusion.training.loop import OPTIMISERS, Settings, train
 from fusion.weights import fill, read_state, write_state
 from pipeline.artefacts import only_writer, sha256_file, sha256_json, versions, write_csv, write_json
-from pipeline.colour import COLOURS
+from pipeline.colour import COLOURS, look_at_bands
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
-from pipeline.pairs import Pair, find_pairs, read_names
+from pipeline.pairs import Pair, add_band_options, find_pairs, given_bands, read_names
 from pipeline.stage import InputError, run, stop_asked
 
 REVISION = 4  # raise when the same options would train other weights of every method
@@ -126,6 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--method", default="fnet", help=f"the network to train: {', '.join(TRAINABLE)}; default fnet")
     parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
+    add_band_options(parser)
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to train on; default all")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, losses and checkpoints")
     parser.add_argument(
@@ -220,8 +221,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Train a fusion network."""
     options = _parser().parse_args(argv)
     _check_options(options)
-    names = [name for path in options.names for name in read_names(path)] if options.names else None
-    pairs = find_pairs(options.visible, options.infrared, names)
+    bands = given_bands(options)
+    names = [name for path in options.names for name in read_names(path, bands.suffixes)] if options.names else None
+    pairs = find_pairs(options.visible, options.infrared, names, bands)
+    colour, colours = look_at_bands(pairs, options.colour)
     with only_writer(options.output), claimed_device(options.device, options.threads) as device:
         torch.backends.cudnn.deterministic = True
         torch.manual_seed(options.seed)
@@ -247,17 +250,18 @@ def main(argv: Sequence[str] | None = None) -> None:
             tones=options.tones,
             **chosen,
         )
-        images = load_luma(pairs, options.colour, settings.crop)
+        images = load_luma(pairs, colour, settings.crop)
         packages = METHODS[options.method].packages
         facts = {
             "settings": asdict(settings),
             "rates": [phase.lr if options.lr is None else options.lr for phase in training.phases],
             "choices": list(training.choices),
             "log_every": options.log_every,
-            "data": {"pairs": len(pairs), "sha256": data_digest(pairs)},
+            "data": {"pairs": len(pairs), "sha256": data_digest(pairs), **bands.facts()},
             "versions": versions("numpy", "opencv-python-headless", "torch", "torchvision", *packages),
         }
         facts["digest"] = sha256_json(facts)
+        facts["colours"] = colours  # as the data have them
         facts["threads"] = torch.get_num_threads()
         # A folder for each digest: what a run with other settings or data left is neither taken up nor lost.
         checkpoints = options.output / "checkpoints" / facts["digest"][:16]

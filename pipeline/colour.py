@@ -3,17 +3,21 @@
 grey          both files as OpenCV grey; the fused image has one channel
 ycbcr-studio  luma of the visible image in BT.601's studio range, 16..235, its chroma put back after fusion
 ycbcr-full    the same in full range, 0..255 (JFIF)
-auto          ycbcr-studio where the visible image's channels differ anywhere, else grey
+auto          ycbcr-studio where most visible images have channels that differ anywhere, else grey: one mode for
+              all images of a run, decided by up to LOOKED_AT of them (`look_at_bands`)
 
 The studio path is the one that FNet's authors train and publish with (MATLAB's rgb2ycbcr, rounded to 8 bits);
 infrared is always read as grey and never rescaled.
 """
 
+import logging
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import numpy as np
 
 from pipeline.pairs import Pair, check_pair_size, read_grey, read_image
+from pipeline.stage import InputError
 
 Colour = Literal["auto", "grey", "ycbcr-studio", "ycbcr-full"]
 COLOURS: tuple[str, ...] = get_args(Colour)
@@ -23,6 +27,91 @@ _STUDIO = np.array([[65.481, 128.553, 24.966], [-37.797, -74.203, 112.0], [112.0
 _STUDIO_OFFSET = np.array([16.0, 128.0, 128.0])
 _FULL = np.array([[0.299, 0.587, 0.114], [-0.168736, -0.331264, 0.5], [0.5, -0.418688, -0.081312]])
 _FULL_OFFSET = np.array([0.0, 128.0, 128.0])
+
+# Pairs of a run that are opened before it begins, spread evenly over the names.
+LOOKED_AT = 32
+# An image has colours where the channels of so many of its pixels differ by more than so many levels: a grey image has
+# some, too, after JPEG.
+COLOURED_SHARE, COLOURED_LEVELS = 0.01, 8
+
+
+def has_colours(image: np.ndarray) -> bool:
+    """Return whether a uint8 image, (H, W) or (H, W, 3), has visible colours; one pixel in sixteen is looked at."""
+    if image.ndim == 2:
+        return False
+    pixels = image[::4, ::4]
+    return float((np.ptp(pixels, axis=2) > COLOURED_LEVELS).mean()) > COLOURED_SHARE
+
+
+def differs_in_channels(image: np.ndarray) -> bool:
+    """Return whether a uint8 image, (H, W) or (H, W, 3), has a pixel whose channels differ."""
+    return image.ndim == 3 and bool((image != image[..., :1]).any())
+
+
+def look_at_bands(pairs: Sequence[Pair], colour: Colour) -> tuple[Colour, str]:
+    """Open some of a run's pairs, warn of bands that look wrong, and decide `auto` for the whole run.
+
+    Returns:
+        The mode, where `auto` is resolved; what a manifest says of it.
+
+    Raises:
+        InputError: both bands of all pairs looked at have the same pixels.
+    """
+    looked_at, visible_coloured, infrared_coloured, equal, differing = [], [], [], [], 0
+    for pair in pairs[:: max(1, -(-len(pairs) // LOOKED_AT))]:
+        try:
+            visible, infrared = read_image(pair.visible), read_image(pair.infrared, pair.infrared_range)
+        except InputError:  # whoever comes to this pair says it, after what is before it is done
+            continue
+        looked_at.append(pair)
+        visible_coloured += [pair] if has_colours(visible) else []
+        infrared_coloured += [pair] if has_colours(infrared) else []
+        equal += [pair] if same_pixels(visible, infrared) else []
+        differing += differs_in_channels(visible)
+    for doubt in band_doubts(len(looked_at), visible_coloured, infrared_coloured, equal):
+        logging.warning("warning: %s", doubt)
+    if colour != "auto":
+        return colour, colour
+    colour = "ycbcr-studio" if 2 * differing >= max(1, len(looked_at)) else "grey"
+    found = f"{colour} for all: {differing} of {len(looked_at)} visible images looked at have colours"
+    if differing not in (0, len(looked_at)):
+        found = f"{found}, which is mixed"
+        logging.warning("warning: --colour auto: %s", found)
+    return colour, found
+
+
+def same_pixels(visible: np.ndarray, infrared: np.ndarray) -> bool:
+    """Return whether both bands' images are one; three channels that all agree count as one channel."""
+    greys = [image if image.ndim == 2 or differs_in_channels(image) else image[..., 0] for image in (visible, infrared)]
+    return np.array_equal(*greys)
+
+
+def band_doubts(
+    count: int, visible_coloured: Sequence[Pair], infrared_coloured: Sequence[Pair], equal: Sequence[Pair]
+) -> list[str]:
+    """Return what looks wrong with the bands of `count` pairs, given those with colours and those of equal pixels.
+
+    Raises:
+        InputError: all pairs have equal pixels in both bands.
+    """
+    if equal and len(equal) == count:
+        raise InputError(
+            f"{equal[0].visible} and {equal[0].infrared} have the same pixels, as all {count} pairs looked at; wanted "
+            "the visible and the infrared image of each"
+        )
+    doubts = []
+    if equal:
+        doubts.append(
+            f"both bands have the same pixels in {len(equal)} of {count} pairs looked at, such as {equal[0].visible}"
+        )
+    if infrared_coloured:
+        found = f"{len(infrared_coloured)} of {count} infrared images looked at have colours"
+        found += f", such as {infrared_coloured[0].infrared}"
+        if visible_coloured:
+            doubts.append(f"{found}: taken as grey, but a pseudo-colour's luma does not rise with its counts")
+        else:
+            doubts.append(f"{found}, and no visible one has: are the folders exchanged?")
+    return doubts
 
 
 def rgb_to_ycbcr(rgb: np.ndarray, colour: Colour) -> np.ndarray:
@@ -42,12 +131,12 @@ def split_pair(pair: Pair, colour: Colour) -> tuple[np.ndarray, np.ndarray, np.n
 
     Returns:
         Visible luma and infrared, uint8 (H, W); Cb and Cr, uint8 (H, W, 2), or None in mode grey; the mode, where
-        `auto` is resolved.
+        `auto` is resolved by this image only.
 
     Raises:
         InputError: a file is unreadable, or the two differ in size.
     """
-    infrared = read_grey(pair.infrared)
+    infrared = read_grey(pair.infrared, pair.infrared_range)
     if colour == "grey":
         visible = read_grey(pair.visible)
         check_pair_size(pair, visible, infrared)
@@ -55,8 +144,7 @@ def split_pair(pair: Pair, colour: Colour) -> tuple[np.ndarray, np.ndarray, np.n
     rgb = read_image(pair.visible)
     check_pair_size(pair, rgb, infrared)
     if colour == "auto":
-        coloured = rgb.ndim == 3 and bool((rgb != rgb[..., :1]).any())
-        if not coloured:
+        if not differs_in_channels(rgb):
             return read_grey(pair.visible), infrared, None, "grey"
         colour = "ycbcr-studio"
     if rgb.ndim == 2:

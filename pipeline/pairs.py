@@ -1,130 +1,245 @@
-"""Aligned visible-infrared pairs: found by file stem, read with every doubt about a file turned into an error.
+"""Aligned visible-infrared pairs: found by file stem in one folder or more, and the options that describe them.
 
-Images are 8-bit with one or three channels; arrays of three channels are RGB.
+The images themselves are read by `pipeline.images`.
 """
 
-import io
+import argparse
 import logging
+import math
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
-from PIL import Image
 
-from pipeline.artefacts import replacing
+from pipeline.images import EXTENSIONS, MOST_PIXELS, Range, encode_image, read_grey, read_image, write_image
 from pipeline.stage import InputError, some_of
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-# 8192 x 8192, fifty times what the field's cameras give. A file of some kilobytes may unpack to gigabytes.
-MOST_PIXELS = 2**26
+__all__ = [
+    "EXTENSIONS",
+    "MOST_PIXELS",
+    "Bands",
+    "Pair",
+    "add_band_options",
+    "check_folders",
+    "check_pair_size",
+    "encode_image",
+    "find_bands",
+    "find_images",
+    "find_pairs",
+    "given_bands",
+    "read_grey",
+    "read_image",
+    "read_names",
+    "refuse_same_files",
+    "suggested_suffixes",
+    "write_image",
+]
+
+_KEYS = "--visible-suffix and --infrared-suffix, in the configuration visible_suffix and infrared_suffix"
+
+
+@dataclass(frozen=True)
+class Bands:
+    """How the files of the two bands are told apart and read.
+
+    A suffix ends the stems of one band's files and is no part of a pair's name. `infrared_range` are the counts that
+    become levels 0 and 255 where infrared files have 16-bit samples; None: they have levels.
+    """
+
+    visible_suffix: str = ""
+    infrared_suffix: str = ""
+    infrared_range: Range | None = None
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """The suffixes that are given, visible first."""
+        return tuple(filter(None, (self.visible_suffix, self.infrared_suffix)))
+
+    def facts(self) -> dict[str, Any]:
+        """Return what a manifest says of them; nothing where levels are read as they are."""
+        return {} if self.infrared_range is None else {"infrared_range": list(self.infrared_range)}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One scene: its name (the file stem) and the files of its two aligned images."""
+    """One scene: its name (the file stem, less the band's suffix), the files of its two images, the infrared range."""
 
     name: str
     visible: Path
     infrared: Path
+    infrared_range: Range | None = None
 
 
-def find_images(folders: Path | Sequence[Path]) -> dict[str, Path]:
-    """Return the images of one or more folders by file stem, sorted by stem; hidden files are passed over.
+def add_band_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of `Bands`."""
+    add = parser.add_argument
+    for band, example in (("visible", "_RGB"), ("infrared", "_PreviewData")):
+        add(
+            f"--{band}-suffix",
+            default="",
+            metavar="TEXT",
+            help=f"what the stems of {band} files end with beside the pair's name, such as {example}; default nothing",
+        )
+    add(
+        "--infrared-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="counts of 16-bit infrared files that become levels 0 and 255, the same for all; default: 8-bit files",
+    )
+
+
+def given_bands(options: argparse.Namespace) -> Bands:
+    """Return what the options of `add_band_options` say; InputError for a range that is none."""
+    counts = options.infrared_range
+    if counts is not None and not (all(map(math.isfinite, counts)) and counts[0] < counts[1]):
+        raise InputError(f"--infrared-range {counts[0]:g} {counts[1]:g}: wanted two counts, the lower first")
+    return Bands(options.visible_suffix, options.infrared_suffix, None if counts is None else tuple(counts))
+
+
+def find_images(folders: Path | Sequence[Path], suffix: str = "", other: str = "") -> dict[str, Path]:
+    """Return the images of one or more folders by name, sorted by name; hidden files are passed over.
+
+    A name is a file's stem less `suffix`; files without it are passed over, and so are those with the suffix `other`
+    of another band where that is the longer one of the two.
 
     Raises:
-        InputError: a folder is missing, none holds an image, or two images share a stem.
+        InputError: a folder is missing, none holds an image, or two images share a name.
     """
-    folders = [folders] if isinstance(folders, (str, Path)) else list(folders)
+    folders = _listed(folders)
     images: dict[str, Path] = {}
+    others = len(other) > len(suffix) and other.endswith(suffix)
     for folder in map(Path, folders):
         if not folder.is_dir():
             raise InputError(f"{folder} is not a folder; wanted a folder of images")
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
                 continue
+            if not path.stem.endswith(suffix) or path.stem == suffix or (others and path.stem.endswith(other)):
+                continue
             if "\n" in path.name:
                 raise InputError(f"{str(path)!r} has a line break in its name; wanted none: a list has one name a line")
-            if path.stem in images:
-                raise InputError(f"{path} and {images[path.stem]} have the same stem; wanted one image for each name")
-            images[path.stem] = path
+            name = path.stem.removesuffix(suffix)
+            if name in images:
+                raise InputError(f"{path} and {images[name]} have the same stem; wanted one image for each name")
+            images[name] = path
     if not images:
         where = ", ".join(map(str, folders))
-        raise InputError(f"{where} holds no image; wanted files ending in {', '.join(EXTENSIONS)}")
+        ends = ", ".join(EXTENSIONS)
+        raise InputError(
+            f"{where} holds no image{f' with the suffix {suffix}' if suffix else ''}; wanted files ending in {ends}"
+        )
     return dict(sorted(images.items()))
 
 
 def find_pairs(
-    visible: Path | Sequence[Path], infrared: Path | Sequence[Path], names: Iterable[str] | None = None
+    visible: Path | Sequence[Path],
+    infrared: Path | Sequence[Path],
+    names: Iterable[str] | None = None,
+    bands: Bands = Bands(),
 ) -> list[Pair]:
-    """Return the pairs of the visible and infrared folders, matched by stem and sorted by name.
+    """Return the pairs of the visible and infrared folders, matched by name and sorted by it.
 
     With `names`, only those, in sorted order. An infrared image without its visible one is left out with a warning.
 
     Raises:
-        InputError: a visible image has no infrared one, or a name of `names` has no visible image.
+        InputError: both images of a pair are one file, a visible image has no infrared one, or a name of `names` has
+            no visible image.
     """
-    visible_images, infrared_images = find_images(visible), find_images(infrared)
+    check_folders(visible, infrared, bands)
+    visible_images, infrared_images = find_bands(visible, infrared, bands)
     if names is not None:
         wanted = sorted(set(names))
         missing = [name for name in wanted if name not in visible_images]
         if missing:
             raise InputError(f"no visible image for {some_of(missing)} in {_where(visible)}")
         visible_images = {name: visible_images[name] for name in wanted}
-    else:
-        surplus = sorted(infrared_images.keys() - visible_images.keys())
-        if surplus:
-            logging.warning("warning: left out infrared images without a visible one: %s", some_of(surplus))
     missing = [name for name in visible_images if name not in infrared_images]
     if missing:
-        raise InputError(f"no infrared image in {_where(infrared)} for visible {some_of(missing)}")
-    return [Pair(name, path, infrared_images[name]) for name, path in visible_images.items()]
+        raise InputError(
+            f"no infrared image in {_where(infrared)} for visible {some_of(missing)}"
+            + suggested_suffixes(visible_images, infrared_images)
+        )
+    surplus = sorted(infrared_images.keys() - visible_images.keys()) if names is None else []
+    if surplus:
+        logging.warning("warning: left out infrared images without a visible one: %s", some_of(surplus))
+    pairs = [Pair(name, path, infrared_images[name], bands.infrared_range) for name, path in visible_images.items()]
+    refuse_same_files(pairs)
+    return pairs
 
 
-def read_names(path: Path) -> list[str]:
-    """Read a list of names, one a line; empty lines are passed over.
+def find_bands(
+    visible: Path | Sequence[Path], infrared: Path | Sequence[Path], bands: Bands
+) -> tuple[dict[str, Path], dict[str, Path]]:
+    """Return the images of both bands by name, as `find_images` finds them; they need not match."""
+    suffixes = bands.visible_suffix, bands.infrared_suffix
+    return find_images(visible, *suffixes), find_images(infrared, *suffixes[::-1])
+
+
+def check_folders(visible: Path | Sequence[Path], infrared: Path | Sequence[Path], bands: Bands) -> None:
+    """Raise InputError where both bands are to be found in one folder by one suffix; folders need not exist yet."""
+    if bands.visible_suffix != bands.infrared_suffix:
+        return
+    of_infrared = {Path(folder).resolve() for folder in _listed(infrared)}
+    for folder in map(Path, _listed(visible)):
+        if folder.resolve() in of_infrared:
+            images = find_images(folder) if folder.is_dir() else {}
+            raise InputError(
+                f"{folder} is given for both bands: each image would be paired with itself; wanted two folders, or one "
+                "with suffixes that tell the bands apart" + (suggested_suffixes(images, images) or f" ({_KEYS})")
+            )
+
+
+def refuse_same_files(pairs: Sequence[Pair]) -> None:
+    """Raise InputError where both images of a pair are one file, by links too."""
+    same = [pair for pair in pairs if pair.visible.samefile(pair.infrared)]
+    if same:
+        raise InputError(
+            f"{same[0].visible} and {same[0].infrared} are one file, as in {len(same)} of {len(pairs)} pairs; wanted "
+            "the visible and the infrared image of each"
+        )
+
+
+def suggested_suffixes(visible: Iterable[str], infrared: Iterable[str]) -> str:
+    """Return the end of a message: the suffixes by which half of the visible stems find an infrared one, or nothing."""
+    stems = set(visible), set(infrared)
+    for ending in (r"[_\-. ][^_\-. ]*$", r"[^0-9]*$"):
+        of_visible, of_infrared = (_names_by_suffix(band, ending) for band in stems)
+        for ours, names in of_visible.items():
+            for theirs, others in of_infrared.items():
+                if ours != theirs and 2 * len(names & others) >= len(stems[0]) and re.search("[A-Za-z]", ours + theirs):
+                    either = " or the other way round" if stems[0] == stems[1] else ""
+                    return f": try --visible-suffix={ours} --infrared-suffix={theirs}{either} ({_KEYS})"
+    return ""
+
+
+def read_names(path: Path, suffixes: Sequence[str] = ()) -> list[str]:
+    """Read a list of names, one a line; empty lines and spaces around a name are passed over.
+
+    A line may also be a file of that name: folders, the ending of an image and one of `suffixes` are taken off, which
+    is logged.
 
     Raises:
         InputError: the file is missing, holds no name, or names one twice.
     """
     try:
-        names = [line for line in Path(path).read_text(encoding="utf-8").split("\n") if line.strip()]
+        lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a list of names: {error}") from None
+    names = [_name(line, suffixes) for line in lines]
+    changed = [(line, name) for line, name in zip(lines, names, strict=True) if line != name]
     if not names or len(set(names)) < len(names):
-        raise InputError(f"{path} holds {len(names)} names, {len(set(names))} different; wanted each once, one a line")
+        twice = next((name for name in names if names.count(name) > 1), None)
+        raise InputError(
+            f"{path} holds {len(names)} names, {len(set(names))} different; wanted each once, one a line"
+            + (f": {twice!r} is there twice" if twice else "")
+        )
+    if changed:
+        logging.info("%s: %d lines taken as names, such as %r as %r", path, len(changed), *changed[0])
     return names
-
-
-def read_image(path: Path) -> np.ndarray:
-    """Read an image as stored: uint8, (H, W) for one channel or (H, W, 3) RGB for three.
-
-    Raises:
-        InputError: the file is missing, truncated, no image, not 8-bit, has another number of channels, or more than
-            MOST_PIXELS.
-    """
-    image = _decode(path, _read_bytes(path), cv2.IMREAD_UNCHANGED)
-    if image.dtype != np.uint8:
-        raise InputError(f"{path} has {8 * image.itemsize}-bit samples ({image.dtype}); wanted 8-bit")
-    if image.ndim == 2:
-        return image
-    if image.shape[2] != 3:
-        raise InputError(f"{path} has {image.shape[2]} channels; wanted 1 or 3")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
-def read_grey(path: Path) -> np.ndarray:
-    """Read an image as OpenCV's grey, uint8 (H, W), with the refusals of `read_image`.
-
-    OpenCV's grey read of a JPEG is the file's own luma, not a conversion of its decoded colours; the two differ by
-    single grey levels, and the field's fused images were made from the former.
-    """
-    data = _read_bytes(path)
-    image = _decode(path, data, cv2.IMREAD_UNCHANGED)
-    if image.dtype != np.uint8 or (image.ndim == 3 and image.shape[2] != 3):
-        read_image(path)  # raises
-    return image if image.ndim == 2 else _decode(path, data, cv2.IMREAD_GRAYSCALE)
 
 
 def check_pair_size(pair: Pair, visible: np.ndarray, infrared: np.ndarray) -> None:
@@ -134,65 +249,26 @@ def check_pair_size(pair: Pair, visible: np.ndarray, infrared: np.ndarray) -> No
         raise InputError(f"{pair.infrared} is {wi}x{hi}, expected {w}x{h} like {pair.visible}")
 
 
-def encode_image(image: np.ndarray, extension: str = ".png", quality: int = 95) -> bytes:
-    """Encode a uint8 (H, W) or (H, W, 3) RGB image as the bytes of a file; `quality` (0..100) is JPEG's."""
-    options = [cv2.IMWRITE_JPEG_QUALITY, quality] if extension in (".jpg", ".jpeg") else []
-    ok, data = cv2.imencode(extension, image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
-    assert ok, f"OpenCV cannot encode {extension}"
-    return data.tobytes()
+def _name(line: str, suffixes: Sequence[str]) -> str:
+    file = Path(line.replace("\\", "/")).name
+    stem = Path(file).stem if Path(file).suffix.lower() in EXTENSIONS else file
+    longest = max((suffix for suffix in suffixes if stem.endswith(suffix)), key=len, default="")
+    return stem.removesuffix(longest) or stem
 
 
-def write_image(path: Path, image: np.ndarray, quality: int = 95) -> bytes:
-    """Write an image, atomically, in the format of its extension; return the file's bytes."""
-    data = encode_image(image, Path(path).suffix, quality)
-    with replacing(path) as part:
-        part.write_bytes(data)
-    return data
+def _names_by_suffix(stems: Iterable[str], ending: str) -> dict[str, set[str]]:
+    """Return, for each suffix that the pattern `ending` finds and for none, the names that it leaves of the stems."""
+    names: dict[str, set[str]] = {"": set(stems)}
+    for stem in sorted(stems):
+        suffix = re.search(ending, stem)
+        if suffix and suffix.start():
+            names.setdefault(suffix[0], set()).add(stem[: suffix.start()])
+    return names
 
 
-def _read_bytes(path: Path) -> bytes:
-    try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
-    if not data:
-        raise InputError(f"{path} is empty; wanted an image")
-    # OpenCV fills what a cut-off file lacks with grey or black and says nothing, so look for the end ourselves.
-    if data.startswith(b"\x89PNG") and b"IEND\xaeB`\x82" not in data[-4096:]:
-        raise InputError(f"{path} is truncated: a PNG file without its end")
-    if data.startswith(b"\xff\xd8") and b"\xff\xd9" not in data[-4096:]:
-        raise InputError(f"{path} is truncated: a JPEG file without its end")
-    if data.startswith(b"BM") and len(data) < int.from_bytes(data[2:6], "little"):
-        raise InputError(f"{path} is truncated: {len(data)} bytes of {int.from_bytes(data[2:6], 'little')}")
-    if _stated_pixels(path, data) > MOST_PIXELS:
-        raise InputError(f"{path} has more than {MOST_PIXELS:,} pixels; wanted an image that fits into memory")
-    return data
-
-
-def _stated_pixels(path: Path, data: bytes) -> float:
-    """Return the width times the height that an image's header states; nothing is unpacked."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.width * image.height
-    except MemoryError:
-        raise
-    except Image.DecompressionBombError:
-        return float("inf")
-    except Exception:  # of many kinds, by format; what states no size is not unpacked to find it
-        raise InputError(f"{path} cannot be decoded; wanted an image as its name says") from None
-
-
-def _decode(path: Path, data: bytes, mode: int) -> np.ndarray:
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), mode | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise MemoryError(f"{path} does not fit into it") from None
-        image = None
-    if image is None:
-        raise InputError(f"{path} cannot be decoded; wanted an image as its name says")
-    return image
+def _listed(folders: Path | Sequence[Path]) -> list[Path]:
+    return [folders] if isinstance(folders, (str, Path)) else list(folders)
 
 
 def _where(folders: Path | Sequence[Path]) -> str:
-    return str(folders) if isinstance(folders, (str, Path)) else ", ".join(map(str, folders))
+    return ", ".join(map(str, _listed(folders)))

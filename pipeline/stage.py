@@ -31,9 +31,12 @@ def some_of(names: Sequence[str]) -> str:
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
     """Run a stage's `main` as a program: progress on stderr, a user's mistake as one line and exit status 1.
 
+    A `~` that the shell left, in `--option=~/folder` or NAME=~/file, is the home folder, as at the start of a word.
+
     Other exceptions keep their traceback: they are ours.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    sys.argv[1:] = map(with_home, sys.argv[1:])
     try:
         main(None)
     except InputError as error:
@@ -48,6 +51,12 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
     except OSError as error:
         # A full disk or a folder without permission is the user's to mend; the error already names the file.
         sys.exit(f"error: {error}")
+
+
+def with_home(word: str) -> str:
+    """Return a command line's word or a configuration's text with a leading `~` or `~user` as that home folder."""
+    name, equals, path = word.rpartition("=") if "=~" in word else ("", "", word)
+    return name + equals + os.path.expanduser(path)  # noqa: PTH111  # an unknown user's stays as it is
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from detection.average_precision import read_conditions
 from pipeline.artefacts import read_json, replacing
 from pipeline.pairs import find_images, read_image
 from pipeline.stage import InputError
-from reports.collect import Split
+from reports.collect import LATE, Split
 
 OVERLAP = 0.5  # least intersection over union of a detection and the box it finds
 WEBP_QUALITY = 78
@@ -125,6 +125,7 @@ class Pictures:
     boxes: Mapping[str, Sequence[Mapping[str, Any]]]
     detections: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
     conditions: Mapping[str, str]
+    infrared_range: tuple[float, float] | None = None
 
     def image(self, variant: str, name: str) -> np.ndarray:
         """Return a variant's image; InputError where there is none."""
@@ -132,7 +133,7 @@ class Pictures:
             raise InputError(
                 f"{', '.join(map(str, self.folders[variant]))} has no image {name!r} of variant {variant!r}"
             )
-        return read_image(self.files[variant][name])
+        return read_image(self.files[variant][name], self.infrared_range if variant == "infrared" else None)
 
 
 def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], predictions: Mapping[str, Path]) -> Pictures:
@@ -152,12 +153,16 @@ def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], prediction
     for entry in truth["annotations"]:
         boxes[names[entry["image_id"]]].append({"bbox": entry["bbox"], "class": classes[entry["category_id"]]})
     return Pictures(
-        files={variant: find_images(folders) for variant, folders in images.items()},
+        files={
+            variant: find_images(folders, split.dataset.get(f"{'visible' if variant == LATE else variant}_suffix", ""))
+            for variant, folders in images.items()
+        },
         folders=images,
         classes=list(classes.values()),
         boxes=boxes,
         detections={variant: _detections(file, names, classes) for variant, file in predictions.items()},
         conditions=read_conditions(split.file.with_name("conditions.json")),
+        infrared_range=split.dataset.get("infrared_range"),
     )
 
 

@@ -251,6 +251,7 @@ def _split_facts(split: Split) -> dict[str, Any]:
         "test_images": len(split.test),
         "digest_train": split.dataset["split"]["digest_train"],
         "digest_test": split.dataset["split"]["digest_test"],
+        **({"infrared_range": split.dataset["infrared_range"]} if "infrared_range" in split.dataset else {}),
     }
 
 

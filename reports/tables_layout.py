@@ -139,4 +139,13 @@ def _split_note(facts: Mapping[str, Any]) -> str:
         + (", a random part of it" if split.get("limits") else "")
         + f", {facts['train_images']} training and {facts['test_images']} test images, "
         f"digests {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
+        + range_note(facts.get("infrared_range"))
     )
+
+
+def range_note(counts: Sequence[float] | str | None) -> str:
+    """Return the sentence on how infrared counts (JSON where read from a CSV) became levels; nothing for levels."""
+    if counts is None:
+        return ""
+    low, high = json.loads(counts) if isinstance(counts, str) else counts
+    return f" Infrared: counts {low:g} to {high:g} are levels 0 to 255, the same for all images."

@@ -86,6 +86,8 @@ def read_manifests(
             if score_facts[dataset, column].get("manifest_sha256") != sha256_file(file):
                 raise InputError(f"{file} is not the manifest that was scored; wanted scores of these fused images")
             treatment = f"{facts.get('colour')}, {facts.get('format')}"
+            if "infrared_range" in facts:
+                treatment += f", infrared counts {facts['infrared_range']} as levels 0 to 255"
             if treatments.setdefault(dataset, treatment) != treatment:
                 raise InputError(f"{file} was made as {treatment}, the others of {dataset} as {treatments[dataset]}")
             own = {key: facts[key] for key in ("method", "revision", "weights", "precision") if key in facts}

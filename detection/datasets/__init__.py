@@ -1,12 +1,14 @@
 """The data sets by name. A new one is a small file and a line in `DATASETS`: see docs/own-dataset.md."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from detection.datasets.folders import FOLDERS, describe_folders
 from detection.datasets.layout import Dataset, Layout
 from detection.datasets.llvip import LLVIP
 from detection.datasets.m3fd import M3FD, SYNTHETIC
 from detection.datasets.msrs import MSRS
+from pipeline.pairs import Bands
 from pipeline.stage import InputError
 
 DATASETS: dict[str, Dataset] = {
@@ -24,17 +26,18 @@ def find_dataset(
     visible: Sequence[str] | None = None,
     infrared: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
+    bands: Bands = Bands(),  # noqa: B008  # frozen
 ) -> Dataset:
-    """Return the data set of this name; `folders` takes its classes and folders from the other arguments.
+    """Return the data set of this name; `folders` takes its classes, folders and suffixes from the other arguments.
 
     Raises:
-        InputError: `folders` without classes, or classes or folders for another data set.
+        InputError: `folders` without classes, or classes, folders or suffixes for another data set.
     """
     if name == "folders":
-        return describe_folders(classes or (), visible, infrared, labels)
-    if classes or visible or infrared or labels:
+        return describe_folders(classes or (), visible, infrared, labels, bands)
+    if classes or visible or infrared or labels or bands.suffixes:
         raise InputError(f"--dataset {name} has folders and classes of its own; --classes and the like want folders")
-    return DATASETS[name]
+    return replace(DATASETS[name], bands=bands)
 
 
 __all__ = ["DATASETS", "Dataset", "Layout", "find_dataset"]

@@ -6,9 +6,11 @@ are there, are its own split.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from detection.datasets.layout import Dataset, Layout, listed_split
+from pipeline.pairs import Bands
 from pipeline.stage import InputError
 
 KINDS = ("visible", "infrared", "labels")
@@ -20,6 +22,7 @@ def describe_folders(
     visible: Sequence[str] | None = None,
     infrared: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
+    bands: Bands = Bands(),  # noqa: B008  # frozen
 ) -> Dataset:
     """Return the data set with these classes, numbered in this order, in these folders below the root.
 
@@ -33,4 +36,5 @@ def describe_folders(
         given = zip(KINDS, (visible, infrared, labels), strict=True)
         return Layout(*(tuple(root / folder for folder in folders or [kind]) for kind, folders in given))
 
-    return replace(FOLDERS, classes=tuple(classes), layout=layout)
+    own_split = partial(listed_split, suffixes=bands.suffixes)
+    return replace(FOLDERS, classes=tuple(classes), layout=layout, own_split=own_split, bands=bands)

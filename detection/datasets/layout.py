@@ -1,11 +1,11 @@
 """What a data set has to say about itself: its classes, where its files lie, whether it has a split of its own."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from detection.boxes import Labels, read_voc, read_yolo
-from pipeline.pairs import read_names
+from pipeline.pairs import Bands, read_names
 from pipeline.stage import InputError
 
 
@@ -29,32 +29,40 @@ class Dataset:
             no split.
         condition: from the root and an image's name to its condition (`day`, `night`, ...), or None where the data set
             does not say; None for a data set that never says.
+        bands: how the files of the two bands are told apart and read.
     """
 
     classes: tuple[str, ...]
     layout: Callable[[Path], Layout]
     own_split: Callable[[Path], tuple[list[str], list[str]] | None]
     condition: Callable[[Path, str], str | None] | None = None
+    bands: Bands = Bands()  # noqa: RUF009  # frozen
 
 
-def listed_split(root: Path) -> tuple[list[str], list[str]] | None:
+def listed_split(root: Path, suffixes: Sequence[str] = ()) -> tuple[list[str], list[str]] | None:
     """Return the names in `train.txt` and `test.txt` of the root, or None where it has not both."""
-    lists = root / "train.txt", root / "test.txt"
-    return (read_names(lists[0]), read_names(lists[1])) if all(path.is_file() for path in lists) else None
+    lists = [root / "train.txt", root / "test.txt"]
+    if not all(path.is_file() for path in lists):
+        return None
+    train, test = (read_names(path, suffixes) for path in lists)
+    return train, test
 
 
-def find_labels(folders: tuple[Path, ...], name: str) -> Path:
-    """Return the label file of the image `name`: NAME.xml or NAME.txt in one of `folders`.
+def find_labels(folders: tuple[Path, ...], name: str, suffixes: Sequence[str] = ()) -> Path:
+    """Return the label file of the image `name`: NAME.xml or NAME.txt in one of `folders`, or NAME and a suffix.
 
     Raises:
         InputError: there is none, or more than one. An image without objects has an empty file, not a missing one.
     """
-    candidates = [folder / f"{name}{ending}" for folder in folders for ending in (".xml", ".txt")]
+    endings = [f"{suffix}{ending}" for suffix in ("", *suffixes) for ending in (".xml", ".txt")]
+    candidates = [folder / f"{name}{ending}" for folder in folders for ending in endings]
     found = [path for path in candidates if path.is_file()]
     if len(found) != 1:
         what = " and ".join(map(str, found)) or "no label file"
         where = ", ".join(map(str, folders))
-        raise InputError(f"{what} for image {name!r} in {where}; wanted one, {name}.xml or {name}.txt")
+        raise InputError(
+            f"{what} for image {name!r} in {where}; wanted one, {' or '.join(name + ending for ending in endings)}"
+        )
     return found[0]
 
 

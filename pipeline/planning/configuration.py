@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from pipeline.stage import InputError
+from pipeline.stage import InputError, with_home
 
 MOST_VALUES = 100_000  # of a configuration, far above any; YAML's aliases can make billions of a few lines
 
@@ -21,6 +21,15 @@ def check_size(config: Mapping[str, Any]) -> None:
             )
         if isinstance(one, (list, dict)):
             waiting += one.values() if isinstance(one, dict) else one
+
+
+def with_homes(value: Any) -> Any:
+    """Return a value of the configuration with the home folder in the place of a leading `~` of its texts."""
+    if isinstance(value, dict):
+        return {key: with_homes(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [with_homes(one) for one in value]
+    return with_home(value) if isinstance(value, str) else value
 
 
 def chosen_test_sets(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

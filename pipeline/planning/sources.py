@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from pipeline.pairs import Bands, check_folders
+from pipeline.planning.words import BAND_KEYS, band_options
 from pipeline.stage import InputError
 
 BANDS = ("visible", "infrared")
@@ -75,6 +77,10 @@ class Sources:
         """Return the option that keeps test pairs out of FNet's training where it shares the data set with boxes."""
         return [] if self.config["fnet"]["data"] else ["--names", f"{self.results}/{SPLIT}/train.txt"]
 
+    def fnet_bands(self) -> list[str]:
+        """Return the options by which the two bands of the pairs that FNet trains on are told apart and read."""
+        return band_options(self.config["fnet"]["data"] or self.config["dataset"])
+
     def start_weights(self) -> list[str]:
         """Return the weights file that detectors start from, as a list."""
         return list(filter(None, [self.config["detection"]["weights"]]))
@@ -104,12 +110,19 @@ class Sources:
         """Return both folders of a test set, visible first."""
         return [self.test_set_folder(test_set, band) for band in BANDS]
 
+    def test_set_bands(self, test_set: str, itself: str | None = None) -> list[str]:
+        """Return the options by which a test set's bands are told apart and read, `itself` being scored as fused."""
+        settings = self.test_sets[test_set]
+        suffix = settings.get(f"{itself}_suffix")
+        return band_options(settings) + ([f"--fused-suffix={suffix}"] if suffix else [])
+
     def checked_pairs(self) -> list[str]:
         """Return the options that name the pairs for the check of an own method; none where they are not yet split."""
         lists = [f"{self.results}/{SPLIT}/{part}.txt" for part in ("train", "test")]
         if not all(Path(file).is_file() for file in lists):
             return []
-        return ["--visible", *self.folders("visible"), "--infrared", *self.folders("infrared"), "--names", *lists]
+        folders = ["--visible", *self.folders("visible"), "--infrared", *self.folders("infrared")]
+        return [*folders, "--names", *lists, *band_options(self.config["dataset"])]
 
 
 def dataset_root(config: Mapping[str, Any]) -> str:
@@ -121,14 +134,31 @@ def dataset_root(config: Mapping[str, Any]) -> str:
 def find_sources(
     config: Mapping[str, Any], test_sets: Mapping[str, Mapping[str, Any]], find_dataset: Callable[..., Any]
 ) -> Sources:
-    """Return the sources of a run; `find_dataset` finds a data set by name, classes and folders.
+    """Return the sources of a run; `find_dataset` finds a data set by name, classes, folders and bands.
 
     Raises:
-        InputError: the data set's classes or folders are not given, or given for one that has its own.
+        InputError: the data set's classes or folders are not given, or given for one that has its own; both bands of
+            the data set, of a test set or of FNet's own data are to be found in one folder by one suffix.
     """
     settings = config["dataset"]
     try:
-        dataset = find_dataset(*(settings[key] for key in ("name", "classes", "visible", "infrared", "labels")))
+        given = (settings[key] for key in ("name", "classes", "visible", "infrared", "labels"))
+        dataset = find_dataset(*given, _bands(settings))
+        sources = Sources(config, dataset.layout(Path(dataset_root(config))), test_sets)
+        check_folders(*map(sources.folders, BANDS), _bands(settings))
     except InputError as error:
         raise InputError(f"config: dataset: {error}") from None
-    return Sources(config, dataset.layout(Path(dataset_root(config))), test_sets)
+    try:
+        if config["fnet"]["data"]:
+            check_folders(*map(sources.fnet_folders, BANDS), _bands(config["fnet"]["data"]))
+        for name, test_set in test_sets.items():
+            visible, infrared = sources.test_set_folders(name)
+            check_folders(visible, infrared, _bands(test_set))
+    except InputError as error:
+        raise InputError(f"config: {error}") from None
+    return sources
+
+
+def _bands(settings: Mapping[str, Any]) -> Bands:
+    visible, infrared, counts = map(settings.get, BAND_KEYS)
+    return Bands(visible or "", infrared or "", counts)

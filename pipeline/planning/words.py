@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+BAND_KEYS = ("visible_suffix", "infrared_suffix", "infrared_range")
 # Settings of trainings that do not decide their results; numbers and plain words by the schema.
 INDIFFERENT = ("checkpoint_every", "checkpoint_epochs", "cache", "workers")
 
@@ -27,9 +28,17 @@ def chosen(settings: Mapping[str, Any], *keys: str) -> list[str]:
 
 
 def dataset_options(config: Mapping[str, Any], *keys: str) -> list[str]:
-    """Return the options that name the data set with boxes, and some of its settings."""
+    """Return the options that name the data set with boxes, its bands and some of its other settings."""
     dataset = config["dataset"]
-    return options({"dataset": dataset["name"], **{key: dataset[key] for key in keys}})
+    others = {key: dataset[key] for key in keys if key not in BAND_KEYS}
+    return options({"dataset": dataset["name"], **others}) + band_options(dataset)
+
+
+def band_options(settings: Mapping[str, Any]) -> list[str]:
+    """Return the options by which the two bands of a data set's settings are told apart and read."""
+    # Of one word each: a suffix may begin with a dash.
+    suffixes = [f"--{key.replace('_', '-')}={settings[key]}" for key in BAND_KEYS[:2] if settings.get(key)]
+    return options({"infrared_range": settings.get("infrared_range")}) + suffixes
 
 
 def deciding(settings: Mapping[str, Any]) -> list[str]:

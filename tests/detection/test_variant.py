@@ -110,13 +110,15 @@ def test_missing_data_yaml_is_refused(tmp_path):
         read_data(tmp_path / "none.yaml", "train")
 
 
-def test_the_form_of_ultralytics_is_read_as_well(m3fd, tmp_path):
+@pytest.mark.parametrize("place", ["set", "~/set"])
+def test_the_form_of_ultralytics_is_read_as_well(m3fd, tmp_path, monkeypatch, place):
+    monkeypatch.setenv("HOME", str(tmp_path))
     shutil.copytree(m3fd / "Vis", tmp_path / "set" / "images" / "train")
     labels = tmp_path / "set" / "labels" / "train"
     labels.mkdir(parents=True)
     (labels / "00001.txt").write_text("1 0.5 0.5 0.5 0.5\n")
     (tmp_path / "data.yaml").write_text(
-        yaml.safe_dump({"path": "set", "train": "images/train", "val": "val.txt", "names": {0: "a", 1: "b"}})
+        yaml.safe_dump({"path": place, "train": "images/train", "val": "val.txt", "names": {0: "a", 1: "b"}})
     )
     (tmp_path / "set" / "val.txt").write_text("images/train/00001.png\n")
     train, test = (read_data(tmp_path / "data.yaml", part) for part in ("train", "test"))

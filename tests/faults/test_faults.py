@@ -104,7 +104,7 @@ def test_an_image_for_which_memory_runs_out_is_not_called_broken(bench, tmp_path
     def no_memory(file):
         raise MemoryError
 
-    monkeypatch.setattr("pipeline.pairs.Image.open", no_memory)
+    monkeypatch.setattr("pipeline.images.Image.open", no_memory)
     with pytest.raises(MemoryError):
         read_image(tmp_path / "vi/a.png")
 

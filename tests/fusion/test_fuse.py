@@ -24,7 +24,7 @@ from pipeline.stage import InputError
 
 @pytest.fixture
 def folders(tmp_path, rng):
-    """Two coloured pairs and a grey one, small."""
+    """Two coloured pairs and a grey one, small: a mixed folder."""
     for name, channels in (("a", 3), ("b c", 3), ("ü'", 1)):
         shape = (20, 26, 3) if channels == 3 else (20, 26)
         write_image(tmp_path / "vi" / f"{name}.png", rng.integers(0, 256, shape, dtype=np.uint8))
@@ -56,7 +56,8 @@ def test_every_method_writes_one_image_a_pair_and_a_manifest(folders, tmp_path, 
     output = fuse(folders, "--weights", weights, method=method, output=f"every-{method}")
     manifest, facts = read_csv(output / "manifest.csv")
     assert manifest["name"].tolist() == ["a", "b c", "ü'"]
-    assert manifest["colour"].tolist() == ["ycbcr-studio", "ycbcr-studio", "grey"]
+    assert manifest["colour"].tolist() == ["ycbcr-studio"] * 3
+    assert facts["colours"] == "ycbcr-studio for all: 2 of 3 visible images looked at have colours, which is mixed"
     assert facts["method"] == method
     assert facts["weights"] == (sha256_file(weights) if METHODS[method].needs_weights else "none")
     for row in manifest.itertuples():

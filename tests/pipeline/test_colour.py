@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.colour import COLOURS, join_chroma, rgb_to_ycbcr, split_pair, ycbcr_to_rgb
+from pipeline.colour import COLOURS, join_chroma, look_at_bands, rgb_to_ycbcr, split_pair, ycbcr_to_rgb
 from pipeline.pairs import Pair, write_image
 from pipeline.stage import InputError
 
@@ -60,3 +60,72 @@ def test_a_pair_of_two_sizes_names_both(tmp_path, rng):
     for colour in COLOURS:
         with pytest.raises(InputError, match=r"i\.png is 13x10, expected 12x10 like .*v\.png"):
             split_pair(pair, colour)
+
+
+def pairs_of(tmp_path, visible, infrared):
+    """Return the pairs of two lists of images, written to `vi` and `ir`."""
+    pairs = []
+    for number, images in enumerate(zip(visible, infrared, strict=True)):
+        paths = [tmp_path / band / f"{number}.png" for band in ("vi", "ir")]
+        for path, image in zip(paths, images, strict=True):
+            write_image(path, image)
+        pairs.append(Pair(str(number), *paths))
+    return pairs
+
+
+def test_auto_is_one_mode_for_all_images_and_a_mixture_is_told(tmp_path, rng, caplog):
+    greys = [rng.integers(0, 256, (10, 12), dtype=np.uint8) for _ in range(6)]
+    colour = rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    one_pixel = np.repeat(greys[0][..., None], 3, axis=2)
+    one_pixel[3, 4, 1] ^= 1
+    assert look_at_bands(pairs_of(tmp_path / "a", greys[:3], greys[3:]), "auto") == (
+        "grey",
+        "grey for all: 0 of 3 visible images looked at have colours",
+    )
+    assert look_at_bands(pairs_of(tmp_path / "b", [colour] * 3, greys[3:]), "auto")[0] == "ycbcr-studio"
+    assert not caplog.text
+    mode, found = look_at_bands(pairs_of(tmp_path / "c", [one_pixel, *greys[1:3]], greys[3:]), "auto")
+    assert (mode, found) == (
+        "grey",
+        "grey for all: 1 of 3 visible images looked at have colours, which is mixed",
+    )
+    assert look_at_bands(pairs_of(tmp_path / "d", [colour, colour, greys[2]], greys[3:]), "auto")[0] == "ycbcr-studio"
+    assert caplog.text.count("which is mixed") == 2
+
+
+def test_infrared_with_colours_is_warned_of_once(tmp_path, rng, caplog):
+    grey = rng.integers(0, 256, (10, 12), dtype=np.uint8)
+    colour = rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)
+    pseudo = cv2.applyColorMap(grey, cv2.COLORMAP_JET)
+    look_at_bands(pairs_of(tmp_path / "a", [colour] * 3, [pseudo, pseudo, grey]), "auto")
+    (line,) = caplog.messages
+    assert "2 of 3 infrared images looked at have colours, such as" in line and "0.png: taken as grey" in line
+    caplog.clear()
+    look_at_bands(pairs_of(tmp_path / "b", [grey] * 3, [colour] * 3), "grey")
+    (line,) = caplog.messages
+    assert "3 of 3 infrared images" in line and "no visible one has: are the folders exchanged?" in line
+
+
+def test_a_grey_infrared_image_has_no_colours_after_jpeg(tmp_path, rng, caplog):
+    grey = cv2.GaussianBlur(rng.integers(0, 256, (40, 48), dtype=np.uint8), (0, 0), 2)
+    colour = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+    write_image(tmp_path / "v.png", colour)
+    write_image(tmp_path / "i.jpg", np.repeat(grey[..., None], 3, axis=2), quality=30)
+    look_at_bands([Pair("v", tmp_path / "v.png", tmp_path / "i.jpg")], "auto")
+    assert not caplog.text
+
+
+def test_bands_of_the_same_pixels_are_refused_or_warned_of(tmp_path, rng, caplog):
+    grey = rng.integers(0, 256, (10, 12), dtype=np.uint8)
+    same = np.repeat(grey[..., None], 3, axis=2)
+    with pytest.raises(InputError, match=r"vi/0\.png and .*ir/0\.png have the same pixels, as all 2 pairs looked at"):
+        look_at_bands(pairs_of(tmp_path / "a", [same, same], [grey, grey]), "auto")
+    look_at_bands(pairs_of(tmp_path / "b", [grey, 255 - grey], [grey, grey]), "auto")
+    assert "the same pixels in 1 of 2 pairs looked at" in caplog.text
+
+
+def test_infrared_counts_are_read_by_the_range_of_the_pair(tmp_path):
+    write_image(tmp_path / "v.png", np.zeros((4, 3), np.uint8))
+    assert cv2.imwrite(str(tmp_path / "i.tif"), np.repeat(np.uint16([[7000, 8000, 9000]]), 4, axis=0))
+    pair = Pair("v", tmp_path / "v.png", tmp_path / "i.tif", (7000, 9000))
+    assert split_pair(pair, "grey")[1][0].tolist() == [0, 128, 255]

@@ -1,10 +1,12 @@
-"""Pairs are found by stem and read with every doubt about a file turned into an error that names it."""
+"""Pairs are found by stem, less a suffix; what cannot be two bands is refused."""
+
+import re
 
 import cv2
 import numpy as np
 import pytest
 
-from pipeline.pairs import find_images, find_pairs, read_grey, read_image, read_names, write_image
+from pipeline.pairs import Bands, find_images, find_pairs, read_image, read_names, write_image
 from pipeline.stage import InputError
 
 
@@ -77,45 +79,6 @@ def test_two_images_of_one_stem_are_refused(tmp_path, picture):
         find_images(tmp_path)
 
 
-@pytest.mark.parametrize("extension", ["png", "jpg", "bmp", "tif"])
-@pytest.mark.parametrize("share", [0.0, 0.01, 0.5, 0.95])
-def test_a_truncated_file_is_refused_by_name(tmp_path, picture, extension, share):
-    path = put(tmp_path / f"cut.{extension}", np.tile(picture, (4, 4, 1)))
-    data = path.read_bytes()
-    path.write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(InputError, match="cut"):
-        read_image(path)
-
-
-def test_sixteen_bits_and_four_channels_are_refused(tmp_path, picture):
-    deep = put(tmp_path / "deep.png", picture.astype(np.uint16) * 256)
-    clear = put(tmp_path / "clear.png", np.dstack([picture, picture[..., 0]]))
-    for read in (read_image, read_grey):
-        with pytest.raises(InputError, match=r"deep.png has 16-bit .* wanted 8-bit"):
-            read(deep)
-        with pytest.raises(InputError, match=r"clear.png has 4 channels; wanted 1 or 3"):
-            read(clear)
-
-
-def test_a_text_file_with_an_image_name_is_refused(tmp_path):
-    (tmp_path / "a.png").write_text("not an image")
-    with pytest.raises(InputError, match=r"a\.png"):
-        read_image(tmp_path / "a.png")
-
-
-def test_grey_is_opencv_grey(tmp_path, picture):
-    for extension in ("png", "jpg"):
-        path = put(tmp_path / f"a.{extension}", picture)
-        assert (read_grey(path) == cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)).all()
-
-
-def test_writing_leaves_nothing_but_the_image(tmp_path, picture):
-    data = write_image(tmp_path / "a.png", picture)
-    assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    assert (tmp_path / "a.png").read_bytes() == data
-    assert (read_image(tmp_path / "a.png") == picture).all()
-
-
 def test_a_list_of_names_must_name_each_once(tmp_path):
     path = tmp_path / "names.txt"
     path.write_text("b\na\n\n")
@@ -126,3 +89,78 @@ def test_a_list_of_names_must_name_each_once(tmp_path):
     path.write_text("")
     with pytest.raises(InputError, match="0 names"):
         read_names(path)
+
+
+def test_a_list_may_name_files(tmp_path, caplog):
+    caplog.set_level("INFO")
+    path = tmp_path / "names.txt"
+    path.write_bytes("\ufeffvi/00001.png  \r\n00002.JPG\n  data\\vi\\00003_RGB.bmp\n00004.v2\n".encode())
+    assert read_names(path, ["_RGB"]) == ["00001", "00002", "00003", "00004.v2"]
+    assert "3 lines taken as names, such as 'vi/00001.png' as '00001'" in caplog.text
+    path.write_text("vi/a.png\nir/a.png\n")
+    with pytest.raises(InputError, match=r"2 names, 1 different.* 'a' is there twice"):
+        read_names(path)
+
+
+def test_one_folder_for_both_bands_is_refused(tmp_path, picture):
+    put(tmp_path / "vi/a.png", picture)
+    (tmp_path / "link").symlink_to(tmp_path / "vi")
+    for infrared in (tmp_path / "vi", tmp_path / "vi/../vi", tmp_path / "link"):
+        with pytest.raises(InputError, match=r"given for both bands.*--visible-suffix and --infrared-suffix"):
+            find_pairs(tmp_path / "vi", infrared)
+
+
+@pytest.mark.parametrize("link", ["symlink_to", "hardlink_to"])
+def test_a_pair_of_one_file_is_refused(tmp_path, picture, link):
+    put(tmp_path / "vi/a.png", picture)
+    (tmp_path / "ir").mkdir()
+    getattr(tmp_path / "ir/a.png", link)(tmp_path / "vi/a.png")
+    with pytest.raises(InputError, match=r"vi/a\.png and .*ir/a\.png are one file, as in 1 of 1 pairs"):
+        find_pairs(tmp_path / "vi", tmp_path / "ir")
+
+
+@pytest.mark.parametrize("suffixes", [("_RGB", "_PreviewData"), ("", "_ir"), ("_IR_RGB", "_IR"), ("-v", "-t")])
+def test_suffixes_tell_the_bands_of_one_folder_apart(tmp_path, picture, suffixes):
+    for name in ("FLIR_1", "b"):
+        for suffix in suffixes:
+            put(tmp_path / f"{name}{suffix}.png", picture)
+    pairs = find_pairs(tmp_path, tmp_path, bands=Bands(*suffixes))
+    assert [(pair.name, pair.visible.stem, pair.infrared.stem) for pair in pairs] == [
+        (name, f"{name}{suffixes[0]}", f"{name}{suffixes[1]}") for name in ("FLIR_1", "b")
+    ]
+    assert [pair.name for pair in find_pairs(tmp_path, tmp_path, ["b"], Bands(*suffixes))] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("visible", "infrared"), [("_RGB", "_PreviewData"), ("_visible", ""), ("v", "t"), ("_co", "_ir"), (" (1)", "-IR")]
+)
+def test_suffixes_that_explain_missing_stems_are_suggested(tmp_path, picture, visible, infrared):
+    for name in ("00007", "00009", "00117"):
+        put(tmp_path / "vi" / f"{name}{visible}.png", picture)
+        put(tmp_path / "ir" / f"{name}{infrared}.png", picture)
+    with pytest.raises(InputError) as raised:
+        find_pairs(tmp_path / "vi", tmp_path / "ir")
+    found = re.search(r"try --visible-suffix=(.*) --infrared-suffix=(.*) \(--", str(raised.value))
+    assert len(find_pairs(tmp_path / "vi", tmp_path / "ir", bands=Bands(*found.groups()))) == 3
+
+
+def test_suffixes_are_suggested_for_one_folder_too_and_never_guessed_from_numbers(tmp_path, picture):
+    for name in ("1_RGB", "1_T", "2_RGB", "2_T"):
+        put(tmp_path / "both" / f"{name}.png", picture)
+    with pytest.raises(InputError, match="try --visible-suffix=_RGB --infrared-suffix=_T or the other way round"):
+        find_pairs(tmp_path / "both", tmp_path / "both")
+    put(tmp_path / "vi/scene_1.png", picture)
+    put(tmp_path / "ir/scene_2.png", picture)
+    with pytest.raises(InputError, match=r"visible 'scene_1'$"):
+        find_pairs(tmp_path / "vi", tmp_path / "ir")
+
+
+def test_real_pairs_of_two_suffixes_are_found(shared, tmp_path):
+    folders = [shared / f"data/flir_aligned/images_{band}_train/data" for band in ("rgb", "thermal")]
+    if not all(folder.is_dir() for folder in folders):
+        pytest.skip("the FLIR pairs are absent")
+    with pytest.raises(InputError, match="try --visible-suffix=_RGB --infrared-suffix=_PreviewData"):
+        find_pairs(*folders)
+    pairs = find_pairs(*folders, bands=Bands("_RGB", "_PreviewData"))
+    assert len(pairs) == 40
+    assert all(pair.visible.stem.startswith(pair.name) and pair.infrared.stem.startswith(pair.name) for pair in pairs)

@@ -287,6 +287,31 @@ def test_what_is_wrong_in_the_configuration_is_one_line_and_nothing_is_planned(t
         assert message in text and "Job stats" not in text and "Traceback" not in text
 
 
+def test_suffixes_range_and_home_folder_reach_every_stage_that_reads_pairs(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    keys = {"visible_suffix": "_RGB", "infrared_suffix": "-T", "infrared_range": [7000, 9000.5]}
+    folders = {"visible": ["all"], "infrared": ["all"], "classes": ["a"]}
+    overlay = {
+        "pathvars": {"results": "~/results"},
+        "dataset": {
+            "name": "folders",
+            "root": "~/data/set",
+            "split": "random",
+            "train": 2,
+            "test": 1,
+            **folders,
+            **keys,
+        },
+        "fusion": {"methods": ["fnet"]},
+    }
+    lay_out(tmp_path, "set", ["all/1_RGB.png", "labels/1.txt"])
+    text = dry_run(tmp_path, overlays=[overlay])
+    for stage in ("detection.audit", "detection.prepare", "fusion.train", "fusion.fuse", "fusion.evaluate"):
+        (command,) = re.findall(rf"python -m {stage} .*", text)
+        assert "--infrared-range 7000 9000.5 --visible-suffix=_RGB --infrared-suffix=-T" in command
+        assert f"{tmp_path}/data" in command and f"{tmp_path}/results/" in command and "~" not in command
+
+
 @pytest.mark.parametrize("name", ["paper", "msrs"])
 def test_an_experiments_overlay_leaves_nothing_to_the_embedded_default(name):
     own, default = (yaml.safe_load((ROOT / file).read_text()) for file in (f"config/{name}.yaml", "config.yaml"))

@@ -24,7 +24,7 @@ rule train_fnet:
         method="fnet",
         visible=plan.sources.fnet_folders("visible"),
         infrared=plan.sources.fnet_folders("infrared"),
-        names=plan.sources.fnet_names(),
+        names=plan.sources.fnet_names() + plan.sources.fnet_bands(),
         options=deciding(config["fnet"]["training"]),
         device=config["device"],
         revision=[revision("fusion.train"), plan.methods.training_revision("fnet")],
@@ -58,7 +58,7 @@ use rule train_fnet as train_method with:
         method=lambda wildcards: wildcards.method,
         visible=plan.sources.fnet_folders("visible"),
         infrared=plan.sources.fnet_folders("infrared"),
-        names=plan.sources.fnet_names(),
+        names=plan.sources.fnet_names() + plan.sources.fnet_bands(),
         options=lambda wildcards: deciding(plan.methods.options(wildcards.method)),
         device=config["device"],
         revision=lambda wildcards: [
@@ -112,7 +112,8 @@ rule fuse_pairs:
         weights=lambda wildcards, input: options({"weights": list(input.weights)}),
         options=lambda wildcards: plan.own.options(wildcards.method)
         + plan.own.watch(wildcards.method)
-        + chosen(config["fusion"], "colour", "precision"),
+        + chosen(config["fusion"], "colour", "precision")
+        + band_options(config["dataset"]),
         device=config["device"],
         revision=lambda wildcards: [
             plan.methods.revision(wildcards.method),

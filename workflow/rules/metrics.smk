@@ -20,9 +20,10 @@ rule score_fusion:
     params:
         visible=plan.sources.folders("visible"),
         infrared=plan.sources.folders("infrared"),
+        bands=band_options(config["dataset"]),
         own=plan.own.metric_options(),
         code=digest("fusion.evaluate"),
     shell:
         "python -m fusion.evaluate --visible {params.visible:q} --infrared {params.infrared:q}"
-        ' --fused "$(dirname {input.manifest:q})" --names {input.names:q} {params.own:q} --workers {threads}'
+        ' --fused "$(dirname {input.manifest:q})" --names {input.names:q} {params.bands:q} {params.own:q} --workers {threads}'
         " --output {output:q} 2>&1 | tee {log:q}"

@@ -93,11 +93,13 @@ rule explain_fnet:
     params:
         visible=plan.sources.folders("visible"),
         infrared=plan.sources.folders("infrared"),
+        bands=band_options(config["dataset"]),
         colour=config["fusion"]["colour"],
         device=config["device"],
         code=digest("fusion.explain"),
     shell:
         "python -m fusion.explain --weights {input.weights:q} --visible {params.visible:q} --infrared {params.infrared:q}"
+        " {params.bands:q}"
         " --names {input.names:q} --colour {params.colour} --device {params.device} --threads {threads}"
         ' --output "$(dirname {output.facts:q})" 2>&1 | tee {log:q}'
 

@@ -24,7 +24,8 @@ rule fuse_test_set:
         + plan.own.watch(wildcards.entry)
         + test_set_options(
             config, plan.sources.test_sets[wildcards.dataset], wildcards.treatment
-        ),
+        )
+        + plan.sources.test_set_bands(wildcards.dataset),
         device=config["device"],
         revision=lambda wildcards: [
             plan.methods.revision(wildcards.entry),
@@ -51,9 +52,10 @@ rule score_test_set:
         mem_mb=2000,
         runtime=60,
     params:
+        bands=lambda wildcards: plan.sources.test_set_bands(wildcards.dataset),
         code=digest("fusion.evaluate"),
     shell:
-        "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q}"
+        "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q} {params.bands:q}"
         ' --fused "$(dirname {input.manifest:q})" --workers {threads} --output {output:q} 2>&1 | tee {log:q}'
 
 
@@ -71,12 +73,15 @@ rule score_source:
         mem_mb=2000,
         runtime=60,
     params:
+        bands=lambda wildcards: plan.sources.test_set_bands(
+            wildcards.dataset, itself=wildcards.band
+        ),
         itself=lambda wildcards: plan.sources.test_set_folder(
             wildcards.dataset, wildcards.band
         ),
         code=digest("fusion.evaluate"),
     shell:
-        "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q}"
+        "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q} {params.bands:q}"
         " --fused {params.itself:q} --workers {threads} --output {output:q} 2>&1 | tee {log:q}"
 
 

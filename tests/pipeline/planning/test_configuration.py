@@ -42,6 +42,15 @@ def test_the_schema_refuses_it(configure, overlay, message):
         ({"fusion": {"methods": ["fnet", "nosuch"]}}, r"fusion.methods names \['nosuch'\]"),
         ({"dataset": {"classes": ["a"]}}, "config: dataset: --dataset synthetic has folders and classes of its own"),
         ({"dataset": {"name": "folders"}}, "config: dataset: --classes"),
+        (
+            {"dataset": {"name": "folders", "classes": ["a"], "visible": ["x"], "infrared": ["x/."]}},
+            "config: dataset: data/x is given for both bands",
+        ),
+        ({"fnet": {"data": {"visible": ["x"], "infrared": ["x"]}}}, "config: x is given for both bands"),
+        (
+            {"test_sets": {"sets": {"A": {"visible": "a", "infrared": "a"}}, "root": "t"}},
+            "t/A/a is given for both bands",
+        ),
         ({"fusion": {"own": {"maximum": {"callable": "m:f"}}}}, r"fusion.own names \['maximum'\]"),
         ({"fusion": {"own": {"mine": {"callable": "m:f", "model": "a.onnx"}}}}, "mine has callable and model; wanted"),
         ({"fusion": {"own": {"mine": {"watch": ["a"]}}}}, "mine has no door; wanted one of folder, callable"),
