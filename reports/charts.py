@@ -13,6 +13,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
@@ -181,10 +182,7 @@ def detector_losses(curves: Mapping[str, pd.DataFrame]) -> str:
         figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
         for variant, frame in curves.items():
             axes.plot(frame["epoch"], frame["loss"], label=variant, **styles[variant])
-        axes.set_yscale("log")
-        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axes.yaxis.set_major_formatter("{x:g}")
-        axes.yaxis.set_minor_locator(NullLocator())
+        _log_losses(axes)
         axes.set_xlabel("epoch")
         axes.set_ylabel("training loss")
         legend = axes.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
@@ -210,15 +208,20 @@ def loss_curves(losses: pd.DataFrame, prefix: str) -> str:
                 values = rows.dropna(subset=[name])
                 if not values.empty:
                     axes.plot(values["iteration"], values[name], color=colour, linewidth=1.4, label=name)
-            axes.set_yscale("log")
-            axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-            axes.yaxis.set_major_formatter("{x:g}")
-            axes.yaxis.set_minor_locator(NullLocator())
+            _log_losses(axes)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             axes.set_ylabel("loss" if stage is None else f"loss, stage {stage}")
             axes.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
         panels[-1, 0].set_xlabel("iteration")
         return _svg(figure, prefix)
+
+
+def _log_losses(axes: Axes) -> None:
+    """Give an axis of losses a logarithmic scale with plain numbers."""
+    axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _svg(figure: Figure, prefix: str) -> str:

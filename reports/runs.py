@@ -25,20 +25,12 @@ PER_TRAINING = frozenset(
 
 @dataclass(frozen=True)
 class Run:
-    """The scores of one variant's detector of one seed: `scores` is ap.json."""
+    """The scores of one variant's detector, trained with one seed: `scores` is all of ap.json."""
 
     file: Path
+    variant: str
+    seed: int
     scores: dict[str, Any]
-
-    @property
-    def variant(self) -> str:
-        """What the detector sees."""
-        return self.scores["variant"]
-
-    @property
-    def seed(self) -> int:
-        """The seed that it was trained with."""
-        return self.scores["seed"]
 
 
 def read_runs(files: Sequence[Path], variants: Sequence[str]) -> list[Run]:
@@ -53,12 +45,11 @@ def read_runs(files: Sequence[Path], variants: Sequence[str]) -> list[Run]:
         scores = read_json(file)
         for key in ("variant", "seed", "classes", "average", "detector", "protocol", "provenance"):
             required(scores, key, file)
-        name = (scores["variant"], scores["seed"])
-        if name in runs:
-            raise InputError(
-                f"{file} and {runs[name].file} both hold variant {name[0]!r} with seed {name[1]}; wanted one"
-            )
-        runs[name] = Run(file, scores)
+        variant, seed = scores["variant"], scores["seed"]
+        if (variant, seed) in runs:
+            other = runs[variant, seed].file
+            raise InputError(f"{file} and {other} both hold variant {variant!r} with seed {seed}; wanted one")
+        runs[variant, seed] = Run(file, variant, seed, scores)
     _require_complete(list(runs.values()), variants)
     order = {variant: index for index, variant in enumerate(variants)}
     return sorted(runs.values(), key=lambda run: (order[run.variant], run.seed))
@@ -91,7 +82,7 @@ def check_runs(
         facts = read_json(file)
         by_digest[required(facts, "digest", file)] = (file, facts)
     tested, trained = _labels(split, "test"), _labels(split, "train") if trainings else None
-    shared: dict[str, Any] | None = None
+    shared: dict[str, Any] = {}
     orders: dict[int, tuple[Path, Any]] = {}
     for run in runs:
         file, scores = run.file, run.scores
@@ -109,13 +100,13 @@ def check_runs(
                 training_file, training = by_digest[digest]
                 _check_data(training_file, training, trained, split.train, digests)
                 order = training["data"].get("order")
-                first_file, wanted = orders.setdefault(run.seed, (training_file, order))
-                require_equal(first_file, {"data.order": wanted}, training_file, {"data.order": order})
+                first_file, first_order = orders.setdefault(run.seed, (training_file, order))
+                require_equal(first_file, {"data.order": first_order}, training_file, {"data.order": order})
                 facts |= {f"training.{key}": value for key, value in _without(training, PER_TRAINING).items()}
         facts |= {f"testing.{key}": value for key, value in _without(scores["provenance"], PER_TEST).items()}
-        shared = facts if shared is None else shared
+        shared = shared or facts
         require_equal(runs[0].file, shared, file, facts)
-    return shared or {}
+    return shared
 
 
 def scores_table(runs: Sequence[Run]) -> pd.DataFrame:

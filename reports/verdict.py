@@ -28,7 +28,7 @@ class Leaders:
 def leaders(table: pd.DataFrame) -> Leaders:
     """Return which variants of Table II lead, by unrounded Average; of equal ones the first."""
     average = _averages(table)
-    groups = (average.index, [name for name in BANDS if name in average.index], fused_variants(average.index))
+    groups = (average.index, [name for name in average.index if name in BANDS], fused_variants(average.index))
     return Leaders(*(str(average[list(names)].idxmax()) if len(names) else None for names in groups))
 
 
@@ -92,7 +92,7 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
             f"Pooling the boxes of both bands' detectors, without fusing any image, reached {printed[LATE]:.3f}."
         )
     seeds = int(table["seeds"].min())
-    if significance and compared is not None:
+    if compared is not None:
         low, high = compared["low"], compared["high"]
         told = "can be told from chance" if compared["different"] else "cannot be told from chance"
         trust.append(

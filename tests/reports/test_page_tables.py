@@ -27,7 +27,7 @@ def test_parts_are_means_over_the_seeds_and_nan_where_a_seed_has_none():
     def run(variant: str, night: float | None, small: float) -> Run:
         conditions = {"night": {"images": 7, "average": {"AP": night}}}
         average = {"AP": 0.5, "AP_small": small}
-        return Run(Path("ap.json"), {"variant": variant, "average": average, "conditions": conditions})
+        return Run(Path("ap.json"), variant, 0, {"average": average, "conditions": conditions})
 
     runs = [run("visible", 0.2, 0.1), run("visible", 0.4, 0.3), run("fnet", None, 0.2), run("fnet", 0.5, 0.4)]
     table, images = parts_table(runs, ["visible", "fnet"])
