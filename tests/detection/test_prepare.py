@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from detection import prepare
+from detection.likeness import Look
 from detection.truth import read_truth
 from pipeline.artefacts import sha256_lines
 from pipeline.stage import InputError
@@ -119,7 +120,11 @@ def test_limits_are_recorded(m3fd, tmp_path):
     assert facts["split"]["limits"] == {"train": 2, "test": 1, "seed": 7}
 
 
-def test_msrs_brings_its_split_and_counts(shared, tmp_path):
+def test_msrs_brings_its_split_and_counts(shared, tmp_path, monkeypatch):
+    def unseen(pairs):  # the audit's test decodes all 560 pairs
+        return {pair.name: Look(640, 480, 0.0, np.zeros((2, 768)), pair.name) for pair in pairs}
+
+    monkeypatch.setattr(prepare, "look_at", unseen)
     facts = run(shared / "data" / "msrs", tmp_path / "out", dataset="msrs")
     assert (facts["split"]["train"], facts["split"]["test"]) == (440, 120)
     assert facts["boxes"] == {
