@@ -27,13 +27,18 @@ def stage1_loss(
     return {"total": terms["visible"] + terms["infrared"], **terms}
 
 
-def stage2_loss(
-    fused: Tensor, visible: Tensor, infrared: Tensor, without: Collection[str] = (), ssim_weight: float = SSIM
-) -> dict[str, Tensor]:
-    """Return the weighted terms of Eq. 26, `total` their sum; `without` leaves terms out, as Table III's ablations do.
+def shared_similarity(
+    fused: Tensor, visible: Tensor, infrared: Tensor, visible_gradient: Tensor, infrared_gradient: Tensor
+) -> Tensor:
+    """Return the structural similarity to both sources, weighted by their mean gradients over the whole batch."""
+    visible_mean, infrared_mean = visible_gradient.mean(), infrared_gradient.mean()
+    # Two flat images have no gradient to share out; then they weigh the same.
+    share = ((infrared_mean + 1e-12) / (visible_mean + infrared_mean + 2e-12)).detach()
+    return share * ssim(infrared, fused) + (1 - share) * ssim(visible, fused)
 
-    The structural similarities are weighted by the sources' mean gradients over the whole batch.
-    """
+
+def stage2_loss(fused: Tensor, visible: Tensor, infrared: Tensor, without: Collection[str] = ()) -> dict[str, Tensor]:
+    """Return the weighted terms of Eq. 26, `total` their sum; `without` leaves terms out, for Table III's ablations."""
     visible_gradient, infrared_gradient = gradient(visible), gradient(infrared)
     terms = {}
     if "intensity" not in without:
@@ -42,11 +47,8 @@ def stage2_loss(
         strongest = torch.maximum(visible_gradient, infrared_gradient)
         terms["gradient"] = GRADIENT * (gradient(fused) - strongest).abs().mean()
     if "ssim" not in without:
-        visible_mean, infrared_mean = visible_gradient.mean(), infrared_gradient.mean()
-        # Two flat images have no gradient to share out; then they weigh the same.
-        share = ((infrared_mean + 1e-12) / (visible_mean + infrared_mean + 2e-12)).detach()
-        similarity = share * ssim(infrared, fused) + (1 - share) * ssim(visible, fused)
-        terms["ssim"] = ssim_weight * (1 - similarity)
+        similarity = shared_similarity(fused, visible, infrared, visible_gradient, infrared_gradient)
+        terms["ssim"] = SSIM * (1 - similarity)
     if not terms:
         raise ValueError(f"stage II without {', '.join(sorted(without))} has no loss left; wanted at least one term")
     return {"total": sum(terms.values()), **terms}

@@ -188,8 +188,6 @@ _VGG_STEPS = {
     "slice3.15": "conv3_3",
     "slice3.17": "conv3_4",
 }
-
-
 # The authors' key, as a pattern, and ours.
 _AUTHORS_KEYS = [
     (r"^vgg19\.(slice\d\.\d+)\.", lambda match: f"vgg19.{_VGG_STEPS.get(match[1], match[1])}."),

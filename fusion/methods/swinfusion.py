@@ -15,19 +15,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
-from fusion.fnet.losses import stage2_loss
+from fusion.fnet.losses import shared_similarity
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 from fusion.methods.parts.borders import continued
 from fusion.methods.parts.filling import filled
 from fusion.methods.parts.layers import Perceptron, convolution
 from fusion.methods.parts.running import as_fuser
+from fusion.training.similarity import gradient
 
 WIDTH, HEADS, WINDOW, SHIFT = 60, 6, 8, 4
 DEPTH, STAGES, STAGE_DEPTH = 4, 2, 2
 DROPPED = 0.1  # the last block's probability of being left out of a training step
 SLOPE = 0.2
 SCALE = (WIDTH // HEADS) ** -0.5
-SSIM = 10.0  # weight of its term in the loss; the other terms are FNet's
+INTENSITY, GRADIENT, SSIM = 20.0, 20.0, 10.0  # weights of the loss's terms
 
 
 def to_windows(tokens: Tensor) -> Tensor:
@@ -275,7 +276,16 @@ def training(frozen: Path | None) -> Training:
     trained = network(None)
 
     def loss(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
-        return stage2_loss(trained(visible, infrared), visible, infrared, ssim_weight=SSIM)
+        fused = trained(visible, infrared)
+        gradients = gradient(visible), gradient(infrared)
+        # First: the order of the terms decides how their gradients are rounded.
+        similarity = shared_similarity(fused, visible, infrared, *gradients)
+        terms = {
+            "intensity": INTENSITY * (fused - torch.maximum(visible, infrared)).abs().mean(),
+            "gradient": GRADIENT * (gradient(fused) - torch.maximum(*gradients)).abs().mean(),
+            "ssim": SSIM * (1 - similarity),
+        }
+        return {"total": sum(terms.values()), **terms}
 
     choices = ["the gradients' shares are taken over the whole batch, the authors' over the four pairs of one GPU"]
     phase = Phase("fusion", trained.used_parameters(), loss, lr=2e-5, iterations=10000)
