@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fusion.metrics.statistics import bootstrap_mean, holm, paired_test
+from fusion.metrics.statistics import bootstrap_mean, effective_number, holm, interval, paired_test
 
 
 def test_interval_is_that_of_scipy(rng):
@@ -69,6 +69,54 @@ def test_a_steady_difference_is_found_however_much_images_differ(rng):
 def test_order_of_the_methods_does_not_matter(rng):
     first, second = rng.normal(size=(2, 25))
     assert paired_test(first, second) == paired_test(second, first)
+
+
+def test_mean_over_whole_scenes_is_that_of_images_that_literally_stand_twice(rng):
+    values = rng.normal(size=25)
+    spread = np.subtract(*bootstrap_mean(values, scene=np.arange(25)))
+    assert np.subtract(*bootstrap_mean(np.repeat(values, 4), scene=np.repeat(np.arange(25), 4))) == pytest.approx(
+        spread
+    )
+    assert np.subtract(*bootstrap_mean(np.repeat(values, 4))) == pytest.approx(spread / 2, rel=0.15)
+
+
+def test_interval_of_scenes_covers_the_true_mean_as_often_as_it_says(rng):
+    inside, scene = 0, np.repeat(np.arange(15), 4)
+    for seed in range(600):
+        values = rng.normal(0, 1, 15)[scene] + rng.normal(0, 0.3, 60)
+        low, high = bootstrap_mean(values, seed=seed, samples=300, scene=scene)
+        inside += low <= 0 <= high
+    assert 0.92 < inside / 600 < 0.98
+
+
+def test_signs_are_those_of_whole_scenes(rng):
+    first, second = rng.normal(0.4, 1, 10), rng.normal(0, 1, 10)
+    scene = np.repeat(np.arange(10), 3)
+    assert paired_test(np.repeat(first, 3), np.repeat(second, 3), scene=scene) == paired_test(first, second)
+    assert paired_test(np.repeat(first, 3), np.repeat(second, 3)) < paired_test(first, second)
+
+
+def test_fewer_than_two_scenes_say_nothing(rng):
+    values, scene = rng.normal(size=8), np.zeros(8, int)
+    assert all(math.isnan(bound) for bound in bootstrap_mean(values, scene=scene))
+    assert math.isnan(paired_test(values, values + 1, scene=scene))
+    assert all(math.isnan(bound) for bound in bootstrap_mean(np.full(3, np.nan), scene=np.arange(3)))
+
+
+def test_interval_is_moved_outwards_to_the_t_distribution_and_against_the_bias(rng):
+    drawn = stats.norm.ppf((np.arange(100_000) + 0.5) / 100_000)
+    outer = math.sqrt(10 / 9) * stats.t.isf(0.025, 9)
+    assert interval(drawn, 10) == pytest.approx((-outer, outer), rel=0.01)
+    assert interval(drawn, 1e9) == pytest.approx((-1.96, 1.96), abs=0.01)
+    # Draws that lie 0.2 above what was measured say that it lies 0.2 above the truth.
+    assert interval(drawn, 1e9, measured=-0.2) == pytest.approx((-1.96 - 0.4, 1.96 - 0.4), abs=0.01)
+    assert all(math.isnan(bound) for bound in interval(drawn, 1.2))
+
+
+def test_effective_number_is_that_of_scenes_of_one_size():
+    assert effective_number(np.full(7, 3)) == pytest.approx(7)
+    assert effective_number(np.array([10, 0, 0])) == 1
+    assert effective_number(np.zeros(3)) == 0
 
 
 def test_holm_multiplies_by_the_tests_that_are_left_and_never_falls():

@@ -1,0 +1,220 @@
+"""Accumulates matched detections into average precision, with a weight for each scene, and splits it over the scenes.
+
+pycocotools matches detections and boxes once; a weight for each image then says how often it counts. Weights of one
+give COCO's AP, whole weights what the evaluator gives on images repeated so often, and the weights of a bootstrap its
+draws: no evaluator runs again. A scene is what was drawn as a whole into the test set: an image where images were drawn
+one by one, a recorded sequence where they were not.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from detection.average_precision import evaluate
+from pipeline.compiled import compiled
+
+_RECALLS = np.linspace(0.0, 1.0, 101)
+_EPSILON = float(np.spacing(1))  # as in the evaluator's precision
+
+
+@dataclass(frozen=True)
+class Matches:
+    """One class's detections in all images, strongest first, and what they matched.
+
+    Attributes:
+        image: (D,) index of the image of each detection.
+        hit: (T, D) whether it matched a box at each of the overlaps.
+        boxes: (N,) boxes in each image, crowds not counted.
+        ignored: (T, D) whether it matched a crowd, so that it is neither right nor wrong; None where none did.
+    """
+
+    image: np.ndarray
+    hit: np.ndarray
+    boxes: np.ndarray
+    ignored: np.ndarray | None = None
+
+
+def accumulate_matches(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> list[Matches]:
+    """Return the matches of each class, images in the order of their ids; pycocotools makes them.
+
+    Raises:
+        InputError: as `detection.average_precision.evaluate`.
+    """
+    evaluation = evaluate(truth, predictions, areas=("all",))
+    images, overlaps = len(evaluation.params.imgIds), len(evaluation.params.iouThrs)
+    classes = []
+    for k in range(len(evaluation.params.catIds)):
+        found = evaluation.evalImgs[k * images : (k + 1) * images]
+        boxes = np.array([0 if e is None else np.sum(~np.asarray(e["gtIgnore"], bool)) for e in found], float)
+        some = [(number, e) for number, e in enumerate(found) if e is not None and len(e["dtScores"])]
+        if not some:
+            classes.append(Matches(np.zeros(0, int), np.zeros((overlaps, 0), bool), boxes))
+            continue
+        scores = np.concatenate([e["dtScores"] for _, e in some])
+        order = np.argsort(-scores, kind="mergesort")  # as the evaluator: of equal scores the earlier image goes first
+        image = np.repeat([number for number, _ in some], [len(e["dtScores"]) for _, e in some])
+        ignored = np.concatenate([e["dtIgnore"] for _, e in some], axis=1)[:, order].astype(bool)
+        hit = (np.concatenate([e["dtMatches"] for _, e in some], axis=1)[:, order] > 0) & ~ignored
+        classes.append(Matches(image[order], hit, boxes, ignored if ignored.any() else None))
+    return classes
+
+
+def weighted_average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
+    """Return AP@[0.5:0.95] of one class for each row of `weights` (B, N), how often each image counts; (B,).
+
+    NaN where no box has weight. Whole weights give what the evaluator would on images repeated so often.
+    """
+    weights = np.asarray(weights, np.float64)
+    image = matches.image.astype(np.int64)
+    return _weighted(image, *_lists(matches.hit), *_lists(matches.ignored), matches.boxes, weights)
+
+
+def _lists(marks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Return the columns that are set in each row of `marks`, row after row, and where each row's start; or no rows."""
+    rows, columns = np.nonzero(marks if marks is not None else np.zeros((0, 0), bool))
+    return columns.astype(np.int64), np.searchsorted(rows, np.arange(0 if marks is None else len(marks) + 1))
+
+
+def _weighted_kernel(image, hits, starts, ignored, ignored_starts, boxes, weights):  # pragma: no cover (compiled)
+    result = np.empty(len(weights))
+    overlaps = len(starts) - 1
+    total = np.empty(len(image))
+    precision, recall = np.empty(len(image)), np.empty(len(image))
+    for b in range(len(weights)):
+        weight = weights[b]
+        wanted = 0.0
+        for n in range(len(boxes)):
+            wanted += weight[n] * boxes[n]
+        if wanted == 0:
+            result[b] = np.nan
+            continue
+        running = 0.0
+        for d in range(len(image)):
+            running += weight[image[d]]
+            total[d] = running
+        summed = 0.0
+        for t in range(overlaps):
+            count, true, left_out = 0, 0.0, 0.0
+            i = ignored_starts[t] if len(ignored_starts) else 0
+            end = ignored_starts[t + 1] if len(ignored_starts) else 0
+            # Only detections that match raise the recall, so only there the curve need be known.
+            for h in range(starts[t], starts[t + 1]):
+                d = hits[h]
+                w = weight[image[d]]
+                while i < end and ignored[i] < d:
+                    left_out += weight[image[ignored[i]]]
+                    i += 1
+                if w > 0:
+                    true += w
+                    recall[count] = true / wanted
+                    precision[count] = true / (total[d] - left_out + _EPSILON)
+                    count += 1
+            for c in range(count - 2, -1, -1):
+                if precision[c] < precision[c + 1]:
+                    precision[c] = precision[c + 1]
+            c = 0
+            for r in range(len(_RECALLS)):
+                while c < count and recall[c] < _RECALLS[r]:
+                    c += 1
+                if c == count:
+                    break
+                summed += precision[c]
+        result[b] = summed / (overlaps * len(_RECALLS))
+    return result
+
+
+def scene_parts(matches: Matches, scene: np.ndarray, scenes: int) -> np.ndarray:
+    """Return what each scene adds to AP@[0.5:0.95] of one class, (G,); the parts sum to AP. All NaN without a box.
+
+    AP is no mean over scenes, but as a function of the detections (boxes given) it is, up to the steps of the recall,
+    homogeneous of degree one: AP(c F) = c AP(F) where every detection counts c times. By Euler's theorem it is then
+    the sum over detections of its derivatives. A hit adds the interpolated precision at its own place and raises the
+    precision at all later ones; a false detection lowers it at all later ones. With P_j the interpolated precision at
+    the hit j, M_j the detections down to where it is reached, and n boxes, the derivatives are
+
+        hit at d:    [P_d + sum over j reached at d or later of (1 - P_j) / M_j] / n
+        false at d:  -[sum over j reached at d or later of P_j / M_j] / n
+
+    They are scaled, overlap by overlap, to COCO's sum over 101 recalls, so that `scene_parts(...).sum()` is its AP.
+    The derivatives are those of the variant's own curve, so that only the order of its scores counts.
+
+    Args:
+        matches: the class's matches.
+        scene: (N,) index of the scene of each image, 0 to `scenes` - 1.
+        scenes: G.
+    """
+    if not matches.boxes.sum():
+        return np.full(scenes, np.nan)
+    ignored = matches.ignored if matches.ignored is not None else np.zeros((0, 0), bool)
+    return _parts(scene[matches.image], matches.hit, ignored, float(matches.boxes.sum()), scenes)
+
+
+def _parts_kernel(scene, hit, ignored, boxes, scenes):  # pragma: no cover (compiled)
+    overlaps, detections = hit.shape
+    result, part = np.zeros(scenes), np.empty(scenes)
+    precision = np.empty(detections)
+    later_hits, later_precisions = np.empty(detections), np.empty(detections)
+    reached = np.empty(detections, np.int64)
+    some = len(ignored) > 0
+    for t in range(overlaps):
+        true = counted = 0
+        last = detections - 1  # detections after the last hit change nothing
+        while last >= 0 and not hit[t, last]:
+            last -= 1
+        if last < 0:
+            continue
+        for d in range(last + 1):
+            later_hits[d] = later_precisions[d] = 0.0
+            if not (some and ignored[t, d]):
+                counted += 1
+            reached[d] = counted
+            if hit[t, d]:
+                true += 1
+                precision[d] = true / (counted + _EPSILON)
+        part[:] = 0.0
+        best, place = -1.0, last
+        raised = lowered = continuous = stepped = 0.0
+        rank, recall = true, len(_RECALLS)
+        while _RECALLS[recall - 1] > rank / boxes:
+            recall -= 1
+        for d in range(last, -1, -1):
+            if hit[t, d]:
+                if precision[d] > best:
+                    best, place = precision[d], d
+                later_hits[place] += (1 - best) / reached[place]
+                later_precisions[place] += best / reached[place]
+                precision[d] = best
+                # The recalls that this hit is the first to reach.
+                while recall > 0 and (rank == 1 or _RECALLS[recall - 1] > (rank - 1) / boxes):
+                    stepped += best / len(_RECALLS)
+                    recall -= 1
+                continuous += best / boxes
+                rank -= 1
+        for d in range(last, -1, -1):
+            raised += later_hits[d]
+            lowered += later_precisions[d]
+            if hit[t, d]:
+                part[scene[d]] += precision[d] + raised
+            elif not (some and ignored[t, d]):
+                part[scene[d]] -= lowered
+        scale = stepped / (continuous * boxes * overlaps)
+        for g in range(scenes):
+            result[g] += scale * part[g]
+    return result
+
+
+_weighted = compiled(_weighted_kernel)
+_parts = compiled(_parts_kernel)
+
+
+def scene_boxes(matches: Sequence[Matches], scene: np.ndarray, scenes: int) -> np.ndarray:
+    """Return the boxes of each class in each scene, (K, G); arguments as of `scene_parts`, for all classes."""
+    return np.stack([np.bincount(scene, one.boxes, minlength=scenes) for one in matches])
+
+
+def number_scenes(names: Sequence[str]) -> tuple[np.ndarray, int]:
+    """Return the index of each image's scene, (N,), and the number of scenes, from the scene's name for each image."""
+    found, scene = np.unique(np.asarray(names), return_inverse=True)
+    return scene.ravel(), len(found)

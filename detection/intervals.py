@@ -1,0 +1,105 @@
+"""How sure each average precision is: a bootstrap over the scenes of the test set, the detectors as they were trained.
+
+Scenes are drawn whole, with replacement, the same for all variants. An interval therefore says how the test images
+could have come out otherwise, not how the training could have.
+
+Sources: B. Efron and R. J. Tibshirani, An introduction to the bootstrap, 1993, chapter 13; A. C. Davison and D. V.
+Hinkley, Bootstrap methods and their application, 1997, section 3.8 (whole groups).
+"""
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from detection.accumulation import Matches, weighted_average_precision
+from fusion.metrics.statistics import draw_scenes, effective_number, interval
+from pipeline.stage import Progress, threads_available
+
+LEAST_BOXES = 10  # of a class; an interval of fewer is printed with that remark
+
+
+def bootstrap(
+    matches: Mapping[str, Sequence[Sequence[Matches]]],
+    scene: np.ndarray,
+    samples: int = 1000,
+    seed: int = 0,
+    within: np.ndarray | None = None,
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return each variant's AP as measured, (K + 1,), and under every draw, (samples, K + 1), the average last.
+
+    Values are means over the seeds of training, which are not drawn. The average is over the classes with boxes.
+
+    Args:
+        matches: for each variant, for each seed, the classes' matches.
+        scene: (N,) index of the scene of each image.
+        samples: draws.
+        seed: of the draws.
+        within: (N,) which images count, those of one condition for instance; only their scenes are drawn. All by
+            default.
+    """
+    counted = np.ones(len(scene), bool) if within is None else np.asarray(within, bool)
+    drawn_scenes, index = np.unique(scene[counted], return_inverse=True)
+    weights = np.zeros((samples + 1, len(scene)))
+    weights[0, counted] = 1
+    weights[1:, counted] = draw_scenes(len(drawn_scenes), samples, seed)[:, index.ravel()]
+    detectors = [(variant, run) for variant, runs in matches.items() for run in range(len(runs))]
+    values = {variant: np.zeros((samples + 1, len(runs[0]) + 1)) for variant, runs in matches.items()}
+    progress = Progress("bootstrap", len(detectors), "detectors")
+
+    def accumulate(detector: tuple[str, int]) -> np.ndarray:
+        variant, run = detector
+        precision = np.stack([weighted_average_precision(one, weights) for one in matches[variant][run]], axis=1)
+        return np.column_stack([precision, _mean_of_defined(precision)])
+
+    with ThreadPoolExecutor(threads_available()) as pool:
+        for (variant, _), found in zip(detectors, pool.map(accumulate, detectors), strict=True):
+            values[variant] += found / len(matches[variant])
+            progress.step()
+    return {name: rows[0] for name, rows in values.items()}, {name: rows[1:] for name, rows in values.items()}
+
+
+def describe(
+    classes: Sequence[str],
+    boxes: np.ndarray,
+    measured: Mapping[str, np.ndarray],
+    drawn: Mapping[str, np.ndarray],
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return the interval of each variant's classes and of their average, and what it rests on.
+
+    Args:
+        classes: K names.
+        boxes: (K, G) boxes of each class in each scene that was drawn.
+        measured: from `bootstrap`; or differences of two variants', with the differences of their draws.
+        drawn: likewise.
+
+    Returns:
+        For each variant, for each class and `Average`: `AP`, `low`, `high` (NaN from one scene, or where no draw is
+        defined), `boxes`, `scenes` that hold them, `undefined` draws, and `remark` on few boxes, or empty.
+    """
+    rows = np.concatenate([boxes, boxes.sum(axis=0, keepdims=True)])
+    facts = [(int(row.sum()), int((row > 0).sum()), effective_number(row)) for row in rows]
+    described: dict[str, dict[str, dict[str, Any]]] = {variant: {} for variant in measured}
+    for variant, (k, name) in product(measured, enumerate([*classes, "Average"])):
+        number, scenes, effective = facts[k]
+        low, high = interval(drawn[variant][:, k], effective, measured=measured[variant][k])
+        described[variant][name] = {
+            "AP": float(measured[variant][k]),
+            "low": low,
+            "high": high,
+            "boxes": number,
+            "scenes": scenes,
+            "undefined": int(np.isnan(drawn[variant][:, k]).sum()),
+            "remark": f"fewer than {LEAST_BOXES} boxes" if number < LEAST_BOXES else "",
+        }
+    return described
+
+
+def _mean_of_defined(values: np.ndarray) -> np.ndarray:
+    """Return the mean of each row over what is defined; NaN where nothing is."""
+    defined = ~np.isnan(values)
+    count = defined.sum(axis=1)
+    sums = np.where(defined, values, 0).sum(axis=1)
+    return np.divide(sums, count, out=np.full(len(values), np.nan), where=count > 0)
