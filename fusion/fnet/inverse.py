@@ -1,5 +1,9 @@
 """IFNet: the inverse fusion network that stage I of training needs (Section III-C, Eq. 24).
 
+Paper        here
+x_1, x_2     codes of infrared and visible, both of the fused image
+D_x1, D_x2   synthesis_infrared, synthesis_visible
+
 The authors' public code sends both outputs through one synthesis convolution and leaves a second one unused; here
 each source has its own, as in Eq. 24. The count, 207,368 parameters, is the same.
 """

@@ -1,11 +1,16 @@
 """LZSC: the l0-regularised convolutional sparse coding block, an unrolled accelerated iteration (Section III-B).
 
-Paper (Eq. 20)      here
-W_e^k               encode[k]              c -> 64 channels, from the block's input
-W_d^k, W_u^k        project[k - 1]         down 64 -> c and up c -> 64, applied to u^{k-1}
-the same, second    project_previous[k-2]  likewise, applied to u^{k-2}
-theta^k, rho^k      thresholds(), momenta()  Eq. 21
-T_{0.1,100,theta}   threshold()            Eq. 6
+The paper numbers a step by the code that it starts from: step k of Eq. 20 makes u^{k+1} from u^k and u^{k-1}. Here, as
+in the authors' network, a step has the number of the code that it makes: step k = 0..4 makes u^k from u^{k-1} and
+u^{k-2}, with theta and rho of Eq. 21 at this k. Codes before u^0 are 0, so that step 0 has only the term with W_e.
+
+Eq. 20, written for u^k              here
+theta^{k-1}                          thresholds()[k]
+rho^{k-1}                            momenta()[k]
+W_e^{k-1}(I)                         encode[k]
+W_u^{k-1}(W_d^{k-1}(u^{k-1}))        project[k - 1], its up and down
+W_u^{k-1}(W_d^{k-1}(u^{k-2}))        project_previous[k - 2]: other filters than for u^{k-1} (Eq. 19)
+T_{0.1,100,theta}                    threshold(), Eq. 6
 """
 
 from collections.abc import Iterator
@@ -16,6 +21,7 @@ from torch.nn import functional as F
 
 FEATURES = 64  # filters of every code
 KERNEL = 9  # side of every filter, in pixels
+HALF = KERNEL // 2  # how far a filter sees from its middle
 STEPS = 4  # iteration modules after the initial estimate
 ALPHA = 0.1  # how much of theta is taken off a kept value
 GAMMA = 100.0  # steepness of the transition at theta
@@ -23,7 +29,7 @@ GAMMA = 100.0  # steepness of the transition at theta
 
 def convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
     """Return the one convolution of these networks: 9x9, same size, no bias, Xavier-uniform."""
-    layer = nn.Conv2d(channels_in, channels_out, KERNEL, padding=KERNEL // 2, bias=False)
+    layer = nn.Conv2d(channels_in, channels_out, KERNEL, padding=HALF, bias=False)
     nn.init.xavier_uniform_(layer.weight)
     return layer
 
@@ -77,7 +83,7 @@ class LZSC(nn.Module):
         return [1 - base / F.softplus(self.w_rho * k + self.b_rho) for k in range(STEPS + 1)]
 
     def steps(self, image: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each k's value before and after its threshold, the latter u^0..u^4 of Eq. 20; u^k = 0 for k < 0."""
+        """Yield each step's value before its threshold, v, and after it, u^0..u^4 (Eq. 20; u^k = 0 for k < 0)."""
         theta, rho = self.thresholds(), self.momenta()
         v = self.encode[0](image)
         u_before, u = None, threshold(v, theta[0])

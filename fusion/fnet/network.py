@@ -3,8 +3,8 @@
 Paper             here
 I_1, I_2          infrared, visible luma: the authors' network takes infrared first (their Fig. 8 says otherwise)
 u_1, u_2, c       unique codes of infrared and visible, common code
-D_u1, D_u2        synthesis_infrared, synthesis_visible
-G_u1, G_c, G_u2   fuse_infrared, fuse_common, fuse_visible
+D_u1, D_u2        synthesis_infrared, synthesis_visible (Eq. 22)
+G_u1, G_c, G_u2   fuse_infrared, fuse_common, fuse_visible (Eq. 23)
 """
 
 from typing import Literal
@@ -41,6 +41,7 @@ class FNet(nn.Module):
         """Return the fused luma."""
         u1 = self.code_infrared(infrared)
         u2 = self.code_visible(visible)
+        # Eq. 22: what the unique codes leave of both images.
         residual = torch.cat([infrared - self.synthesis_infrared(u1), visible - self.synthesis_visible(u2)], dim=1)
         c = self.code_common(residual)
-        return self.fuse_common(c) + self.fuse_infrared(u1) + self.fuse_visible(u2)
+        return self.fuse_common(c) + self.fuse_infrared(u1) + self.fuse_visible(u2)  # Eq. 23
