@@ -27,9 +27,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion.fnet.fast import KINDS, compute, connect, merge_network, prepare, read_code
+from fusion.fnet.fast import KINDS, prepare, trainable
 from fusion.fnet.gpu.graphs import recorded
 from fusion.fnet.losses import stage2_loss
+from fusion.fnet.merged import apply_block, connect, merge_network
 from fusion.fnet.network import FNet
 from fusion.fuse import main as fuse_folder
 from fusion.methods.fnet import network as make_network
@@ -173,10 +174,10 @@ def measure_inference(
 def training_step(network: FNet, precision: str | None, example: Tensor) -> Callable[[Tensor], Tensor]:
     """Return a step of stage II that leaves its gradients in the network; None is the plain path."""
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
+    fuse = network if precision is None else trainable(network, precision)
 
     def fill(pair: Tensor) -> Tensor:
-        fused = network(*pair) if precision is None else compute(network, *pair, precision=precision)
-        loss = stage2_loss(fused, *pair)["total"]
+        loss = stage2_loss(fuse(*pair), *pair)["total"]
         for parameter in network.parameters():
             parameter.grad = None
         loss.backward()
@@ -218,7 +219,7 @@ def measure_training(
     # Where the loss or a threshold is steep, float32 itself is this far from float64: no path can agree better.
     exact = copy.deepcopy(plain).double()
     # Merged, it is as exact in float64, and sooner done.
-    stage2_loss(connect(merge_network(exact), read_code, batch.double()), *batch.double())["total"].backward()
+    stage2_loss(connect(merge_network(exact), apply_block, batch.double()), *batch.double())["total"].backward()
     exact_gradients = [parameter.grad for parameter in exact.parameters()]
     results = {}
     for name in KINDS:
@@ -269,9 +270,8 @@ def measure_folder(plain: FNet, pairs: Sequence[Pair], options: argparse.Namespa
         arguments += ["--precision", options.precision]
         arguments += ["--visible", str(root / "visible"), "--infrared", str(root / "infrared")]
         arguments += ["--threads", str(threads)] if threads else []
-        outputs = (
-            str(root / f"fused-{index}") for index in range(options.rounds + 3)
-        )  # each anew: none is taken as made
+        # Another folder at every call: none is taken as made.
+        outputs = (str(root / f"fused-{index}") for index in range(options.rounds + 3))
         times = medians(
             {
                 "network": lambda: [network(*as_tensors(pair, device)).cpu() for pair in pairs],

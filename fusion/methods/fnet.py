@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion.fnet.fast import compute, prepare
+from fusion.fnet.fast import prepare, trainable
 from fusion.fnet.gpu.graphs import recorded_when_repeated
 from fusion.fnet.inverse import IFNet
 from fusion.fnet.losses import stage1_loss, stage2_loss
@@ -82,13 +82,13 @@ def training(
     `block`, the coding block, and `without`, terms left out of Eq. 26, make the ablations of Table III.
     """
     fnet, ifnet = FNet(block), IFNet(block)
+    fuse, split = trainable(fnet, precision), trainable(ifnet, precision)
 
     def inverted(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
-        fused = compute(fnet, visible, infrared, precision=precision)
-        return stage1_loss(*compute(ifnet, fused, precision=precision), visible, infrared)
+        return stage1_loss(*split(fuse(visible, infrared)), visible, infrared)
 
     def alike(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
-        return stage2_loss(compute(fnet, visible, infrared, precision=precision), visible, infrared, without)
+        return stage2_loss(fuse(visible, infrared), visible, infrared, without)
 
     phases = [
         Phase("I", [*fnet.parameters(), *ifnet.parameters()], inverted, iterations=20000),

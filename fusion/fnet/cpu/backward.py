@@ -7,7 +7,6 @@ either direction, a sum over pixels of products of a code with shifted maps; of 
 products at each frequency.
 """
 
-from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +17,6 @@ from torch.autograd.function import once_differentiable
 
 from fusion.fnet.cpu import kernels
 from fusion.fnet.cpu.forward import (
-    Memory,
     assemble,
     code_shape,
     down_spectra,
@@ -30,14 +28,14 @@ from fusion.fnet.cpu.forward import (
     tiles_of,
     up_spectra,
 )
-from fusion.fnet.cpu.fourier import LINE, POINT, ROW, SIDE
+from fusion.fnet.cpu.fourier import LINE, POINT, SIDE
 from fusion.fnet.cpu.kernels import TOGETHER
+from fusion.fnet.cpu.memory import Memory
 from fusion.fnet.cpu.workers import Map, workers
-from fusion.fnet.fast import Merged, spans
 from fusion.fnet.lzsc import KERNEL, STEPS
+from fusion.fnet.merged import Merged, spans
 
 SHARES = 8  # of the tiles, at most, each with sums of its own: the more, the more threads, and the more memory
-MEMORY = Memory()  # from training step to training step
 
 
 def mirrored(weight: Tensor) -> Tensor:
@@ -52,106 +50,101 @@ def weights_of(sums: np.ndarray) -> Tensor:
         sums: of shares of the tiles, of codes' spectra times the conjugate of maps', (shares, 32 32 maps 64).
     """
     weights = np.empty((sums.shape[1] // (SIDE * LINE), KERNEL, KERNEL, POINT), np.float32)
-    worked_in = (np.empty(size, np.float32) for size in (SIDE * ROW, LINE, LINE))
-    kernels.from_spectra(sums, weights, *worked_in)
+    kernels.from_spectra(sums, weights)
     return torch.from_numpy(weights).permute(3, 0, 1, 2)
 
 
 def backward(
-    seen_gradient: Tensor,
+    gradient: Tensor,
     block: Merged,
     codes: list[np.ndarray],
     kept: list[np.ndarray],
     maps: list[np.ndarray],
     of_image: bool,
+    memory: Memory,
     run: Map,
 ) -> tuple[Tensor | None, Merged]:
     """Return the gradients of the image, (N, c, H, W), where wanted, and of the block.
 
     Args:
-        seen_gradient: (N, m, H, W).
+        gradient: of what the readers make of the last code, (N, m, H, W).
         block: as merged, not laid out.
-        codes, kept, maps: of the forward pass, all five steps'.
+        codes, kept, maps: u^k, v^k and what was read, of the forward pass, all five steps'.
     """
-    n, _, height, width = seen_gradient.shape
+    n, _, height, width = gradient.shape
     shape = n, height, width
     channels = block.up[0].shape[1]
     first = 0 if of_image else channels  # of the maps that a step has read, whose gradient is wanted
     theta, rho = block.theta.tolist(), block.rho.tolist()
     ahead = [*(1 + x for x in rho[1:]), 0]  # the factor of u^k in v^{k+1}
     back = [*(-x for x in rho[2:]), 0, 0]  # and in v^{k+2}
-    # Gradients of what the readers of each u^k see, of v^k (two in turn), and of the image by step k.
-    seen = [new_maps(shape, weight.shape[0]) for weight in block.down]
-    interior(seen[STEPS], shape)[:] = seen_gradient.permute(0, 2, 3, 1)
-    of_v = [MEMORY.take(*code_shape(shape)) for _ in range(2)]
+    # Gradients of what the readers of each u^k make of it, of v^k (two in turn), and of the image by step k.
+    of_readers = [new_maps(shape, weight.shape[0]) for weight in block.down]
+    interior(of_readers[STEPS], shape)[:] = gradient.permute(0, 2, 3, 1)
+    of_v = [memory.take(*code_shape(shape)) for _ in range(2)]
     image_step = np.empty((*shape, channels - first), np.float32)
     nothing = image_step[..., :0]
     tiles = tiles_of(shape)
     groups = -(-len(tiles) // TOGETHER)
-    shares = [slice(*(TOGETHER * edge for edge in span)) for span in spans(groups, -(-groups // SHARES))]
+    shares = [slice(TOGETHER * start, TOGETHER * end) for start, end in spans(groups, -(-groups // SHARES))]
 
-    def step(
-        k: int, results: np.ndarray, ups: np.ndarray, downs: np.ndarray, sums: Sequence[np.ndarray], share: int
-    ) -> np.ndarray:
-        with MEMORY.lent(*kernels.scratch(3)) as scratch:
+    def step(k: int, results: np.ndarray, weights: kernels.Weights, sums: kernels.Weights, share: int) -> np.ndarray:
+        # What does not exist has the factor 0, or its sum is not used: anything stands in for it.
+        later = kernels.Neighbours(of_v[(k + 1) % 2], of_v[k % 2], np.float32(ahead[k]), np.float32(back[k]))
+        before, before_last = codes[max(k - 1, 0)], codes[max(k - 2, 0)]
+        past = kernels.Forward(maps[k], before, before_last, np.float32(theta[k]), kept[k], codes[k])
+        with memory.scratch(3) as scratch:
             return kernels.step_backward(
-                seen[k],
-                ups,
-                # What does not exist has the factor 0, or its sum is not used: anything stands in for it.
-                of_v[(k + 1) % 2],
+                of_readers[k],
+                later,
+                past,
                 of_v[k % 2],
-                np.float32(ahead[k]),
-                np.float32(back[k]),
-                kept[k],
-                np.float32(theta[k]),
-                codes[max(k - 1, 0)],
-                codes[max(k - 2, 0)],
-                of_v[k % 2],
-                downs,
+                weights,
                 tiles[shares[share]],
                 results,
-                codes[k],
-                maps[k],
-                *(one[share] for one in sums),
-                *scratch,
+                kernels.Weights(sums.up[share], sums.down[share]),
+                scratch,
             )
 
     image = np.zeros_like(image_step)
     carried = [mirrored(weight[:, first:]) for weight in block.up]
     ups, downs = run(up_spectra, map(mirrored, block.down)), run(down_spectra, carried)
-    found = Merged([], [], torch.zeros(STEPS + 1), torch.zeros(STEPS + 1))
+    of_theta, of_rho, of_up, of_down = [], [], [], []  # from the last step on
     for k in reversed(range(STEPS + 1)):
-        results = MEMORY.take(*results_shape(shape, len(carried[k])))
-        sums = [MEMORY.take(len(shares), SIDE**2 * POINT * x[k].shape[3]) for x in (maps, seen)]
-        scalars = run(partial(step, k, results, ups[k], downs[k], sums), range(len(shares)))
+        results = memory.take(*results_shape(shape, len(carried[k])))
+        sums = kernels.Weights(*(memory.take(len(shares), SIDE * LINE * x[k].shape[3]) for x in (maps, of_readers)))
+        scalars = run(partial(step, k, results, kernels.Weights(ups[k], downs[k]), sums), range(len(shares)))
         by_theta, by_ahead, by_back = np.sum(scalars, axis=0)
-        found.theta[k] = float(by_theta)
-        found.rho[k] = float((by_ahead if k > 0 else 0) - (by_back if k > 1 else 0))
+        of_theta.append(float(by_theta))
+        of_rho.append(float((by_ahead if k > 0 else 0) - (by_back if k > 1 else 0)))
         by_up, by_down = run(weights_of, sums)
-        found.up.insert(0, by_up)
-        found.down.insert(0, mirrored(by_down))
+        of_up.append(by_up)
+        of_down.append(mirrored(by_down))
         if results.size:
-            to_images = interior(seen[k - 1], shape)[..., :channels] if k > 0 else nothing
-            to_images_before = interior(seen[k - 2], shape)[..., channels:] if k > 1 else nothing
+            to_images = interior(of_readers[k - 1], shape)[..., :channels] if k > 0 else nothing
+            to_images_before = interior(of_readers[k - 2], shape)[..., channels:] if k > 1 else nothing
             assemble(results, [image_step, to_images, to_images_before], run)
             image += image_step
-        MEMORY.give([results, *sums])
-    MEMORY.give(of_v)
+        memory.give([results, *sums])
+    memory.give(of_v)
+    found = Merged(of_up[::-1], of_down[::-1], torch.tensor(of_theta[::-1]), torch.tensor(of_rho[::-1]))
     return (torch.from_numpy(image).permute(0, 3, 1, 2) if of_image else None), found
 
 
-class _ReadSpectrally(torch.autograd.Function):
+class _ApplyWithGradients(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Map, image: Tensor, theta: Tensor, rho: Tensor, *weights: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, memory: Memory, run: Map, image: Tensor, theta: Tensor, rho: Tensor, *weights: Tensor
+    ) -> Tensor:
         block = Merged(list(weights[: STEPS + 1]), list(weights[STEPS + 1 :]), theta, rho)
         n, _, height, width = image.shape
         shape = n, height, width
-        MEMORY.fit(shape)
-        codes, kept = ([MEMORY.take(*code_shape(shape)) for _ in range(STEPS + 1)] for _ in range(2))
-        seen, maps = forward(image.detach(), lay_out(block, run), codes, MEMORY, run, kept)
+        memory.fit(shape)
+        codes, kept = ([memory.take(*code_shape(shape)) for _ in range(STEPS + 1)] for _ in range(2))
+        last, maps = forward(image.detach(), lay_out(block, run), codes, memory, run, kept)
         ctx.save_for_backward(theta, rho, *weights)
-        ctx.codes, ctx.kept, ctx.maps = codes, kept, maps
-        return torch.from_numpy(seen).permute(0, 3, 1, 2)
+        ctx.memory, ctx.codes, ctx.kept, ctx.maps = memory, codes, kept, maps
+        return torch.from_numpy(last).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
@@ -160,13 +153,14 @@ class _ReadSpectrally(torch.autograd.Function):
             raise RuntimeError("a second backward pass: what it needs was given back by the first")
         theta, rho, *weights = ctx.saved_tensors
         block = Merged(weights[: STEPS + 1], weights[STEPS + 1 :], theta, rho)
+        of_image = ctx.needs_input_grad[2]
         with workers() as run:
-            image, found = backward(gradient, block, ctx.codes, ctx.kept, ctx.maps, ctx.needs_input_grad[1], run)
-        MEMORY.give(ctx.codes + ctx.kept)
+            image, found = backward(gradient, block, ctx.codes, ctx.kept, ctx.maps, of_image, ctx.memory, run)
+        ctx.memory.give(ctx.codes + ctx.kept)
         ctx.codes = ctx.kept = None
-        return None, image, found.theta, found.rho, *found.up, *found.down
+        return None, None, image, found.theta, found.rho, *found.up, *found.down
 
 
-def read_with_gradients(image: Tensor, block: Merged, run: Map) -> Tensor:
-    """Do as `fusion.fnet.fast.read_code`; differentiable once."""
-    return _ReadSpectrally.apply(run, image, block.theta, block.rho, *block.up, *block.down)
+def apply_with_gradients(image: Tensor, block: Merged, memory: Memory, run: Map) -> Tensor:
+    """Do as `fusion.fnet.merged.apply_block`; differentiable once. Codes stay in `memory` until the backward pass."""
+    return _ApplyWithGradients.apply(memory, run, image, block.theta, block.rho, *block.up, *block.down)

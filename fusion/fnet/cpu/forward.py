@@ -1,4 +1,4 @@
-"""A merged LZSC block on a CPU by Fourier transforms of tiles, forward; `spectral_backward` has its gradients.
+"""A merged LZSC block on a CPU by Fourier transforms of tiles, forward; `fusion.fnet.cpu.backward` has its gradients.
 
 A 9x9 convolution of every channel with every map is, of a transformed tile, one product at each frequency instead of 81
 at each pixel. Tiles are of 32 x 32 pixels, of which 24 x 24 count: a convolution from maps to a code reads four pixels
@@ -14,10 +14,7 @@ spectra, so that there is one transform.
 All is float32. Maps (few channels) and codes (64) are channels-last.
 """
 
-import math
-from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -27,13 +24,13 @@ import torch
 from torch import Tensor
 
 from fusion.fnet.cpu import kernels
-from fusion.fnet.cpu.fourier import LINE, PAIRS, ROW, SIDE
-from fusion.fnet.cpu.kernels import HALF, KEPT, TOGETHER
+from fusion.fnet.cpu.fourier import LINE, PAIRS, SIDE
+from fusion.fnet.cpu.kernels import KEPT, TOGETHER
+from fusion.fnet.cpu.memory import Memory, Shape
 from fusion.fnet.cpu.workers import Map
-from fusion.fnet.fast import Merged
-from fusion.fnet.lzsc import FEATURES, STEPS
+from fusion.fnet.lzsc import FEATURES, HALF, STEPS
+from fusion.fnet.merged import Merged
 
-Shape = tuple[int, int, int]  # of a batch: N, H, W
 LONG, LAST = 4 * TOGETHER, 24 * TOGETHER  # tiles that a thread takes at once, and those at the end that it does not
 
 
@@ -51,43 +48,6 @@ def runs_of(tiles: np.ndarray) -> list[np.ndarray]:
     long = max(len(tiles) - LAST, len(tiles) // 2) // LONG * LONG
     starts = [*range(0, long, LONG), *range(long, len(tiles), TOGETHER)]
     return [tiles[start:end] for start, end in pairwise([*starts, len(tiles)])]
-
-
-class Memory:
-    """Arrays given back, for who next wants as much: to get it anew from the system costs as much as a convolution."""
-
-    def __init__(self) -> None:
-        self.free: dict[int, list[np.ndarray]] = defaultdict(list)
-        self.shape: Shape | None = None
-
-    def fit(self, shape: Shape) -> None:
-        """Let go of what was kept for pictures of another shape."""
-        if shape != self.shape:
-            self.free.clear()
-            self.shape = shape
-
-    def take(self, *shape: int) -> np.ndarray:
-        """Return an array of whatever values; its memory starts where a cache line does."""
-        size = math.prod(shape)
-        try:
-            flat = self.free[size].pop()
-        except IndexError:
-            whole = np.empty(size + 16, np.float32)
-            start = -whole.ctypes.data % 64 // 4
-            flat = whole[start : start + size]
-        return flat.reshape(shape)
-
-    def give(self, arrays: Iterable[np.ndarray]) -> None:
-        """Take back arrays of `take` that nobody uses any more."""
-        for array in arrays:
-            self.free[array.size].append(array.reshape(-1))
-
-    @contextmanager
-    def lent(self, *sizes: int) -> Iterator[list[np.ndarray]]:
-        """Lend flat arrays of so many values."""
-        arrays = [self.take(size) for size in sizes]
-        yield arrays
-        self.give(arrays)
 
 
 def new_maps(shape: Shape, channels: int) -> np.ndarray:
@@ -115,9 +75,7 @@ def results_shape(shape: Shape, channels: int) -> tuple[int, ...]:
 def _spectra(weight: Tensor) -> np.ndarray:
     """Transform weights, (maps, 9, 9, 64), to the kernels' (32 32 maps 64)."""
     spectra = np.empty(SIDE * LINE * len(weight), np.float32)
-    kernels.to_spectra(
-        weight.contiguous().numpy(), spectra, *(np.empty(n, np.float32) for n in (SIDE * ROW, LINE, LINE))
-    )
+    kernels.to_spectra(weight.contiguous().numpy(), spectra)
     return spectra
 
 
@@ -134,24 +92,27 @@ def down_spectra(weight: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Spectra:
-    """A merged block as the kernels want it: spectra of `up` and `down`, how many maps each step reads and makes."""
+    """A merged block as the kernels want it.
 
-    up: list[np.ndarray]
-    down: list[np.ndarray]
+    weights: spectra of `up` and `down`, of each step.
+    theta, rho: of each step.
+    maps_in, maps_out: how many maps each step reads, and its code gives.
+    """
+
+    weights: list[kernels.Weights]
     theta: list[float]
     rho: list[float]
-    reads: list[int]
-    makes: list[int]
+    maps_in: list[int]
+    maps_out: list[int]
 
 
 def lay_out(block: Merged, run: Map) -> Spectra:
     """Transform a block's weights."""
-    steps = len(block.up)
     pieces = [*(partial(up_spectra, weight) for weight in block.up), *(partial(down_spectra, w) for w in block.down)]
     spectra = run(lambda piece: piece(), pieces)
+    steps = len(block.up)
     return Spectra(
-        spectra[:steps],
-        spectra[steps:],
+        [kernels.Weights(*pair) for pair in zip(spectra[:steps], spectra[steps:], strict=True)],
         block.theta.tolist(),
         block.rho.tolist(),
         [weight.shape[1] for weight in block.up],
@@ -173,7 +134,7 @@ def forward(
     run: Map,
     kept: Sequence[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return what the readers see in the last code, (N, H, W, m), and the maps that each step reads.
+    """Return what the readers make of the last code, (N, H, W, m), and the maps that each step reads.
 
     Args:
         image: (N, c, H, W).
@@ -182,50 +143,49 @@ def forward(
     """
     n, channels, height, width = image.shape
     shape = n, height, width
-    maps = [new_maps(shape, count) for count in block.reads]
+    maps = [new_maps(shape, count) for count in block.maps_in]
     for step in maps:
         interior(step, shape)[..., :channels] = image.permute(0, 2, 3, 1)
-    seen = np.empty((*shape, block.makes[STEPS]), np.float32)
-    nothing = seen[..., :0]
+    last = np.empty((*shape, block.maps_out[STEPS]), np.float32)
+    nothing = last[..., :0]
     runs = runs_of(tiles_of(shape))
 
     def step(k: int, results: np.ndarray, tiles: np.ndarray) -> None:
-        with memory.lent(*kernels.scratch(1)) as scratch:
+        ahead = np.float32(1 + block.rho[k] if k > 0 else 0)
+        back = np.float32(-block.rho[k] if k > 1 else 0)
+        v = kept[k] if kept else codes[k][:0]
+        with memory.scratch(1) as scratch:
             kernels.step(
                 maps[k],
-                block.up[k],
-                codes[k - 1],
-                codes[k - 2],
-                np.float32(1 + block.rho[k] if k > 0 else 0),
-                np.float32(-block.rho[k] if k > 1 else 0),
+                kernels.Neighbours(codes[k - 1], codes[k - 2], ahead, back),
                 np.float32(block.theta[k]),
+                v,
                 codes[k],
-                kept[k] if kept else codes[k][:0],
-                block.down[k],
+                block.weights[k],
                 tiles,
                 results,
-                *scratch,
+                scratch,
             )
 
     for k in range(STEPS + 1):
-        results = memory.take(*results_shape(shape, block.makes[k]))
+        results = memory.take(*results_shape(shape, block.maps_out[k]))
         run(partial(step, k, results), runs)
-        outs = [seen, nothing, nothing]
+        outs = [last, nothing, nothing]
         if k < STEPS:
             outs[0] = interior(maps[k + 1], shape)[..., channels : 2 * channels]
         if k + 2 <= STEPS:
             outs[1] = interior(maps[k + 2], shape)[..., 2 * channels :]
         assemble(results, outs, run)
         memory.give([results])
-    return seen, maps
+    return last, maps
 
 
-def read_spectrally(image: Tensor, block: Spectra, memory: Memory, run: Map) -> Tensor:
-    """Return what the readers of a block that was laid out see in an image's code: (N, c, H, W) to (N, m, H, W)."""
+def apply_spectra(image: Tensor, block: Spectra, memory: Memory, run: Map) -> Tensor:
+    """Do as `fusion.fnet.merged.apply_block` with a block that was laid out; no gradients."""
     n, _, height, width = image.shape
     shape = n, height, width
     memory.fit(shape)
     pair = [memory.take(*code_shape(shape)) for _ in range(2)]
-    seen, _ = forward(image, block, [pair[k % 2] for k in range(STEPS + 1)], memory, run)
+    last, _ = forward(image, block, [pair[k % 2] for k in range(STEPS + 1)], memory, run)
     memory.give(pair)
-    return torch.from_numpy(seen).permute(0, 3, 1, 2)
+    return torch.from_numpy(last).permute(0, 3, 1, 2)

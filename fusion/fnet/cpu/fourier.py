@@ -26,7 +26,7 @@ _HALF_ROOT = np.float32(np.sqrt(0.5))
 
 
 ANY_ORDER = {"nogil": True, "fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}  # of sums
-part = numba.njit(forceinline=True, **ANY_ORDER)  # of kernels, see `fusion.metrics.kernels.part`
+part = numba.njit(forceinline=True, **ANY_ORDER)  # of kernels, see `pipeline.compiled.part`
 
 
 @part
@@ -84,12 +84,8 @@ def _eights(step: int, cut: bool, numbers: int = PAIRS) -> Callable:
             for c in range(numbers):
                 # The even four, e0..e3.
                 a, a_im, b, b_im = x[c], x[c + PAIRS], x[c + 4 * POINT], x[c + 4 * POINT + PAIRS]
-                d, d_im, f, f_im = (
-                    x[c + 2 * POINT],
-                    x[c + 2 * POINT + PAIRS],
-                    x[c + 6 * POINT],
-                    x[c + 6 * POINT + PAIRS],
-                )
+                d, d_im = x[c + 2 * POINT], x[c + 2 * POINT + PAIRS]
+                f, f_im = x[c + 6 * POINT], x[c + 6 * POINT + PAIRS]
                 p, p_im, q, q_im = a + b, a_im + b_im, a - b, a_im - b_im
                 r, r_im, s, s_im = d + f, d_im + f_im, d - f, d_im - f_im
                 e0, e0_im, e2, e2_im = p + r, p_im + r_im, p - r, p_im - r_im

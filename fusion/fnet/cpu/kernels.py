@@ -2,8 +2,8 @@
 
 Arrays are float32. A pass takes a run of tiles, on one thread without the interpreter's lock, TOGETHER at a time: as
 many share the weights that are read, and what they need at once fits a core's second cache. Loops read rows as slices,
-so that the compiler does several values at once. What they work in is given, `scratch` says how much of it: memory
-got anew in every call would be cleared by the system each time.
+so that the compiler does several values at once. What they work in is given, `Scratch`: memory got anew in every call
+would be cleared by the system each time. Arguments that belong together come as named tuples.
 
 Spectra of maps (few channels, of TOGETHER tiles) are a tile of `fusion.fnet.cpu.fourier`, in which channel m of tile t
 is number t channels + m, its imaginary part 0 before the transform. Weights and their gradients' sums are flat
@@ -11,7 +11,9 @@ is number t channels + m, its imaginary part 0 before the transform. Weights and
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 
@@ -33,13 +35,12 @@ from fusion.fnet.cpu.fourier import (
     transform_column,
     transform_rows,
 )
-from fusion.fnet.lzsc import ALPHA, GAMMA, KERNEL
+from fusion.fnet.lzsc import ALPHA, GAMMA, HALF, KERNEL
 from pipeline.compiled import compiled
 from pipeline.compiled import part as part_in_order
 
 kernel = partial(compiled, options=ANY_ORDER)
 
-HALF = KERNEL // 2
 KEPT = SIDE - 2 * HALF  # of a tile's side, what no transform's wrapping round reaches
 TOGETHER = 4
 _ROWS = KEPT * ROW  # of a tile, floats
@@ -140,37 +141,46 @@ def _spectra_of(maps, tiles, spectra, line):
         transform_column(spectra, x, line, tiles.shape[0] * channels)
 
 
-@part
-def _spread_over(spectra, at, weights, column, maps):
-    """Write the sum over maps of conj(spectrum) weight to a column; `maps` has as many elements."""
-    # A length that is known when compiled unrolls the loop over maps, so that sums stay in registers.
-    count = len(maps)
-    for y in range(SIDE):
-        values = spectra[at + y * ROW : at + y * ROW + count + PAIRS]
-        factors, out = weights[y * count * POINT : (y + 1) * count * POINT], column[y * POINT : (y + 1) * POINT]
-        for c in range(PAIRS):
-            re, im = _ZERO, _ZERO
-            for m in range(count):
-                a, b, w, w_im = values[m], values[m + PAIRS], factors[m * POINT + c], factors[m * POINT + c + PAIRS]
-                re += a * w + b * w_im
-                im += a * w_im - b * w
-            out[c], out[c + PAIRS] = re, im
+def _spread_of(count: int) -> Callable:
+    """Return the function that writes the sum over `count` maps of conj(spectrum) weight to a column.
+
+    A number that is known when compiled unrolls the loop over maps, so that sums stay in registers.
+    """
+
+    @part
+    def spread(spectra, at, weights, column):
+        for y in range(SIDE):
+            values = spectra[at + y * ROW : at + y * ROW + count + PAIRS]
+            factors, out = weights[y * count * POINT : (y + 1) * count * POINT], column[y * POINT : (y + 1) * POINT]
+            for c in range(PAIRS):
+                re, im = _ZERO, _ZERO
+                for m in range(count):
+                    a, b, w, w_im = values[m], values[m + PAIRS], factors[m * POINT + c], factors[m * POINT + c + PAIRS]
+                    re += a * w + b * w_im
+                    im += a * w_im - b * w
+                out[c], out[c + PAIRS] = re, im
+
+    return spread
 
 
-@part
-def _spread(spectra, at, weights, column, count):
-    if count == 1:
-        _spread_over(spectra, at, weights, column, (0,))
-    elif count == 2:
-        _spread_over(spectra, at, weights, column, (0, 0))
-    elif count == 3:
-        _spread_over(spectra, at, weights, column, (0, 0, 0))
-    elif count == 4:
-        _spread_over(spectra, at, weights, column, (0, 0, 0, 0))
-    elif count == 5:
-        _spread_over(spectra, at, weights, column, (0, 0, 0, 0, 0))
-    else:
-        _spread_over(spectra, at, weights, column, (0, 0, 0, 0, 0, 0))
+def _spread_of_one_to(most: int) -> Callable:
+    """Return the function that does so for as many maps as there are when it is called, at most so many."""
+    spread_most = _spread_of(most)
+    if most == 1:
+        return part(lambda spectra, at, weights, column, count: spread_most(spectra, at, weights, column))
+    spread_fewer = _spread_of_one_to(most - 1)
+
+    @part
+    def spread(spectra, at, weights, column, count):
+        if count == most:
+            spread_most(spectra, at, weights, column)
+        else:
+            spread_fewer(spectra, at, weights, column, count)
+
+    return spread
+
+
+_spread = _spread_of_one_to(6)  # a step's maps, or what its code gives, of a block of two channels
 
 
 @part
@@ -229,84 +239,95 @@ def _maps_of(spectra, line, results, tiles):
 
 
 @part
+def _of_tiles(spectra, at, count):
+    """Return one value of a map in each of TOGETHER tiles."""
+    return spectra[at], spectra[at + count], spectra[at + 2 * count], spectra[at + 3 * count]
+
+
+@part
+def _times_conjugate(columns, at, a, b):
+    """Return a code's value times a - ib."""
+    z, z_im = columns[at], columns[at + PAIRS]
+    return z * a + z_im * b, z_im * a - z * b
+
+
+@part
 def _correlate(columns, x, spectra, count, sums):
     """Add the codes' spectra times the conjugate of maps' to the sums, a column of TOGETHER tiles."""
     for y in range(SIDE):
-        z, z1 = columns[y * POINT : (y + 1) * POINT], columns[LINE + y * POINT : LINE + (y + 1) * POINT]
-        z2 = columns[2 * LINE + y * POINT : 2 * LINE + (y + 1) * POINT]
-        z3 = columns[3 * LINE + y * POINT : 3 * LINE + (y + 1) * POINT]
         for m in range(count):
-            at = y * ROW + x * POINT + m
-            a, b = spectra[at], spectra[at + PAIRS]
-            a1, b1 = spectra[at + count], spectra[at + count + PAIRS]
-            a2, b2 = spectra[at + 2 * count], spectra[at + 2 * count + PAIRS]
-            a3, b3 = spectra[at + 3 * count], spectra[at + 3 * count + PAIRS]
-            start = ((x * SIDE + y) * count + m) * POINT
+            at, start = y * ROW + x * POINT + m, ((x * SIDE + y) * count + m) * POINT
+            a0, a1, a2, a3 = _of_tiles(spectra, at, count)
+            b0, b1, b2, b3 = _of_tiles(spectra, at + PAIRS, count)
             s = sums[start : start + POINT]
             for c in range(PAIRS):
-                i = c + PAIRS
-                s[c] += (
-                    z[c] * a + z[i] * b + z1[c] * a1 + z1[i] * b1 + z2[c] * a2 + z2[i] * b2 + z3[c] * a3 + z3[i] * b3
-                )
-                s[i] += (
-                    z[i] * a - z[c] * b + z1[i] * a1 - z1[c] * b1 + z2[i] * a2 - z2[c] * b2 + z3[i] * a3 - z3[c] * b3
-                )
+                at = y * POINT + c
+                re0, im0 = _times_conjugate(columns, at, a0, b0)
+                re1, im1 = _times_conjugate(columns, at + LINE, a1, b1)
+                re2, im2 = _times_conjugate(columns, at + 2 * LINE, a2, b2)
+                re3, im3 = _times_conjugate(columns, at + 3 * LINE, a3, b3)
+                s[c] += re0 + re1 + re2 + re3
+                s[c + PAIRS] += im0 + im1 + im2 + im3
 
 
 # --- Steps of a block ----------------------------------------------------------------------------------------------
 
 
-@part
-def _transform_code(row, width, line):
-    """Transform a row of a code of which `width` pixels are in the picture."""
-    row[width * POINT : KEPT * POINT] = _ZERO
-    fours_of_padded_row(row, 0, line)
-    eights_to_row(line, row, 0)
+class Weights(NamedTuple):
+    """Spectra of a step's convolutions to and from its code, (32 32 maps 64), or their gradients' sums."""
+
+    up: np.ndarray
+    down: np.ndarray
 
 
-def scratch(spectra: int) -> list[int]:
-    """Return the sizes of what a pass works in: spectra of maps, so many; a line; rows and columns of codes."""
+class Neighbours(NamedTuple):
+    """Codes, or gradients of v, of the next step and the next but one, (N, H, W 64), and the factors to add them with.
+
+    Where a factor is 0, any array will do.
+    """
+
+    near: np.ndarray
+    far: np.ndarray
+    near_factor: np.float32
+    far_factor: np.float32
+
+
+class Forward(NamedTuple):
+    """What a step back needs of the step forward: `maps` as in `step`, v and codes (N, H, W 64)."""
+
+    maps: np.ndarray
+    before: np.ndarray
+    before_last: np.ndarray
+    theta: np.float32
+    v: np.ndarray
+    code: np.ndarray
+
+
+class Scratch(NamedTuple):
+    """What a pass works in: spectra of maps, one or several; a line; rows and columns of codes."""
+
+    spectra: tuple[np.ndarray, ...]
+    line: np.ndarray
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+def scratch_sizes(spectra: int) -> list[int]:
+    """Return how many values the arrays of `Scratch` hold, with spectra so many."""
     return [SIDE * ROW] * spectra + [LINE, TOGETHER * _ROWS, TOGETHER * LINE]
 
 
-@kernel
-def step(
-    maps,
-    ups,
-    before,
-    before_last,
-    ahead,
-    back,
-    theta,
-    code,
-    kept,
-    downs,
-    tiles,
-    results,
-    spectra,
-    line,
-    rows,
-    columns,
-):
-    """Take a step for a run of tiles: u = T(v; theta), v = up(maps) + ahead before + back before_last, and down(u).
+def _each_row(fill: Callable) -> Callable:
+    """Return the loop over the rows of a group of tiles that has `fill` make each row of a code, and transforms it.
 
-    Args:
-        maps: (N, rows, columns, channels), with margins and filled up to whole tiles.
-        ups, downs: spectra of weights.
-        before, before_last, code: (N, H, W 64); where a factor is 0, anything stands for the first two. The code may
-            take the place of either.
-        kept: takes v, or is empty.
-        tiles: (tiles, 3), picture, down, across.
-        results: (N, down, across, 32, 32, maps), takes what each tile gives its surroundings, HALF pixels around it.
-        spectra, line, rows, columns: `scratch(1)`.
+    fill: takes the row as it is; its picture, place down and span of values across in (N, H, W 64); a line to work in;
+        and the loop's further arguments. Leaves the values in the row, as many as the span has.
     """
-    height, width = code.shape[1], code.shape[2] // POINT
-    for start in range(0, tiles.shape[0], TOGETHER):
-        group = tiles[start : start + TOGETHER]
-        _spectra_of(maps, group, spectra, line)
-        _up(spectra, ups, maps.shape[3], group.shape[0], line, columns, rows)
-        for t in range(group.shape[0]):
-            n, top, left = group[t, 0], KEPT * group[t, 1], KEPT * group[t, 2]
+
+    @part
+    def loop(rows, tiles, height, width, line, *given):
+        for t in range(tiles.shape[0]):
+            n, top, left = tiles[t, 0], KEPT * tiles[t, 1], KEPT * tiles[t, 2]
             across = min(KEPT, width - left)
             span = slice(left * POINT, (left + across) * POINT)
             for y in range(KEPT):
@@ -314,116 +335,122 @@ def step(
                 if top + y >= height:
                     row[:] = _ZERO
                     continue
-                fours_of_row(row, 0, line)
-                eights_to_cut_row(line, row, 0)
-                v = row[: across * POINT]
-                _add(v, ahead, before[n, top + y, span])
-                _add(v, back, before_last[n, top + y, span])
-                _drop_noise(v)
-                if kept.size:
-                    kept[n, top + y, span] = v
-                _activate(v, theta, code[n, top + y, span])
-                _transform_code(row, across, line)
+                fill(row, n, top + y, span, line, *given)
+                row[across * POINT : KEPT * POINT] = _ZERO
+                fours_of_padded_row(row, 0, line)
+                eights_to_row(line, row, 0)
+
+    return loop
+
+
+@part
+def _convolved(row, n, y, span, line, neighbours):
+    """End the transform of a row that `_up` began, add what neighbouring steps do, and return its values."""
+    fours_of_row(row, 0, line)
+    eights_to_cut_row(line, row, 0)
+    values = row[: span.stop - span.start]
+    _add(values, neighbours.near_factor, neighbours.near[n, y, span])
+    _add(values, neighbours.far_factor, neighbours.far[n, y, span])
+    return values
+
+
+@part
+def _make_code(row, n, y, span, line, neighbours, theta, kept, code):
+    v = _convolved(row, n, y, span, line, neighbours)
+    _drop_noise(v)
+    if kept.size:
+        kept[n, y, span] = v
+    _activate(v, theta, code[n, y, span])
+
+
+@part
+def _make_gradient(row, n, y, span, line, neighbours, forward, of_v, sums):
+    g = _convolved(row, n, y, span, line, neighbours)
+    before, before_last = forward.before[n, y, span], forward.before_last[n, y, span]
+    _activate_backward(g, forward.v[n, y, span], forward.theta, before, before_last, of_v[n, y, span], sums)
+
+
+@part
+def _copy_code(row, n, y, span, line, code):
+    row[: span.stop - span.start] = code[n, y, span]
+
+
+_make_codes, _make_gradients, _copy_codes = _each_row(_make_code), _each_row(_make_gradient), _each_row(_copy_code)
+
+
+@kernel
+def step(maps, neighbours, theta, kept, code, weights, tiles, results, scratch):
+    """Take a step for a run of tiles: u = T(v; theta), v = up(maps) + what neighbours add, and down(u).
+
+    Args:
+        maps: (N, rows, columns, channels), with margins and filled up to whole tiles.
+        neighbours: the codes of the two steps before, `Neighbours`.
+        kept: takes v, (N, H, W 64), or is empty.
+        code: takes u, (N, H, W 64), possibly in the place of a code before.
+        weights: `Weights`.
+        tiles: (tiles, 3), picture, down, across.
+        results: (N, down, across, 32, 32, maps), takes what each tile gives its surroundings, HALF pixels around it.
+        scratch: `Scratch` with one spectrum.
+    """
+    (spectra,), line, rows, columns = scratch
+    height, width = code.shape[1], code.shape[2] // POINT
+    for start in range(0, tiles.shape[0], TOGETHER):
+        group = tiles[start : start + TOGETHER]
+        _spectra_of(maps, group, spectra, line)
+        _up(spectra, weights.up, maps.shape[3], group.shape[0], line, columns, rows)
+        _make_codes(rows, group, height, width, line, neighbours, theta, kept, code)
         spectra[:] = _ZERO
         for x in range(SIDE):
             _columns_of(rows, x, group.shape[0], line, columns)
-            _down(columns, x, downs, group.shape[0], spectra)
+            _down(columns, x, weights.down, group.shape[0], spectra)
             transform_column(spectra, x, line, group.shape[0] * results.shape[5])
         _maps_of(spectra, line, results, group)
 
 
 @kernel
-def step_backward(
-    seen,
-    ups,
-    after,
-    after_next,
-    ahead,
-    back,
-    v,
-    theta,
-    before,
-    before_last,
-    of_v,
-    downs,
-    tiles,
-    results,
-    code,
-    maps,
-    sums_up,
-    sums_down,
-    of_seen,
-    of_maps,
-    of_images,
-    line,
-    rows,
-    columns,
-):
-    """Take a step back for a run of tiles: the gradient of v from that of u, up(seen) + ahead after + back after_next.
+def step_backward(of_readers, neighbours, forward, of_v, weights, tiles, results, sums, scratch):
+    """Take a step back for a run of tiles: the gradients of v, of the maps read, of weights and of scalars.
 
     Args:
-        seen: the gradient of what the readers of u see, as `maps` in `step`.
-        ups, downs: spectra of the mirrored weights.
-        after, after_next, of_v: gradients of v, as the codes in `step`.
-        v, before, before_last, code, maps: of the step forward.
+        of_readers: the gradient of what the readers of u make of it, as `maps` in `step`.
+        neighbours: the gradients of v of the two steps after, `Neighbours`.
+        forward: of the step forward, `Forward`.
+        of_v: takes the gradient of v, (N, H, W 64), possibly in the place of a neighbour.
+        weights: of the mirrored convolutions, `Weights`.
         tiles, results: as in `step`; results are part of the gradient of `maps`, possibly of no map.
-        sums_up, sums_down: (32, 32, maps, 64) flat, take what `spectral_backward.weights_of` wants.
-        of_seen, of_maps, of_images, line, rows, columns: `scratch(3)`.
+        sums: `Weights`, takes what `fusion.fnet.cpu.backward.weights_of` wants.
+        scratch: `Scratch` with three spectra.
 
     Returns:
         The sums for three gradients: theta's, and those of the factors of `before` and `before_last` in v.
     """
-    sums_up[:] = _ZERO
-    sums_down[:] = _ZERO
+    (spectra, of_maps, of_images), line, rows, columns = scratch
+    maps, code, downs = forward.maps, forward.code, weights.down
+    sums.up[:] = _ZERO
+    sums.down[:] = _ZERO
     columns[:] = _ZERO  # the last tiles may be fewer than are summed
-    sums = np.zeros((3, KEPT * POINT), np.float32)
+    scalars = np.zeros((3, KEPT * POINT), np.float32)
     height, width = code.shape[1], code.shape[2] // POINT
     for start in range(0, tiles.shape[0], TOGETHER):
         group = tiles[start : start + TOGETHER]
-        _spectra_of(seen, group, of_seen, line)
-        _up(of_seen, ups, seen.shape[3], group.shape[0], line, columns, rows)
-        for t in range(group.shape[0]):
-            n, top, left = group[t, 0], KEPT * group[t, 1], KEPT * group[t, 2]
-            across = min(KEPT, width - left)
-            span = slice(left * POINT, (left + across) * POINT)
-            for y in range(KEPT):
-                row = rows[t * _ROWS + y * ROW : t * _ROWS + y * ROW + LINE]
-                if top + y >= height:
-                    row[:] = _ZERO
-                    continue
-                fours_of_row(row, 0, line)
-                eights_to_cut_row(line, row, 0)
-                g, at = row[: across * POINT], top + y
-                _add(g, ahead, after[n, at, span])
-                _add(g, back, after_next[n, at, span])
-                _activate_backward(
-                    g, v[n, at, span], theta, before[n, at, span], before_last[n, at, span], of_v[n, at, span], sums
-                )
-                _transform_code(row, across, line)
+        _spectra_of(of_readers, group, spectra, line)
+        _up(spectra, weights.up, of_readers.shape[3], group.shape[0], line, columns, rows)
+        _make_gradients(rows, group, height, width, line, neighbours, forward, of_v, scalars)
         _spectra_of(maps, group, of_maps, line)
         of_images[:] = _ZERO
         for x in range(SIDE):
             _columns_of(rows, x, group.shape[0], line, columns)
-            _correlate(columns, x, of_maps, maps.shape[3], sums_up)
+            _correlate(columns, x, of_maps, maps.shape[3], sums.up)
             if downs.size:
                 _down(columns, x, downs, group.shape[0], of_images)
                 transform_column(of_images, x, line, group.shape[0] * results.shape[5])
         if downs.size:
             _maps_of(of_images, line, results, group)
-        for t in range(group.shape[0]):
-            n, top, left = group[t, 0], KEPT * group[t, 1], KEPT * group[t, 2]
-            across = min(KEPT, width - left)
-            for y in range(KEPT):
-                row = rows[t * _ROWS + y * ROW : t * _ROWS + y * ROW + LINE]
-                if top + y >= height:
-                    row[:] = _ZERO
-                    continue
-                row[: across * POINT] = code[n, top + y, left * POINT : (left + across) * POINT]
-                _transform_code(row, across, line)
+        _copy_codes(rows, group, height, width, line, code)
         for x in range(SIDE):
             _columns_of(rows, x, group.shape[0], line, columns)
-            _correlate(columns, x, of_seen, seen.shape[3], sums_down)
-    return sums.sum(axis=1)
+            _correlate(columns, x, spectra, of_readers.shape[3], sums.down)
+    return scalars.sum(axis=1)
 
 
 # --- Weights ---------------------------------------------------------------------------------------------------------
@@ -431,10 +458,17 @@ def step_backward(
 _SCALE = np.float32(SIDE**-2)  # there and back is the identity by the scales of weights alone
 
 
+@part
+def _weights_scratch():
+    """Return memory for a tile, a line and a column."""
+    return np.empty(SIDE * ROW, np.float32), np.empty(LINE, np.float32), np.empty(LINE, np.float32)
+
+
 @kernel
-def to_spectra(weights, spectra, tile, line, column):
-    """Transform weights, (maps, 9, 9, 64), to spectra, (32 32 maps 64); `tile`, `line` and `column` are worked in."""
+def to_spectra(weights, spectra):
+    """Transform weights, (maps, 9, 9, 64), to spectra, (32 32 maps 64)."""
     maps = weights.shape[0]
+    tile, line, column = _weights_scratch()
     tile[:] = _ZERO
     for m in range(maps):
         for y in range(KERNEL):
@@ -455,9 +489,10 @@ def to_spectra(weights, spectra, tile, line, column):
 
 
 @kernel
-def from_spectra(sums, weights, tile, line, column):
+def from_spectra(sums, weights):
     """Sum spectra over shares, (shares, 32 32 maps 64), and transform them to weights, (maps, 9, 9, 64)."""
     maps = weights.shape[0]
+    tile, line, column = _weights_scratch()
     for m in range(maps):
         for x in range(SIDE):
             for y in range(SIDE):
@@ -504,10 +539,8 @@ def assemble(results, n, band, first, second, third):
             inside = y + HALF - KEPT * tile
             if inside < SIDE:
                 for x in range(across):
-                    total, terms = (
-                        sums[x * KEPT * maps : (x * KEPT + SIDE) * maps],
-                        results[n, tile, x, inside].reshape(-1),
-                    )
+                    total = sums[x * KEPT * maps : (x * KEPT + SIDE) * maps]
+                    terms = results[n, tile, x, inside].reshape(-1)
                     for i in range(terms.size):
                         total[i] += terms[i]
         row = sums[HALF * maps : (HALF + width) * maps].reshape(width, maps)

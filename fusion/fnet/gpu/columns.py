@@ -15,19 +15,16 @@ import functools
 import logging
 from collections.abc import Sequence
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from fusion.fnet.lzsc import KERNEL, STEPS, threshold
+from fusion.fnet.lzsc import HALF, KERNEL, STEPS, threshold
+from fusion.fnet.merged import Merged
 
-if TYPE_CHECKING:
-    from fusion.fnet.fast import Merged
-
-HALF = KERNEL // 2
 TILE_CHANNELS = 8  # the least that a tile of bfloat16 holds; fewer are filled up with zeros
 
 
@@ -178,7 +175,7 @@ def down_weight(found: Tensor, count: int) -> Tensor:
     return up_weight(found.transpose(1, 2), count).transpose(0, 1)
 
 
-class _ReadWide(torch.autograd.Function):
+class _ApplyColumns(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, image: Tensor, kind: torch.dtype, learns: bool, theta: Tensor, rho: Tensor, *weights: Tensor
@@ -233,11 +230,11 @@ class _ReadWide(torch.autograd.Function):
         return of_image, None, None, *scalars, *reversed(of_up), *reversed(of_down)
 
 
-def read_wide(image: Tensor, block: "Merged", kind: torch.dtype) -> Tensor:
-    """Return what the readers of a block see in an image's code, (N, c, H, W) to (N, m, H, W), float32 at least.
+def apply_columns(image: Tensor, block: Merged, kind: torch.dtype) -> Tensor:
+    """Do as `fusion.fnet.merged.apply_block`, with products of the number type `kind`; float32 at least.
 
-    Products are of the number type `kind`; differentiable once.
+    Differentiable once.
     """
     # Asked here: within the function no gradient is recorded, whatever its caller wants.
     learns = torch.is_grad_enabled()
-    return _ReadWide.apply(image, kind, learns, block.theta, block.rho, *block.up, *block.down)
+    return _ApplyColumns.apply(image, kind, learns, block.theta, block.rho, *block.up, *block.down)

@@ -1,8 +1,8 @@
 """The operations of `fusion.fnet.gpu.columns` as Triton kernels for a GPU.
 
-Each function is what the plain one of the same name in `columns` is, in one pass: every value is read from
-memory about once and written once, sums are of float32, and no two programs write to one place, so that results repeat.
-Maps of few channels may lie in memory in any order; codes and spread maps are channels-last.
+Each function does what the plain one of the same name there does, in one pass: every value is read from memory about
+once and written once, sums are of float32, and no two programs write to one place, so that results repeat. Maps of
+few channels may lie in memory in any order; codes and spread maps are channels-last.
 """
 
 from collections.abc import Sequence
@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fusion.fnet.lzsc import ALPHA, GAMMA, KERNEL
+from fusion.fnet.lzsc import ALPHA, GAMMA, HALF, KERNEL
 
 TAPS: tl.constexpr = tl.constexpr(KERNEL)
-REACH: tl.constexpr = tl.constexpr(KERNEL // 2)
+MIDDLE: tl.constexpr = tl.constexpr(HALF)  # the tap that meets a pixel itself
 SHRINK: tl.constexpr = tl.constexpr(ALPHA)
 STEEPNESS: tl.constexpr = tl.constexpr(GAMMA)
 PIXELS = 32  # of a program that moves maps
@@ -47,8 +47,8 @@ def _spread(
     row, x = pixel // width, pixel % width
     image, y = (row // height).to(tl.int64), row % height
     channel = tl.arange(0, lanes)
-    # No subtraction from REACH: Triton 3.6 takes what falls from channel to channel for rising; its loads misalign.
-    offset = (channel // count - REACH) * (-1 if backwards else 1)
+    # No subtraction from MIDDLE: Triton 3.6 takes what falls from channel to channel for rising; its loads misalign.
+    offset = (channel // count - MIDDLE) * (-1 if backwards else 1)
     source = x[:, None] + offset[None, :]
     known = (pixel < pixels)[:, None] & (channel < TAPS * count)[None, :] & (source >= 0) & (source < width)
     place = (image * of_image + y * of_row)[:, None] + (channel % count * of_map)[None, :] + source * of_column
@@ -75,7 +75,7 @@ def _gather(
     x, lane = pixel % width, tl.arange(0, lanes)
     total = tl.zeros((block, lanes), tl.float32)
     for group in tl.static_range(TAPS):
-        offset = REACH - group if backwards else group - REACH
+        offset = MIDDLE - group if backwards else group - MIDDLE
         known = (pixel < pixels) & (x + offset >= 0) & (x + offset < width)
         place = (pixel + offset).to(tl.int64)[:, None] * channels + group * count + lane[None, :]
         total += tl.load(wide + place, mask=known[:, None] & (lane < count)[None, :], other=0).to(tl.float32)
@@ -90,7 +90,7 @@ def _stack(maps, tall, pixels, height, width, channels: tl.constexpr, block: tl.
     y, lane = pixel // width % height, tl.arange(0, lanes)
     kept = (pixel < pixels)[:, None] & (lane < channels)[None, :]
     for group in tl.static_range(TAPS):
-        offset = group - REACH
+        offset = group - MIDDLE
         known = kept & ((y + offset >= 0) & (y + offset < height))[:, None]
         value = tl.load(
             maps + (pixel + offset * width).to(tl.int64)[:, None] * channels + lane[None, :], mask=known, other=0
@@ -126,7 +126,7 @@ def _column(
     lane, filter_lane = tl.arange(0, lanes), tl.arange(0, filter_lanes)
     total = tl.zeros((rows * columns, filter_lanes), tl.float32)
     for tap in tl.static_range(TAPS):
-        source = y + tap - REACH
+        source = y + tap - MIDDLE
         known = (source >= 0) & (source < height) & (x < width)
         place = maps + first * channels + (source * width + x)[:, None] * channels + lane[None, :]
         seen = tl.load(place, mask=known[:, None] & (lane < channels)[None, :], other=0)
@@ -159,7 +159,7 @@ def _products(
     fixed_lane, number, place = tl.arange(0, fixed_lanes), tl.arange(0, together * lanes), tl.arange(0, block)
     tap, lane = tl.program_id(0) * together + number // lanes, number % lanes
     wanted = (tap < TAPS) & (lane < channels)
-    near = place[:, None] * channels + ((tap - REACH) * width * channels + lane)[None, :]
+    near = place[:, None] * channels + ((tap - MIDDLE) * width * channels + lane)[None, :]
     here = place[None, :] * fixed_channels + fixed_lane[:, None]
     start = tl.program_id(1) * in_slice
     total = tl.zeros((fixed_lanes, together * lanes), tl.float32)
@@ -167,7 +167,7 @@ def _products(
         line = start + index // across
         left = index % across * block
         first = line.to(tl.int64) * width + left
-        source = line % height + tap - REACH
+        source = line % height + tap - MIDDLE
         known = place < tl.where(line < lines, width - left, 0)
         seen = wanted & (source >= 0) & (source < height)
         fixed_values = tl.load(
@@ -177,9 +177,8 @@ def _products(
         )
         values = tl.load(moved + first * channels + near, mask=known[:, None] & seen[None, :], other=0)
         total = tl.dot(fixed_values, values, total, input_precision="ieee")
-    place = (tl.program_id(1) * fixed_channels + fixed_lane)[:, None] * (TAPS * channels) + (tap * channels + lane)[
-        None, :
-    ]
+    row = (tl.program_id(1) * fixed_channels + fixed_lane) * (TAPS * channels)
+    place = row[:, None] + (tap * channels + lane)[None, :]
     tl.store(sums + place, total, mask=(fixed_lane < fixed_channels)[:, None] & wanted[None, :])
 
 
@@ -249,12 +248,21 @@ def _step_backward(
 def spread(maps: Tensor, channels: int, backwards: bool, kind: torch.dtype) -> Tensor:
     """Lay out the nine horizontal shifts of maps side by side."""
     images, count, height, width = maps.shape
-    shape, where = (images, channels, height, width), {"dtype": kind, "device": maps.device}
-    wide = torch.empty(shape, **where, memory_format=torch.channels_last)
+    shape = images, channels, height, width
+    wide = torch.empty(shape, dtype=kind, device=maps.device, memory_format=torch.channels_last)
     pixels = images * height * width
-    sizes = {"count": count, "channels": channels, "backwards": backwards, "block": PIXELS}
     _spread[(triton.cdiv(pixels, PIXELS),)](
-        maps, wide, pixels, height, width, *maps.stride(), **sizes, lanes=triton.next_power_of_2(channels)
+        maps,
+        wide,
+        pixels,
+        height,
+        width,
+        *maps.stride(),
+        count=count,
+        channels=channels,
+        backwards=backwards,
+        block=PIXELS,
+        lanes=triton.next_power_of_2(channels),
     )
     return wide
 
@@ -265,9 +273,17 @@ def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
     images, channels, height, width = wide.shape
     maps = wide.new_empty((images, count, height, width), dtype=torch.float32)
     pixels = images * height * width
-    sizes = {"count": count, "channels": channels, "backwards": backwards, "block": PIXELS}
     _gather[(triton.cdiv(pixels, PIXELS),)](
-        wide, maps, pixels, height, width, **sizes, lanes=triton.next_power_of_2(count)
+        wide,
+        maps,
+        pixels,
+        height,
+        width,
+        count=count,
+        channels=channels,
+        backwards=backwards,
+        block=PIXELS,
+        lanes=triton.next_power_of_2(count),
     )
     return maps
 
@@ -276,9 +292,9 @@ def stack(maps: Tensor) -> Tensor:
     """Lay out the nine vertical shifts of channels-last maps side by side."""
     images, channels, height, width = maps.shape
     tall = maps.new_empty((images, height, width, TAPS.value * channels))
-    pixels, sizes = images * height * width, {"channels": channels, "block": PIXELS}
+    pixels, lanes = images * height * width, triton.next_power_of_2(channels)
     _stack[(triton.cdiv(pixels, PIXELS),)](
-        maps, tall, pixels, height, width, **sizes, lanes=triton.next_power_of_2(channels)
+        maps, tall, pixels, height, width, channels=channels, block=PIXELS, lanes=lanes
     )
     return tall
 
@@ -287,13 +303,24 @@ def column(maps: Tensor, taps: Tensor, backwards: bool) -> Tensor:
     """Convolve channels-last maps (N, c, H, W) with a column of nine taps (9, c, o), zero-padded."""
     images, channels, height, width = maps.shape
     filters = taps.shape[2]
-    where = {"dtype": maps.dtype, "device": maps.device, "memory_format": torch.channels_last}
-    result = torch.empty((images, filters, height, width), **where)
+    shape = images, filters, height, width
+    result = torch.empty(shape, dtype=maps.dtype, device=maps.device, memory_format=torch.channels_last)
     programs = images * triton.cdiv(height, ROWS) * triton.cdiv(width, COLUMNS)
-    sizes = {"channels": channels, "filters": filters, "rows": ROWS, "columns": COLUMNS}
-    lanes = {"lanes": _lanes(channels), "filter_lanes": _lanes(filters)}
     _column[(programs,)](
-        maps, taps, result, height, width, *taps.stride(), backwards=backwards, **sizes, **lanes, num_stages=1
+        maps,
+        taps,
+        result,
+        height,
+        width,
+        *taps.stride(),
+        backwards=backwards,
+        channels=channels,
+        filters=filters,
+        rows=ROWS,
+        columns=COLUMNS,
+        lanes=_lanes(channels),
+        filter_lanes=_lanes(filters),
+        num_stages=1,
     )
     return result
 
@@ -306,7 +333,6 @@ def products(fixed: Tensor, moved: Tensor) -> Tensor:
     in_slice = triton.cdiv(lines, SLICES)
     slices = triton.cdiv(lines, in_slice)
     sums = torch.empty((slices, count, TAPS.value, channels), dtype=torch.float32, device=moved.device)
-    sizes = {"fixed_channels": count, "channels": channels, "together": together, "block": BLOCK}
     _products[(triton.cdiv(TAPS.value, together), slices)](
         fixed,
         moved,
@@ -316,7 +342,10 @@ def products(fixed: Tensor, moved: Tensor) -> Tensor:
         width,
         in_slice,
         triton.cdiv(width, BLOCK),
-        **sizes,
+        fixed_channels=count,
+        channels=channels,
+        together=together,
+        block=BLOCK,
         fixed_lanes=_lanes(count),
         lanes=lanes,
         num_stages=3,
@@ -349,8 +378,9 @@ def step_backward(
     # Sums of each program, summed afterwards: in the same order at every run.
     of_rho, of_theta = torch.zeros((2, programs), dtype=torch.float32, device=v.device)
     codes = [*_filled([gradient, *later]), *_filled([v, *reversed(before)])]
-    counts = {"later": len(later), "steps": len(before)}
-    _step_backward[(programs,)](*codes, rho, theta, k, of_v, of_rho, of_theta, size, **counts, block=VALUES)
+    _step_backward[(programs,)](
+        *codes, rho, theta, k, of_v, of_rho, of_theta, size, later=len(later), steps=len(before), block=VALUES
+    )
     return of_v, of_rho.sum(), of_theta.sum()
 
 

@@ -1,17 +1,13 @@
 """The fast path is the plain one: values, gradients, sizes, tiles, precisions."""
 
 import copy
-import os
-import subprocess
-import sys
 
-import numpy as np
 import pytest
 import torch
 
 from fusion.fnet.cpu import backward
-from fusion.fnet.cpu.forward import Memory
-from fusion.fnet.fast import REACH, compute, prepare, spans, tiled
+from fusion.fnet.cpu.memory import Memory
+from fusion.fnet.fast import prepare, trainable
 from fusion.fnet.inverse import IFNet
 from fusion.fnet.losses import stage2_loss
 from fusion.fnet.network import FNet
@@ -93,28 +89,6 @@ def test_the_result_does_not_depend_on_threads_or_on_what_was_computed_before(fn
         assert torch.equal(first, results[0][0]) and torch.equal(second, results[0][1])
 
 
-def test_a_tiled_picture_is_the_untiled_one(fnet):
-    visible, infrared = torch.rand(2, 1, 1, 185, 40)
-    fast = prepare(fnet)
-    whole = fast(visible, infrared)
-    tiles = tiled(lambda *parts: [fast(*parts)], [visible, infrared], 2 * REACH, tile=60)[0]
-    assert (tiles - whole).abs().max() < 1e-5
-
-
-def test_a_value_sees_as_far_as_the_tiles_overlap_and_no_further():
-    torch.manual_seed(5)
-    network, picture = FNet().double(), torch.zeros(1, 1, 1, 200, dtype=torch.float64)
-    picture[..., 0] = 1
-    with torch.inference_mode():
-        seen = network(picture, picture)[0, 0, 0].nonzero()  # of zeros it makes exact zeros
-    assert seen.max() == 2 * REACH
-
-
-def test_spans_cover_a_length_evenly():
-    assert spans(10, 4) == [(0, 3), (3, 6), (6, 10)]
-    assert spans(4, 4) == [(0, 4)]
-
-
 def test_on_a_cpu_bfloat16_is_float32(fnet):
     pair = torch.rand(2, 1, 1, 30, 26)
     assert torch.equal(prepare(fnet, "bf16")(*pair), prepare(fnet)(*pair))
@@ -142,20 +116,6 @@ def test_the_authors_weights_fuse_a_tno_pair_to_the_same_grey_levels(shared):
     assert difference.max() <= 1 and (difference > 0).float().mean() < 1e-3
 
 
-def test_memory_is_lent_again_when_it_was_given_back_and_let_go_for_another_size():
-    memory = Memory()
-    memory.fit((1, 6, 4))
-    first, second = memory.take(6, 4), memory.take(6, 4)
-    assert not np.shares_memory(first, second)
-    assert first.ctypes.data % 64 == second.ctypes.data % 64 == 0
-    memory.give([first])
-    memory.fit((1, 6, 4))
-    assert np.shares_memory(memory.take(3, 8), first)
-    memory.give([second])
-    memory.fit((1, 4, 6))
-    assert not np.shares_memory(memory.take(6, 4), second)
-
-
 # --- Training --------------------------------------------------------------------------------------------------------
 
 
@@ -176,7 +136,7 @@ def smooth_loss(fnet, ifnet, visible, infrared, precision=None):
     """A loss without kinks of all three outputs, by the plain networks where `precision` is None."""
 
     def run(network, *inputs):
-        return network(*inputs) if precision is None else compute(network, *inputs, precision=precision)
+        return (network if precision is None else trainable(network, precision))(*inputs)
 
     fused = run(fnet, visible, infrared)
     estimates = run(ifnet, fused)
@@ -199,15 +159,6 @@ def test_every_gradient_is_that_of_the_plain_networks(fnet, monkeypatch):
     assert largest_error(gradients(loss, *networks), expected) < 2e-4
 
 
-def test_gradients_by_merged_plain_operations_are_the_same():
-    # In float64 the fast path runs as it does on a GPU.
-    torch.manual_seed(7)
-    network, pair = FNet().double(), torch.rand(2, 1, 1, 10, 9, dtype=torch.float64)
-    expected = gradients(network(*pair).square().sum(), network)
-    # `compute` returns float32, so that what flows back starts with its rounding.
-    assert largest_error(gradients(compute(network, *pair).square().sum(), network), expected) < 1e-6
-
-
 def test_the_gradient_of_the_inputs_is_that_of_the_plain_network():
     torch.manual_seed(8)
     network, fused = IFNet(), torch.rand(2, 1, 20, 17, requires_grad=True)
@@ -216,7 +167,7 @@ def test_the_gradient_of_the_inputs_is_that_of_the_plain_network():
     def gradient(outputs):
         return torch.autograd.grad(sum((w * o).sum() for w, o in zip(weights, outputs, strict=True)), fused)[0]
 
-    expected, found = gradient(network(fused)), gradient(compute(network, fused))
+    expected, found = gradient(network(fused)), gradient(trainable(network)(fused))
     assert ((found - expected).norm() / expected.norm()) < 1e-4
 
 
@@ -226,7 +177,7 @@ def test_gradients_do_not_depend_on_threads(fnet):
     try:
         for count in (1, 2, 3):
             torch.set_num_threads(count)
-            output = compute(fnet, visible, infrared)
+            output = trainable(fnet)(visible, infrared)
             found.append(gradients(output.square().sum(), fnet))
     finally:
         torch.set_num_threads(threads)
@@ -234,7 +185,7 @@ def test_gradients_do_not_depend_on_threads(fnet):
 
 
 def test_a_second_backward_pass_is_refused_rather_than_computed_from_memory_of_others(fnet):
-    loss = compute(fnet, *torch.rand(2, 1, 1, 12, 10)).sum()
+    loss = trainable(fnet)(*torch.rand(2, 1, 1, 12, 10)).sum()
     loss.backward(retain_graph=True)
     with pytest.raises(RuntimeError, match="second backward pass"):
         loss.backward()
@@ -242,11 +193,29 @@ def test_a_second_backward_pass_is_refused_rather_than_computed_from_memory_of_o
 
 
 def test_steps_in_turn_do_not_write_over_each_others_memory(fnet):
-    pictures = torch.rand(2, 2, 1, 1, 30, 22)
-    alone = [gradients(compute(fnet, *pair).square().sum(), fnet) for pair in pictures]
-    losses = [compute(fnet, *pair).square().sum() for pair in pictures]
+    pictures, fast = torch.rand(2, 2, 1, 1, 30, 22), trainable(fnet)
+    alone = [gradients(fast(*pair).square().sum(), fnet) for pair in pictures]
+    losses = [fast(*pair).square().sum() for pair in pictures]
     for loss, expected in zip(losses, alone, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(gradients(loss, fnet), expected, strict=True))
+
+
+def test_memory_is_kept_from_training_step_to_training_step(fnet, monkeypatch):
+    pair, fast, taken = torch.rand(2, 1, 1, 30, 22), trainable(fnet), []
+    take = Memory.take
+
+    def note(memory, *shape):
+        array = take(memory, *shape)
+        taken[-1].append(array)  # held, so that the system cannot give its place to another
+        return array
+
+    monkeypatch.setattr(Memory, "take", note)
+    for _ in range(2):
+        taken.append([])
+        gradients(fast(*pair).square().sum(), fnet)
+    code = (1, 30, 22 * 64)
+    first, second = ({array.ctypes.data for array in step if array.shape == code} for step in taken)
+    assert len(first) == 32 and second == first
 
 
 def test_training_starts_along_the_curve_of_the_plain_network(fnet):
@@ -255,11 +224,10 @@ def test_training_starts_along_the_curve_of_the_plain_network(fnet):
     for precision in (None, "fp32"):
         network = copy.deepcopy(fnet)
         before = {name: value.shape for name, value in network.state_dict().items()}
+        fuse = network if precision is None else trainable(network, precision)
         optimiser, curve = torch.optim.Adam(network.parameters(), lr=1e-4), []
         for _ in range(4):
-            plain = precision is None
-            fused = network(visible, infrared) if plain else compute(network, visible, infrared, precision=precision)
-            loss = stage2_loss(fused, visible, infrared)["total"]
+            loss = stage2_loss(fuse(visible, infrared), visible, infrared)["total"]
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -270,21 +238,10 @@ def test_training_starts_along_the_curve_of_the_plain_network(fnet):
     assert curves["fp32"] == pytest.approx(curves[None], rel=1e-3)
 
 
-def test_networks_with_the_other_block_train_as_they_are():
+@pytest.mark.parametrize(("block", "kind", "most"), [("lcsc", torch.float32, 1e-5), ("lzsc", torch.float64, 1e-6)])
+def test_other_blocks_and_number_types_train_as_well(block, kind, most):
     torch.manual_seed(9)
-    network, pair = FNet("lcsc"), torch.rand(2, 1, 1, 16, 16)
+    network, pair = FNet(block).to(kind), torch.rand(2, 1, 1, 16, 16, dtype=kind)
     expected = gradients(network(*pair).square().sum(), network)
-    assert largest_error(gradients(compute(network, *pair).square().sum(), network), expected) < 1e-5
-
-
-def test_kernels_round_alike_whether_just_compiled_or_kept_on_disk(tmp_path):
-    program = (
-        "import torch; from fusion.fnet.fast import prepare; from fusion.fnet.network import FNet;"
-        "torch.manual_seed(0); print(prepare(FNet())(*torch.rand(2, 1, 1, 30, 27)).numpy().tobytes().hex())"
-    )
-    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-    compiled, kept = (
-        subprocess.run([sys.executable, "-c", program], env=environment, check=True, capture_output=True).stdout
-        for _ in range(2)
-    )
-    assert compiled == kept and list(tmp_path.rglob("*.nbc"))
+    # Outputs are float32, so that what flows back starts with its rounding.
+    assert largest_error(gradients(trainable(network)(*pair).square().sum(), network), expected) < most

@@ -5,9 +5,9 @@ Started apart, since Triton decides at its import whether it compiles or interpr
 
 import torch
 
-from fusion.fnet.fast import connect, merge_network
 from fusion.fnet.gpu import columns, kernels
 from fusion.fnet.inverse import IFNet
+from fusion.fnet.merged import connect, merge_network
 from fusion.fnet.network import FNet
 
 
@@ -21,7 +21,7 @@ def compare(network, *inputs):
     """Compare what the kernels and the plain network make of the same images."""
     expected = network(*inputs)
     blocks = merge_network(network)
-    found = connect(blocks, lambda image, block: columns.read_wide(image, block, torch.float32), inputs)
+    found = connect(blocks, lambda image, block: columns.apply_columns(image, block, torch.float32), inputs)
     if isinstance(expected, torch.Tensor):
         expected, found = (expected,), (found,)
     for one, other in zip(found, expected, strict=True):
@@ -56,12 +56,10 @@ def main():
     rho, theta = torch.rand(2, 5)
     for k in range(5):
         before, later = codes[max(k - 2, 0) : k], codes[k + 1 : 5][:2]
-        assert torch.allclose(
-            *(module.step(codes[k], before, rho, theta, k) for module in (kernels, columns)), atol=1e-5
-        )
-        steps = (
-            module.step_backward(codes[5], later, codes[k], before, rho, theta, k) for module in (kernels, columns)
-        )
+        arguments = codes[k], before, rho, theta, k
+        assert torch.allclose(kernels.step(*arguments), columns.step(*arguments), atol=1e-5)
+        arguments = codes[5], later, *arguments
+        steps = kernels.step_backward(*arguments), columns.step_backward(*arguments)
         for found, wanted in zip(*steps, strict=True):
             assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3), (found - wanted).abs().max()
     assert kernels.step(codes[0] * torch.nan, [], rho, theta, 0).isnan().all()

@@ -1,6 +1,5 @@
 """The path for a GPU is the plain network, too: values and gradients, on the CPU and where there is one on a GPU."""
 
-import copy
 import os
 import subprocess
 import sys
@@ -9,20 +8,19 @@ from pathlib import Path
 import pytest
 import torch
 
-from fusion.fnet.fast import compute, connect, merge_network, prepare
-from fusion.fnet.gpu.columns import column, products, read_wide
-from fusion.fnet.gpu.graphs import recorded, recorded_when_repeated
+from fusion.fnet.fast import prepare, trainable
+from fusion.fnet.gpu.columns import apply_columns, column, products
 from fusion.fnet.inverse import IFNet
-from fusion.fnet.losses import stage2_loss
+from fusion.fnet.merged import connect, merge_network
 from fusion.fnet.network import FNet
 from pipeline.devices import claimed_device
 
 on_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="torch sees no GPU here")
 
 
-def run_wide(network, *inputs, kind=None):
+def by_columns(network, *inputs, kind=None):
     kind = kind or inputs[0].dtype
-    return connect(merge_network(network), lambda image, block: read_wide(image, block, kind), inputs)
+    return connect(merge_network(network), lambda image, block: apply_columns(image, block, kind), inputs)
 
 
 def gradients(network, function):
@@ -35,8 +33,8 @@ def gradients(network, function):
 def test_values_and_gradients_are_those_of_the_plain_network(shape):
     torch.manual_seed(0)
     fnet, pair = FNet().double(), torch.rand(2, *shape, dtype=torch.float64)
-    assert torch.allclose(run_wide(fnet, *pair), fnet(*pair), atol=1e-11)
-    expected, found = gradients(fnet, lambda: fnet(*pair)), gradients(fnet, lambda: run_wide(fnet, *pair))
+    assert torch.allclose(by_columns(fnet, *pair), fnet(*pair), atol=1e-11)
+    expected, found = gradients(fnet, lambda: fnet(*pair)), gradients(fnet, lambda: by_columns(fnet, *pair))
     for one, other in zip(found, expected, strict=True):
         assert (one - other).norm() <= 1e-10 * other.norm()
 
@@ -45,7 +43,7 @@ def test_products_of_bfloat16_give_nearly_the_same():
     torch.manual_seed(6)
     fnet, pair = FNet(), torch.rand(2, 2, 1, 20, 16)
     expected = torch.cat([one.flatten() for one in gradients(fnet, lambda: fnet(*pair))])
-    found = gradients(fnet, lambda: run_wide(fnet, *pair, kind=torch.bfloat16))
+    found = gradients(fnet, lambda: by_columns(fnet, *pair, kind=torch.bfloat16))
     assert (torch.cat([one.flatten() for one in found]) - expected).norm() < 0.1 * expected.norm()
 
 
@@ -59,16 +57,16 @@ def test_without_gradients_no_step_s_codes_are_kept(monkeypatch):
     )
     pair = torch.rand(2, 1, 1, 9, 9)
     with torch.no_grad():
-        run_wide(fnet, *pair)
+        by_columns(fnet, *pair)
     assert not kept
-    run_wide(fnet, *pair)
+    by_columns(fnet, *pair)
     assert len(kept) == 3
 
 
 def test_the_inverse_network_too():
     torch.manual_seed(1)
     ifnet, fused = IFNet().double(), torch.rand(2, 1, 13, 18, dtype=torch.float64)
-    for one, other in zip(run_wide(ifnet, fused), ifnet(fused), strict=True):
+    for one, other in zip(by_columns(ifnet, fused), ifnet(fused), strict=True):
         assert torch.allclose(one, other, atol=1e-11)
 
 
@@ -113,33 +111,6 @@ def test_a_gpu_s_gradients_are_those_of_the_cpu(precision, most):
     expected = gradients(fnet, lambda: fnet(*pair))
     with claimed_device("cuda") as device:
         fnet, pair = fnet.to(device), pair.to(device)
-        found = gradients(fnet, lambda: compute(fnet, *pair, precision=precision))
+        found = gradients(fnet, lambda: trainable(fnet, precision)(*pair))
     found, expected = (torch.cat([one.cpu().flatten() for one in all_of]) for all_of in (found, expected))
     assert (found - expected).norm() <= most * expected.norm()
-
-
-@on_gpu
-def test_a_recorded_step_has_the_gradients_of_the_step():
-    torch.manual_seed(4)
-    fnet, pair = FNet().cuda(), torch.rand(2, 2, 1, 32, 32)
-
-    def step(pair):
-        fnet.zero_grad(set_to_none=True)
-        loss = stage2_loss(compute(fnet, *pair), *pair)["total"]
-        loss.backward()
-        return loss.detach()
-
-    replay = recorded(step, torch.rand_like(pair).cuda())
-    loss = replay(pair.pin_memory()).item()
-    found = copy.deepcopy([parameter.grad for parameter in fnet.parameters()])
-    assert step(pair.cuda()).item() == pytest.approx(loss, rel=1e-5)
-    for one, parameter in zip(found, fnet.parameters(), strict=True):
-        assert (one - parameter.grad).norm() <= 1e-3 * parameter.grad.norm()
-
-
-@on_gpu
-def test_what_is_recorded_for_one_size_is_not_replayed_for_another():
-    square = recorded_when_repeated(lambda image: image * image)
-    for side in (3, 3, 3, 4, 3, 3):
-        image = torch.rand(side, side).cuda()
-        assert torch.equal(square(image), image * image)

@@ -1,0 +1,146 @@
+"""The convolutions of FNet and IFNet merged: the same weights, the same values up to rounding, fewer operations.
+
+Eq. 20 is linear up to its threshold. A step's three c -> 64 convolutions (of the block's input and of the images that
+the last two codes synthesise) are therefore one 3c -> 64 convolution, with 1 + rho and rho in its weights; the
+convolutions that read one code u^k (for steps k + 1 and k + 2, or for what the network makes of the last code) are one
+64 -> 2c convolution:
+
+    u^k = T( conv([image, image of u^{k-1}, image of u^{k-2}]; up_k) + (1 + rho_k) u^{k-1} - rho_k u^{k-2} )
+    images of u^k = conv(u^k; down_k)
+
+A network is then three blocks (IFNet: two) and a few sums. `apply_block` computes a block by plain operations, in any
+number type; `fusion.fnet.cpu` and `fusion.fnet.gpu` compute it faster. Large pictures are computed in tiles.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion.fnet.inverse import IFNet
+from fusion.fnet.lzsc import HALF, LZSC, STEPS, threshold
+from fusion.fnet.network import FNet
+
+Block = TypeVar("Block")  # a merged block, in whatever form
+
+# How far a block and its readers see: through the encoder, two convolutions for each step, and the readers'.
+REACH = HALF * (1 + 2 * STEPS + 1)
+TILE = 1024  # side of what is kept of a tile; pictures below its area times 1.5 are computed whole
+
+
+@dataclass(frozen=True)
+class Merged:
+    """An LZSC block and its readers, the convolutions that read its last code, merged.
+
+    up: of step k, (64, n c, 9, 9); n = 1, 2, 3, 3, 3 for the block's input and the images of u^{k-1} and u^{k-2}.
+    down: of u^k, (m, 64, 9, 9); m = 2c for steps k + 1 and k + 2, c where k + 2 is none, any number for the last code.
+    theta, rho: of step k, (5,).
+    """
+
+    up: list[Tensor]
+    down: list[Tensor]
+    theta: Tensor
+    rho: Tensor
+
+
+def merge(block: LZSC, readers: Sequence[nn.Conv2d]) -> Merged:
+    """Merge a block's convolutions, and those that read its last code; differentiable."""
+    theta, rho = torch.cat(block.thresholds()), torch.cat(block.momenta())
+    up, down = [block.encode[0].weight], []
+    for k in range(1, STEPS + 1):
+        parts = [block.encode[k].weight, -(1 + rho[k]) * block.project[k - 1].up.weight]
+        if k > 1:
+            parts.append(rho[k] * block.project_previous[k - 2].up.weight)
+        up.append(torch.cat(parts, dim=1))
+        parts = [block.project[k - 1].down.weight]
+        if k < STEPS:
+            parts.append(block.project_previous[k - 1].down.weight)
+        down.append(torch.cat(parts))
+    down.append(torch.cat([reader.weight for reader in readers]))
+    return Merged(up, down, theta, rho)
+
+
+def merge_network(network: FNet | IFNet) -> list[Merged]:
+    """Merge every block of a network with what reads it; in the order infrared, visible, common."""
+    if isinstance(network, IFNet):
+        return [
+            merge(network.code_infrared, [network.synthesis_infrared]),
+            merge(network.code_visible, [network.synthesis_visible]),
+        ]
+    return [
+        merge(network.code_infrared, [network.synthesis_infrared, network.fuse_infrared]),
+        merge(network.code_visible, [network.synthesis_visible, network.fuse_visible]),
+        merge(network.code_common, [network.fuse_common]),
+    ]
+
+
+def apply_block(image: Tensor, block: Merged) -> Tensor:
+    """Return what the readers make of an image's code, (N, c, H, W) to (N, m, H, W); differentiable."""
+
+    def convolve(maps: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(maps, weight, padding=HALF)
+
+    channels = image.shape[1]
+    u_before, u, images_before, images = None, None, None, None
+    for k in range(STEPS + 1):
+        maps = [image]
+        if k > 0:
+            maps.append(images[:, :channels])
+        if k > 1:
+            maps.append(images_before[:, channels:])
+        v = convolve(torch.cat(maps, dim=1), block.up[k])
+        if k > 0:
+            v = v + (1 + block.rho[k]) * u
+        if k > 1:
+            v = v - block.rho[k] * u_before
+        u_before, u = u, threshold(v, block.theta[k])
+        images_before, images = images, convolve(u, block.down[k])
+    return images
+
+
+def connect(
+    blocks: Sequence[Block], apply: Callable[[Tensor, Block], Tensor], inputs: Sequence[Tensor]
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run FNet (three blocks; visible, infrared) or IFNet (two blocks; fused); outputs as the network's own.
+
+    Args:
+        blocks: in the order of `merge_network`, in the form that `apply` takes.
+        apply: does as `apply_block`.
+        inputs: (N, 1, H, W) each.
+    """
+    if len(blocks) == 2:
+        infrared, visible = (apply(inputs[0], block) for block in blocks)
+        return visible, infrared
+    visible, infrared = inputs
+    # Of each unique code: the image that it synthesises, and its part of the fused image.
+    of_infrared, of_visible = apply(infrared, blocks[0]), apply(visible, blocks[1])
+    residual = torch.cat([infrared - of_infrared[:, :1], visible - of_visible[:, :1]], dim=1)
+    return apply(residual, blocks[2]) + of_infrared[:, 1:] + of_visible[:, 1:]
+
+
+def tiled(whole: Callable[..., list[Tensor]], inputs: Sequence[Tensor], reach: int, tile: int = TILE) -> list[Tensor]:
+    """Apply `whole`, whose values see `reach` pixels far, to (N, 1, H, W) in tiles; the result is the untiled one."""
+    height, width = inputs[0].shape[-2:]
+    if height * width <= 1.5 * tile**2:
+        return whole(*inputs)
+    outputs: list[Tensor] = []
+    for top, bottom in spans(height, tile):
+        for left, right in spans(width, tile):
+            above, before = max(0, top - reach), max(0, left - reach)
+            results = whole(*(image[..., above : bottom + reach, before : right + reach] for image in inputs))
+            outputs = outputs or [result.new_empty(inputs[0].shape) for result in results]
+            for output, result in zip(outputs, results, strict=True):
+                kept = result[..., top - above : bottom - above, left - before : right - before]
+                output[..., top:bottom, left:right] = kept
+    return outputs
+
+
+def spans(length: int, longest: int) -> list[tuple[int, int]]:
+    """Cut a length into the fewest spans of nearly equal length."""
+    count = -(-length // longest)
+    edges = [length * index // count for index in range(count + 1)]
+    return list(pairwise(edges))
