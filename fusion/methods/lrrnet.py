@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.fnet.fast import tiled
+from fusion.fnet.merged import tiled
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 from fusion.methods.parts.borders import mirrored
 from fusion.methods.parts.filling import filled
