@@ -1,78 +1,20 @@
-"""The workflow: clean, planned as the configuration says, strict about it, and real on a very small run."""
+"""The workflow: clean, planned as the configuration says, and strict about it."""
 
-import contextlib
-import io
 import itertools
-import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 import yaml
+from running import BIN, ROOT, dry_run, plan
 from snakemake.api import SnakemakeApi
-from snakemake.cli import main
 from snakemake.settings.types import ConfigSettings, OutputSettings, Quietness, ResourceSettings
 
 from detection.datasets import DATASETS
-from fusion.fnet.network import FNet
 from fusion.methods import METHODS
-from fusion.weights import write_state
-from pipeline.artefacts import read_csv
-from pipeline.pairs import write_image
-
-ROOT = Path(__file__).resolve().parents[2]
-BIN = Path(sys.executable).parent
-
-
-def words(folder, overlays):
-    """Return the words after `snakemake`, with the root's config.yaml and more overlays (dictionaries or files)."""
-    (folder / "config.yaml").write_text((ROOT / "config.yaml").read_text())
-    files = []
-    for number, overlay in enumerate(overlays):
-        files.append(folder / f"overlay{number}.yaml")
-        text = overlay.read_text() if isinstance(overlay, Path) else yaml.safe_dump(overlay)
-        files[-1].write_text(text)
-    given = ["--snakefile", ROOT / "workflow/Snakefile", "--directory", folder, "--cores", "2"]
-    given += ["--workflow-profile", ROOT / "workflow/profiles/default"]
-    return [*map(str, [*given, *(["--configfile", *files] if files else [])])]
-
-
-def snakemake(folder, *options, overlays=(), check=True):
-    """Run the workflow in `folder`."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
-    command = [BIN / "snakemake", *words(folder, overlays), *options]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment)
-    text = result.stdout + result.stderr
-    assert not check or result.returncode == 0, text[-6000:]
-    return text
-
-
-def dry_run(folder, *options, overlays=(), check=True):
-    """Plan the workflow in `folder`, in this process: Snakemake is started once for all."""
-    said = io.StringIO()
-    with (
-        contextlib.chdir(folder),
-        contextlib.redirect_stdout(said),
-        contextlib.redirect_stderr(said),
-        pytest.raises(SystemExit) as ended,
-    ):
-        main([*words(folder, overlays), "-n", "-p", *options])
-    text = said.getvalue()
-    assert not check or ended.value.code == 0, text[-6000:]
-    return text
-
-
-def plan(text):
-    """Return how often each rule is planned."""
-    table = text[text.index("Job stats") :].split("\n\n")[0]
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
 
 
 def keys(mapping, prefix=""):
@@ -370,125 +312,3 @@ def test_what_decides_a_result_is_in_the_params_of_the_rules_that_it_decides_and
     }.items():
         assert found[f"code of {module}"] == {rule}
     assert found["code of reports.tables"] == {"build_table2", "build_fusion_table"}
-
-
-@pytest.mark.slow
-def test_table1_is_built_from_folders_of_pairs(tmp_path, rng):
-    for kind, shape in (("vi", (64, 72, 3)), ("ir", (64, 72))):
-        for number in range(3):
-            write_image(tmp_path / f"pairs/ours/{kind}/{number}.png", rng.integers(0, 256, shape, dtype=np.uint8))
-    write_state(tmp_path / "fnet.safetensors", FNet().state_dict())
-    overlay = {
-        **{"device": "cpu", "threads": 1, "tables": ["table1"], "cost": {"size": [24, 16], "repeats": 1}},
-        **{"fusion": {"methods": ["fnet"]}, "fnet": {"weights": "fnet.safetensors"}},
-        "test_sets": {
-            "root": "pairs",
-            "sets": {"ours": {"visible": "vi", "infrared": "ir", "colour": "ycbcr-studio", "format": "jpg"}},
-        },
-    }
-    snakemake(tmp_path, overlays=[overlay])
-    table, facts = read_csv(tmp_path / "results/tables/table1.csv")
-    assert list(table.columns[:7]) == ["dataset", "quantity", "visible", "infrared", "average", "maximum", "fnet"]
-    assert table["fnet"].iloc[0] == 419.916 and len(table) == 3 + 4
-    assert np.isfinite(table.iloc[3:, 2:7].astype(float)).all(axis=None)
-    assert json.loads(facts["treatments"]) == {"ours": "ycbcr-studio, jpg quality 95"}
-    assert all((tmp_path / f"results/tables/table1.{kind}").stat().st_size > 500 for kind in ("md", "tex", "html"))
-    assert not (tmp_path / "results/data").exists() and not (tmp_path / "results/detection").exists()
-    assert "Nothing to be done" in dry_run(tmp_path, overlays=[overlay])
-
-
-SMALLEST = {
-    "device": "cpu",
-    "threads": 2,
-    "synthetic": {"train": 8, "test": 8, "size": [96, 64]},
-    "fusion": {"methods": ["fnet", "maximum"]},
-    "fnet": {"training": {"stage1_iterations": 2, "stage2_iterations": 3, "batch": 2, "crop": 32}},
-    "detection": {"image_size": 64, "training": {"epochs": 1}},
-}
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("run")
-    snakemake(folder, "--resources", "gpu=1", overlays=[SMALLEST])
-    return folder
-
-
-@pytest.mark.slow
-def test_one_command_ends_with_the_tables_and_the_report(finished):
-    results = finished / "results"
-    table, facts = read_csv(results / "tables/table2.csv")
-    assert table["variant"].tolist() == ["visible", "infrared", "fnet", "maximum", "late"]
-    classes = ["People", "Car", "Truck", "Bus", "Lamp", "Motorcycle"]
-    assert list(table.columns[:8]) == ["variant", *classes, "Average"]
-    assert table[classes].stack().between(0, 1).all()
-    assert "YOLOv5u" in facts["detector"]
-    for path in ("tables/table2.md", "tables/table2.tex", "tables/fusion.csv", "tables/fusion.md", "report.html"):
-        assert (results / path).stat().st_size > 200, path
-    fusion, _ = read_csv(results / "tables/fusion.csv")
-    assert list(fusion.columns[:5]) == ["method", "MI", "VIF", "Qabf", "SSIM"]
-    assert np.isfinite(fusion[["MI", "VIF", "Qabf", "SSIM"]]).all(axis=None)
-    config = json.loads((results / "config.json").read_text())
-    assert config["detection"]["training"]["epochs"] == 1 and config["detection"]["training"]["momentum"] == 0.937
-    # The recipe and the order of training images are the same for all variants; only the pixels differ.
-    recipes = [json.loads(path.read_text()) for path in results.glob("detection/*/seed0/provenance.json")]
-    assert len(recipes) == 4 and len({json.dumps(recipe["recipe"]) for recipe in recipes}) == 1
-
-
-@pytest.mark.slow
-def test_a_second_run_does_nothing(finished):
-    assert "Nothing to be done" in dry_run(finished, overlays=[SMALLEST])
-
-
-@pytest.mark.slow
-def test_a_changed_value_runs_only_what_depends_on_it(finished):
-    longer = {"detection": {"training": {"epochs": 2}}}
-    stats = plan(dry_run(finished, overlays=[SMALLEST, longer]))
-    assert {"train_detector", "test_detector", "build_table2", "build_report"} <= set(stats)
-    assert not {"generate_pairs", "prepare_split", "train_fnet", "fuse_pairs", "score_fusion"} & set(stats)
-    more = {"fusion": {"methods": ["fnet", "maximum", "average"]}}
-    stats = plan(dry_run(finished, overlays=[SMALLEST, more]))
-    assert (stats["fuse_pairs"], stats["score_fusion"], stats["train_detector"]) == (1, 1, 1)
-
-
-@pytest.mark.slow
-def test_another_audit_of_the_same_data_splits_and_trains_nothing_again(finished):
-    stats = plan(dry_run(finished, "--forcerun", "audit_dataset", overlays=[SMALLEST]))
-    assert set(stats) == {"audit_dataset", "build_table2", "build_report", "all", "total"}
-
-
-@pytest.mark.slow
-def test_a_missing_fused_image_is_refused_by_name(finished):
-    fused = finished / "results/fused/maximum"
-    missing = fused / read_csv(fused / "manifest.csv")[0]["file"].iloc[-1]
-    kept = missing.read_bytes()
-    missing.unlink()
-    targets = ["results/metrics/maximum.csv", "results/detection/maximum/data.yaml"]
-    forced = ["--forcerun", "score_fusion", "describe_variant", "--", *targets]
-    text = snakemake(finished, *forced, overlays=[SMALLEST], check=False)
-    missing.write_bytes(kept)
-    assert len(re.findall(rf"^error: .*'{missing.stem}'", text, re.MULTILINE)) >= 2, text[-3000:]
-
-
-@pytest.mark.slow
-def test_a_method_of_ones_own_is_checked_fused_and_scored(tmp_path):
-    (tmp_path / "ownfusion.py").write_text("from helper import mix\n\nfuse = mix\n")
-    (tmp_path / "helper.py").write_text("def mix(visible, infrared):\n    return (visible + infrared) / 2\n")
-    (tmp_path / "notes.txt").write_text("a")
-    (tmp_path / "bad.py").write_text("def fuse(visible, infrared):\n    return 255 * visible\n")
-    small = {**SMALLEST, "threads": 1, "synthetic": {"train": 2, "test": 2, "size": [96, 64]}}
-    mine = {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "ownfusion:fuse", "watch": ["notes.txt"]}}}}
-    bad = {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "bad:fuse"}}}}
-    target = ["--", "results/metrics/mine.csv"]
-    text = snakemake(tmp_path, *target, overlays=[small, bad], check=False)
-    assert "wanted 0 to 1" in text and not (tmp_path / "results/data").exists()
-    snakemake(tmp_path, *target, overlays=[small, mine])
-    assert len(read_csv(tmp_path / "results/metrics/mine.csv")[0]) == 2
-    assert "own_sha256" in read_csv(tmp_path / "results/fused/mine/manifest.csv")[1]
-    assert "Nothing to be done" in dry_run(tmp_path, *target, overlays=[small, mine])
-    for name in ("helper.py", "notes.txt"):
-        whole = (tmp_path / name).read_text()
-        (tmp_path / name).write_text(whole + "\n")
-        stats = plan(dry_run(tmp_path, *target, overlays=[small, mine]))
-        assert (stats["fuse_pairs"], stats["score_fusion"], stats["total"]) == (1, 1, 2), name
-        (tmp_path / name).write_text(whole)
