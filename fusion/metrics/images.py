@@ -1,22 +1,30 @@
 """What a metric sees: one luma image of whole grey levels."""
 
-import cv2
 import numpy as np
 
+from fusion.metrics import kernels
 from pipeline.stage import InputError
+
+# BT.601's weights of red, green and blue, as float32, times every grey level: exact in float64.
+PRODUCTS = np.float64(np.float32([[0.299], [0.587], [0.114]])) * np.arange(256)
 
 
 def luma(image: np.ndarray) -> np.ndarray:
     """Return the luma of an image as uint8 (H, W): 0.299 R + 0.587 G + 0.114 B, rounded to the nearest level.
 
-    Takes (H, W) or RGB (H, W, 3) of any number type; one channel is returned as it is. Computed in float32, as
-    OpenCV's conversion of a float image does; its conversion of a uint8 image differs by single levels.
+    Takes (H, W) or RGB (H, W, 3) of any number type; one channel is returned as it is.
+
+    The reference evaluator lets OpenCV convert a float32 image whose channels are B, G, R. The order of that sum
+    decides ties: green's product is rounded to float32, then blue's and then red's are added, each by a fused
+    multiply-add. Here every step is computed in float64, where products and sums are exact, and rounded to float32,
+    so that all processors give the same levels. OpenCV's conversion of R, G, B channels, or of a uint8 image, differs
+    by single levels.
 
     Raises:
         InputError: another shape, or grey levels other than the whole numbers 0..255.
     """
     if image.ndim == 3 and image.shape[2] == 3:
-        return np.rint(cv2.cvtColor(levels(image).astype(np.float32), cv2.COLOR_RGB2GRAY)).astype(np.uint8)
+        return kernels.weighed(levels(image), PRODUCTS)
     if image.ndim != 2 or image.size == 0:
         raise InputError(f"an array of shape {image.shape} is no image; wanted (H, W) or (H, W, 3)")
     return levels(image)

@@ -31,6 +31,23 @@ def joint_histogram(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 @compiled
+def weighed(image: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """Return the luma, uint8 (H, W), of an RGB image, uint8 (H, W, 3), from each channel's `products` (3, 256).
+
+    Green's product is rounded to float32, and so is each sum with blue's and with red's; see `images.luma`.
+    """
+    luma = np.empty(image.shape[:2], np.uint8)
+    for y in range(image.shape[0]):
+        for x in range(image.shape[1]):
+            red, green, blue = image[y, x]
+            total = np.float32(products[1, green])
+            total = np.float32(np.float64(total) + products[2, blue])
+            total = np.float32(np.float64(total) + products[0, red])
+            luma[y, x] = np.uint8(np.rint(total))
+    return luma
+
+
+@compiled
 def squared_differences(image: np.ndarray) -> tuple[float, float]:
     """Return the sums of squared horizontal and vertical differences of a uint8 image (H, W)."""
     horizontal, vertical = np.zeros(image.shape[1]), np.zeros(image.shape[1])

@@ -1,11 +1,13 @@
 """The metrics against independent packages, the plain reference, worked cases and the field's published values."""
 
+import hashlib
 import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import cv2
 import metrics_reference as plain
 import numpy as np
 import pandas as pd
@@ -229,6 +231,27 @@ def test_luma_is_rounded_after_weighing_in_float32():
     assert luma(colours).tolist() == [[76, 150, 29, 18]]
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     assert np.array_equal(luma(np.repeat(grey[..., None], 3, axis=2)), grey)
+
+
+def test_luma_is_that_of_the_reference_s_order_on_every_processor():
+    """Among every third level of each channel, 26 colours get another level in the order R, G, B."""
+    levels = np.arange(0, 256, 3, dtype=np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), axis=-1).reshape(86 * 86, 86, 3)
+    digest = "56f7d0b221ad84b3e9328d32a8e78fdd183e5d73127b2b4d6dbfce22c1980923"
+    assert hashlib.sha256(luma(colours).tobytes()).hexdigest() == digest
+    if cv2.checkHardwareSupport(12):  # CV_CPU_FMA3: with it OpenCV adds as here, but for what is left over of a row
+        rows = colours.reshape(-1, 3)[: 9938 * 64].reshape(9938, 64, 3)
+        converted = cv2.cvtColor(rows[..., ::-1].astype(np.float32), cv2.COLOR_BGR2GRAY)
+        assert np.array_equal(luma(rows), np.rint(converted))
+
+
+@pytest.mark.slow
+def test_luma_of_the_colour_test_sets_is_the_reference_evaluators(shared):
+    for folder in ("MRI_PET/PET", "MRI_SPECT/SPECT", "NIR/VIS"):
+        for file in sorted((shared / "data/fusion_test" / folder).iterdir()):
+            converted = cv2.cvtColor(cv2.imread(str(file)).astype(np.float32), cv2.COLOR_BGR2GRAY)
+            different = np.count_nonzero(luma(read_image(file)) != np.rint(converted))
+            assert different == 0 or not cv2.checkHardwareSupport(12), file.name
 
 
 # --- Interface -----------------------------------------------------------------------------------------------------
