@@ -4,10 +4,10 @@ All take (N, 1, H, W) luma in 0..1 and average over batch and pixels.
 
 Paper                        here
 I_1, I_2                     infrared, visible
-L(I'_1, I_1), L(I'_2, I_2)   stage1_loss(), terms `infrared` and `visible` (Eq. 25)
+L(I'_1, I_1), L(I'_2, I_2)   distance(); stage1_loss(), terms `infrared` and `visible` (Eq. 25)
 L_int, L_grad, L_ssim        stage2_loss(), terms `intensity`, `gradient`, `ssim`, each times its beta (Eq. 26)
 beta_1, beta_2, beta_3       INTENSITY, GRADIENT, SSIM
-w_1, w_2                     share and 1 - share in stage2_loss()
+w_1, w_2                     share and 1 - share in shared_similarity()
 """
 
 from collections.abc import Collection
