@@ -90,7 +90,7 @@ class Published:
 class Entry:
     """What is known of a method before its module is imported: enough to plan a run.
 
-    module: the module whose METHOD it is.
+    module: the module whose METHOD it is; for a user's own method the one that makes it.
     reference: where the method is published.
     needs_weights: whether it needs a weights file, so that it is a network and computes on the device.
     trainable: whether it can be trained here, so that its `Method.training` is not None.

@@ -16,7 +16,7 @@ class Entry(Protocol):
     needs_weights: bool
     trainable: bool
     frozen: str | None
-    on_device: bool
+    in_torch: bool
     revision: int
     training_revision: int
 
@@ -66,12 +66,11 @@ class Methods:
 
     def on_device(self, method: str) -> bool:
         """Return whether a method computes on the GPU where there is one."""
-        return self.entries[method].needs_weights or self.entries[method].on_device
+        return self.entries[method].in_torch
 
-    def modules(self, method: str) -> list[str]:
-        """Return the project's module that a method is, as a list; none for one of the user's own."""
-        module = getattr(self.entries[method], "module", None)
-        return [module] if module else []
+    def module(self, method: str) -> str:
+        """Return the project's module that makes a method; one for all of the user's own."""
+        return self.entries[method].module
 
     def revision(self, method: str) -> int:
         """Return the number that is raised when a method's weights would give another image."""

@@ -105,7 +105,7 @@ rule measure_cost:
         + options({**config["cost"], "precision": config["fusion"]["precision"]}),
         device=config["device"],
         code=lambda wildcards: digest(
-            "fusion.cost", *plan.methods.modules(wildcards.entry)
+            "fusion.cost", plan.methods.module(wildcards.entry)
         ),
         revision=lambda wildcards: plan.methods.revision(wildcards.entry),
     shell:
