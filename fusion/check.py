@@ -1,7 +1,8 @@
 """Stage: whether a method of the user's own does what it should, before anything expensive runs.
 
 Of a folder: an image for every pair, of the pair's size. Of the others: the first pair is fused and what comes back is
-checked and timed. Without --visible and --infrared the pair is noise. Writes what was found as JSON.
+checked and timed, and which input gets which band is said. Without --visible and --infrared the pair is noise. Writes
+what was found as JSON.
 """
 
 import argparse
@@ -9,16 +10,27 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from fusion.cost import random_pair
 from fusion.fuse import made_image
-from fusion.own.method import own_method, provenance
+from fusion.own.method import load_own, provenance
 from pipeline.artefacts import write_json
 from pipeline.colour import COLOURS, split_pair
-from pipeline.pairs import Pair, add_band_options, find_images, find_pairs, given_bands, read_names
+from pipeline.pairs import (
+    Bands,
+    Pair,
+    add_band_options,
+    check_folders,
+    find_bands,
+    find_images,
+    find_pairs,
+    given_bands,
+    read_names,
+)
 from pipeline.planning.own import WATCH_HELP, Own, parse_own
 from pipeline.stage import InputError, run
 
@@ -41,17 +53,34 @@ def check_folder(own: Own, pairs: Sequence[Pair], colour: str) -> None:
         made_image(pairs[0], images, colour)
 
 
-def check_one_pair(own: Own, weights: Path | None, pair: tuple[np.ndarray, np.ndarray]) -> float:
-    """Fuse one pair twice on the CPU and return the seconds of the second time; InputError otherwise."""
-    fuser = own_method(own).load(weights, "cpu", "fp32")
-    fused = fuser(*pair)
+def first_pair(visible: Sequence[Path], infrared: Sequence[Path], bands: Bands) -> list[Pair]:
+    """Return the first pair whose two images are there, as a list; what else lies in the folders does not matter."""
+    check_folders(visible, infrared, bands)
+    of_visible, of_infrared = find_bands(visible, infrared, bands)
+    names = [name for name in of_visible if name in of_infrared][:1]
+    return [Pair(name, of_visible[name], of_infrared[name], bands.infrared_range) for name in names]
+
+
+def check_one_pair(
+    own: Own, weights: Path | None, pair: tuple[np.ndarray, np.ndarray], name: str = "noise"
+) -> dict[str, Any]:
+    """Fuse one pair twice on the CPU; return the seconds of the second time, and what is bound to what.
+
+    Raises:
+        InputError: it fails, or what comes back is no fused image of the pair, which the message calls `name`.
+    """
+    fuser, bound = load_own(own, weights, "cpu", "fp32")
+    try:
+        fused = fuser(*pair)
+    except InputError as error:
+        raise InputError(f"trying {name!r}: {error}") from error
     if not np.isfinite(fused).all():
         raise InputError(f"{own.kind} {own.target} gave values that are not finite; wanted finite ones")
     if np.ptp(fused) == 0 and np.ptp(pair[0]) > 0:
         raise InputError(f"{own.kind} {own.target} gave the one value {fused.flat[0]:.3g} everywhere; wanted an image")
     start = time.perf_counter()
     fuser(*pair)
-    return time.perf_counter() - start
+    return {"seconds_per_pair": time.perf_counter() - start, "bound": bound, "tried": name}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -66,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--infrared", type=Path, nargs="+", help="folders of infrared images")
     add_band_options(parser)
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to fuse; default all")
+    parser.add_argument("--first", action="store_true", help="take the first pair only, and do not ask for the others")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see pipeline/colour.py")
     parser.add_argument("--size", type=int, nargs=2, default=[320, 240], help="of the noise, width and height, pixels")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
@@ -75,18 +105,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     pairs = []
     if options.visible and options.infrared:
         bands = given_bands(options)
-        names = [name for path in options.names for name in read_names(path, bands.suffixes)] if options.names else None
-        pairs = find_pairs(options.visible, options.infrared, names, bands)
+        if options.first:
+            pairs = first_pair(options.visible, options.infrared, bands)
+        else:
+            lists = options.names or []
+            names = [name for path in lists for name in read_names(path, bands.suffixes)] if lists else None
+            pairs = find_pairs(options.visible, options.infrared, names, bands)
     if own.kind == "folder":
         check_folder(own, pairs, options.colour)
+    elif pairs:
+        visible, infrared, _, _ = split_pair(pairs[0], options.colour)
+        arrays = np.float32(visible) / 255, np.float32(infrared) / 255
+        found = check_one_pair(own, options.weights, arrays, pairs[0].name)
     else:
-        arrays = random_pair(*options.size)
-        if pairs:
-            visible, infrared, _, _ = split_pair(pairs[0], options.colour)
-            arrays = np.float32(visible) / 255, np.float32(infrared) / 255
-        found["seconds_per_pair"] = check_one_pair(own, options.weights, arrays)
+        found = check_one_pair(own, options.weights, random_pair(*options.size))
     write_json(options.output, {**provenance(own), "pairs": len(pairs), **found})
-    took = f", {found['seconds_per_pair']:.3f} s a pair on the CPU" if found else ""
+    took = f", {found['seconds_per_pair']:.3f} s a pair on the CPU, tried on {found['tried']}" if found else ""
     logging.info("checked %s %s: as wanted%s", own.kind, own.target, took)
 
 

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion.methods import METHODS, Entry, Fuser, Method, Precision, find_method
-from fusion.own.method import own_entry, own_method, own_network
+from fusion.own.method import own_bf16_on, own_entry, own_method, own_network
 from pipeline.artefacts import write_json
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from pipeline.planning.own import Own, parse_own
@@ -255,7 +255,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     threads = threads_available(options.threads)
     claim = claimed_device(options.device, threads) if entry.in_torch else nullcontext("cpu")
     with claim as device:
-        precision = resolved_precision(options.precision, device) if entry.in_torch else "fp32"
+        bf16_on = find_method(options.method).bf16_on if own is None else own_bf16_on(own)
+        precision = resolved_precision(options.precision, device, bf16_on) if entry.in_torch else "fp32"
         logging.info("cost of %s at %dx%d on %s, %d threads", options.method, *options.size, device, threads)
         case = Case(options.method, weights, tuple(options.size), device, precision, threads, own)
         cost = measure(case, options.repeats)

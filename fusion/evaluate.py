@@ -112,7 +112,7 @@ def score_pair(
         fused = _read(path, pair.infrared_range if itself else None)
         _check_same_size(path, fused, pair.visible, sources.visible)
         scores = score(sources, fused)
-        scores |= {metric.name: metric.of(sources.visible, sources.infrared, fused) for metric in own}
+        scores |= {metric.name: metric.of(sources.visible, sources.infrared, fused, pair.name) for metric in own}
         rows.append(Row(pair.name, digests, scores))
     return rows
 

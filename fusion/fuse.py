@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 
 from fusion.methods import METHODS, Fuser, find_method, packaged_weights
-from fusion.own.method import own_entry, own_method, provenance
+from fusion.own.method import own_bf16_on, own_entry, own_method, provenance
 from pipeline.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
 from pipeline.colour import COLOURS, Colour, join_chroma, look_at_bands, split_pair
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision, use
@@ -58,7 +58,10 @@ def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip) -
     `finish` brings the fused luma into 0..1, by default by clipping alone; then it is rounded to 8 bits.
     """
     visible, infrared, chroma, mode = split_pair(pair, colour)
-    fused = fuser(np.float32(visible) / 255, np.float32(infrared) / 255)
+    try:
+        fused = fuser(np.float32(visible) / 255, np.float32(infrared) / 255)
+    except InputError as error:
+        raise InputError(f"fusing {pair.name!r}: {error}") from error
     assert fused.shape == visible.shape, f"fused {fused.shape} from {visible.shape}"
     if not np.isfinite(fused).all():
         raise InputError(
@@ -264,7 +267,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Without torch a method takes no GPU from others, and torch need not be imported.
     claim = claimed_device(options.device, options.threads) if entry.in_torch else contextlib.nullcontext("cpu")
     with only_writer(options.output), claim as device:
-        precision = resolved_precision(options.precision, device) if entry.in_torch else "fp32"
+        bf16_on = find_method(options.method).bf16_on if own is None else own_bf16_on(own)
+        precision = resolved_precision(options.precision, device, bf16_on) if entry.in_torch else "fp32"
         if own is not None and own.kind == "folder":
             make = partial(made_image, images=find_images(Path(own.target)), colour=colour)
         else:

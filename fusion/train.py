@@ -4,11 +4,12 @@ FNet has the paper's two: stage I trains FNet and IFNet together, so that the so
 image (Eq. 25); stage II trains FNet alone to resemble both sources (Eq. 26). The other methods have those of their own
 papers (`Method.training`). With `--resume` a run that was killed goes on from its last checkpoint and ends bit for bit
 where it would have ended, on a CPU with the same number of threads: sums are split among them, and round as they are
-split.
+split. On a GPU it ends close to that: some of torch's backward passes there do not repeat in the last digits.
 """
 
 import argparse
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +77,12 @@ def fnet_training(options: argparse.Namespace, device: str) -> tuple[Training, l
         raise InputError(
             f"--without {' '.join(options.without)} leaves no loss in stage II; wanted at least one term kept"
         )
-    precision = resolved_precision(options.precision, device)
+    if options.stage1_iterations == options.stage2_iterations == 0:
+        raise InputError(
+            "--stage1-iterations 0 --stage2-iterations 0 trains nothing and would write weights that nothing trained; "
+            "wanted at least one iteration"
+        )
+    precision = resolved_precision(options.precision, device, find_method("fnet").bf16_on)
     training = find_method("fnet").training(None, block=options.block, without=without, precision=precision)
     start = "random"
     if options.start:
@@ -208,7 +214,7 @@ def _check_options(options: argparse.Namespace) -> None:
             raise InputError(f"--{name.replace('_', '-')} {value} is too small; wanted at least {least}")
     if any(value < 1 for value in options.iterations or []):
         raise InputError(f"--iterations {min(options.iterations)} is too small; wanted at least 1")
-    if (options.lr is not None and options.lr <= 0) or not 0 <= (options.ema or 0) < 1:
+    if (options.lr is not None and not 0 < options.lr < math.inf) or not 0 <= (options.ema or 0) < 1:
         raise InputError(f"--lr {options.lr} --ema {options.ema}: wanted a rate above 0 and a decay from 0 to below 1")
     if not 0 <= options.tones <= 1:
         raise InputError(f"--tones {options.tones}: wanted a share of the crops, 0 to 1")

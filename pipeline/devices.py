@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -70,13 +70,18 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
-def resolved_precision(precision: str, device: str) -> str:
-    """Return `fp32` or `bf16`; `auto` is bf16 where the processor multiplies it in hardware.
+def resolved_precision(precision: str, device: str, bf16_on: Collection[str] = ("cpu", "cuda")) -> str:
+    """Return what is computed, `fp32` or `bf16`; `auto` is bf16 where the processor multiplies it in hardware.
 
-    Elsewhere bf16 is emulated, slower than fp32.
+    Elsewhere bf16 is emulated, slower than fp32. `bf16_on` are the kinds of device on which what runs has a path in
+    bfloat16 at all; on the others it is float32, whatever is asked for.
     """
     import torch
 
+    if device.split(":")[0] not in bf16_on:
+        if precision == "bf16":
+            logging.info("bf16 is asked for and not taken: this is computed in fp32 on %s", device)
+        return "fp32"
     if precision != "auto":
         return precision
     if device != "cpu":

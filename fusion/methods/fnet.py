@@ -101,6 +101,7 @@ METHOD = Method(
     load,
     network=network,
     training=training,
+    bf16_on=("cuda",),  # the path for a CPU is of float32, and the ablation beside it must not differ by that
     published=Published(
         "github.com/gargi884/FNet-MMIF",
         {"FNet.pth": "46665448c3012d0466c0a7c7ee46d48da7f1e59c58a98368801a948da715afec"},

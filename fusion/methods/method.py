@@ -2,7 +2,7 @@
 
 from __future__ import annotations  # torch takes seconds to import, and planning needs none of it
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -132,6 +132,7 @@ class Method:
         another method's), None where the user gives none; it says by an InputError where it cannot do without.
     published: where its authors publish weights.
     authors_output: what the authors do with the fused luma before they round it to 8 bits; None where they clip it.
+    bf16_on: the kinds of device on which it computes in bfloat16 where that is asked for; on the others in float32.
     parameters_note: what the count of parameters includes, where that is not obvious.
     """
 
@@ -140,4 +141,5 @@ class Method:
     training: Callable[[Path | None], Training] | None = None
     published: Published | None = None
     authors_output: Callable[[np.ndarray], np.ndarray] | None = None
+    bf16_on: Collection[str] = ("cpu", "cuda")
     parameters_note: str = ""

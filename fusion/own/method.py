@@ -2,13 +2,15 @@
 
 They are named as `pipeline.planning.own` says. A callable, a module, a TorchScript file and a command are the user's
 code: they run because the user names them. Visible and infrared are luma, float32 (H, W) in 0..1, and so is what comes
-back; modules and models get (1, 1, H, W).
+back; modules and models get (1, 1, H, W). Which input gets which band is decided by `fusion.own.binding`.
 """
 
 import functools
 import inspect
+import logging
 import subprocess
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion.methods import Entry, Fuser, Method, Precision
-from fusion.own.functions import files_digest, import_function
+from fusion.own.binding import bind, bind_function, fused_of, names_both_bands, one_channel
+from fusion.own.functions import files_digest, import_function, reason
 from pipeline.pairs import find_images, read_grey, write_image
 from pipeline.planning.own import PLACES, Own, command_words, source_files
 from pipeline.stage import InputError
@@ -49,11 +52,24 @@ def own_entry(own: Own, weights: Path | None = None) -> Entry:
 
 def own_method(own: Own) -> Method:
     """Return an own method other than a folder as what runs."""
+    return Method(lambda path, device, precision: load_own(own, path, device, precision)[0])
 
-    def load(path: Path | None, device: str, precision: Precision) -> Fuser:
-        return checked(_LOADERS[own.kind](own, path, device, precision), own)
 
-    return Method(load)
+def load_own(own: Own, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
+    """Return what fuses by an own method other than a folder, and which of its inputs gets which band, for people.
+
+    Raises:
+        InputError: it cannot be loaded, or its inputs cannot be told apart.
+    """
+    fuser, bound = _LOADERS[own.kind](own, weights, device, precision)
+    logging.info("%s %s gets %s", own.kind, own.target, bound)
+    return checked(fuser, own), bound
+
+
+def own_bf16_on(own: Own) -> tuple[str, ...]:
+    """Return the devices on which an own method computes in bfloat16 if asked: a torch module's are all, else none."""
+    torch_file = own.kind == "model" and not own.is_onnx
+    return ("cpu", "cuda") if torch_file or (own.kind == "callable" and _is_module(_resolve(own))) else ()
 
 
 def checked(fuser: Fuser, own: Own) -> Fuser:
@@ -63,13 +79,13 @@ def checked(fuser: Fuser, own: Own) -> Fuser:
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         try:
             fused = fuser(visible.copy(), infrared.copy())
-        except InputError:
+        except (InputError, MemoryError):
             raise
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             shape = "x".join(map(str, visible.shape[::-1]))
-            raise InputError(
-                f"{own.kind} {own.target} failed on a pair of {shape}: {type(error).__name__}: {error}"
-            ) from error
+            raise InputError(f"{own.kind} {own.target} failed on a pair of {shape}: {reason(error)}") from error
+        if fused is None:
+            raise InputError(f"{own.kind} {own.target} returned nothing; wanted the fused image (is `return` missing?)")
         if not isinstance(fused, np.ndarray) or not np.issubdtype(fused.dtype, np.floating):
             found = f"an array of {fused.dtype}" if isinstance(fused, np.ndarray) else type(fused).__name__
             raise InputError(f"{own.kind} {own.target} gave {found}; wanted a floating-point numpy array")
@@ -89,30 +105,39 @@ def checked(fuser: Fuser, own: Own) -> Fuser:
 def own_network(own: Own, weights: Path | None) -> "nn.Module | None":
     """Return the torch module of an own method, in which parameters can be counted; None where it is none."""
     if own.kind == "model" and not own.is_onnx:
-        return _read_torchscript(own, "cpu")
+        return _bound(_read_torchscript(own, "cpu"), own)[0]
     if own.kind != "callable":
         return None
     made = _resolve(own)
-    return _as_module(made, own, weights) if _is_module(made) else None
+    return _bound(_filled(made, weights), own)[0] if _is_module(made) else None
 
 
 def _resolve(own: Own) -> Any:
     """Import the callable; where it takes no arguments (a class of modules, a factory) return what it makes."""
     found = import_function(own.target)
-    if _is_module(found):
+    if _is_module(found) or (not inspect.isclass(found) and names_both_bands(found)):
         return found
     try:
         inspect.signature(found).bind()
     except (TypeError, ValueError):
         return found
-    return found()
+    try:
+        made = found()
+    except (Exception, SystemExit) as error:
+        raise InputError(f"callable {own.target} failed when called without arguments: {reason(error)}") from error
+    if not callable(made):
+        raise InputError(
+            f"callable {own.target} takes no arguments and makes {type(made).__name__}; wanted a function of visible "
+            "and infrared, or one that makes a torch.nn.Module"
+        )
+    return made
 
 
 def _is_module(value: Any) -> bool:
     return any(kind.__module__ == "torch.nn.modules.module" for kind in type(value).__mro__)
 
 
-def _as_module(module: "nn.Module", own: Own, weights: Path | None) -> "nn.Module":
+def _filled(module: "nn.Module", weights: Path | None) -> "nn.Module":
     if weights is not None:
         from fusion.weights import fill, read_state
 
@@ -120,54 +145,110 @@ def _as_module(module: "nn.Module", own: Own, weights: Path | None) -> "nn.Modul
     return module
 
 
-def _load_callable(own: Own, weights: Path | None, device: str, precision: Precision) -> Fuser:
+def _bound(module: "nn.Module", own: Own) -> tuple["nn.Module", str]:
+    """Return a module of visible and infrared that gives `module`'s fused image, (1, 1, H, W), and what is bound."""
+    import torch
+
+    what = f"{own.kind} {own.target}"
+    if isinstance(module, torch.jit.ScriptModule):
+        inputs = module.forward.schema.arguments[1:]  # without self
+        optional = [one.name for one in inputs if one.has_default_value()]
+        by_name = [one.name for one in inputs if one.kwarg_only]
+        binding = bind([one.name for one in inputs], what, optional, by_name)
+    else:
+        binding = bind_function(module.forward, what)
+
+    class Bound(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.network = module
+
+        def forward(self, visible: torch.Tensor, infrared: torch.Tensor) -> torch.Tensor:
+            fused = fused_of(binding.call(self.network, visible, infrared), what)
+            if not isinstance(fused, torch.Tensor):
+                raise InputError(f"{what} gave {type(fused).__name__}; wanted a tensor")
+            one_channel(fused.shape, what)
+            return fused.reshape(1, 1, *fused.shape[-2:])
+
+    return Bound(), str(binding)
+
+
+def _load_callable(own: Own, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
     made = _resolve(own)
     if _is_module(made):
         from fusion.methods.parts.running import as_fuser
 
-        return as_fuser(_as_module(made, own, weights), device, precision)
+        network, bound = _bound(_filled(made, weights), own)
+        return as_fuser(network, device, precision), bound
     if weights is not None:
         raise InputError(f"callable {own.target} is no torch.nn.Module; wanted one to fill with {weights}")
-    return made
+    what = f"callable {own.target}"
+    binding = bind_function(made, what)
+    return lambda visible, infrared: fused_of(binding.call(made, visible, infrared), what), str(binding)
 
 
 def _read_torchscript(own: Own, device: str) -> "nn.Module":
     import torch
 
+    path = Path(own.target)
+    if path.suffix == ".safetensors" or _is_saved_without_code(path):
+        raise InputError(
+            f"{path} is not a TorchScript file: it holds weights, or what torch.save made; wanted what "
+            "torch.jit.trace(...).save writes, or callable=package.module:Network with these weights"
+        )
     try:
         return torch.jit.load(own.target, map_location=device).eval()
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{own.target} is not a readable TorchScript file: {reason}") from None
+    except Exception as error:  # of many kinds, by what is wrong with the file
+        raise InputError(f"{own.target} is not a readable TorchScript file: {reason(error)}") from None
 
 
-def _load_model(own: Own, weights: Path | None, device: str, precision: Precision) -> Fuser:
+def _is_saved_without_code(path: Path) -> bool:
+    """Return whether a file is one of torch.save, new or old: an archive without code and constants, or a pickle."""
+    if not zipfile.is_zipfile(path):
+        with path.open("rb") as file:
+            return file.read(2) in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+    with zipfile.ZipFile(path) as archive:
+        files = {name.rpartition("/")[2] for name in archive.namelist()}
+    return "data.pkl" in files and "constants.pkl" not in files
+
+
+def _load_model(own: Own, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
     if not own.is_onnx:
         from fusion.methods.parts.running import as_fuser
 
-        return as_fuser(_read_torchscript(own, device), device, precision)
+        network, bound = _bound(_read_torchscript(own, device), own)
+        return as_fuser(network, device, precision), bound
     try:
         import onnxruntime
     except ImportError:
         raise InputError(
             f"{own.target} needs onnxruntime, which is not installed; wanted `uv sync --extra onnx`"
         ) from None
+    quiet = onnxruntime.SessionOptions()
+    quiet.log_severity_level = 4  # it writes its errors to stderr besides raising them
     try:
-        session = onnxruntime.InferenceSession(own.target, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(own.target, quiet, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors share no public base
-        raise InputError(f"{own.target} is not a readable ONNX file: {str(error).splitlines()[0]}") from None
-    inputs = [tensor.name for tensor in session.get_inputs()]
-    if len(inputs) != 2:
-        raise InputError(f"{own.target} has {len(inputs)} inputs ({', '.join(inputs)}); wanted visible and infrared")
+        raise InputError(f"{own.target} is not a readable ONNX file: {reason(error)}") from None
+    inputs, outputs = session.get_inputs(), [tensor.name for tensor in session.get_outputs()]
+    what = f"model {own.target}"
+    binding = bind([tensor.name for tensor in inputs], what)
+    for tensor in inputs:
+        channels = tensor.shape[1] if len(tensor.shape) == 4 else 1
+        if tensor.type != "tensor(float)" or (isinstance(channels, int) and channels != 1):
+            described = f"{tensor.type} {'x'.join(map(str, tensor.shape))}"
+            raise InputError(f"{what}: its input {tensor.name} is {described}; wanted float32, (1, 1, H, W)")
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-        fused = session.run(None, dict(zip(inputs, (visible[None, None], infrared[None, None]), strict=True)))[0]
-        return fused[0, 0]
+        bands = {binding.visible: visible[None, None], binding.infrared: infrared[None, None]}
+        fused = fused_of(session.run(None, bands), what, outputs)
+        one_channel(fused.shape, what)
+        return fused.reshape(fused.shape[-2:])
 
-    return fuse
+    return fuse, str(binding)
 
 
-def _load_command(own: Own, weights: Path | None, device: str, precision: Precision) -> Fuser:
+def _load_command(own: Own, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
     words = command_words(own.target)
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
@@ -184,17 +265,17 @@ def _load_command(own: Own, weights: Path | None, device: str, precision: Precis
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise InputError(f"the command {own.target} did not run: {error}") from None
             if result.returncode:
-                said = result.stderr.decode(errors="replace").strip()[-500:]
+                said = " ".join(result.stderr.decode(errors="replace").split())[-500:]
                 raise InputError(f"the command {own.target} ended with status {result.returncode}: {said}")
             output = Path(files["{output}"])
             if not output.is_file():
                 raise InputError(f"the command {own.target} wrote no {output.name}; wanted an image at {{output}}")
             return np.float32(read_grey(output)) / 255
 
-    return fuse
+    return fuse, "visible, infrared as files in the places of the command"
 
 
-_LOADERS: dict[str, Callable[[Own, Path | None, str, Precision], Fuser]] = {
+_LOADERS: dict[str, Callable[[Own, Path | None, str, Precision], tuple[Fuser, str]]] = {
     "callable": _load_callable,
     "model": _load_model,
     "command": _load_command,

@@ -1,8 +1,9 @@
 """Metrics of the user's own: a Python function of three grey images.
 
 Written as `--own-metric NAME:higher=package.module:function` on the command line, or `NAME:lower=...` where less is
-better. The function gets visible, infrared and fused luma, uint8 (H, W) each, and returns a number; NaN says that the
-metric is undefined for the images. It is the user's code: it runs because the user names it.
+better. The function gets visible, infrared and fused luma, uint8 (H, W) each, in this order or as its parameters' names
+say, and returns a number; NaN says that the metric is undefined for the images. It is the user's code: it runs because
+the user names it.
 """
 
 import math
@@ -14,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from fusion.metrics import METRICS
-from fusion.own.functions import files_digest, import_function
+from fusion.own.binding import metric_order
+from fusion.own.functions import files_digest, import_function, reason
 from pipeline.planning.own import Own, source_files
 from pipeline.stage import InputError
 
@@ -23,24 +25,34 @@ _FORM = re.compile(r"([A-Za-z]\w*):(higher|lower)=([\w.]+:\w+)")
 
 @dataclass(frozen=True)
 class OwnMetric:
-    """A metric's name, whether more is better, where its function is, the function, and what else it reads."""
+    """A metric's name, whether more is better, where its function is, the function, and what else it reads.
+
+    order: which of visible, infrared and fused each of the function's parameters is.
+    """
 
     name: str
     higher_is_better: bool
     target: str
     function: Callable[[np.ndarray, np.ndarray, np.ndarray], float]
     watch: tuple[Path, ...] = ()
+    order: tuple[int, ...] = (0, 1, 2)
 
-    def of(self, visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray) -> float:
-        """Return the metric of one fused image; InputError where the function fails or gives no number."""
+    def of(self, visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, pair: str = "a pair") -> float:
+        """Return the metric of a pair's fused image; InputError where the function fails or gives no number."""
         try:
-            value = float(self.function(visible.copy(), infrared.copy(), fused.copy()))
-        except Exception as error:
-            raise InputError(
-                f"the metric {self.name}, {self.target}, failed: {type(error).__name__}: {error}"
-            ) from error
+            images = visible.copy(), infrared.copy(), fused.copy()
+            value = self.function(*(images[place] for place in self.order))
+            if value is None:
+                raise TypeError("it returned nothing")
+            value = float(value)
+        except MemoryError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise InputError(f"the metric {self.name}, {self.target}, failed on {pair!r}: {reason(error)}") from error
         if math.isinf(value):
-            raise InputError(f"the metric {self.name}, {self.target}, gave {value}; wanted a number, or NaN")
+            raise InputError(
+                f"the metric {self.name}, {self.target}, gave {value} for {pair!r}; wanted a number, or NaN"
+            )
         return value
 
     def describe(self) -> str:
@@ -61,7 +73,9 @@ def read_own_metric(text: str, watch: Sequence[Path] = ()) -> OwnMetric:
     name, direction, target = match.groups()
     if name in METRICS or name in ("name", "method", "images"):
         raise InputError(f"--own-metric {text}: {name} is taken; wanted another name")
-    return OwnMetric(name, direction == "higher", target, import_function(target), tuple(watch))
+    function = import_function(target)
+    order = metric_order(function, f"the metric {name}, {target},")
+    return OwnMetric(name, direction == "higher", target, function, tuple(watch), tuple(order))
 
 
 def directions(described: str) -> dict[str, bool]:

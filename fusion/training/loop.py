@@ -1,7 +1,8 @@
 """The training loop: phases, losses, checkpoints and the moving average of the weights.
 
 Every batch depends on the seed and the iteration's number only, so a training that was killed resumes from its last
-checkpoint and ends bit for bit where it would have ended.
+checkpoint and ends bit for bit where it would have ended, on a CPU with the same number of threads. On a GPU it ends
+close to that: the backward passes of replicated borders, reflected ones and interpolation do not repeat there.
 """
 
 import copy
@@ -118,7 +119,7 @@ def train(
                 where = f"stage {stage}, iteration {done}, pairs {[names[index] for index in indices]}"
                 raise InputError(
                     f"the loss or its gradient is not finite at {where}; wanted finite ones. "
-                    f"The last good state is in {checkpoints}; a smaller --lr may help"
+                    f"The last good state is in {checkpoints}; {_advice(pair, [names[index] for index in indices])}"
                 )
             sums = {key: sums.get(key, 0.0) + value for key, value in terms.items()}
             if done % log_every == 0 or done == iterations:
@@ -134,6 +135,18 @@ def train(
         if stage < len(training.phases) and iterations:
             _save(checkpoints, networks, saved)
     return {name: network.state_dict() for name, network in networks.items()}, pd.DataFrame(rows)
+
+
+def _advice(pair: Tensor, names: Sequence[str]) -> str:
+    """Return what may help against a loss that is not finite at a batch (2, N, 1, crop, crop) of the pairs `names`."""
+    flat = (pair.amax((2, 3, 4)) == pair.amin((2, 3, 4))).any(0)
+    if flat.any():
+        which = ", ".join(dict.fromkeys(name for name, one in zip(names, flat.tolist(), strict=True) if one))
+        return (
+            f"crops of {which} have one value everywhere in a band, which this loss may not be defined for: leave "
+            "these pairs out (--names), or take a larger --crop; else a smaller --lr may help"
+        )
+    return "a smaller --lr may help"
 
 
 def _position(

@@ -24,7 +24,7 @@ class SOAP(torch.optim.Optimizer):
 
     Weights (out, in, height, width) are taken as a matrix whose rows are the larger of the two numbers of maps: a
     row is what belongs to one of FNet's 64 filters. The first iteration only finds the basis, and moves nothing but
-    scalars. State is tensors alone, so that a resumed training goes on bit for bit.
+    scalars. State is tensors alone, so that a resumed training goes on from the same bits.
     """
 
     def __init__(self, parameters: Iterable[Any], lr: float) -> None:

@@ -48,3 +48,15 @@ def check_tables(config: Mapping[str, Any]) -> None:
     ):
         if not entries and (tables := wanting & set(config["tables"])):
             raise InputError(f"config: {section} is empty; {sorted(tables)} want some")
+
+
+def check_trainings(config: Mapping[str, Any]) -> None:
+    """Raise InputError where FNet, or one of its ablations, would be trained by this run for no iteration at all."""
+    settings = config["fnet"]["training"]
+    here = "fnet" in config["fusion"]["methods"] and not config["fnet"]["weights"]
+    trained = {"fnet.training": settings} if here else {}
+    if "table3" in config["tables"]:
+        trained |= {f"ablations.{name}": settings | changed for name, changed in config["ablations"].items()}
+    for name, training in trained.items():
+        if not training["stage1_iterations"] and not training["stage2_iterations"]:
+            raise InputError(f"config: {name} has no iterations in either stage; wanted at least one to train by")

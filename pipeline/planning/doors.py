@@ -52,10 +52,13 @@ class Doors:
         files = (path for _, own in self.metrics.values() for path in source_files(own))
         return list(dict.fromkeys(os.path.relpath(path) for path in files))
 
-    def checks(self, config: Mapping[str, Any], names: Sequence[str], pairs: Sequence[str]) -> list[str]:
+    def checks(
+        self, config: Mapping[str, Any], names: Sequence[str], pairs: Sequence[str], tried: Sequence[str]
+    ) -> list[str]:
         """Return the commands that check those of the own methods that are in `names`.
 
-        `pairs` are the options that name the pairs, as words; noise stands for pairs that are not yet made.
+        `pairs` are the options that name the pairs that a folder must have, as words, `tried` those that name the pair
+        which the others are tried on.
         """
         commands = []
         for name in [name for name in names if name in self.methods]:
@@ -63,7 +66,8 @@ class Doors:
             if weights := config["fusion"]["weights"].get(name):
                 words += ["--weights", weights]
             results = config["pathvars"]["results"]
-            commands.append(join([*words, *pairs, *self.watch(name), "--output", f"{results}/checks/{name}.json"]))
+            given = pairs if self.methods[name].kind == "folder" else tried
+            commands.append(join([*words, *given, *self.watch(name), "--output", f"{results}/checks/{name}.json"]))
         return commands
 
     def remarks(self, names: Sequence[str]) -> list[str]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from shutil import which
 from typing import Any
 
-from pipeline.stage import threads_available
+from pipeline.stage import InputError, threads_available
 
 
 @dataclass(frozen=True)
@@ -69,12 +69,28 @@ class Machine:
         return {name: where_needed(value) for name, value in asked.items()} if self.on_gpu else {}
 
 
-def find_machine(config: Mapping[str, Any], given_cores: int | None, remote: bool) -> Machine:
-    """Return where jobs compute; `remote` says whether this is a job on a cluster, which reads the Snakefile again."""
+def find_machine(config: Mapping[str, Any], given_cores: int | None, remote: bool, submits: bool = False) -> Machine:
+    """Return where jobs compute.
+
+    Args:
+        config: the configuration.
+        given_cores: Snakemake's --cores, None on a cluster.
+        remote: whether this is a job on a cluster, which reads the Snakefile again.
+        submits: whether this machine sends jobs to a cluster; then what to ask it for must be said.
+
+    Raises:
+        InputError: it sends jobs, and the configuration does not say whether they want a GPU, or how it is asked for.
+    """
     device = config["device"]
+    if submits and (device == "auto" or (device == "cuda" and config["gpu_request"] is None)):
+        what = "device: auto asks this machine" if device == "auto" else "gpu_request is not given"
+        raise InputError(
+            f"config: {what}, and this run sends its jobs to a cluster (--config replaces all that a profile says "
+            "under config); wanted device=cuda or device=cpu there, and with cuda gpu_request=gpu, gres or another"
+        )
     return Machine(
         on_gpu=device == "cuda" or (device == "auto" and which("nvidia-smi") is not None),
-        gpu_request=config["gpu_request"],
+        gpu_request=config["gpu_request"] or "gpu",
         threads=config["threads"],
         given_cores=given_cores,
         here=min(given_cores or 1, threads_available()),

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.planning.configuration import check_tables, chosen_test_sets
+from pipeline.planning.configuration import check_tables, check_trainings, chosen_test_sets
 from pipeline.planning.doors import Doors, read_doors
 from pipeline.planning.machine import Machine, find_machine
 from pipeline.planning.methods import Entry, Methods, choose_methods
@@ -33,7 +33,7 @@ class Plan:
 
     def own_checks(self) -> list[str]:
         """Return the commands that check the own methods of this run."""
-        return self.own.checks(self.config, self.methods.names, self.sources.checked_pairs())
+        return self.own.checks(self.config, self.methods.names, self.sources.checked_pairs(), self.sources.tried_pair())
 
     def text(self) -> str:
         """Return what this run compares, what of it is there, and what it costs."""
@@ -81,6 +81,7 @@ def make_plan(
     find_dataset: Callable[..., Any],
     given_cores: int | None,
     remote: bool = False,
+    submits: bool = False,
 ) -> Plan:
     """Return the plan of a run.
 
@@ -92,6 +93,7 @@ def make_plan(
         find_dataset: finds a data set by name, classes and folders.
         given_cores: Snakemake's --cores, None on a cluster.
         remote: whether this is a job on a cluster, which reads the Snakefile again.
+        submits: whether this machine sends jobs to a cluster.
 
     Raises:
         InputError: the configuration asks for what there is not.
@@ -99,6 +101,7 @@ def make_plan(
     own = read_doors(config)
     methods = choose_methods(config, table, own.methods, own_entry, packaged_weights)
     check_tables(config)
+    check_trainings(config)
     test_sets = chosen_test_sets(config)
     return Plan(
         config,
@@ -106,5 +109,5 @@ def make_plan(
         own,
         find_sources(config, test_sets, find_dataset),
         choose_targets(config, methods.names, list(test_sets)),
-        find_machine(config, given_cores, remote),
+        find_machine(config, given_cores, remote, submits),
     )

@@ -117,12 +117,30 @@ class Sources:
         return band_options(settings) + ([f"--fused-suffix={suffix}"] if suffix else [])
 
     def checked_pairs(self) -> list[str]:
-        """Return the options that name the pairs for the check of an own method; none where they are not yet split."""
+        """Return the options that name the pairs for the check of an own method's folder; none before the split."""
         lists = [f"{self.results}/{SPLIT}/{part}.txt" for part in ("train", "test")]
-        if not all(Path(file).is_file() for file in lists):
-            return []
-        folders = ["--visible", *self.folders("visible"), "--infrared", *self.folders("infrared")]
-        return [*folders, "--names", *lists, *band_options(self.config["dataset"])]
+        return [*self._tried(), "--names", *lists] if all(Path(file).is_file() for file in lists) else []
+
+    def tried_pair(self) -> list[str]:
+        """Return the options by which the check of another own method finds the first pair of the data on disk.
+
+        That of the data set with boxes, where a table wants it and it is there; else that of the first test set; else
+        noise of the size of the pairs that will be generated.
+        """
+        if set(self.config["tables"]) & {"table2", "fusion"}:
+            if all(Path(folder).is_dir() for band in BANDS for folder in self.folders(band)):
+                return [*self._tried(), "--first"]
+            if self.config["dataset"]["name"] == "synthetic":
+                return ["--size", *map(str, self.config["synthetic"]["size"])]
+        for name in self.test_sets:
+            folders = self.test_set_folders(name)
+            if all(Path(folder).is_dir() for folder in folders):
+                return ["--visible", folders[0], "--infrared", folders[1], *self.test_set_bands(name), "--first"]
+        return []
+
+    def _tried(self) -> list[str]:
+        bands = [word for band in BANDS for word in (f"--{band}", *self.folders(band))]
+        return [*bands, *band_options(self.config["dataset"])]
 
 
 def dataset_root(config: Mapping[str, Any]) -> str:

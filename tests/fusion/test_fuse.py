@@ -245,11 +245,17 @@ def test_a_malicious_pickle_is_not_run(folders, tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-def test_bfloat16_stays_close_to_float32(folders, weights):
-    exact = fuse(folders, "--weights", weights, method="fnet", output="exact")
-    rough = fuse(folders, "--weights", weights, "--precision", "bf16", method="fnet", output="rough")
-    difference = np.abs(read_image(exact / "ü'.png").astype(int) - read_image(rough / "ü'.png"))
-    assert difference.mean() < 8
+def test_bfloat16_is_taken_where_the_method_has_it_and_what_was_computed_is_written(folders, weights, tmp_path):
+    torch.manual_seed(0)
+    write_state(tmp_path / "u.safetensors", find_method("u2fusion").network(None).state_dict())
+    for method, of_method, computed in (("fnet", weights, "fp32"), ("u2fusion", tmp_path / "u.safetensors", "bf16")):
+        made = {
+            precision: fuse(folders, "--weights", of_method, "--precision", precision, method=method, output=precision)
+            for precision in ("fp32", "bf16")
+        }
+        exact, rough = (read_image(made[name] / "ü'.png").astype(int) for name in ("fp32", "bf16"))
+        assert np.array_equal(exact, rough) == (computed == "fp32") and np.abs(exact - rough).mean() < 8
+        assert read_csv(made["bf16"] / "manifest.csv")[1]["precision"] == computed
 
 
 @pytest.mark.parametrize(

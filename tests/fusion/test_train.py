@@ -264,6 +264,16 @@ def test_without_stage_one_is_the_ablation_without_ifnet(folders, tmp_path):
     assert "code_common.sizes.0" in load_file(tmp_path / "weights.safetensors")
 
 
+@pytest.mark.parametrize("block", ["lzsc", "lcsc"])
+def test_on_a_cpu_every_block_is_trained_in_float32_and_the_provenance_says_so(folders, tmp_path, block):
+    options = ["--stage1-iterations", "0", "--stage2-iterations", "1", "--block", block]
+    for precision in ("fp32", "bf16"):
+        main(arguments(folders, tmp_path / precision, *options, "--precision", precision))
+    asked, exact = ((tmp_path / name / "weights.safetensors").read_bytes() for name in ("bf16", "fp32"))
+    assert asked == exact
+    assert json.loads((tmp_path / "bf16/provenance.json").read_text())["settings"]["precision"] == "fp32"
+
+
 def test_training_lowers_the_loss(folders, tmp_path):
     options = ["--stage1-iterations", "0", "--stage2-iterations", "40", "--lr", "3e-4", "--log-every", "10"]
     main(arguments(folders, tmp_path, *options))
@@ -349,6 +359,9 @@ def test_bad_options_say_what_was_wanted(folders, tmp_path, frozen):
         (["--method", "nosuch"], "nosuch cannot be trained"),
         (["--method", "average"], "average cannot be trained"),
         (["--iterations", "3"], "--iterations is for the other methods"),
+        (["--stage1-iterations", "0", "--stage2-iterations", "0"], "trains nothing .* wanted at least one iteration"),
+        (["--lr", "nan"], "wanted a rate above 0"),
+        (["--lr", "inf"], "wanted a rate above 0"),
         (["--method", "u2fusion"], "VGG"),
         (["--method", "itfuse", "--perceptual-weights", "vgg16.pth"], "its losses need none"),
         (["--method", "itfuse", "--without", "ssim", "--optimiser", "soap"], "with --without, --optimiser: these are"),

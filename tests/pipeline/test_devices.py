@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline.devices import claimed_device, claimed_one
+from pipeline.devices import claimed_device, claimed_one, resolved_precision
 from pipeline.stage import InputError
 
 HOLD = """
@@ -65,3 +65,11 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch):
         assert device == "cpu"
     with pytest.raises(InputError, match="sees no GPU"), claimed_device("cuda", 1):
         pass
+
+
+def test_bfloat16_is_resolved_by_what_runs_and_where(monkeypatch):
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: True, raising=False)
+    assert resolved_precision("auto", "cpu") == "bf16" and resolved_precision("fp32", "cpu") == "fp32"
+    for asked in ("auto", "bf16", "fp32"):
+        assert resolved_precision(asked, "cpu", ("cuda",)) == resolved_precision(asked, "cuda:1", ()) == "fp32"
+    assert resolved_precision("bf16", "cuda:0", ("cuda",)) == "bf16"

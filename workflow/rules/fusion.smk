@@ -81,7 +81,7 @@ use rule train_fnet as train_ablation with:
         method="fnet",
         visible=plan.sources.fnet_folders("visible"),
         infrared=plan.sources.fnet_folders("infrared"),
-        names=plan.sources.fnet_names(),
+        names=plan.sources.fnet_names() + plan.sources.fnet_bands(),
         options=lambda wildcards: deciding(
             {**config["fnet"]["training"], **config["ablations"][wildcards.ablation]}
         ),

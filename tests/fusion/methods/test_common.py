@@ -49,6 +49,40 @@ def test_a_file_of_something_else_lists_what_is_missing_and_unexpected(name, tmp
         find_method(name).load(tmp_path / "other.safetensors", "cpu", "fp32")
 
 
+WRAPPINGS = {
+    "state_dict": lambda state: {"epoch": 3, "state_dict": prefixed(state, "module."), "optimizer": {"lr": 0.1}},
+    "model_state_dict": lambda state: {"model_state_dict": prefixed(state, "_orig_mod.module.")},
+    "params": lambda state: {"params": prefixed(state, "module._orig_mod.")},
+    "params_ema": lambda state: {
+        "params": {key: value + 1 for key, value in state.items()},
+        "params_ema": state,
+    },
+    "net": lambda state: {"net": state, "acc": 0.5, "epoch": 2},
+    "other": lambda state: {"my_weights": prefixed(state, "net."), "losses": [1.0]},
+    "lightning": lambda state: {
+        "pytorch-lightning_version": "2.4.0",
+        "state_dict": prefixed(state, "fusion_net._orig_mod."),
+        "hyper_parameters": {"lr": 0.1},
+        "optimizer_states": [{"state": {}, "param_groups": []}],
+    },
+    "with a loss": lambda state: {"state_dict": prefixed(state, "model.") | {"loss.vgg.0.weight": torch.zeros(3)}},
+}
+
+
+def prefixed(state, prefix):
+    return {f"{prefix}{key}": value for key, value in state.items()}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_trainings_put_around_a_state_dict_is_taken_away(name, tmp_path):
+    torch.manual_seed(0)
+    state = find_method(name).network(None).state_dict()
+    for number, wrap in enumerate(WRAPPINGS.values()):
+        torch.save(wrap(state), tmp_path / f"{number}.pth")
+        loaded = find_method(name).network(tmp_path / f"{number}.pth").state_dict()
+        assert loaded.keys() == state.keys() and all(torch.equal(loaded[key], state[key]) for key in state)
+
+
 class Payload:
     """Unpickled by a careless reader, it writes a file."""
 

@@ -41,7 +41,23 @@ def whole_numbers(visible, infrared):
     return np.uint8(255 * visible)
 
 def fails(visible, infrared):
-    raise RuntimeError("no such layer")
+    raise RuntimeError("no such layer,\\n  nor that")
+
+def ends(visible, infrared):
+    raise SystemExit(3)
+
+def nothing(visible, infrared):
+    visible + infrared
+
+def needs_a_gpu(visible, infrared):
+    raise AssertionError("Torch not compiled with CUDA enabled")
+
+class Refuses:
+    def __init__(self):
+        raise ValueError("no table here")
+
+def swapped(ir, vis):
+    return vis
 """
 PROGRAM = """
 import sys
@@ -59,6 +75,7 @@ def folders(tmp_path, rng, monkeypatch):
         write_image(tmp_path / "vi" / f"{name}.png", rng.integers(0, 256, shape, dtype=np.uint8))
         write_image(tmp_path / "ir" / f"{name}.png", rng.integers(0, 256, (24, 30), dtype=np.uint8))
     (tmp_path / "own_module.py").write_text(MODULE)
+    (tmp_path / "broken_module.py").write_text("raise ValueError('no settings')")
     (tmp_path / "program.py").write_text(PROGRAM)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -226,7 +243,18 @@ def test_a_folder_that_lacks_an_image_or_has_another_size_is_refused(folders):
         ("callable=own_module:too_bright", r"gave values .* wanted 0 to 1"),
         ("callable=own_module:too_small", r"gave shape \(23, 30\) for a pair of \(24, 30\)"),
         ("callable=own_module:whole_numbers", "gave an array of uint8"),
-        ("callable=own_module:fails", "RuntimeError: no such layer"),
+        (
+            "callable=own_module:fails",
+            r"^fusing '.*' failed on a pair of 30x24: RuntimeError: no such layer, nor",
+        ),
+        ("callable=own_module:ends", "failed on a pair of 30x24: SystemExit: 3"),
+        ("callable=own_module:nothing", r"own_module:nothing returned nothing; wanted the fused image"),
+        ("callable=own_module:needs_a_gpu", "it wants a GPU; wanted code that computes on the device"),
+        ("callable=own_module:Refuses", "failed when called without arguments: ValueError: no table here"),
+        (
+            "callable=broken_module:fuse",
+            "cannot be imported: ValueError: no settings; mend its module",
+        ),
         ("callable=own_module:absent", "cannot be imported"),
         ("callable=own_module", "cannot be imported"),
         ("model=absent.pt", "is not a file"),
@@ -262,4 +290,32 @@ def test_a_folder_is_checked_for_every_name_and_size(folders):
         check.main(words)
     write_image(made / "g.png", np.zeros((24, 31), np.uint8))
     with pytest.raises(InputError, match=r"g\.png is 31x24, expected 30x24"):
+        check.main(words)
+
+
+def test_the_check_takes_the_first_pair_that_is_whole_and_says_what_is_bound(folders):
+    (folders / "ir/; touch owned; $(touch owned).png").unlink()
+    words = ["--own", "callable=own_module:swapped", "--visible", "vi", "--infrared", "ir", "--output", "check.json"]
+    with pytest.raises(InputError, match="no infrared image"):
+        check.main(words)
+    check.main([*words, "--first"])
+    found = json.loads((folders / "check.json").read_text())
+    assert found["bound"] == "visible to vis, infrared to ir, by their names"
+    assert (found["tried"], found["pairs"]) == ("a", 1)
+    with pytest.raises(InputError, match=r"^trying 'a': callable own_module:fails failed"):
+        check.main([*words, "--first", "--own", "callable=own_module:fails"])
+
+
+def test_a_model_of_a_fixed_size_is_checked_on_the_data_that_it_is_for(folders):
+    pair = (torch.rand(1, 1, 24, 30), torch.rand(1, 1, 24, 30))
+    import own_module
+
+    class Fixed(own_module.Blend):
+        def forward(self, visible, infrared):
+            return (visible + infrared).reshape(24, 30) / 2
+
+    torch.jit.trace(Fixed(), pair).save(folders / "fixed.pt")
+    words = ["--own", "model=fixed.pt", "--output", "check.json"]
+    check.main([*words, "--visible", "vi", "--infrared", "ir", "--first"])
+    with pytest.raises(InputError, match=r"^trying 'noise': model fixed"):
         check.main(words)

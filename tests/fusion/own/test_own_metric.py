@@ -24,6 +24,12 @@ def broken(visible, infrared, fused):
 
 def endless(visible, infrared, fused):
     return float("inf")
+
+def returns_none(visible, infrared, fused):
+    fused - visible
+
+def turned(fused, ir, vis):
+    return share(vis, ir, fused)
 """
 
 
@@ -53,6 +59,8 @@ def test_its_values_stand_beside_the_others_and_its_direction_in_the_file(folder
     assert frame["MI"].notna().any()
     assert facts["own_metrics"].startswith("share:higher=mymetric_of_tests:share code ")
     known = metric_directions(facts)
+    turned, _ = run(folders, "share:higher=mymetric_of_tests:turned")
+    assert turned["share"].equals(frame["share"])
     assert known["share"] is True and known["MSE"] is False
     assert directions("a:lower=m:f code 1; b:higher=m:g code 2") == {"a": False, "b": True}
 
@@ -80,8 +88,9 @@ def test_a_metrics_helper_and_what_it_is_said_to_read_are_in_its_digest(folders,
         ("share=mymetric_of_tests:share", "wanted NAME:higher="),
         ("MI:higher=mymetric_of_tests:share", "MI is taken"),
         ("own:higher=mymetric_of_tests:nothing", "cannot be imported"),
-        ("own:lower=mymetric_of_tests:broken", "ZeroDivisionError"),
-        ("own:lower=mymetric_of_tests:endless", "gave inf"),
+        ("own:lower=mymetric_of_tests:broken", "metric own, .*:broken, failed on '[ab]': ZeroDivisionError"),
+        ("own:lower=mymetric_of_tests:returns_none", "failed on '[ab]': TypeError: it returned nothing"),
+        ("own:lower=mymetric_of_tests:endless", "gave inf for '[ab]'"),
     ],
 )
 def test_what_is_wrong_with_it_is_one_clear_error(folders, metric, message):

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from fusion.fuse import main as fuse
 from fusion.methods import METHODS, find_method, packaged_weights
-from fusion.weights import read_state
+from fusion.weights import fill, read_state
 from fusion.weights.__main__ import find, main
 from pipeline.artefacts import read_csv, sha256_file
 from pipeline.pairs import read_image, write_image
@@ -56,6 +56,51 @@ def test_a_training_checkpoint_is_read_for_its_state(tmp_path):
     state = {"weight": torch.arange(3.0)}
     torch.save({"meta": {"epoch": 3}, "state_dict": state, "optimizer": {"lr": 0.1}}, tmp_path / "latest.pth")
     assert torch.equal(read_state(tmp_path / "latest.pth")["weight"], state["weight"])
+
+
+class Holder(torch.nn.Module):
+    """Its own keys begin as those of wrappers do."""
+
+    def __init__(self):
+        super().__init__()
+        self.module = torch.nn.Linear(2, 2)
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module.", "model.", "anything.model."])
+@pytest.mark.parametrize("kind", [Holder, lambda: torch.nn.Sequential(torch.nn.Linear(2, 2)), lambda: Named("model")])
+def test_a_networks_own_names_survive_what_is_taken_away(prefix, kind, tmp_path):
+    source, target = kind(), kind()
+    torch.save({f"{prefix}{key}": value for key, value in source.state_dict().items()}, tmp_path / "w.pth")
+    fill(target, read_state(tmp_path / "w.pth"), tmp_path / "w.pth")
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
+class Named(torch.nn.Module):
+    def __init__(self, name):
+        super().__init__()
+        setattr(self, name, torch.nn.Sequential(torch.nn.Linear(2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"epoch": 3, "seed": 7}, r"not a state dict: found epoch \(int\), seed \(int\) \(2\); wanted tensors by name"),
+        (
+            {"fusion": {"weight": torch.zeros(2)}, "critic": {"weight": torch.ones(2)}},
+            r"found fusion \(dict\), critic \(dict\)",
+        ),
+        ([torch.zeros(2)], "holds a list, no state dict"),
+        (
+            {f"{name}.{key}": torch.zeros(2) for name in ("student", "teacher") for key in ("weight", "bias")},
+            "holds weights of student., teacher., which would all fit",
+        ),
+        ({"stranger": torch.zeros(1)}, r"missing bias, weight \(2\); unexpected stranger \(1\)"),
+    ],
+)
+def test_what_is_no_state_dict_or_could_be_several_lists_the_keys_found(content, message, tmp_path):
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(InputError, match=message):
+        fill(torch.nn.BatchNorm1d(2, track_running_stats=False), read_state(tmp_path / "w.pth"), tmp_path / "w.pth")
 
 
 @pytest.mark.parametrize("method", ["nosuch", "average"])

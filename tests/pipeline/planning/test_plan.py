@@ -200,10 +200,37 @@ def test_each_door_is_handed_on_checked_and_told(plan, tmp_path, touch):
     assert "images (folder=made)" in told and "words (command=prog '{visible}'" in told
     checks = made.own_checks()
     assert len(checks) == 5 and all("--visible" not in check for check in checks)
+    assert all("--size 320 240" in check for check in checks[1:])
     touch("results/data/split/train.txt", "results/data/split/test.txt")
-    assert all("--visible results/data/pairs/Vis --infrared" in check for check in made.own_checks())
+    touch("results/data/pairs/Vis/1.png", "results/data/pairs/Ir/1.png")
+    folder, *others = made.own_checks()
+    assert all("--visible results/data/pairs/Vis --infrared" in check for check in (folder, *others))
+    assert "--names" in folder and all("--first" in check and "--names" not in check for check in others)
     on_device = {name for name in doors if made.methods.on_device(name)}
     assert on_device == {"function"}
+
+
+def test_an_own_method_is_tried_on_the_first_pair_of_the_data_on_disk(plan, tmp_path, touch):
+    (tmp_path / "ownfusion.py").write_text("")
+    mine = {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "ownfusion:fuse"}}}}
+    touch("data/M3FD/Vis/1.png", "data/M3FD/Ir/1.png", "data/fusion_test/TNO/vi/1.png", "data/fusion_test/TNO/ir/1.png")
+    dataset = {"dataset": {"name": "m3fd", "root": "data/M3FD"}}
+    (check,) = plan(mine, dataset).own_checks()
+    assert "--visible data/M3FD/Vis --infrared data/M3FD/Ir --first" in check
+    sets = {"tables": ["table1"], "test_sets": {"sets": {"TNO": {"visible": "vi", "infrared": "ir"}}}}
+    (check,) = plan(mine, dataset, sets).own_checks()
+    assert "--visible data/fusion_test/TNO/vi --infrared data/fusion_test/TNO/ir --first" in check
+    (check,) = plan(mine, {"synthetic": {"size": [640, 480]}}).own_checks()
+    assert "--size 640 480" in check
+
+
+def test_a_training_of_no_iterations_is_refused_before_anything_runs(plan):
+    nothing = {"stage1_iterations": 0, "stage2_iterations": 0}
+    with pytest.raises(InputError, match=r"fnet\.training has no iterations in either stage"):
+        plan({"fnet": {"training": nothing}})
+    assert plan({"fnet": {"training": nothing, "weights": "packaged"}})
+    with pytest.raises(InputError, match=r"ablations\.no_training has no iterations"):
+        plan("ablation", {"ablations": {"no_training": nothing}})
 
 
 def test_a_folder_may_be_another_for_each_test_set(plan):
@@ -221,6 +248,21 @@ def test_own_metrics_are_handed_on_with_what_they_watch(plan, tmp_path, touch):
         *("--own-metric", "kept:higher=mymetric:kept", "less:lower=mymetric:kept", "--watch", "table.csv")
     ]
     assert plan().own.metric_options() == plan().own.metric_files() == []
+
+
+@pytest.mark.parametrize("overlays", [[], ["msrs"], [{"device": "auto"}], [{"device": "cuda"}]])
+def test_a_run_on_a_cluster_that_does_not_say_what_to_ask_for_is_refused(configure, overlays):
+    with pytest.raises(
+        InputError, match=r"config: (device: auto|gpu_request) .* wanted device=cuda or device=cpu there"
+    ):
+        find_machine(configure(*overlays), 8, False, submits=True)
+
+
+def test_a_run_on_a_cluster_asks_for_what_it_says(configure):
+    said = {"device": "cuda", "gpu_request": "gres:a100"}
+    asked = find_machine(configure("msrs", said), 8, False, submits=True).gpu()
+    assert {name: value({}) for name, value in asked.items()} == {"gres": "gpu:a100:1"}
+    assert find_machine(configure({"device": "cpu"}), 8, False, submits=True).gpu() == {}
 
 
 def test_every_overlay_makes_a_plan(plan, configure):
