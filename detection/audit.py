@@ -26,6 +26,7 @@ from detection.datasets.layout import find_labels, read_labels
 from detection.leakage import MOST_EXACT
 from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, look, nearest
 from detection.prepare import add_folders, doubts_of_bands
+from detection.scenes import stated_scenes
 from pipeline.artefacts import relative, versions, write_json
 from pipeline.pairs import (
     EXTENSIONS,
@@ -90,7 +91,7 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
                 f"{counts['same_across_split']} of {len(parts[1])} test pairs are in training as well, pixel for "
                 f"pixel; wanted at most {MOST_EXACT:.0%}"
             )
-    conditions = find_conditions(dataset, root, looks)
+    conditions = find_conditions(dataset, root, looks, stated_scenes(dataset, root, list(looks)))
     sizes = Counter(f"{seen.width}x{seen.height}" for seen in looks.values())
     return {
         "pairs": len(pairs),
@@ -101,7 +102,7 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
         "degenerate_boxes": degenerate,
         "duplicates": duplicates,
         "duplicate_counts": {**counts, "threshold": NEAR_DUPLICATE, "descriptor": DESCRIPTOR},
-        "conditions": {"source": conditions["source"], **Counter(conditions["images"].values())},
+        "conditions": {"source": conditions["source"], **Counter(filter(None, conditions["images"].values()))},
         "warnings": warnings,
         "errors": errors,
         "refused": bool(errors),

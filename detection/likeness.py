@@ -27,6 +27,8 @@ NEAR_DUPLICATE = 0.8
 # Grey levels below which an image counts as flat: without it, the noise of a black image would decide its likeness.
 FLAT = 2.0
 ROWS_AT_ONCE = 512
+# How far a picture may be shifted against another, in cells: a third of its width, a fifth of its height.
+SHIFTS = (10, 5)
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,25 @@ def look_at(pairs: Sequence[Pair]) -> dict[str, Look]:
 def likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Return the likeness (N, M) of pairs with descriptors (N, 2, 768) and (M, 2, 768)."""
     return np.minimum(a[:, 0] @ b[:, 0].T, a[:, 1] @ b[:, 1].T)
+
+
+def shifted_likeness(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the likeness (N,) of pairs (N, 2, 768), each with its own partner, as a moving camera leaves it.
+
+    The correlation of what two images share when one is shifted by up to `SHIFTS` cells, at the best shift, the greater
+    of both bands.
+    """
+    a, b = (part.reshape(len(part), 2, *CELLS[::-1]) for part in (a, b))
+    best = np.full(len(a), -1.0)
+    for down in range(-SHIFTS[1], SHIFTS[1] + 1):
+        for right in range(-SHIFTS[0], SHIFTS[0] + 1):
+            parts = []
+            for part, y, x in ((a, down, right), (b, -down, -right)):
+                seen = part[:, :, max(y, 0) : CELLS[1] + min(y, 0), max(x, 0) : CELLS[0] + min(x, 0)]
+                parts.append(seen - seen.mean(axis=(2, 3), keepdims=True))
+            cross, *own = (np.einsum("nbyx,nbyx->nb", *both) for both in (parts, parts[:1] * 2, parts[1:] * 2))
+            best = np.maximum(best, (cross / np.sqrt(own[0] * own[1] + 1e-12)).max(axis=1))
+    return best
 
 
 def nearest(a: np.ndarray, b: np.ndarray, same: bool = False) -> tuple[np.ndarray, np.ndarray]:

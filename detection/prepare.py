@@ -1,24 +1,26 @@
 """Prepare a data set for detection: check it, split it, and write the ground truth that every variant shares.
 
-Writes `train.txt` and `test.txt` (file stems), `truth_train.json` and `truth_test.json` (COCO), `leakage.json` (how
-many test pairs have a near duplicate in training), `conditions.json` (day or night, ... of every image), and last
-`dataset.json`, which says where the pairs lie, how they were split, and what was wrong with labels.
+Writes `train.txt` and `test.txt` (file stems), `truth_train.json` and `truth_test.json` (COCO), `scenes.csv` (sequence
+and place of every image), `leakage.json` (how many test pairs have a neighbour, their scene or a near duplicate in
+training), `conditions.json` (day or night, ... of every image), and last `dataset.json`, which says where the pairs
+lie, how they were split, and what was wrong with labels.
 """
 
 import argparse
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from detection.boxes import Box
 from detection.conditions import find_conditions
 from detection.datasets import DATASETS, Dataset, find_dataset
-from detection.datasets.layout import find_labels, read_labels
-from detection.leakage import measure_leakage, refuse_tested_training
+from detection.datasets.layout import Scene, find_labels, read_labels
+from detection.leakage import exposure_words, measure_leakage, refuse_tested_training
 from detection.likeness import Look, look_at
+from detection.scenes import FROM_IMAGES, RULE, find_scenes, write_scenes
 from detection.splits import KEPT, Split, kept_split, limited, list_split, own_split, random_split, scene_split
 from detection.truth import boxes_per_class, build_truth
 from pipeline.artefacts import relative, versions, write_json, write_text
@@ -86,12 +88,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     dataset = find_dataset(args.dataset, args.classes, args.visible, args.infrared, args.labels, given_bands(args))
     folders = dataset.layout(args.root)
     pairs = find_pairs(folders.visible, folders.infrared, bands=dataset.bands)
-    looks = look_at(pairs) if args.split == "scene-blocked" else None
-    split = _split(args, dataset, [pair.name for pair in pairs], looks)
+    looks = scenes = None
+    if args.split == "scene-blocked":
+        looks, scenes, split = _split_by_scenes(args, dataset, pairs)
+    else:
+        split = _split(args, dataset, [pair.name for pair in pairs])
     split = limited(split, args.limit_train, args.limit_test, args.seed)
     prepared = prepare(dataset, args.root, pairs, split, looks)
     doubts = doubts_of_bands(pairs, prepared.looks)
-    leakage = measure_leakage(prepared.looks, split.train, split.test)
+    scenes = scenes or find_scenes(dataset, args.root, prepared.looks, args.scenes)
+    leakage = measure_leakage(prepared.looks, scenes, split.train, split.test)
     refuse_tested_training(leakage)
     for warning in [*doubts, *prepared.warnings[:SHOWN_WARNINGS]]:
         logging.warning("warning: %s", warning)
@@ -104,14 +110,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         write_text(args.output / f"{part}.txt", "".join(f"{name}\n" for name in names))
         counts = ", ".join(f"{name} {count}" for name, count in boxes[part].items())
         logging.info("%s: %d images, boxes: %s", part, len(names), counts)
-    logging.info(
-        "leakage: %d of %d test pairs have a near duplicate in training (likeness from %g on)",
-        leakage["near_duplicates"],
-        leakage["images"],
-        leakage["threshold"],
-    )
-    conditions = find_conditions(dataset, args.root, prepared.looks)
-    counts = Counter(conditions["images"].values())
+    logging.info("leakage: %s", exposure_words(leakage))
+    conditions = find_conditions(dataset, args.root, prepared.looks, scenes)
+    scenes = {
+        name: replace(scenes[name], condition=found or "") for name, found in sorted(conditions["images"].items())
+    }
+    counts = Counter(filter(None, conditions["images"].values()))
     shown = ", ".join(f"{name} {count}" for name, count in sorted(counts.items()))
     logging.info("conditions, by %s: %s", conditions["source"], shown)
     limits = {"train": args.limit_train, "test": args.limit_test, "seed": args.seed}
@@ -129,19 +133,36 @@ def main(argv: Sequence[str] | None = None) -> None:
             "test": len(split.test),
             "digest_train": split.digests[0],
             "digest_test": split.digests[1],
-            **split.facts,
+            "by": split.by,
+            # The scenes that the test set consists of, for its statistics: places where none is on both sides.
+            "unit": "sequence" if leakage["place"] else "place",
+            "scenes": scene_facts(scenes, split),
         },
-        "leakage": {key: value for key, value in leakage.items() if key != "nearest"},
+        "leakage": {key: value for key, value in leakage.items() if key not in ("nearest", "adjacent")},
         "conditions": {"source": conditions["source"], **counts},
         "boxes": boxes,
         "warnings": [*doubts, *prepared.warnings],
         "versions": versions("numpy", "scipy", "opencv-python-headless"),
     }
+    write_scenes(args.output / "scenes.csv", scenes)
     write_json(args.output / "leakage.json", leakage)
     write_json(args.output / "conditions.json", conditions)
     write_json(args.output / "truth_train.json", prepared.truth_train)
     write_json(args.output / "truth_test.json", prepared.truth_test)
     write_json(args.output / "dataset.json", facts)
+
+
+def scene_facts(scenes: Mapping[str, Scene], split: Split) -> dict[str, Any]:
+    """Return what dataset.json says of scenes: who knows them, and how many sequences and places each part has."""
+    parts = {"train": split.train, "test": split.test}
+    counts = {
+        part: {unit: len({getattr(scenes[name], unit) for name in names}) for unit in ("sequence", "place")}
+        for part, names in parts.items()
+    }
+    sources = sorted({scene.source for scene in scenes.values()})
+    rule = {"rule": RULE} if FROM_IMAGES in sources else {}
+    lines = (f"{name} {scene.sequence} {scene.place}" for name, scene in sorted(scenes.items()))
+    return {"sources": sources, **rule, **counts, "digest": sha256_lines(lines)}
 
 
 def doubts_of_bands(pairs: Sequence[Pair], looks: dict[str, Look]) -> list[str]:
@@ -151,13 +172,26 @@ def doubts_of_bands(pairs: Sequence[Pair], looks: dict[str, Look]) -> list[str]:
     return band_doubts(len(seen), *coloured, [pair for pair, found in seen if found.same])
 
 
-def _split(args: argparse.Namespace, dataset: Dataset, names: list[str], looks: dict[str, Look] | None) -> Split:
+def _split_by_scenes(
+    args: argparse.Namespace, dataset: Dataset, pairs: list[Pair]
+) -> tuple[dict[str, Look], dict[str, Scene], Split]:
+    if args.test is None:
+        raise InputError("--split scene-blocked wants --test N")
+    looks = look_at(pairs)
+    scenes = find_scenes(dataset, args.root, looks, args.scenes)
+    everything = Split(args.split, tuple(looks), ())
+    truth = prepare(dataset, args.root, pairs, everything, looks).truth_train
+    names = {image["id"]: image["file_name"] for image in truth["images"]}
+    boxes: dict[int, set[str]] = {category["id"]: set() for category in truth["categories"]}
+    for box in truth["annotations"]:
+        boxes[box["category_id"]].add(names[box["image_id"]])
+    by_class = {category["name"]: boxes[category["id"]] for category in truth["categories"]}
+    return looks, scenes, scene_split(scenes, by_class, args.test, args.seed)
+
+
+def _split(args: argparse.Namespace, dataset: Dataset, names: list[str]) -> Split:
     if args.split in KEPT:
         return kept_split(args.split, names)
-    if looks is not None:
-        if args.test is None:
-            raise InputError("--split scene-blocked wants --test N")
-        return scene_split({name: seen.descriptor for name, seen in looks.items()}, args.test, args.seed)
     if args.split == "own":
         return own_split(dataset, args.root)
     if args.split == "random":
@@ -189,12 +223,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--split",
         choices=("own", "random", *KEPT, "scene-blocked", "list"),
         default="own",
-        help="own: the data set's; random: --train and --test pairs drawn with --seed; random-3800-400: such a draw of "
-        "all of M3FD, kept in this project; scene-blocked: whole scenes drawn with --seed, about --test pairs of them "
-        "to test; list: two files of names (default: own)",
+        help="own: the data set's; random: --train and --test pairs drawn with --seed; scene-blocked: whole places or "
+        "sequences drawn with --seed, about --test pairs of them to test; list: two files of names; the others: kept "
+        "lists of M3FD's names, drawn here or published (detection/lists) (default: own)",
     )
     parser.add_argument("--train", type=int, metavar="N", help="random: training pairs")
     parser.add_argument("--test", type=int, metavar="N", help="random, scene-blocked: test pairs")
+    parser.add_argument(
+        "--scenes",
+        type=Path,
+        metavar="FILE",
+        help="CSV with the name, the sequence and, if known, the place of every "
+        "image (default: what the data set says, else found from numbers and images)",
+    )
     parser.add_argument("--train-list", type=Path, metavar="FILE", help="list: names of the training images")
     parser.add_argument("--test-list", type=Path, metavar="FILE", help="list: names of the test images")
     parser.add_argument("--limit-train", type=int, metavar="N", help="a random part of the training images, N at most")

@@ -1,22 +1,18 @@
 """Which images train the detector and which test it: the data set's own split, a random one, whole scenes, or lists.
 
 Names are file stems. A split is the same on every machine: its random choice is NumPy's PCG64 over the sorted names.
-`random-3800-400` is `random` for M3FD's names and the paper's sizes, drawn once (seed 0) and kept in `detection/lists`.
+Splits of M3FD's names are kept in `detection/lists`, drawn here once or published by others: its README has the sources.
 """
 
-import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
-from detection.datasets.layout import Dataset
-from detection.likeness import NEAR_DUPLICATE, ROWS_AT_ONCE, likeness
+from detection.datasets.layout import Dataset, Scene
+from detection.scenes import numbering
 from pipeline.artefacts import sha256_lines
 from pipeline.pairs import read_names
 from pipeline.stage import InputError, some_of
@@ -24,50 +20,48 @@ from pipeline.stage import InputError, some_of
 LISTS = Path(__file__).with_name("lists")
 # SHA-256 of the kept lists, training and test: an edited list is another split and needs another name.
 KEPT = {
+    "m3fd-scenes": (
+        "68ef20729fe48600c3cec7fc651ea78e03c65d4688c51563be04b7d3ccf2fbed",
+        "f3a5c665d63b212c8f32ddededb2c6ad9b5ddeea0f47c0dce53322bbd916bfe0",
+    ),
     "random-3800-400": (
         "38fd3c09e17787b37930596a4348fa460e0ceea93da3168da8591c34cac1d263",
         "8694d5f1aad12d55b04fc6fe68e4e10061c916b540e19c1a90f88f38c13f71fb",
-    )
+    ),
+    "zx": (
+        "2cc20fd5ed85e5a0166a36c7e99148446f6f2a5cfa11ee2675bbcbf4b575f307",
+        "cf984bd2bfdddf96053d3ca33b3a9a2da458e44952fc0e145bbc422d7b56d37d",
+    ),
+    "e2e-mfd": (
+        "ad434ae71c49da9022f5d4f24341fbf6b56576b79da84f7ac5fcca4ce3968cc4",
+        "7b6ca5b965e78cd0e9b5a5862d8f1c16e21e8e03d9ac1e5018f655f69421492b",
+    ),
+    "rgbxfusion": (
+        "e5f7d1c7f6dc000fbcc83ce37412954a7e98ce156221c8b32ab8a72a26421104",
+        "2e337c27295c2ef9fb3a73615073af8f51dbd302d4b2e4ecb4de09014fa00724",
+    ),
 }
-# A scene ends where a pair is less alike than this to the next, or where the numbering jumps by more than so many
-# times its usual step.
-SAME_SCENE = 0.5
-JUMP = 10
-SCENE_RULE = (
-    f"names in the order of their last number; a new block where the rest of the name changes, the number jumps by "
-    f"more than {JUMP} median steps, or the likeness to the pair before is below {SAME_SCENE}; blocks with near "
-    f"duplicates of each other (from {NEAR_DUPLICATE} on) stay together"
-)
+# A split by scenes has as many scenes as this on both sides, and the test's are worth as many of equal size, where the
+# data allow: what the statistics of the verdict ask for (`detection.differences`).
+ENOUGH = 12
+ENOUGH_EFFECTIVE = 8.0
+# No more of the test images than this may have a training image whose number is one higher or lower.
+MOST_NEIGHBOURS = 0.05
+DRAWS = 1000
 
 
 @dataclass(frozen=True)
 class Split:
     """The names of the training and the test images, each sorted, and how they were chosen.
 
-    `blocks`, of a split by scenes: each scene's names in order.
+    `by`, of a split by scenes: `place` or `sequence`, what was drawn whole.
     """
 
     kind: str
     train: tuple[str, ...]
     test: tuple[str, ...]
     seed: int | None = None
-    blocks: tuple[tuple[str, ...], ...] | None = None
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What else dataset.json says of the split."""
-        if self.blocks is None:
-            return {}
-        lines = (" ".join(block) for block in self.blocks)
-        largest = max(map(len, self.blocks))
-        return {
-            "blocks": {
-                "rule": SCENE_RULE,
-                "count": len(self.blocks),
-                "largest": largest,
-                "digest": sha256_lines(lines),
-            }
-        }
+    by: str | None = None
 
     @property
     def digests(self) -> tuple[str, str]:
@@ -110,7 +104,8 @@ def kept_split(kind: str, names: Sequence[str]) -> Split:
     split = _checked(kind, read_names(folder / "train.txt"), read_names(folder / "test.txt"))
     if split.digests != KEPT[kind]:
         raise InputError(f"{folder} is not the split {kind}: its digests differ; restore the lists")
-    wanted = {*split.train, *split.test}
+    apart = folder / "apart.txt"  # names of the data set that the split uses for neither
+    wanted = {*split.train, *split.test, *(read_names(apart) if apart.is_file() else ())}
     missing, surplus = sorted(wanted - set(names)), sorted(set(names) - wanted)
     if missing or surplus:
         raise InputError(
@@ -121,79 +116,72 @@ def kept_split(kind: str, names: Sequence[str]) -> Split:
     return split
 
 
-def scene_split(descriptors: Mapping[str, np.ndarray], test: int, seed: int) -> Split:
-    """Split by scenes: whole blocks of successive frames are drawn for the test until it has about `test` pairs.
+def scene_split(scenes: Mapping[str, Scene], boxes: Mapping[str, Collection[str]], test: int, seed: int) -> Split:
+    """Split by scenes: whole places or sequences are drawn for the test until it has about `test` images.
 
-    Groups of blocks are drawn in a seeded order, and each that still fits into `test` is taken; the rest trains. So the
-    test may have fewer pairs than wanted, never more.
+    They are drawn in a seeded order, and each that still fits into `test` is taken; the rest trains. So the test may
+    have fewer images than wanted, never more. Of `DRAWS` draws the first is taken that has every class with boxes in
+    two scenes on both sides, and few neighbours across (`MOST_NEIGHBOURS`). Places are drawn where that leaves enough
+    of them on both sides (`ENOUGH`), else sequences where those are enough, else what there is, places first.
 
     Args:
-        descriptors: (2, 768) by name, of all pairs, as `detection.likeness` makes them.
-        test: the wanted number of test pairs.
-        seed: of the order in which groups are drawn.
+        scenes: by name, of all images.
+        boxes: the names of the images with boxes of each class.
+        test: the wanted number of test images.
+        seed: of the draws.
 
     Raises:
-        InputError: no group fits, or nothing is left to train on.
+        InputError: no draw has images and every class on both sides.
     """
-    blocks = find_scenes(descriptors)
-    groups = _together(blocks, descriptors)
-    chosen: list[str] = []
-    for index in _shuffled(len(groups), seed):
-        if len(chosen) + len(groups[index]) <= test:
-            chosen += groups[index]
-    if not chosen or len(chosen) == len(descriptors):
-        raise InputError(
-            f"--split scene-blocked --test {test}: the {len(descriptors)} pairs are {len(groups)} groups of scenes, of "
-            f"{min(map(len, groups))} to {max(map(len, groups))} pairs; wanted a test set that holds one and leaves one"
-        )
-    taken = set(chosen)
-    split = _checked("scene-blocked", [name for name in descriptors if name not in taken], chosen, seed)
-    return replace(split, blocks=tuple(map(tuple, blocks)))
+    for least in (ENOUGH, 1):
+        for unit in ("place", "sequence"):
+            chosen = _draw(scenes, unit, boxes, test, seed, least)
+            if chosen:
+                split = _checked("scene-blocked", sorted(set(scenes) - chosen), sorted(chosen), seed)
+                return replace(split, by=unit)
+    sizes = Counter(scene.sequence for scene in scenes.values()).values()
+    raise InputError(
+        f"--split scene-blocked --test {test}: the {len(scenes)} pairs are {len(sizes)} sequences, of {min(sizes)} to "
+        f"{max(sizes)} pairs, at {len({scene.place for scene in scenes.values()})} places; wanted whole ones for the "
+        "test that leave some to train on, with boxes of every class on both sides: another --test, or --scenes FILE"
+    )
 
 
-def find_scenes(descriptors: Mapping[str, np.ndarray]) -> list[list[str]]:
-    """Return blocks of successive frames, by SCENE_RULE; every name is in one block."""
-    order = sorted(descriptors, key=_numbering)
-    keys = [_numbering(name) for name in order]
-    steps = [b[1] - a[1] for a, b in pairwise(keys) if a[0] == b[0]]
-    usual = max(float(np.median(steps)), 1.0) if steps else 1.0
-    blocks = [[order[0]]]
-    for a, b in pairwise(keys):
-        last, name = a[2], b[2]
-        same = a[0] == b[0] and b[1] - a[1] <= JUMP * usual
-        if same and likeness(descriptors[last][None], descriptors[name][None])[0, 0] >= SAME_SCENE:
-            blocks[-1].append(name)
-        else:
-            blocks.append([name])
-    return blocks
-
-
-def _numbering(name: str) -> tuple[str, int, str]:
-    """Return the name without its last number, that number, and the name, which makes the order complete."""
-    found = list(re.finditer(r"[0-9]+", name))
-    if not found:
-        return name, 0, name
-    start, end = found[-1].span()
-    return f"{name[:start]}#{name[end:]}", int(found[-1][0]), name
-
-
-def _together(blocks: Sequence[Sequence[str]], descriptors: Mapping[str, np.ndarray]) -> list[list[str]]:
-    """Return the names of groups of blocks: two blocks with a near duplicate in each other are in one group."""
-    names = [name for block in blocks for name in block]
-    block_of = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
-    stack = np.stack([descriptors[name] for name in names])
-    links = [], []
-    for start in range(0, len(names), ROWS_AT_ONCE):
-        rows, columns = np.nonzero(likeness(stack[start : start + ROWS_AT_ONCE], stack) >= NEAR_DUPLICATE)
-        links[0].append(block_of[rows + start])
-        links[1].append(block_of[columns])
-    rows, columns = map(np.concatenate, links)
-    graph = coo_array((np.ones(len(rows)), (rows, columns)), shape=(len(blocks), len(blocks)))
-    count, group_of = connected_components(graph, directed=False)
-    groups: list[list[str]] = [[] for _ in range(count)]
-    for name, block in zip(names, block_of, strict=True):
-        groups[group_of[block]].append(name)
-    return groups
+def _draw(
+    scenes: Mapping[str, Scene], unit: str, boxes: Mapping[str, Collection[str]], test: int, seed: int, least: int
+) -> set[str] | None:
+    """Return the names of a test set of whole scenes, at least `least` of them on both sides; None where none fits."""
+    names = sorted(scenes)
+    labels, scene_of = np.unique([getattr(scenes[name], unit) for name in names], return_inverse=True)
+    if len(labels) < 2 * least:
+        return None
+    index = {name: number for number, name in enumerate(names)}
+    sizes = np.bincount(scene_of)
+    holding = [
+        np.bincount(scene_of[[index[name] for name in found]], minlength=len(labels)) for found in boxes.values()
+    ]
+    holding = [counts for counts in holding if np.count_nonzero(counts) > 1]  # one scene cannot be on both sides
+    keys = {numbering(name)[:2]: name for name in names if numbering(name)[1] >= 0}
+    pairs = [(name, keys.get((rest, number + 1))) for (rest, number), name in keys.items()]
+    neighbours = np.array([(index[a], index[b]) for a, b in pairs if b], int).reshape(-1, 2)
+    for draw in range(DRAWS):
+        taken = np.zeros(len(labels), bool)
+        room = test
+        for scene in _shuffled(len(labels), [seed, draw]):
+            if sizes[scene] <= room:
+                taken[scene], room = True, room - sizes[scene]
+        if not least <= taken.sum() <= len(labels) - least:
+            continue
+        if least == ENOUGH and sizes[taken].sum() ** 2 < ENOUGH_EFFECTIVE * (sizes[taken] ** 2).sum():
+            continue
+        if not all(counts[taken].any() and counts[~taken].any() for counts in holding):
+            continue
+        tested = taken[scene_of]
+        apart = neighbours[tested[neighbours[:, 0]] != tested[neighbours[:, 1]]]
+        exposed = np.unique(apart[tested[apart]])
+        if len(exposed) <= MOST_NEIGHBOURS * tested.sum():
+            return {names[at] for at in np.flatnonzero(tested)}
+    return None
 
 
 def list_split(train: Path, test: Path, suffixes: Sequence[str] = ()) -> Split:

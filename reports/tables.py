@@ -14,6 +14,7 @@ from typing import Any
 
 import pandas as pd
 
+from detection.leakage import exposure_words
 from pipeline.artefacts import read_json, sha256_json, write_csv
 from pipeline.stage import InputError, run
 from reports import paper
@@ -237,10 +238,7 @@ def _fusion_table(
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:
-    return (
-        f"Leakage: {leakage['near_duplicates']} of {leakage['images']} test images ({leakage['share']:.1%}) have a "
-        f"near duplicate in training, likeness {leakage['threshold']} or more ({leakage['descriptor']})."
-    )
+    return f"Leakage: {exposure_words(leakage)} (likeness {leakage['threshold']} or more, {leakage['descriptor']})."
 
 
 def _split_facts(split: Split) -> dict[str, Any]:

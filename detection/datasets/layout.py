@@ -1,6 +1,6 @@
 """What a data set has to say about itself: its classes, where its files lie, whether it has a split of its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,19 @@ class Layout:
 
 
 @dataclass(frozen=True)
+class Scene:
+    """Where one image was taken: its sequence, a run of frames at one place, and the place, all its sequences together.
+
+    `condition` is empty where none is stated; `source` says who knows.
+    """
+
+    sequence: str
+    place: str
+    condition: str
+    source: str
+
+
+@dataclass(frozen=True)
 class Dataset:
     """One data set.
 
@@ -29,6 +42,8 @@ class Dataset:
             no split.
         condition: from the root and an image's name to its condition (`day`, `night`, ...), or None where the data set
             does not say; None for a data set that never says.
+        scenes: from the root and all names to the scenes of those that the data set has an answer for; None for a data
+            set whose scenes are found from its images.
         bands: how the files of the two bands are told apart and read.
     """
 
@@ -36,6 +51,7 @@ class Dataset:
     layout: Callable[[Path], Layout]
     own_split: Callable[[Path], tuple[list[str], list[str]] | None]
     condition: Callable[[Path, str], str | None] | None = None
+    scenes: Callable[[Path, Sequence[str]], Mapping[str, Scene]] | None = None
     bands: Bands = Bands()  # noqa: RUF009  # frozen
 
 

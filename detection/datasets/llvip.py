@@ -1,12 +1,15 @@
 """LLVIP (Jia et al., ICCV workshops 2021): 15,488 aligned pairs of 1280x1024, nearly all at night, boxes of persons.
 
 The split is the authors' own: the folders `train` and `test` below `visible` and `infrared`. The boxes of both lie in
-`Annotations`, as Pascal VOC.
+`Annotations`, as Pascal VOC. A name has six digits: the first two number the camera's place, one video each, the other
+four the frame.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
-from detection.datasets.layout import Dataset, Layout
+from detection.datasets.layout import Dataset, Layout, Scene
 from pipeline.pairs import find_images
 
 CLASSES = ("person",)
@@ -23,4 +26,11 @@ def own_split(root: Path) -> tuple[list[str], list[str]]:
     return list(find_images(root / "visible" / "train")), list(find_images(root / "visible" / "test"))
 
 
-LLVIP = Dataset(CLASSES, layout, own_split)
+def scenes(root: Path, names: Sequence[str]) -> dict[str, Scene]:
+    """Return the place that the first two of a name's six digits say; it is the sequence as well."""
+    return {
+        name: Scene(name[:2], name[:2], "", "LLVIP's numbering") for name in names if re.fullmatch("[0-9]{6}", name)
+    }
+
+
+LLVIP = Dataset(CLASSES, layout, own_split, scenes=scenes)

@@ -45,12 +45,12 @@ class Sources:
         return dataset_root(self.config)
 
     def split_lists(self) -> list[str]:
-        """Return the files that name the training and the test images, where the split is made of such files."""
+        """Return the files that name the training and the test images or their scenes, where there are such files."""
         settings = self.config["dataset"]
         names = [settings["train_list"], settings["test_list"]]
         if settings["split"] == "own" and settings["name"] != "synthetic":
             names = [str(path) for path in Path(self.root).glob("t*.txt") if path.stem in ("train", "test")]
-        return sorted(filter(None, names))
+        return sorted(filter(None, [*names, settings["scenes"]]))
 
     def folders(self, kind: str) -> list[str]:
         """Return the data set's folders of `visible` images, `infrared` images or `labels`."""

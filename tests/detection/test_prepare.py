@@ -1,3 +1,4 @@
+import csv
 import json
 
 import cv2
@@ -162,15 +163,33 @@ def test_split_whose_test_pairs_are_in_training_is_refused(m3fd, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
-def test_conditions_of_m3fd_are_derived_from_luma(m3fd, tmp_path):
+def rows(folder):
+    with (folder / "scenes.csv").open(encoding="utf-8", newline="") as file:
+        return {row["name"]: row for row in csv.DictReader(file)}
+
+
+def test_conditions_and_scenes_of_m3fd_are_those_of_its_ranges(m3fd, tmp_path):
+    facts = run(m3fd, tmp_path / "out", "--split", "random", "--train", "4", "--test", "2")
+    conditions = json.loads((tmp_path / "out" / "conditions.json").read_text(encoding="utf-8"))
+    assert conditions["source"] == "M3FD's scenario.json, as shipped"
+    assert len(conditions["images"]) == 6
+    assert (conditions["images"]["00000"], conditions["images"]["z"]) == ("overcast", None)
+    found = rows(tmp_path / "out")
+    assert found["00000"]["sequence"] == "overcast/lake/00000-00059" and found["00000"]["place"] == "overcast/lake"
+    assert found["z"]["source"] == "numbers and images" and len(found) == 6
+    assert facts["split"]["unit"] == "sequence" and facts["leakage"]["sequence"] > 0
+
+
+def test_conditions_of_folders_are_derived_from_luma(m3fd, tmp_path):
     for folder in ("Vis", "Ir"):
         image = cv2.imread(str(m3fd / folder / "z.png"), cv2.IMREAD_UNCHANGED)
         cv2.imwrite(str(m3fd / folder / "z.png"), image // 2 + np.uint8(100))
-    run(m3fd, tmp_path / "out", "--split", "random", "--train", "4", "--test", "2")
+    folders = ["--visible", "Vis", "--infrared", "Ir", "--labels", "Annotation", "--classes", "People", "Car"]
+    run(m3fd, tmp_path / "out", *RANDOM, *folders, dataset="folders")
     conditions = json.loads((tmp_path / "out" / "conditions.json").read_text(encoding="utf-8"))
     assert "mean luma is below 55" in conditions["source"]
     assert len(conditions["images"]) == 6 and conditions["images"]["z"] == "day"
-    assert conditions["images"]["00000"] == "night"
+    assert conditions["images"]["00000"] == "night" == rows(tmp_path / "out")["00000"]["condition"]
 
 
 def test_conditions_of_generated_scenes_are_the_generators(tmp_path):
@@ -182,9 +201,20 @@ def test_conditions_of_generated_scenes_are_the_generators(tmp_path):
     conditions = json.loads((tmp_path / "out" / "conditions.json").read_text())
     drawn = {f"{index:05}": make_scene(3, index, 96, 72).condition for index in range(8)}
     assert conditions == {"source": "the data set", "images": drawn}
+    found = rows(tmp_path / "out")
+    assert {name: row["condition"] for name, row in found.items()} == drawn
+    assert all(row["sequence"] == row["place"] == name for name, row in found.items())
 
 
 def test_split_by_scenes_is_described(m3fd, tmp_path):
-    facts = run(m3fd, tmp_path / "out", "--split", "scene-blocked", "--test", "2")
-    assert facts["split"]["kind"] == "scene-blocked" and facts["split"]["test"] <= 2
-    assert set(facts["split"]["blocks"]) == {"rule", "count", "largest", "digest"}
+    (tmp_path / "mine.csv").write_text(
+        "name,sequence,place\n00000,s,p\n00001,s,p\n00002,t,q\n00003,t,q\na b's ü,u,r\nz,v,r\n", encoding="utf-8"
+    )
+    options = ["--split", "scene-blocked", "--test", "2", "--scenes", str(tmp_path / "mine.csv")]
+    facts = run(m3fd, tmp_path / "out", *options)
+    split = facts["split"]
+    assert (split["kind"], split["by"], split["unit"], split["test"]) == ("scene-blocked", "place", "place", 2)
+    assert split["scenes"]["train"] == {"sequence": split["scenes"]["train"]["sequence"], "place": 2}
+    assert split["scenes"]["sources"] == ["the user's file"] and len(split["scenes"]["digest"]) == 64
+    assert facts["leakage"]["place"] == facts["leakage"]["sequence"] == 0
+    assert {name: row["place"] for name, row in rows(tmp_path / "out").items()}["z"] == "r"

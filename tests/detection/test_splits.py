@@ -1,11 +1,11 @@
-import cv2
-import numpy as np
+import json
+from dataclasses import replace
+
 import pytest
 
-from detection.likeness import describe, likeness, look_at
-from detection.splits import KEPT, find_scenes, kept_split, limited, list_split, random_split, scene_split
-from fusion.synthetic.__main__ import write_scenes
-from pipeline.pairs import find_pairs
+from detection.datasets.layout import Scene
+from detection.datasets.m3fd import all_scenes
+from detection.splits import KEPT, kept_split, limited, list_split, random_split, scene_split
 from pipeline.stage import InputError
 
 NAMES = [f"{number:05}" for number in range(100)]
@@ -72,52 +72,76 @@ def test_the_kept_list_is_refused_for_other_names(names):
         kept_split("random-3800-400", names)
 
 
-def sequences(rng, lengths, visits=None):
-    """Frames of standing cameras in a row: names numbered through, each place a texture of its own, noise on it."""
-    visits = visits or range(len(lengths))
-    places = {place: rng.integers(0, 256, (2, 6, 8)).astype(np.uint8) for place in sorted(set(visits))}
-    frames, number = {}, 0
-    for place, length in zip(visits, lengths, strict=True):
-        for _ in range(length):
-            bands = [cv2.resize(band, (160, 120), interpolation=cv2.INTER_CUBIC) for band in places[place]]
-            noisy = [np.clip(band + rng.normal(0, 12, band.shape), 0, 255).astype(np.uint8) for band in bands]
-            frames[f"{number:04}"] = np.stack([describe(band) for band in noisy])
-            number += 1
-    return frames
+@pytest.mark.parametrize("kind", KEPT)
+def test_a_kept_list_is_taken_whole_for_m3fds_names(kind):
+    split = kept_split(kind, M3FD_NAMES)
+    sizes = {"m3fd-scenes": (3004, 1196), "zx": (2905, 1295), "e2e-mfd": (2940, 1260), "rgbxfusion": (2727, 840)}
+    assert (len(split.train), len(split.test)) == sizes.get(kind, (3800, 400))
 
 
-def test_scenes_are_found_where_the_camera_moved(rng):
-    lengths = [7, 1, 12, 5, 30, 2]
-    assert [len(block) for block in find_scenes(sequences(rng, lengths))] == lengths
+def test_the_kept_scenes_are_a_draw_of_whole_places_with_every_class(shared):
+    truth = json.loads((shared / "data/m3fd_labels/boxes.json").read_text())
+    names = {image["id"]: image["file_name"][:5] for image in truth["images"]}
+    boxes = {category["id"]: set() for category in truth["categories"]}
+    for box in truth["annotations"]:
+        boxes[box["category_id"]].add(names[box["image_id"]])
+    scenes, kept = all_scenes(), kept_split("m3fd-scenes", M3FD_NAMES)
+    assert replace(scene_split(scenes, boxes, 1200, seed=222), by=None, seed=None, kind=kept.kind) == kept
+    assert all(found & set(kept.test) and found & set(kept.train) for found in boxes.values())
+    assert len({scenes[name].sequence for name in kept.test}) >= 25
+    assert not {scenes[name].place for name in kept.test} & {scenes[name].place for name in kept.train}
 
 
-def test_scenes_end_where_the_name_changes_or_the_number_jumps(rng):
-    (frame,) = sequences(rng, [1]).values()
-    names = ["a00001", "a00002", "a00003", "a00900", "b00004"]
-    assert find_scenes(dict.fromkeys(names, frame)) == [["a00001", "a00002", "a00003"], ["a00900"], ["b00004"]]
+def made(lengths, of_place=lambda sequence: sequence):
+    """Scenes of sequences of such lengths, each name 100 numbers from the sequence before."""
+    return {
+        f"{100 * sequence + frame:05}": Scene(f"s{sequence}", f"p{of_place(sequence)}", "", "made")
+        for sequence, length in enumerate(lengths)
+        for frame in range(length)
+    }
 
 
-def test_no_scene_is_shared_between_train_and_test(rng):
-    frames = sequences(rng, [10, 8, 6, 9, 12, 7, 5, 11], visits=[0, 1, 2, 3, 4, 1, 5, 6])
+def cut(split, scenes, unit):
+    return {getattr(scenes[name], unit) for name in split.train} & {getattr(scenes[name], unit) for name in split.test}
+
+
+def test_whole_places_are_split_where_there_are_enough():
+    scenes = made([5] * 80, lambda sequence: sequence // 2)
+    split = scene_split(scenes, {}, 150, seed=0)
+    assert split.by == "place" and not cut(split, scenes, "place") and len(split.test) == 150
+    assert split == scene_split(dict(reversed(scenes.items())), {}, 150, seed=0) != scene_split(scenes, {}, 150, seed=1)
+
+
+def test_sequences_are_split_where_places_are_too_few():
+    scenes = made([5] * 80, lambda sequence: sequence // 20)
+    split = scene_split(scenes, {}, 150, seed=0)
+    assert split.by == "sequence" and not cut(split, scenes, "sequence") and cut(split, scenes, "place")
+
+
+def test_places_are_split_where_neither_is_enough():
+    scenes = made([5] * 8, lambda sequence: sequence // 2)
+    split = scene_split(scenes, {}, 10, seed=0)
+    assert split.by == "place" and len(split.test) == 10 and not cut(split, scenes, "place")
+
+
+def test_a_rare_class_is_on_both_sides_of_a_split_by_scenes():
+    scenes = made([5] * 60)
+    rare = {"00300", "04500"}
+    for seed in range(10):
+        split = scene_split(scenes, {"rare": rare, "absent": set(), "once": {"00100"}}, 75, seed)
+        assert len(rare & set(split.test)) == 1
+
+
+def test_few_neighbours_are_left_across_a_split_by_scenes():
+    names = [f"{number:05}" for number in range(900)]
+    scenes = {name: Scene(f"s{int(name) // 30}", f"s{int(name) // 30}", "", "made") for name in names}
     for seed in range(5):
-        split = scene_split(frames, 25, seed)
-        assert 0 < len(split.test) <= 25 and len(split.train) + len(split.test) == len(frames)
-        assert split == scene_split(dict(reversed(frames.items())), 25, seed)
-        for block in split.blocks:
-            assert set(block) <= set(split.train) or set(block) <= set(split.test)
-        stacks = [np.stack([frames[name] for name in part]) for part in (split.train, split.test)]
-        assert likeness(*stacks).max() < 0.5  # the place that is visited twice too
-        assert split.facts["blocks"]["count"] == 8 and len(split.facts["blocks"]["digest"]) == 64
+        split = scene_split(scenes, {}, 400, seed)
+        known = {int(name) for name in split.train}
+        left = [name for name in split.test if known & {int(name) - 1, int(name) + 1}]
+        assert 0 < len(left) <= 0.05 * len(split.test)
 
 
-def test_one_scene_cannot_be_split_by_scenes(rng):
-    with pytest.raises(InputError, match="are 1 groups of scenes, of 20 to 20 pairs"):
-        scene_split(sequences(rng, [20]), 5, seed=0)
-
-
-def test_the_generators_scenes_are_single_scenes(tmp_path):
-    write_scenes(tmp_path, 16, 8, (96, 72), 0)
-    looks = look_at(find_pairs(tmp_path / "Vis", tmp_path / "Ir"))
-    split = scene_split({name: look.descriptor for name, look in looks.items()}, 8, seed=0)
-    assert len(split.blocks) >= 22
-    assert len(split.test) == 8
+def test_one_scene_cannot_be_split_by_scenes():
+    with pytest.raises(InputError, match="the 20 pairs are 1 sequences, of 20 to 20 pairs, at 1 places"):
+        scene_split(made([20]), {}, 5, seed=0)

@@ -65,6 +65,7 @@ rule prepare_split:
         truth_test="<results>/data/split/truth_test.json",
         leakage="<results>/data/split/leakage.json",
         conditions="<results>/data/split/conditions.json",
+        scenes="<results>/data/split/scenes.csv",
         dataset="<results>/data/split/dataset.json",
     log:
         "<results>/logs/prepare_split.log",
