@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from detection.average_precision import evaluate
+from detection.average_precision import MOST_DETECTIONS, evaluate
 from pipeline.compiled import compiled
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
@@ -36,13 +36,17 @@ class Matches:
     ignored: np.ndarray | None = None
 
 
-def accumulate_matches(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> list[Matches]:
+def accumulate_matches(
+    truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], most: int = MOST_DETECTIONS
+) -> list[Matches]:
     """Return the matches of each class, images in the order of their ids; pycocotools makes them.
+
+    `most` is how many of the best detections of a class in an image count.
 
     Raises:
         InputError: as `detection.average_precision.evaluate`.
     """
-    evaluation = evaluate(truth, predictions, areas=("all",))
+    evaluation = evaluate(truth, predictions, areas=("all",), most=most)
     images, overlaps = len(evaluation.params.imgIds), len(evaluation.params.iouThrs)
     classes = []
     for k in range(len(evaluation.params.catIds)):

@@ -1,8 +1,8 @@
 """Average precision of detections by the COCO protocol (Lin et al., 2014), as pycocotools computes it.
 
 AP is the mean of AP at the intersections over union 0.50, 0.55, ..., 0.95, each the mean of the interpolated precision
-at 101 recalls, over at most the 100 best detections of an image. Values are fractions in 0..1. A class without a box in
-the ground truth has no AP: it is NaN, and the average is over the others.
+at 101 recalls, over at most the 100 best detections of each class in an image. Values are fractions in 0..1. A class
+without a box in the ground truth has no AP: it is NaN, and the average is over the others.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ from pycocotools.cocoeval import COCOeval
 from pipeline.artefacts import read_json, sha256_json, versions, write_json
 from pipeline.stage import InputError
 
-PROTOCOL = "COCO AP@[0.50:0.95] by pycocotools, at most 100 detections an image"
+PROTOCOL = "COCO AP@[0.50:0.95] by pycocotools, at most 100 detections of each class in an image"
 MOST_DETECTIONS = 100
 AREAS = ("all", "small", "medium", "large")  # COCO's: below 32x32, below 96x96 pixels, and above
 # Where a detection counts or does not, it counts from this score on: the same for every variant and chosen before any
@@ -38,8 +38,8 @@ class Scores:
     Attributes:
         classes: class names in the order of the arrays.
         boxes: ground-truth boxes of each class.
-        precision: (T, R, K, A, M): 10 overlaps, 101 recalls, classes, areas (all, small, medium, large), detections an
-            image (1, 10, 100); NaN where undefined.
+        precision: (T, R, K, A, M): 10 overlaps, 101 recalls, classes, areas (all, small, medium, large), detections of
+            a class in an image (1, 10, 100); NaN where undefined.
         recall: (T, K, A, M), the greatest recall reached; NaN where undefined.
     """
 
@@ -57,7 +57,7 @@ class Scores:
         """Return each class's numbers and their averages over the classes where they are defined.
 
         AP, AP50, AP75; AP_small, AP_medium, AP_large by the area of the true box; AR100, the greatest recall with 100
-        detections an image, meant over the overlaps.
+        detections of a class in an image, meant over the overlaps.
         """
         values = {
             "AP": self.average_precision(),
@@ -98,11 +98,14 @@ def score(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) ->
 
 
 def evaluate(
-    truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], areas: Sequence[str] = AREAS
+    truth: Mapping[str, Any],
+    predictions: Sequence[Mapping[str, Any]],
+    areas: Sequence[str] = AREAS,
+    most: int = MOST_DETECTIONS,
 ) -> COCOeval:
     """Return pycocotools' evaluation with every image's matches, not yet accumulated; raises as `score`.
 
-    Each of `areas` costs as much as the others.
+    Each of `areas` costs as much as the others. `most` is how many detections of a class in an image count.
     """
     _check(truth, predictions)
     # pycocotools prints as it works, and writes into what it is given.
@@ -111,6 +114,7 @@ def evaluate(
         found = _coco(truth, [_detection(number, p) for number, p in enumerate(predictions, 1)])
         evaluation = COCOeval(expected, found, "bbox")
         assert evaluation.params.maxDets[-1] == MOST_DETECTIONS
+        evaluation.params.maxDets[-1] = most
         ranges = dict(zip(evaluation.params.areaRngLbl, evaluation.params.areaRng, strict=True))
         evaluation.params.areaRngLbl = list(areas)
         evaluation.params.areaRng = [ranges[name] for name in areas]

@@ -59,10 +59,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lead = leaders(table)
     answer, trust = verdict(table, facts["dataset"], significance)
     parts, condition_images = parts_table(runs, variants)
-    gains = {
-        "By class": changes(table, split.classes, lead),
-        "By condition": changes(parts, list(condition_images), lead),
-    }
+    gains = changes(table, split.classes, lead, significance)
     tables = [detection_section(table, facts, split, runs, fused_facts, significance)]
     if len(parts.columns) > 1:
         tables.append(parts_section(parts, condition_images))
@@ -85,7 +82,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "title": TITLE,
         "answer": answer,
         "trust": trust,
-        "changes": [(title, found) for title, found in gains.items() if found],
+        "lead": lead,
+        "changes": gains,
         "facts": facts,
         "fused": fused_facts,
         "tables": tables,

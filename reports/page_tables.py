@@ -20,7 +20,7 @@ from reports.tables_layout import (
 )
 from reports.verdict import tied_with_best
 
-TIES = "≈: Average is not shown to differ from the best one's at 95 % (paired bootstrap; {})."
+TIES = "≈: Average is not shown to differ from the best one's (exploration; see Against the best)."
 SEEDS_BELOW = "Below an average: the lowest to the highest seed."
 INTERVAL_BELOW = "Below an average: its 95 % interval."
 
@@ -43,7 +43,7 @@ def detection_section(
     if any(bounds):
         notes.append(INTERVAL_BELOW if "Average_interval" in cells else SEEDS_BELOW)
     if significance and tied:
-        notes.append(TIES.format(significance["correction"]))
+        notes.append(TIES)
     rows = table_rows(table, layout, detection_tip(runs, fused, significance), tied, below)
     return _section("table2", "Table II: the detector on each variant", rows, layout, notes)
 
@@ -151,6 +151,10 @@ def detection_tip(
         bounds = known.get(variant, {}).get(column, {})
         if bounds.get("low") is not None:
             lines.append(f"95 % interval: {bounds['low']:.3f} to {bounds['high']:.3f}")
+        if bounds:
+            lines.append(f"{bounds['boxes']} boxes in {bounds['scenes']} scenes")
+            undefined = f"{bounds['undefined']} draws undefined" if bounds["undefined"] else ""
+            lines += filter(None, (undefined, bounds["remark"]))
         return lines
 
     return tip

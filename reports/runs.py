@@ -129,7 +129,7 @@ def read_significance(file: Path, split: Split, runs: Sequence[Run]) -> dict[str
         InputError: it is of other labels, or of other predictions than an ap.json states.
     """
     significance = read_json(file)
-    for key in ("variants", "comparisons", "provenance", "method", "samples", "correction"):
+    for key in ("variants", "comparisons", "against_bands", "provenance", "method", "samples", "correction"):
         required(significance, key, file)
     stated = significance["provenance"]
     truth, labels = _labels(split, "test")

@@ -29,7 +29,7 @@ from reports.tables_layout import (
     fusion_notes,
     metric_directions,
 )
-from reports.verdict import against, leaders
+from reports.verdict import against_bands, against_best, statement
 
 
 def detection_table(scores: pd.DataFrame, classes: Sequence[str], paper: Mapping[str, Mapping] | None) -> pd.DataFrame:
@@ -62,20 +62,20 @@ def add_significance(table: pd.DataFrame, classes: Sequence[str], significance: 
     """Return Table II with intervals and verdicts.
 
     `<column>_interval_low` and `_high` bound the 95 % interval of each class and of `Average`. `against_best` is
-    `best`, `tie` (not shown to differ from the best average) or `worse`; `against_band` compares with the better
-    single band: `better`, `worse`, `no difference shown`, or empty for that band itself.
+    `best`, `tie` (not shown to differ from the best average), `worse` or `not tested`, by the statement about methods
+    where there is one. `against_bands` says of these trained detectors, and `against_bands_methods`, where seeds
+    suffice, of the methods: `ahead` of both bands, `behind` either, `not shown` or `not tested`; empty for a band.
     """
     table = table.copy()
     for name in (*classes, "Average"):
         for bound in ("low", "high"):
             values = [significance["variants"][variant][name][bound] for variant in table["variant"]]
             table[f"{name}_interval_{bound}"] = pd.array(values, dtype=float)
-    lead = leaders(table)
-    words = {"no difference shown": "tie"}
-    compared = {name: words.get(word, word) for name, word in against(table, significance, lead.best).items()}
-    table["against_best"] = ["best" if name == lead.best else compared.get(name, "") for name in table["variant"]]
-    compared = against(table, significance, lead.band)
-    table["against_band"] = [compared.get(name, "") for name in table["variant"]]
+    compared = against_best(table, significance)
+    table["against_best"] = [compared.get(name, "") for name in table["variant"]]
+    table["against_bands"] = [against_bands(significance, name, "trained") for name in table["variant"]]
+    if statement(significance) == "methods":
+        table["against_bands_methods"] = [against_bands(significance, name, "methods") for name in table["variant"]]
     return table
 
 
@@ -124,6 +124,18 @@ def detection_facts(split: Split, shared: Mapping[str, Any], seeds: Sequence[int
             else "not measured: one seed"
         ),
     }
+
+
+def significance_facts(significance: Mapping[str, Any]) -> dict[str, str]:
+    """Return what Table II says of its intervals and marks."""
+    facts = {
+        "significance": f"{significance['method']}, {significance['samples']} draws, 95 %",
+        "marks": (
+            f"{'methods' if statement(significance) == 'methods' else 'these trained detectors'}; corrected by "
+            f"{significance['correction']}"
+        ),
+    }
+    return facts | ({"untested": significance["untested"]} if significance["untested"] else {})
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -197,9 +209,7 @@ def _detection_table(
     if options.significance:
         significance = read_significance(options.significance, split, runs)
         table = add_significance(table, split.classes, significance)
-        facts["significance"] = (
-            f"{significance['method']}, {significance['samples']} draws, 95 %, {significance['correction']}"
-        )
+        facts |= significance_facts(significance)
     leakage = split.file.with_name("leakage.json")
     if leakage.is_file():
         facts["leakage"] = _leakage_note(read_json(leakage))

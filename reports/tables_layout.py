@@ -53,8 +53,13 @@ def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool =
     if "Average_paper" in table:
         columns |= {"Average_paper": "Average (paper)", "Average_difference": "ours - paper"}
     if "Average_interval_low" in table:
-        columns |= {"against_best": "Against the best", "against_band": "Against the better band"}
-    digits = {name: 3 for name in columns if name not in ("variant", "against_best", "against_band")}
+        columns |= {"against_best": "Against the best", "against_bands": "Against both bands"}
+        if "against_bands_methods" in table:
+            columns |= {
+                "against_bands": "Against both bands: detectors",
+                "against_bands_methods": "Against both bands: methods",
+            }
+    digits = {name: 3 for name in columns if name != "variant" and not name.startswith("against")}
     return Layout(columns, digits, dict.fromkeys(ranked, True))
 
 
@@ -89,7 +94,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     if len(seeds) == 1:
         notes.append(
             f"One seed ({seeds[0]}): differences smaller than the spread between seeds, which was not measured, are "
-            "not known to be real; intervals, where there are any, are over test images alone."
+            "not known to be real; intervals and tests, where there are any, are about these trained detectors."
         )
     else:
         notes.append(
@@ -97,7 +102,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
             "confidence interval."
         )
     if "significance" in facts:
-        notes.append(f"Intervals and ties: {facts['significance']}. Tie: not shown to differ from the best average.")
+        notes += significance_notes(facts)
     if "leakage" in facts:
         notes.append(facts["leakage"])
     if "late" in facts:
@@ -105,6 +110,19 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     if "paper" in facts:
         notes.append(f"Paper: {facts['paper']}.")
     return [*notes, MARKS]
+
+
+def significance_notes(facts: Mapping[str, Any]) -> list[str]:
+    """Return the footnotes on intervals and on the columns that compare."""
+    intervals = f"Intervals: {facts['significance']}, of these trained detectors."
+    if "untested" in facts:
+        return [intervals, f"No difference is tested: {facts['untested']}."]
+    return [
+        intervals,
+        "Against both bands: ahead of both (the larger of two one-sided p values below 0.025, Holm over the variants), "
+        "behind either (Holm over variants and bands), or not shown; the run's question, fixed before its results.",
+        f"Against the best: exploration. Tie: not shown to differ from the best average, as {facts['marks']}.",
+    ]
 
 
 def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:

@@ -32,43 +32,70 @@ def leaders(table: pd.DataFrame) -> Leaders:
     return Leaders(*(str(average[list(names)].idxmax()) if len(names) else None for names in groups))
 
 
+def statement(significance: Mapping[str, Any]) -> str:
+    """Return which statement is made of differences: about `methods` from three seeds on, else `trained` detectors."""
+    return "methods" if significance["training"] else "trained"
+
+
 def comparison(significance: Mapping[str, Any], first: str, second: str) -> dict[str, Any]:
     """Return what detection.significance found of two variants' averages, `first` less `second`."""
     for entry in significance["comparisons"]:
         if (entry["first"], entry["second"]) == (first, second):
             return dict(entry)
         if (entry["first"], entry["second"]) == (second, first):
-            turned = {"difference": -entry["difference"], "low": -entry["high"], "high": -entry["low"]}
-            return {**entry, "first": first, "second": second, **turned}
+            classes = {name: _turned(values) for name, values in entry.get("classes", {}).items()}
+            return {**_turned(entry), "first": first, "second": second, "classes": classes}
     raise KeyError(f"no comparison of {first!r} with {second!r}")
 
 
-def against(table: pd.DataFrame, significance: Mapping[str, Any], other: str | None) -> dict[str, str]:
-    """Return how each variant of Table II compares with `other`: `better`, `worse` or `no difference shown`.
+def _turned(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a difference, and its bounds, the other way round."""
+    other = {"difference": "difference", "low": "high", "high": "low"}
+    other |= {"methods_low": "methods_high", "methods_high": "methods_low"}
+    turned = {key: entry[source] for key, source in other.items() if key in entry}
+    return {**entry, **{key: None if value is None else -value for key, value in turned.items()}}
 
-    Left out are `other` itself and variants without an Average; where `other` is None, all are.
+
+def against_best(table: pd.DataFrame, significance: Mapping[str, Any]) -> dict[str, str]:
+    """Return how each variant of Table II compares with the best average: `best`, `tie`, `worse` or `not tested`.
+
+    A tie is not shown to differ. Variants without an Average are left out.
     """
-    average = _averages(table)
+    best, average = leaders(table).best, _averages(table)
     told = {}
-    for variant in average.index.drop(other) if other is not None else ():
-        if not comparison(significance, variant, other)["different"]:
-            told[variant] = "no difference shown"
+    for variant in average.index:
+        if variant == best:
+            told[variant] = "best"
+        elif significance["untested"]:
+            told[variant] = "not tested"
         else:
-            told[variant] = "better" if average[variant] > average[other] else "worse"
+            differ = comparison(significance, variant, best)[f"{statement(significance)}_differ"]
+            told[variant] = "worse" if differ else "tie"
     return told
 
 
 def tied_with_best(table: pd.DataFrame, significance: Mapping[str, Any] | None) -> set[str]:
     """Return the variants whose average is not shown to differ from the best one's, the best itself left out."""
-    told = against(table, significance, leaders(table).best) if significance else {}
-    return {variant for variant, word in told.items() if word == "no difference shown"}
+    told = against_best(table, significance) if significance else {}
+    return {variant for variant, word in told.items() if word == "tie"}
+
+
+def against_bands(significance: Mapping[str, Any], variant: str, kind: str) -> str:
+    """Return `ahead` (of both bands), `behind` (either), `not shown`, `not tested`, or nothing for a band itself.
+
+    `kind` is the statement: `trained` or `methods`.
+    """
+    found = significance["against_bands"].get(variant)
+    if found is None:
+        return ""
+    return "not tested" if significance["untested"] else found[kind]["verdict"]
 
 
 def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] | None = None) -> tuple[str, str]:
-    """Return the answer in one sentence and, in others, how far it can be trusted.
+    """Return the answer in one or two sentences and, in others, how far it can be trusted.
 
-    The best fused variant is compared with the better single band. `significance` is what detection.significance
-    wrote, if it ran.
+    With `significance`, what detection.significance wrote, the answer is the confirmatory one: which fused variants are
+    ahead of both single bands. Without it the best fused variant's average stands beside the better band's.
     """
     lead, average = leaders(table), _averages(table)
     method, band = lead.fused, lead.band
@@ -78,53 +105,93 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
         return f"This run cannot say: no detector has learned, the best reached {average.max():.3f}.", ""
     printed = average.round(3)
     gain = round(float(printed[method] - printed[band]), 3)
-    compared = comparison(significance, method, band) if significance else None
-    chance = ", which chance can explain" if gain and compared is not None and not compared["different"] else ""
-    said = "Fusion scored higher" if gain > 0 else "Fusion scored lower" if gain < 0 else "Fusion made no difference"
-    answer = (
-        f"{said} on {dataset}: the best fused variant, {method}, reached a mean average precision of "
-        f"{printed[method]:.3f}; the better single band, {band}, {printed[band]:.3f} ({gain:+.3f}{chance})."
+    scores = (
+        f"the best fused variant, {method}, reached a mean average precision of {printed[method]:.3f}; the better "
+        f"single band, {band}, {printed[band]:.3f} ({gain:+.3f})."
     )
-    fused = printed[fused_variants(printed.index)]
-    trust = [f"{(fused > printed[band]).sum()} of {len(fused)} fused variants scored above {band}."]
+    fused = fused_variants(printed.index)
+    if significance:
+        answer, trust = _confirmed(fused, dataset, significance, method, [name for name in BANDS if name in printed])
+        answer = f"{answer} {scores[0].upper()}{scores[1:]}"
+    else:
+        said = "scored higher" if gain > 0 else "scored lower" if gain < 0 else "made no difference"
+        answer = f"Fusion {said} on {dataset}, and no test says whether by more than chance: {scores}"
+        trust = [f"{(printed[fused] > printed[band]).sum()} of {len(fused)} fused variants scored above {band}."]
+        trust.append(f"Seeds: {int(table['seeds'].min())}. A best of several flatters its winner.")
     if LATE in printed:
         trust.append(
             f"Pooling the boxes of both bands' detectors, without fusing any image, reached {printed[LATE]:.3f}."
         )
-    seeds = int(table["seeds"].min())
-    if compared is not None:
-        low, high = compared["low"], compared["high"]
-        told = "can be told from chance" if compared["different"] else "cannot be told from chance"
-        trust.append(
-            f"The difference between {method} and {band} {told}: its 95 % interval by itself is {low:+.3f} to "
-            f"{high:+.3f}, p {printed_p(compared['p_holm'])} after correction for all comparisons "
-            f"({significance['method']}, {significance['samples']} draws). A best of several flatters its winner."
-        )
-        if seeds == 1:
-            trust.append("One seed: what training again would change is not in it.")
-    elif seeds == 1:
-        trust.append("One seed: not known to be more than noise.")
-    else:
-        first, second = (table.set_index("variant").loc[name] for name in (method, band))
-        apart = first["Average_low"] > second["Average_high"] or first["Average_high"] < second["Average_low"]
-        trust.append(
-            f"Over {seeds} seeds the two ranges {'do not overlap' if apart else 'overlap'}; no interval over test "
-            "images was computed, and a best of several flatters its winner."
-        )
     return answer, " ".join(trust)
 
 
-def changes(values: pd.DataFrame, columns: Sequence[str], lead: Leaders) -> list[tuple[str, float]]:
-    """Return by how much the best fused variant's printed value differs from the better band's in each column.
+def _confirmed(
+    fused: Sequence[str], dataset: str, significance: Mapping[str, Any], best: str, bands: Sequence[str]
+) -> tuple[str, list[str]]:
+    """Return whether the fused variants are ahead of the bands, and the sentences that say why, and how sure."""
+    kind = statement(significance)
+    told = {name: against_bands(significance, name, kind) for name in fused}
+    ahead, behind = ([name for name in fused if told[name] == word] for word in ("ahead", "behind"))
+    target = "both single bands" if len(bands) > 1 else f"the single band {bands[0]}"
+    either = "a single band" if len(bands) > 1 else target
+    scope = "as a method" if kind == "methods" else "as trained here"
+    if ahead:
+        answer = (
+            f"Fusion is ahead on {dataset}: {', '.join(ahead)} {'are' if len(ahead) > 1 else 'is'} ahead of {target}"
+        )
+        answer += f", {scope}."
+    elif len(behind) == len(fused):
+        answer = f"Fusion is behind on {dataset}: every fused variant is behind {either}, {scope}."
+    else:
+        answer = f"Whether fusion helps on {dataset} cannot be told: no fused variant is shown to be ahead of {target}."
+    trust = []
+    if significance["untested"]:
+        trust.append(f"Nothing was tested: {significance['untested']}.")
+    else:
+        counts = f"Of {len(fused)} fused variants {len(ahead)} are ahead of {target} and {len(behind)} behind {either}"
+        trust.append(f"{counts}, after correction for their number.")
+        if reason := significance["against_bands"][best][kind]["reason"]:
+            trust.append(f"{best} is neither: {reason}.")
+    low, high = ("methods_low", "methods_high") if kind == "methods" else ("low", "high")
+    compared = {band: comparison(significance, best, band) for band in bands}
+    differences = [
+        f"less {band} {entry[low]:+.3f} to {entry[high]:+.3f}"
+        for band, entry in compared.items()
+        if entry[low] is not None
+    ]
+    if differences:
+        resampled = "" if kind == "methods" else f"; {significance['method']}, {significance['samples']} draws"
+        trust.append(f"{best} {', '.join(differences)} (95 % intervals, each by itself{resampled}).")
+        trust.append("A best of several flatters its winner.")
+    if kind == "trained":
+        trust.append(
+            f"Seeds: {len(significance['seeds'])}. The statements are about these trained detectors; other seeds may "
+            "give others."
+        )
+    return answer, trust
 
-    `values` has a row for each variant. The largest gain comes first; columns that are undefined for either are left
-    out.
+
+def changes(
+    table: pd.DataFrame, columns: Sequence[str], lead: Leaders, significance: Mapping[str, Any] | None
+) -> list[tuple[str, float, str]]:
+    """Return the best fused variant's printed gain on the better band in each class, and its 95 % interval in words.
+
+    The largest gain comes first. Classes that are undefined for either, or whose gain has no interval, are left out; so
+    is all without `significance`.
     """
-    if lead.fused is None or lead.band is None:
+    if lead.fused is None or lead.band is None or not significance:
         return []
-    rows = values.set_index("variant")[list(columns)].round(3)
+    rows = table.set_index("variant")[list(columns)].round(3)
     difference = (rows.loc[lead.fused] - rows.loc[lead.band]).dropna().sort_values(ascending=False, kind="stable")
-    return [(str(name), round(float(value), 3)) for name, value in difference.items()]
+    known = comparison(significance, lead.fused, lead.band)["classes"]
+    found = []
+    for name, value in difference.items():
+        bounds = known[name]
+        if bounds["low"] is not None:
+            remark = f", {bounds['remark']}" if bounds["remark"] else ""
+            words = f"{bounds['low']:+.3f} to {bounds['high']:+.3f}{remark}"
+            found.append((str(name), round(float(value), 3), words))
+    return found
 
 
 def printed_p(p: float) -> str:

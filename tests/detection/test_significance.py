@@ -1,171 +1,149 @@
-import copy
-import math
+"""The stage that writes significance.json: scenes, statements, reasons, and what is refused."""
 
-import numpy as np
 import pytest
-from scipy import stats
+from made_up import detections
 
 from detection import significance
 from detection.average_precision import score
-from detection.significance import (
-    accumulate_matches,
-    bootstrap,
-    compare,
-    draw_images,
-    p_value,
-    weighted_average_precision,
-)
-from pipeline.artefacts import read_json, write_json
+from pipeline.artefacts import read_json, write_json, write_text
 from pipeline.stage import InputError
 
-
-def simulated(rng, images=30, classes=3, quality=0.7, shift=2.0):
-    """Ground truth and detections of `images`: each box found with probability `quality`, and false ones beside."""
-    truth = {
-        "images": [{"id": n, "file_name": f"{n}", "width": 200, "height": 200} for n in range(1, images + 1)],
-        "categories": [{"id": k, "name": f"c{k}"} for k in range(1, classes + 1)],
-        "annotations": [],
-    }
-    found = []
-    for image in truth["images"]:
-        for _ in range(rng.integers(0, 6)):
-            category = int(rng.integers(1, classes + 1))
-            box = [*rng.uniform(0, 120, 2), *rng.uniform(15, 70, 2)]
-            number = len(truth["annotations"]) + 1
-            truth["annotations"].append(
-                {"id": number, "image_id": image["id"], "category_id": category, "bbox": list(map(float, box))}
-                | {"area": float(box[2] * box[3]), "iscrowd": 0}
-            )
-            if rng.random() < quality:
-                near = np.abs(np.add(box, rng.normal(0, shift, 4)))
-                found.append((image["id"], category, near, 0.3 + 0.7 * rng.random()))
-        for _ in range(rng.integers(0, 4)):
-            box = [*rng.uniform(0, 120, 2), *rng.uniform(15, 70, 2)]
-            found.append((image["id"], int(rng.integers(1, classes + 1)), box, 0.8 * rng.random()))
-    return truth, [
-        {"image_id": i, "category_id": c, "bbox": list(map(float, b)), "score": float(s)} for i, c, b, s in found
-    ]
+GOOD, POOR = 0.95, 0.5
 
 
-def repeated(truth, predictions, weights):
-    """The data set in which every image literally stands as often as its weight says."""
-    images, annotations, detections = [], [], []
-    for image, weight in zip(truth["images"], weights, strict=True):
-        for _ in range(int(weight)):
-            number = len(images) + 1
-            images.append({**image, "id": number})
-            for annotation in truth["annotations"]:
-                if annotation["image_id"] == image["id"]:
-                    annotations.append({**annotation, "id": len(annotations) + 1, "image_id": number})
-            detections += [{**p, "image_id": number} for p in predictions if p["image_id"] == image["id"]]
-    return {**truth, "images": images, "annotations": annotations}, detections
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_weights_of_one_give_what_pycocotools_gives(seed):
-    truth, predictions = simulated(np.random.default_rng(seed))
-    values = [weighted_average_precision(m, np.ones((1, 30)))[0] for m in accumulate_matches(truth, predictions)]
-    np.testing.assert_allclose(values, score(truth, predictions).average_precision(), rtol=1e-14)
-
-
-def test_draw_gives_what_pycocotools_gives_on_images_literally_drawn(rng):
-    truth, predictions = simulated(rng)
-    weights = draw_images(30, 6, seed=3)
-    ours = np.stack([weighted_average_precision(m, weights) for m in accumulate_matches(truth, predictions)], axis=1)
-    theirs = [score(*repeated(truth, predictions, row)).average_precision() for row in weights]
-    np.testing.assert_allclose(ours, theirs, rtol=1e-13)
-    assert weights.sum(axis=1).tolist() == [30] * 6 and ours.std(axis=0).min() > 0
-
-
-def test_class_without_boxes_in_a_draw_is_undefined_and_left_out(rng):
-    truth, predictions = simulated(rng, images=4)
-    truth["annotations"] = [a for a in truth["annotations"] if a["category_id"] != 2]
-    for number, annotation in enumerate(truth["annotations"], 1):
-        annotation["id"] = number
-    measured, _ = bootstrap({"v": [accumulate_matches(truth, predictions)]}, samples=5)
-    assert math.isnan(measured["v"][1])
-    assert measured["v"][-1] == pytest.approx(score(truth, predictions).table()["average"]["AP"])
-
-
-def test_no_detections_at_all_are_zero_with_certainty(rng):
-    truth, _ = simulated(rng)
-    _, drawn = bootstrap({"v": [accumulate_matches(truth, [])]}, samples=20)
-    assert (drawn["v"][:, -1] == 0).all()
-
-
-def test_variant_does_not_differ_from_itself_and_differs_from_a_much_worse_one(rng):
-    truth, good = simulated(rng, images=80, quality=0.95, shift=0.5)
-    bad = [p for n, p in enumerate(good) if n % 3]
-    matches = {name: [accumulate_matches(truth, p)] for name, p in (("a", good), ("b", good), ("c", bad))}
-    result = compare(("c1", "c2", "c3"), *bootstrap(matches, samples=300))
-    verdicts = {(c["first"], c["second"]): c for c in result["comparisons"]}
-    assert verdicts["a", "b"]["difference"] == 0 and verdicts["a", "b"]["p"] == 1
-    assert verdicts["a", "c"]["different"] and verdicts["a", "c"]["low"] > 0
-    assert not verdicts["a", "b"]["different"]
-    inside = result["variants"]["a"]["Average"]
-    assert inside["low"] < inside["AP"] < inside["high"]
-
-
-def test_seeds_are_drawn_too_and_alike_for_all_variants(rng):
-    truth, one = simulated(rng)
-    other = [p for n, p in enumerate(one) if n % 2]
-    runs = [accumulate_matches(truth, p) for p in (one, other)]
-    alone = bootstrap({"v": [runs[0]]}, samples=400)[1]["v"][:, -1]
-    measured, drawn = bootstrap({"v": runs, "w": copy.deepcopy(runs)}, samples=400)
-    expected = np.mean([score(truth, p).table()["average"]["AP"] for p in (one, other)])
-    assert measured["v"][-1] == pytest.approx(expected)
-    assert drawn["v"][:, -1].std() > 1.5 * alone.std()  # the two seeds differ more than draws of images do
-    np.testing.assert_array_equal(drawn["v"], drawn["w"])
-
-
-def test_p_value_is_normal(rng):
-    drawn = rng.normal(0, 0.1, 1000)
-    assert p_value(0.2, drawn) == pytest.approx(2 * stats.norm.sf(0.2 / drawn.std(ddof=1)))
-
-
-@pytest.mark.parametrize("sets", [50, pytest.param(200, marks=pytest.mark.by_hand)])
-def test_interval_covers_the_truth_in_about_95_of_100_simulated_test_sets(sets):
-    # The truth: the AP that the same simulated detector has on very many images.
-    quality = {"quality": 0.7, "shift": 2.0, "classes": 2}
-    target = np.mean(
-        [score(*simulated(np.random.default_rng([1, n]), images=1500, **quality)).average_precision() for n in range(2)]
-    )
-    covered = []
-    for number in range(sets):
-        truth, predictions = simulated(np.random.default_rng([2, number]), images=120, **quality)
-        _, drawn = bootstrap({"v": [accumulate_matches(truth, predictions)]}, samples=300, seed=number)
-        low, high = significance.interval(drawn["v"][:, -1])
-        covered.append(low <= target <= high)
-    assert abs(np.mean(covered) - 0.95) <= 4 * (0.95 * 0.05 / sets) ** 0.5  # standard errors
-
-
-def test_stage_writes_intervals_and_comparisons_that_repeat(rng, tmp_path):
-    truth, predictions = simulated(rng)
+@pytest.fixture
+def folder(rng, tmp_path):
+    """A ground truth of 60 images, detections of them, and a table of their scenes, three images each."""
+    truth, found = detections(rng, images=60, quality=GOOD)
+    worse = [p for n, p in enumerate(found) if n % 2]
     write_json(tmp_path / "truth.json", truth)
-    write_json(tmp_path / "a.json", predictions)
-    write_json(tmp_path / "b.json", predictions[::2])
-    words = [f"{v}/{s}={tmp_path / v}.json" for v in "ab" for s in (0, 3)]
-    for name in ("one.json", "two.json"):
-        options = ["--truth", str(tmp_path / "truth.json"), "--output", str(tmp_path / name), "--samples", "200"]
-        significance.main([*options, "--predictions", *words])
-    written = read_json(tmp_path / "one.json")
-    assert written["seeds"] == [0, 3] and list(written["variants"]) == ["a", "b"]
-    assert list(written["variants"]["a"]) == ["c1", "c2", "c3", "Average"]
-    assert len(written["comparisons"]) == 1 and "Holm" in written["correction"]
-    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
+    for name, one in (("visible", worse), ("infrared", worse[::2]), ("fnet", found), ("other", found)):
+        write_json(tmp_path / f"{name}.json", one)
+    rows = [f"{n},s{(n - 1) // 3},p{(n - 1) // 12}\n" for n in range(1, 61)]
+    write_text(tmp_path / "scenes.csv", "".join(["name,sequence,place\n", *rows]))
+    return tmp_path
+
+
+def run(folder, *options, variants=("visible", "infrared", "fnet"), seeds=(0,)):
+    words = [f"{variant}/{seed}={folder / variant}.json" for variant in variants for seed in seeds]
+    significance.main(
+        ["--truth", str(folder / "truth.json"), "--output", str(folder / "s.json"), "--samples=100", "--swaps=1000",
+         "--predictions", *words, *options]
+    )  # fmt: skip
+    return read_json(folder / "s.json")
+
+
+def test_a_much_better_variant_is_ahead_of_both_bands_as_trained_and_not_as_a_method_of_one_seed(folder):
+    written = run(folder, "--scenes", str(folder / "scenes.csv"))
+    assert written["unit"] == "sequence" and written["scenes"] == 20 and written["untested"] == ""
+    assert "bootstrap of 20 whole sequences (60 images)" in written["method"]
+    verdict = written["against_bands"]["fnet"]
+    assert verdict["trained"]["verdict"] == "ahead" and verdict["trained"]["reason"] == ""
+    assert verdict["methods"]["verdict"] == "not shown"
+    assert verdict["methods"]["reason"] == "seeds: 1; a statement about methods needs 3"
+    assert written["training"] is None
+
+
+def test_intervals_and_differences_are_those_of_the_evaluators_values(folder):
+    written = run(folder, "--scenes", str(folder / "scenes.csv"))
+    tables = {name: score(read_json(folder / "truth.json"), read_json(folder / f"{name}.json")).table()
+              for name in ("visible", "fnet")}  # fmt: skip
+    for name, table in tables.items():
+        entry = written["variants"][name]["Average"]
+        assert entry["AP"] == pytest.approx(table["average"]["AP"])
+        assert entry["low"] < entry["AP"] < entry["high"] and entry["scenes"] == 20
+    pairs = {(c["first"], c["second"]): c for c in written["comparisons"]}
+    pair = pairs["visible", "fnet"]
+    expected = tables["visible"]["average"]["AP"] - tables["fnet"]["average"]["AP"]
+    assert pair["difference"] == pytest.approx(expected) and pair["low"] < expected < pair["high"] < 0
+    assert pair["trained_differ"] and not pair["methods_differ"]
+    assert pair["confirmatory"] and not pairs["visible", "infrared"]["confirmatory"]
+    for name, values in pair["classes"].items():
+        expected = tables["visible"]["classes"][name]["AP"] - tables["fnet"]["classes"][name]["AP"]
+        assert values["difference"] == pytest.approx(expected) and values["low"] < expected < values["high"]
+    assert "classes" not in pairs["visible", "infrared"]
+
+
+def test_without_scenes_every_image_is_its_own_and_the_result_says_so(folder):
+    written = run(folder)
+    assert written["unit"] == "image" and written["provenance"]["scenes"] is None
+    assert "60 images, each taken as a scene of its own (no scenes were given" in written["method"]
+    named = run(folder, "--scenes", str(folder / "scenes.csv"), "--unit", "image")
+    assert "no scenes were given" not in named["method"] and named["variants"] == written["variants"]
+
+
+def test_too_few_places_are_tested_for_nothing_and_the_reason_stands_there(folder):
+    written = run(folder, "--scenes", str(folder / "scenes.csv"), "--unit", "place")
+    assert written["untested"] == "5 scenes hold boxes; a difference needs 12"
+    assert not any(c["trained_differ"] for c in written["comparisons"])
+    assert written["comparisons"][0]["p_trained"] is None
+    assert written["against_bands"]["fnet"]["trained"] | {"p_ahead": 0, "p_behind": 0} == {
+        "p_ahead": 0, "p_behind": 0, "verdict": "not shown", "reason": written["untested"],
+    }  # fmt: skip
+
+
+def test_many_files_matched_in_two_processes_and_few_in_one_give_the_same_bytes(folder, monkeypatch):
+    monkeypatch.setattr(significance, "threads_available", lambda: 2)
+    several = run(folder, seeds=(0, 1, 2))
+    first = (folder / "s.json").read_bytes()
+    monkeypatch.setattr(significance, "threads_available", lambda: 1)
+    assert run(folder, seeds=(0, 1, 2)) == several and (folder / "s.json").read_bytes() == first
+    assert several["seeds"] == [0, 1, 2] and several["training"]["seeds"] == 3
+    assert several["against_bands"]["fnet"]["methods"]["verdict"] == "ahead"
+
+
+def test_equal_variants_do_not_differ(folder):
+    written = run(folder, variants=("visible", "infrared", "fnet", "other"))
+    pair = written["comparisons"][-1]
+    assert (pair["first"], pair["second"]) == ("fnet", "other") and not pair["confirmatory"]
+    assert pair["difference"] == pair["low"] == pair["high"] == 0 and pair["p_trained"] == 1
+
+
+def test_no_method_is_said_to_be_ahead_by_brought_detections(folder):
+    written = run(folder, "--brought", "fnet", seeds=(0, 1, 2))
+    verdict = written["against_bands"]["fnet"]
+    assert verdict["trained"]["verdict"] == "ahead" and verdict["methods"]["verdict"] == "not shown"
+    assert verdict["methods"]["reason"] == "how brought detections vary with their training is unknown"
+
+
+def test_more_detections_of_a_class_in_an_image_count_where_asked_for(tmp_path):
+    box, wrong = [10.0, 10.0, 50.0, 50.0], [150.0, 150.0, 20.0, 20.0]
+    truth = {
+        "images": [{"id": 1, "file_name": "1", "width": 200, "height": 200}],
+        "categories": [{"id": 1, "name": "c"}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": box, "area": 2500.0, "iscrowd": 0}],
+    }
+    found = [{"image_id": 1, "category_id": 1, "bbox": wrong, "score": 0.9}] * 120
+    write_json(tmp_path / "truth.json", truth)
+    write_json(tmp_path / "fnet.json", [*found, {**found[0], "bbox": box, "score": 0.5}])
+    values = [
+        run(tmp_path, *options, variants=("fnet",))["variants"]["fnet"]["Average"]["AP"]
+        for options in ([], ["--most-detections", "300"])
+    ]
+    assert values == pytest.approx([0, 1 / 121])
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["a=x.json"], "wanted VARIANT/SEED=FILE"),
-        (["a/0=x.json", "a/0=y.json"], "names a/0 twice"),
-        (["a/0=x.json", "b/1=y.json"], r"'b' has the seeds \[1\], expected \[0\]"),
+        (["--predictions", "a=x.json"], "wanted VARIANT/SEED=FILE"),
+        (["--predictions", "a/0=x.json", "a/0=y.json"], "names a/0 twice"),
+        (["--predictions", "a/0=x.json", "b/1=y.json"], r"'b' has the seeds \[1\], expected \[0\]"),
+        (["--unit", "place"], "--unit place needs --scenes"),
+        (["--samples", "10"], "wanted at least 100"),
+        (["--swaps", "10"], "wanted at least 1000"),
+        (["--most-detections", "301"], "wanted 100 to 300"),
+        (["--brought", "nobody"], "--brought names 'nobody'"),
+        (["--scenes", "lacking.csv"], "gives no sequence for '2', '3', '4', '5', '6' and 54 more"),
+        (["--scenes", "twice.csv"], "names '1' twice"),
+        (["--scenes", "other.csv"], "has no column 'sequence'"),
     ],
 )
-def test_unclear_predictions_are_refused(rng, tmp_path, words, message):
-    write_json(tmp_path / "truth.json", simulated(rng)[0])
+def test_unclear_options_are_refused(folder, monkeypatch, words, message):
+    monkeypatch.chdir(folder)
+    write_text(folder / "lacking.csv", "name,sequence\n1,a\n2,\n")
+    write_text(folder / "twice.csv", "name,sequence\n1,a\n1,b\n")
+    write_text(folder / "other.csv", "name,place\n1,a\n")
     with pytest.raises(InputError, match=message):
-        significance.main(
-            ["--truth", str(tmp_path / "truth.json"), "--output", str(tmp_path / "s.json"), "--predictions", *words]
-        )
+        run(folder, *words)
+    assert not (folder / "s.json").exists()

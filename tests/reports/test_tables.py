@@ -109,18 +109,25 @@ def test_same_input_gives_the_same_bytes(example):
 # Intervals and verdicts
 
 
-def test_tie_is_called_a_tie_and_rows_are_compared_with_the_better_band(example):
+def test_tie_is_called_a_tie_and_fused_rows_are_compared_with_both_bands(example):
     run = example()  # AP rises from visible to fnet
     significance = run.write_significance([("visible", "fnet"), ("fnet", "infrared")])
     tables.main([*run.tables_arguments(), *significance])
     table = read_csv(run.tables / "table2.csv")[0].set_index("variant")
     assert table["against_best"].tolist() == ["worse", "worse", "tie", "best"]
-    assert table["against_band"].fillna("").tolist() == [
-        "no difference shown", "", "no difference shown", "better",
-    ]  # fmt: skip
+    assert table["against_bands"].fillna("").tolist() == ["", "", "not shown", "ahead"]
     assert (table["Average_interval_low"] == 0.4).all() and (table["Car_interval_high"] == 0.6).all()
     text = (run.tables / "table2.md").read_text()
-    assert "Holm over 6 comparisons" in text and "| tie |" in text
+    assert "as these trained detectors; corrected by the largest of 6 differences" in text and "| tie |" in text
+    assert "Intervals: bootstrap of 15 whole sequences, 1000 draws, 95 %, of these trained detectors." in text
+
+
+def test_why_nothing_was_tested_stands_below_the_table(example):
+    run = example()
+    tables.main([*run.tables_arguments(), *run.write_significance(untested="3 scenes hold boxes")])
+    text = (run.tables / "table2.md").read_text()
+    assert "No difference is tested: 3 scenes hold boxes." in text and "| not tested |" in text
+    assert "Tie:" not in text
 
 
 def test_significance_of_other_predictions_is_refused(example):

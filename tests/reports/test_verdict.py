@@ -1,15 +1,13 @@
 """The verdict: who leads, by unrounded values, and what is said of it."""
 
-from itertools import combinations
-
 import numpy as np
 import pandas as pd
-import pytest
+from conftest import significance_of
 from matplotlib.axes import Axes
 
 from reports.charts import average_intervals
 from reports.tables import add_significance
-from reports.verdict import Leaders, against, changes, leaders, tied_with_best, verdict
+from reports.verdict import Leaders, changes, comparison, leaders, tied_with_best, verdict
 
 
 def scores_of(low_high: bool = False, **averages: float) -> pd.DataFrame:
@@ -19,74 +17,101 @@ def scores_of(low_high: bool = False, **averages: float) -> pd.DataFrame:
     return frame.assign(seeds=2 if low_high else 1)
 
 
-def test_verdict_compares_the_best_fused_with_the_better_band():
+def test_without_tests_the_best_fused_stands_beside_the_better_band():
     answer, trust = verdict(scores_of(visible=0.5, infrared=0.4, average=0.45, fnet=0.523), "msrs")
-    assert answer.startswith("Fusion scored higher on msrs")
+    assert answer.startswith("Fusion scored higher on msrs, and no test says whether by more than chance")
     assert "fnet" in answer
     assert "visible, 0.500 (+0.023)" in answer
     assert "1 of 2 fused variants scored above visible" in trust
-    assert "One seed: not known to be more than noise." in trust
 
 
-def test_verdict_says_when_fusion_did_not_help():
+def test_without_tests_the_verdict_says_when_fusion_scored_no_higher():
     assert verdict(scores_of(visible=0.5, infrared=0.6, fnet=0.55), "msrs")[0].startswith("Fusion scored lower")
     assert verdict(scores_of(visible=0.5, infrared=0.4, fnet=0.5001), "x")[0].startswith("Fusion made no difference")
 
 
-def test_verdict_says_whether_seeds_overlap():
-    assert "overlap;" in verdict(scores_of(True, visible=0.50, fnet=0.51), "msrs")[1]
-    assert "do not overlap" in verdict(scores_of(True, visible=0.50, fnet=0.53), "msrs")[1]
+AVERAGES = {"visible": 0.5, "infrared": 0.49, "average": 0.51, "fnet": 0.53}
+BOTH = [("visible", "fnet"), ("infrared", "fnet")]
 
 
-def significance_of(low: float, high: float, different: bool) -> dict:
-    """What detection.significance writes, of two variants; the pair the other way round than the verdict asks."""
-    entry = {"first": "visible", "second": "fnet", "difference": -(low + high) / 2, "low": -high, "high": -low}
-    bounds = {"AP": 0.5, "low": 0.45, "high": 0.55}
-    return {
-        **{"method": "percentile bootstrap over test images", "samples": 1000, "correction": "Holm over 1 comparisons"},
-        "variants": {name: {"Average": bounds} for name in ("visible", "fnet")},
-        "comparisons": [entry | {"p": 0.01, "p_holm": 0.03, "different": different}],
-    }
+def test_a_variant_ahead_of_both_bands_is_the_answer():
+    significance = significance_of(list(AVERAGES), BOTH, (0.01, 0.05))
+    answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance)
+    assert answer.startswith("Fusion is ahead on msrs: fnet is ahead of both single bands, as trained here. The best")
+    assert "Of 2 fused variants 1 are ahead of both single bands and 0 behind a single band" in trust
+    assert "fnet less visible +0.010 to +0.050, less infrared +0.010 to +0.050 (95 % intervals" in trust
+    assert "Seeds: 1. The statements are about these trained detectors" in trust
 
 
-@pytest.mark.parametrize("different", [True, False])
-def test_verdict_states_the_interval_of_the_difference(different):
-    table = scores_of(visible=0.5, fnet=0.53)
-    significance = significance_of(0.01, 0.05, different)
-    answer, trust = verdict(table, "msrs", significance)
-    assert ("can be told from chance" in trust) == different
-    assert "its 95 % interval by itself is +0.010 to +0.050, p 0.03 after correction" in trust
-    assert ("which chance can explain" in answer) != different
-    assert tied_with_best(table, significance) == (set() if different else {"visible"})
+def test_from_three_seeds_on_the_answer_is_about_methods():
+    significance = significance_of(list(AVERAGES), BOTH, (0.01, 0.05), seeds=3)
+    answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance)
+    assert "fnet is ahead of both single bands, as a method." in answer and "trained detectors" not in trust
+    assert "fnet less visible +0.010 to +0.050, less" in trust
+    significance["comparisons"][2] |= {"methods_low": None, "methods_high": None}
+    assert (significance["comparisons"][2]["first"], significance["comparisons"][2]["second"]) == BOTH[0]
+    assert "less visible" not in verdict(scores_of(**AVERAGES), "msrs", significance)[1]
 
 
-def test_verdict_table_and_chart_compare_with_the_same_band_where_both_print_alike(monkeypatch):
+def test_ahead_of_one_band_only_cannot_be_told_and_the_reason_stands_there():
+    answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance_of(list(AVERAGES), BOTH[:1]))
+    assert answer.startswith(
+        "Whether fusion helps on msrs cannot be told: no fused variant is shown to be ahead of both"
+    )
+    assert "fnet is neither: p 0.400 for ahead." in trust
+
+
+def test_all_behind_a_band_is_the_answer():
+    significance = significance_of(list(AVERAGES))
+    for entry in significance["against_bands"].values():
+        entry["trained"] = entry["trained"] | {"verdict": "behind", "reason": ""}
+    answer, _ = verdict(scores_of(**AVERAGES), "msrs", significance)
+    assert answer.startswith("Fusion is behind on msrs: every fused variant is behind a single band, as trained here.")
+
+
+def test_too_few_scenes_are_said_everywhere():
+    significance = significance_of(list(AVERAGES), untested="3 scenes hold boxes; a difference needs 12")
+    answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance)
+    assert "cannot be told" in answer
+    assert trust.startswith("Nothing was tested: 3 scenes hold boxes; a difference needs 12.")
+    table = add_significance(scores_of(**AVERAGES), [], significance)
+    assert table["against_bands"].tolist() == ["", "", "not tested", "not tested"]
+    assert table["against_best"].tolist() == ["not tested"] * 3 + ["best"]
+    assert tied_with_best(table, significance) == set()
+
+
+def test_verdict_table_and_chart_speak_of_the_same_band_where_both_print_alike(monkeypatch):
     averages = {"visible": 0.6001, "infrared": 0.6004, "fnet": 0.6203}
-    bounds = {"difference": 0.02, "low": -0.01, "high": 0.05, "p": 0.1, "p_holm": 0.2}
-    pairs = combinations(averages, 2)
-    significance = {
-        **{"method": "percentile bootstrap over test images", "samples": 1000, "correction": "Holm over 3 comparisons"},
-        "variants": {name: {"Average": {"AP": ap, "low": 0.5, "high": 0.7}} for name, ap in averages.items()},
-        "comparisons": [
-            {"first": a, "second": b, "different": (a, b) == ("visible", "fnet"), **bounds} for a, b in pairs
-        ],
-    }
+    significance = significance_of(list(averages), [("visible", "fnet")], (-0.01, 0.05))
     table = scores_of(**averages)
     assert leaders(table) == Leaders("fnet", "infrared", "fnet")
-    answer, trust = verdict(table, "msrs", significance)
-    assert "infrared, 0.600 (+0.020, which chance can explain)" in answer
-    assert "The difference between fnet and infrared cannot be told from chance" in trust
-    assert against(table, significance, "infrared")["fnet"] == "no difference shown"
+    answer, _ = verdict(table, "msrs", significance)
+    assert "infrared, 0.600 (+0.020)" in answer
     compared = add_significance(table, [], significance).set_index("variant")
-    assert compared["against_band"].to_dict() == {
-        "visible": "no difference shown", "infrared": "", "fnet": "no difference shown",
-    }  # fmt: skip
+    assert compared["against_bands"].to_dict() == {"visible": "", "infrared": "", "fnet": "not shown"}
     assert compared["against_best"].to_dict() == {"visible": "worse", "infrared": "tie", "fnet": "best"}
+    assert "against_bands_methods" not in compared
     assert tied_with_best(table, significance) == {"infrared"}
     lines = []
     monkeypatch.setattr(Axes, "axvline", lambda self, x, **style: lines.append(x))
     average_intervals(table, table.assign(AP=table["Average"], **{"class": "Average"}), {})
     assert lines == [0.6004]
+
+
+def test_columns_of_both_statements_stand_in_the_table_from_three_seeds_on():
+    significance = significance_of(list(AVERAGES), BOTH, seeds=3)
+    significance["against_bands"]["fnet"]["methods"] = {"verdict": "not shown", "reason": "p"}
+    table = add_significance(scores_of(**AVERAGES), [], significance)
+    assert table["against_bands"].tolist() == ["", "", "not shown", "ahead"]
+    assert table["against_bands_methods"].tolist() == ["", "", "not shown", "not shown"]
+
+
+def test_a_difference_asked_for_the_other_way_round_is_turned():
+    significance = significance_of(["visible", "fnet"], bounds=(0.01, 0.05), classes=["Car"], seeds=3)
+    turned = comparison(significance, "fnet", "visible")
+    assert (turned["low"], turned["high"], turned["methods_low"]) == (0.01, 0.05, 0.01)
+    assert turned["classes"]["Car"]["high"] == 0.05
+    assert comparison(significance, "visible", "fnet")["low"] == -0.05
 
 
 def test_verdict_on_undefined_scores_says_so():
@@ -98,13 +123,21 @@ def test_verdict_on_detectors_that_learned_nothing_says_so():
     assert answer == "This run cannot say: no detector has learned, the best reached 0.020."
 
 
-def test_changes_are_the_best_fused_less_the_better_band():
+def test_changes_are_the_best_fused_less_the_better_band_with_intervals():
     table = pd.DataFrame(
         {"variant": ["visible", "infrared", "fnet", "late"], "Car": [0.5, 0.1, 0.6, 0.9], "Bus": [0.5, 0.9, 0.4, 0.9]}
     ).assign(Lamp=np.nan, Average=[0.5, 0.45, 0.55, 0.9])
     lead = leaders(table)
     assert lead == Leaders("late", "visible", "fnet")  # pooled boxes are no fused image
-    assert changes(table, ["Bus", "Car", "Lamp"], lead) == [("Car", 0.1), ("Bus", -0.1)]
+    significance = significance_of(list(table["variant"]), bounds=(-0.2, 0.3), classes=["Bus", "Car", "Lamp"])
+    words = "-0.200 to +0.300"
+    columns = ["Bus", "Car", "Lamp"]
+    assert changes(table, columns, lead, significance) == [("Car", 0.1, words), ("Bus", -0.1, words)]
+    pair = next(c for c in significance["comparisons"] if (c["first"], c["second"]) == ("visible", "fnet"))
+    pair["classes"] = pair["classes"] | {"Car": {"difference": 0.1, "low": None, "high": None, "remark": ""}}
+    pair["classes"]["Bus"] = {"difference": 0.1, "low": -0.3, "high": 0.2, "remark": "fewer than 10 boxes"}
+    assert changes(table, columns, lead, significance) == [("Bus", -0.1, "-0.200 to +0.300, fewer than 10 boxes")]
+    assert changes(table, columns, lead, None) == []
 
 
 def test_pooled_boxes_are_told_and_not_taken_for_a_fused_image():

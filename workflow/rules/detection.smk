@@ -154,7 +154,7 @@ rule test_differences:
         "<results>/tables/significance.json",
     log:
         "<results>/logs/test_differences.log",
-    threads: 1
+    threads: 2
     resources:
         mem_mb=4000,
         runtime=60,
