@@ -57,10 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if stray := sorted(set(args.brought) - set(files)):
         raise InputError(f"--brought names {some_of(stray)}, which --predictions does not")
     seeds = sorted(next(iter(files.values())))
-    unit = args.unit or ("sequence" if args.scenes else "image")
+    unit = args.unit or (unit_of_split(args.scenes) if args.scenes else "image")
     # Matches hold images in the order of their ids.
     names = [image["file_name"] for image in sorted(truth["images"], key=lambda image: image["id"])]
-    scene, scenes = number_scenes(names if unit == "image" else read_scenes(args.scenes, unit, names))
+    scene, scenes = number_scenes(names if unit == "image" else scenes_of(args.scenes, unit, names))
 
     matches, digests = match_all(truth, files, args.most_detections)
     boxes = scene_boxes(next(iter(matches.values()))[0], scene, scenes)
@@ -102,7 +102,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     _log(result)
 
 
-def read_scenes(file: Path, unit: str, names: Sequence[str]) -> list[str]:
+def scenes_of(file: Path, unit: str, names: Sequence[str]) -> list[str]:
     """Return the scene of each image in `names`, from a CSV with the columns `name` and `unit`.
 
     Raises:
@@ -117,6 +117,15 @@ def read_scenes(file: Path, unit: str, names: Sequence[str]) -> list[str]:
     if lacking := [name for name in names if name not in known]:
         raise InputError(f"{file} gives no {unit} for {some_of(lacking)}; wanted one for each test image")
     return [known[name] for name in names]
+
+
+def unit_of_split(scenes: Path) -> str:
+    """Return what was drawn as a whole into the split, `split: unit` of dataset.json beside `scenes`, or sequence."""
+    file = scenes.with_name("dataset.json")
+    unit = read_json(file).get("split", {}).get("unit", "sequence") if file.is_file() else "sequence"
+    if unit not in UNITS:
+        raise InputError(f"{file} has the unit {unit!r}; wanted {', '.join(UNITS)}")
+    return unit
 
 
 def match_all(
@@ -249,7 +258,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--unit",
         choices=UNITS,
-        help="what was drawn as a whole into the test set (default: sequence with --scenes, else image)",
+        help="what was drawn as a whole into the test set (default: what dataset.json beside --scenes says, or "
+        "sequence; image without --scenes)",
     )
     parser.add_argument(
         "--brought",

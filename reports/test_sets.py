@@ -12,11 +12,13 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from detection.significance import scenes_of
 from fusion.metrics.statistics import bootstrap_mean, holm, paired_test
 from pipeline.artefacts import read_csv, read_json, sha256_file, sha256_json, write_csv, write_text
 from pipeline.stage import InputError, run
@@ -117,22 +119,42 @@ def read_costs(files: Sequence[Path], columns: Sequence[str]) -> dict[str, dict[
     return {column: costs[column] for column in wanted}
 
 
-def metric_row(values: Mapping[str, np.ndarray], paper_values: Mapping[str, float]) -> dict[str, Any]:
+def read_scene_words(words: Sequence[str], names: Mapping[str, Sequence[str]], unit: str) -> dict[str, list[str]]:
+    """Return the scene of each image of the data sets that DATASET=FILE words name; `names` are their images.
+
+    Raises:
+        InputError: a word is of another form or names no data set of the table; or as `scenes_of`.
+    """
+    scenes = {}
+    for word in words:
+        dataset, equals, file = word.partition("=")
+        if not equals or dataset not in names:
+            raise InputError(f"--scenes {word}: wanted DATASET=FILE with one of {', '.join(names)}")
+        scenes[dataset] = scenes_of(Path(file), unit, names[dataset])
+    return scenes
+
+
+def metric_row(
+    values: Mapping[str, np.ndarray], paper_values: Mapping[str, float], scene: Sequence[str] | None = None
+) -> dict[str, Any]:
     """Return the means (N,) of one metric over one data set's images, and what stands beside them.
 
     For each column its mean over the images where it is defined, the interval, the paper's value and the difference
     (ours less the paper's); for each fused column but the best the adjusted p value against the best; `best` and
-    `tied`, the columns that are not shown to differ from it.
+    `tied`, the columns that are not shown to differ from it. With `scene` (N,), the scene of each image, intervals and
+    tests take scenes as wholes.
     """
+    units = None if scene is None else np.asarray(scene)
     means = {name: float(np.nanmean(v)) if (~np.isnan(v)).any() else math.nan for name, v in values.items()}
     row: dict[str, Any] = {**means, "images": len(next(iter(values.values())))}
     ranked = {name: mean for name, mean in means.items() if name not in BANDS and not math.isnan(mean)}
     best = max(ranked, key=ranked.__getitem__, default="")
     others = [name for name in ranked if name != best]
-    p_values = dict(zip(others, holm([paired_test(values[best], values[name]) for name in others]), strict=True))
+    tested = holm([paired_test(values[best], values[name], scene=units) for name in others])
+    p_values = dict(zip(others, tested, strict=True))
     row |= {"best": best, "tied": " ".join(name for name, p in p_values.items() if not p < ALPHA)}
     for name, own in values.items():
-        row[f"{name}_low"], row[f"{name}_high"] = bootstrap_mean(own)
+        row[f"{name}_low"], row[f"{name}_high"] = bootstrap_mean(own, scene=units)
         row[f"{name}_p"] = p_values.get(name, math.nan)
         row[f"{name}_undefined"] = int(np.isnan(own).sum())
         row |= _beside(name, means[name], paper_values.get(name))
@@ -145,10 +167,12 @@ def score_table(
     datasets: Sequence[str],
     columns: Sequence[str],
     paper_columns: Mapping[str, Mapping[tuple[str, str], float]],
+    scenes: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """Return the table: a row for each cost and for each data set and metric, full precision, undefined as NaN.
 
     Columns are `dataset` (empty for costs), `quantity`, then `columns`, then what `metric_row` puts beside them.
+    `scenes` holds each image's scene for the data sets where it is known.
     """
     rows = []
     for quantity, (key, scale) in COSTS.items() if costs else ():
@@ -168,7 +192,7 @@ def score_table(
                 for name, numbers in paper_columns.items()
                 if (dataset, metric) in numbers
             }
-            rows.append({"dataset": dataset, "quantity": metric, **metric_row(values, beside)})
+            rows.append({"dataset": dataset, "quantity": metric, **metric_row(values, beside, scenes.get(dataset))})
     frame = pd.DataFrame(rows)
     if not frame[[name for name in frame if name.endswith("_undefined")]].any(axis=None):
         frame = frame.drop(columns=[name for name in frame if name.endswith("_undefined")])
@@ -190,6 +214,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="DATASET/COLUMN.csv of each")
     parser.add_argument("--manifests", type=Path, nargs="+", required=True, help="DATASET/COLUMN/manifest.csv of each")
+    parser.add_argument(
+        "--scenes",
+        nargs="+",
+        default=[],
+        metavar="DATASET=FILE",
+        help="CSV of each image's scene (columns name, sequence, place); default: every image is a scene of its own",
+    )
+    parser.add_argument(
+        "--unit", choices=("sequence", "place"), default="sequence", help="the scenes' column (default: %(default)s)"
+    )
     parser.add_argument("--costs", type=Path, nargs="*", default=[], help="COLUMN.json of each method")
     parser.add_argument(
         "--config-snapshot", type=Path, help="the run's whole configuration (JSON); its digest is printed"
@@ -202,10 +236,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         if len(set(values)) < len(values):
             raise InputError(f"--{name} {' '.join(values)}: wanted each once")
     scores, score_facts = read_scores(options.scores, options.datasets, options.columns)
+    names = {dataset: scores[dataset, options.columns[0]]["name"].tolist() for dataset in options.datasets}
+    scenes = read_scene_words(options.scenes, names, options.unit)
     shared, treatments = read_manifests(options.manifests, options.datasets, options.columns, score_facts)
     costs = read_costs(options.costs, options.columns)
     papers = {column: paper.paper_column(options.table.removesuffix("_equal"), column) for column in options.columns}
-    table = score_table(scores, costs, options.datasets, options.columns, papers)
+    table = score_table(scores, costs, options.datasets, options.columns, papers, scenes)
     first = score_facts[options.datasets[0], options.columns[0]]
     facts = {
         **{key: first[key] for key in ("convention", "definition", "metrics_revision") if key in first},
@@ -216,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "tests": "paired sign-flip test against the best method, 10000 samples, seed 0, adjusted by Holm in each row",
         "paper": paper.TABLE3_SOURCE if options.table == "table3" else paper.TABLE1_SOURCE,
     }
+    if scenes:
+        facts["scenes"] = "; ".join(f"{name}: {len(set(scene))} {options.unit}s" for name, scene in scenes.items())
     if costs:
         slowest = max(costs.values(), key=lambda cost: cost["multiply_adds"] or 0)
         facts["cost"] = {key: slowest[key] for key in ("size", "device", "threads")}

@@ -49,6 +49,8 @@ def printed_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts
     }
     caption, notes = CAPTIONS[name], table_notes(table, columns, facts)
     resampled = "95 % intervals of the means above: percentile bootstrap over a data set's images, 10,000 resamples."
+    if "scenes" in facts:
+        resampled += f" Drawn as whole scenes, tests likewise: {facts['scenes']}."
     blocks = [
         _block(name, table, means, headings, caption, notes, row_marks(table, columns)),
         _block(

@@ -82,6 +82,15 @@ def test_too_few_places_are_tested_for_nothing_and_the_reason_stands_there(folde
     }  # fmt: skip
 
 
+def test_the_unit_is_that_of_the_split_where_dataset_json_states_one(folder):
+    write_json(folder / "dataset.json", {"split": {"unit": "place"}})
+    assert run(folder, "--scenes", str(folder / "scenes.csv"))["unit"] == "place"
+    assert run(folder, "--scenes", str(folder / "scenes.csv"), "--unit", "sequence")["unit"] == "sequence"
+    write_json(folder / "dataset.json", {"split": {"unit": "week"}})
+    with pytest.raises(InputError, match="has the unit 'week'; wanted sequence, place, image"):
+        run(folder, "--scenes", str(folder / "scenes.csv"))
+
+
 def test_many_files_matched_in_two_processes_and_few_in_one_give_the_same_bytes(folder, monkeypatch):
     monkeypatch.setattr(significance, "threads_available", lambda: 2)
     several = run(folder, seeds=(0, 1, 2))

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artefacts import read_csv, sha256_file, write_csv, write_json
+from pipeline.artefacts import read_csv, sha256_file, write_csv, write_json, write_text
 from pipeline.stage import InputError
 from reports import paper
 from reports.test_sets import main, metric_row
@@ -123,6 +123,23 @@ def test_two_equal_methods_are_tied_and_share_the_mark():
     table = pd.DataFrame([{"dataset": "TNO", "quantity": "MI", "average": 2.0, "fnet": 2.001, "maximum": 1.0}])
     marks = row_marks(table, ["average", "fnet", "maximum"]).loc[0]
     assert marks.tolist() == ["", "", "best", "best", "second"]
+
+
+def test_scenes_are_drawn_whole_in_intervals_and_tests(rng):
+    values = {name: np.repeat(rng.random(10), 4) for name in ("average", "fnet")}
+    scene = np.repeat(np.arange(10), 4).astype(str)
+    one = metric_row({name: row[::4] for name, row in values.items()}, {}, scene[::4])
+    assert metric_row(values, {}, scene) == pytest.approx(one | {"images": 40}, nan_ok=True)
+    assert metric_row(values, {})["fnet_low"] > one["fnet_low"]
+
+
+def test_scenes_are_read_for_the_data_sets_that_are_named(files):
+    write_text(files.folder / "scenes.csv", "name,place\n" + "".join(f"image {n},{n // 2}\n" for n in range(8)))
+    _, facts = files.run(scenes=[f"mine={files.folder}/scenes.csv"], unit=["place"])
+    assert facts["scenes"] == "mine: 4 places"
+    assert "Drawn as whole scenes, tests likewise: mine: 4 places." in (files.folder / "tables/table1.md").read_text()
+    with pytest.raises(InputError, match="--scenes other=x: wanted DATASET=FILE with one of TNO, mine"):
+        files.run(scenes=["other=x"])
 
 
 def test_sources_are_not_ranked_and_costs_are_ranked_among_networks_with_less_as_better():
