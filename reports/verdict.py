@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from detection.differences import LEAST_SEEDS
 from reports.collect import BANDS, LATE, fused_variants
 
 # Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
@@ -148,8 +149,10 @@ def _confirmed(
     if significance["untested"]:
         trust.append(f"Nothing was tested: {significance['untested']}.")
     else:
-        counts = f"Of {len(fused)} fused variants {len(ahead)} are ahead of {target} and {len(behind)} behind {either}"
-        trust.append(f"{counts}, after correction for their number.")
+        trust.append(
+            f"Fused variants ahead of {target}: {len(ahead)} of {len(fused)}; behind {either}: {len(behind)}. Corrected "
+            "for their number."
+        )
         if reason := significance["against_bands"][best][kind]["reason"]:
             trust.append(f"{best} is neither: {reason}.")
     low, high = ("methods_low", "methods_high") if kind == "methods" else ("low", "high")
@@ -164,10 +167,9 @@ def _confirmed(
         trust.append(f"{best} {', '.join(differences)} (95 % intervals, each by itself{resampled}).")
         trust.append("A best of several flatters its winner.")
     if kind == "trained":
-        trust.append(
-            f"Seeds: {len(significance['seeds'])}. The statements are about these trained detectors; other seeds may "
-            "give others."
-        )
+        seeds = len(significance["seeds"])
+        few = f"; one about the methods needs {LEAST_SEEDS} seeds" if seeds < LEAST_SEEDS else ""
+        trust.append(f"Seeds: {seeds}. The statements are about these trained detectors{few}.")
     return answer, trust
 
 
