@@ -10,7 +10,6 @@ from typing import Any
 
 import pandas as pd
 
-from detection.differences import LEAST_SEEDS
 from reports.collect import BANDS, LATE, fused_variants
 
 # Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
@@ -150,8 +149,8 @@ def _confirmed(
         trust.append(f"Nothing was tested: {significance['untested']}.")
     else:
         trust.append(
-            f"Fused variants ahead of {target}: {len(ahead)} of {len(fused)}; behind {either}: {len(behind)}. Corrected "
-            "for their number."
+            f"Fused variants ahead of {target}: {len(ahead)} of {len(fused)}; behind {either}: {len(behind)}. "
+            "Corrected for their number."
         )
         if reason := significance["against_bands"][best][kind]["reason"]:
             trust.append(f"{best} is neither: {reason}.")
@@ -166,10 +165,9 @@ def _confirmed(
         resampled = "" if kind == "methods" else f"; {significance['method']}, {significance['samples']} draws"
         trust.append(f"{best} {', '.join(differences)} (95 % intervals, each by itself{resampled}).")
         trust.append("A best of several flatters its winner.")
-    if kind == "trained":
-        seeds = len(significance["seeds"])
-        few = f"; one about the methods needs {LEAST_SEEDS} seeds" if seeds < LEAST_SEEDS else ""
-        trust.append(f"Seeds: {seeds}. The statements are about these trained detectors{few}.")
+    if kind == "trained" and not significance["untested"]:
+        reason = significance["against_bands"][best]["methods"]["reason"]
+        trust.append(f"The statements are about these trained detectors, not about the methods ({reason}).")
     return answer, trust
 
 

@@ -40,7 +40,7 @@ def test_a_variant_ahead_of_both_bands_is_the_answer():
     assert answer.startswith("Fusion is ahead on msrs: fnet is ahead of both single bands, as trained here. The best")
     assert "Fused variants ahead of both single bands: 1 of 2; behind a single band: 0." in trust
     assert "fnet less visible +0.010 to +0.050, less infrared +0.010 to +0.050 (95 % intervals" in trust
-    assert "Seeds: 1. The statements are about these trained detectors; one about the methods needs 3 seeds." in trust
+    assert "The statements are about these trained detectors, not about the methods (seeds: 1)." in trust
 
 
 def test_from_three_seeds_on_the_answer_is_about_methods():
