@@ -267,8 +267,8 @@ def test_the_schema_knows_the_methods_and_data_sets_of_the_code():
     assert set(schema["fusion"]["properties"]["methods"]["default"]) <= set(METHODS)
 
 
-def rules_by_what_decides(folder, monkeypatch, overlay):
-    """Return, for each revision or digest in the params of rules, these rules; those of a method with its name."""
+def deciding(folder, monkeypatch, overlay):
+    """Return the module that each rule calls, and the revisions and digests in its params for some methods."""
     monkeypatch.setattr("pipeline.planning.digests.revision", lambda module: f"revision of {module}")
     monkeypatch.setattr("pipeline.planning.digests.digest", lambda *modules, **_: [f"code of {m}" for m in modules])
     for name, entry in METHODS.items():
@@ -277,38 +277,36 @@ def rules_by_what_decides(folder, monkeypatch, overlay):
         monkeypatch.setitem(METHODS, name, SimpleNamespace(**fields))
     files = {"configfiles": [ROOT / "config.yaml", folder / "overlay.yaml"]}
     files["configfiles"][1].write_text(yaml.safe_dump(overlay))
-    found = {}
+    calls, found = {}, {}
     with SnakemakeApi(OutputSettings(quiet={Quietness.ALL})) as api:
         settings = {"config_settings": ConfigSettings(**files), "snakefile": ROOT / "workflow/Snakefile"}
         workflow = api.workflow(ResourceSettings(cores=2), workdir=folder, **settings)._workflow
         for rule, name in itertools.product(workflow.rules, ("fnet", "itfuse", "average", "full")):
+            if called := re.search(r"python -m ([\w.]+)", rule.shellcmd or ""):
+                calls[rule.name] = called[1]
             params = dict(rule.params.items())
             for decides in filter(None, (params.get("revision"), params.get("code"))):
                 if callable(decides):
                     decides = decides(SimpleNamespace(method=name, entry=name, ablation=name))
-                for one in [decides] if isinstance(decides, str) else decides:
-                    found.setdefault(one, set()).add(f"{rule.name} {name}" if one.endswith(name) else rule.name)
-    return found
+                found.setdefault((rule.name, name), set()).update([decides] if isinstance(decides, str) else decides)
+    return calls, found
 
 
 def test_what_decides_a_result_is_in_the_params_of_the_rules_that_it_decides_and_of_no_others(tmp_path, monkeypatch):
     trained = {"methods": ["fnet", "itfuse", "average"], "missing_weights": "train"}
-    overlay = {"fusion": trained, "ablations": {"full": {}}}
-    found = rules_by_what_decides(tmp_path, monkeypatch, overlay)
-    assert found["revision of fusion.train"] == {"train_fnet", "train_method", "train_ablation"}
-    assert found["revision of fusion.fuse"] == {"fuse_pairs", "fuse_test_set"}
-    assert found["revision of detection.train"] == {"train_detector"}
-    assert found["revision of fusion.synthetic"] == {"generate_pairs"}
-    assert found["revision of itfuse"] == {"fuse_pairs itfuse", "fuse_test_set itfuse", "measure_cost itfuse"}
-    assert found["training of itfuse"] == {"train_method itfuse"}
-    assert {"train_fnet", "train_ablation"} <= {rule.split()[0] for rule in found["training of fnet"]}
-    assert found["code of fusion.evaluate"] == {"score_fusion", "score_test_set", "score_source"}
-    for module, rule in {
-        **{"detection.audit": "audit_dataset", "detection.prepare": "prepare_split", "detection.test": "test_detector"},
-        **{"detection.variant": "describe_variant", "detection.cost": "estimate_cost", "detection.late": "pool_boxes"},
-        **{"detection.significance": "test_differences", "detection.objects": "list_objects"},
-        **{"fusion.explain": "explain_fnet", "fusion.cost": "measure_cost", "reports.page": "build_report"},
-        **{"reports.test_sets": "build_test_set_table"},
-    }.items():
-        assert found[f"code of {module}"] == {rule}
-    assert found["code of reports.tables"] == {"build_table2", "build_fusion_table"}
+    calls, found = deciding(tmp_path, monkeypatch, {"fusion": trained, "ablations": {"full": {}}})
+    assert len(calls) == 24
+
+    def rules(what):
+        return {f"{rule} {name}" for (rule, name), decides in found.items() if what in decides}
+
+    raised_by_hand = {"fusion.synthetic", "fusion.train", "fusion.fuse", "detection.train"}
+    for rule, module in calls.items():
+        wanted = f"{'revision' if module in raised_by_hand else 'code'} of {module}"
+        numbers = {f"revision of {name}" for name in METHODS} | {f"training of {name}" for name in METHODS}
+        named = {f"code of {entry.module}" for entry in METHODS.values()}
+        assert found[rule, "itfuse"] - numbers - named == {wanted}, rule
+    assert rules("revision of itfuse") == {"fuse_pairs itfuse", "fuse_test_set itfuse", "measure_cost itfuse"}
+    assert rules("training of itfuse") == {"train_method itfuse"}
+    assert {rule.split()[0] for rule in rules("training of fnet")} == {"train_fnet", "train_method", "train_ablation"}
+    assert "measure_cost full" in rules("revision of fnet") and "measure_cost itfuse" not in rules("revision of fnet")

@@ -63,7 +63,7 @@ def test_a_test_of_the_detector_depends_on_the_files_that_it_imports_and_on_no_o
         ("reports.page", "reports/templates/page.css", True),
         ("reports.page", "reports/templates/viewer.js", True),
         ("reports.test_sets", "reports/templates/test_sets.html", True),
-        ("reports.tables", "reports/templates/page.html", False),
+        ("detection.late", "reports/templates/page.html", False),
         ("detection.significance", "detection/average_precision.py", True),
     ],
 )
