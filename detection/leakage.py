@@ -57,9 +57,10 @@ def measure_exposure(scenes: Mapping[str, Scene], train: Sequence[str], test: Se
 def measure_leakage(
     looks: Mapping[str, Look], scenes: Mapping[str, Scene], train: Sequence[str], test: Sequence[str]
 ) -> dict[str, Any]:
-    """Return `measure_exposure`'s shares, `share` = `near_duplicates` / `images`, how it was measured, and the likest training image of each.
+    """Return the shares of `measure_exposure`, and that of near duplicates with the likest training image of each.
 
-    `exact` counts the test pairs that are in training pixel for pixel, in both bands; they are near duplicates as well.
+    `share` = `near_duplicates` / `images`. `exact` counts the test pairs that are in training pixel for pixel, in both
+    bands; they are near duplicates as well.
     """
     stacks = [np.stack([looks[name].descriptor for name in names]) for names in (test, train)]
     index, value = nearest(*stacks)
@@ -86,8 +87,8 @@ def exposure_words(leakage: Mapping[str, Any]) -> str:
     near = [f"{share:.1%} within {within}" for within, share in leakage["neighbours"].items() if share is not None]
     numbers = f"a training image numbered {', '.join(near)} of theirs; " if near else ""
     return (
-        f"of {leakage['images']} test images have in training: {numbers}their sequence {leakage['sequence']:.1%}, their "
-        f"place {leakage['place']:.1%}; a near duplicate, a lower bound, {leakage['share']:.1%}"
+        f"of {leakage['images']} test images have in training: {numbers}their sequence {leakage['sequence']:.1%}, "
+        f"their place {leakage['place']:.1%}; a near duplicate, a lower bound, {leakage['share']:.1%}"
     )
 
 

@@ -23,7 +23,7 @@ from detection.likeness import Look, look_at
 from detection.scenes import FROM_IMAGES, RULE, find_scenes, write_scenes
 from detection.splits import KEPT, Split, kept_split, limited, list_split, own_split, random_split, scene_split
 from detection.truth import boxes_per_class, build_truth
-from pipeline.artefacts import relative, versions, write_json, write_text
+from pipeline.artefacts import relative, sha256_lines, versions, write_json, write_text
 from pipeline.colour import band_doubts
 from pipeline.pairs import Pair, add_band_options, find_pairs, given_bands
 from pipeline.stage import InputError, run, some_of

@@ -165,11 +165,11 @@ def read_scenes(path: Path) -> dict[str, Scene]:
         name, sequence, place = cells["name"], cells["sequence"], cells.get("place") or cells["sequence"]
         if not name or not sequence or name in scenes:
             raise InputError(
-                f"{path}, line {number}: {name!r} with sequence {sequence!r}; wanted each name once, both given"
+                f"{path}, line {number}: {name!r} with sequence {sequence!r}; wanted each name once, neither empty"
             )
         if places.setdefault(sequence, place) != place:
             raise InputError(
-                f"{path}, line {number}: sequence {sequence!r} is at {places[sequence]!r} and at {place!r}; wanted one place"
+                f"{path}, line {number}: sequence {sequence!r} is at {place!r}, before at {places[sequence]!r}; wanted one place"
             )
         scenes[name] = Scene(sequence, place, cells.get("condition", ""), cells.get("source") or "the user's file")
     return scenes

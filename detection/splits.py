@@ -1,7 +1,7 @@
 """Which images train the detector and which test it: the data set's own split, a random one, whole scenes, or lists.
 
 Names are file stems. A split is the same on every machine: its random choice is NumPy's PCG64 over the sorted names.
-Splits of M3FD's names are kept in `detection/lists`, drawn here once or published by others: its README has the sources.
+Splits of M3FD's names are kept in `detection/lists`, drawn here or published by others: its README has the sources.
 """
 
 from collections import Counter

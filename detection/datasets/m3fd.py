@@ -65,7 +65,7 @@ def scenes(root: Path, names: Sequence[str]) -> dict[str, Scene]:
 
 
 def all_scenes(ranges: Sequence[tuple[str, str, int, int]] | None = None) -> dict[str, Scene]:
-    """Return the scenes of M3FD's 4,200 names by `ranges` of (condition, scene, first, last); None: the shipped ones."""
+    """Return the scenes of M3FD's 4,200 names by `ranges` (condition, scene, first, last); None: those shipped."""
     source = "M3FD's scenario.json"
     if ranges is None:
         source += ", as shipped"
@@ -103,7 +103,7 @@ def read_scenario(path: Path) -> list[tuple[str, str, int, int]]:
                 raise ValueError(f"{words} {first!r} to {last!r}")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise InputError(
-            f"{path} is not M3FD's scenario.json: {error!r}; wanted [{{name, scene: [{{name, range: [{{min, max}}]}}]}}] "
+            f"{path} is not M3FD's: {error!r}; wanted [{{name, scene: [{{name, range: [{{min, max}}]}}]}}] "
             f"of names up to {NAMES - 1:05}; without the file the shipped ranges are used"
         ) from None
     return ranges

@@ -102,7 +102,7 @@ def test_a_scenario_of_the_user_is_read_and_a_broken_one_is_refused(tmp_path):
         json.dumps(scenario).replace("4", "1.5"),
     ):
         (tmp_path / "scenario.json").write_text(text)
-        with pytest.raises(InputError, match="scenario.json is not M3FD's"):
+        with pytest.raises(InputError, match=r"scenario\.json is not M3FD's"):
             DATASETS["m3fd"].scenes(tmp_path, ["00003"])
 
 
@@ -129,7 +129,7 @@ def test_a_file_of_the_user_comes_before_all_else(tmp_path, rng):
     assert [found[name].sequence for name in looks] == [found[name].place for name in looks] == ["drive1", "drive2"]
     assert find_scenes(DATASETS["m3fd"], tmp_path, looks)["00000"].place == "overcast/lake"
     looks["00002"] = looks["00001"]
-    with pytest.raises(InputError, match="mine.csv lacks 1 of the 3 images: '00002'"):
+    with pytest.raises(InputError, match=r"mine\.csv lacks 1 of the 3 images: '00002'"):
         find_scenes(DATASETS["m3fd"], tmp_path, looks, tmp_path / "mine.csv")
 
 
