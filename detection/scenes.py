@@ -169,7 +169,7 @@ def read_scenes(path: Path) -> dict[str, Scene]:
             )
         if places.setdefault(sequence, place) != place:
             raise InputError(
-                f"{path}, line {number}: sequence {sequence!r} is at {place!r}, before at {places[sequence]!r}; wanted one place"
+                f"{path}, line {number}: sequence {sequence!r} is at {place!r} and at {places[sequence]!r}"
             )
         scenes[name] = Scene(sequence, place, cells.get("condition", ""), cells.get("source") or "the user's file")
     return scenes
