@@ -9,7 +9,6 @@ import contextlib
 import copy
 import io
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detection.predictions import check_predictions
 from pipeline.artefacts import read_json, sha256_json, versions, write_json
 from pipeline.stage import InputError
 
@@ -81,8 +81,7 @@ def score(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) ->
     """Score predictions (COCO results) against a ground truth of ours; no predictions at all are a valid result.
 
     Raises:
-        InputError: a prediction names an image or a category that the ground truth has not, or its box or score is no
-            finite number.
+        InputError: as `detection.predictions.check_predictions`.
     """
     evaluation = evaluate(truth, predictions)
     with contextlib.redirect_stdout(io.StringIO()):
@@ -107,7 +106,7 @@ def evaluate(
 
     Each of `areas` costs as much as the others. `most` is how many detections of a class in an image count.
     """
-    _check(truth, predictions)
+    check_predictions(truth, predictions)
     # pycocotools prints as it works, and writes into what it is given.
     with contextlib.redirect_stdout(io.StringIO()):
         expected = _coco(truth, copy.deepcopy(truth["annotations"]))
@@ -289,18 +288,3 @@ def _coco(truth: Mapping[str, Any], annotations: list[dict[str, Any]]) -> COCO:
 def _detection(number: int, prediction: Mapping[str, Any]) -> dict[str, Any]:
     area = prediction["bbox"][2] * prediction["bbox"][3]
     return {**prediction, "id": number, "area": area, "iscrowd": 0}
-
-
-def _check(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> None:
-    images = {image["id"] for image in truth["images"]}
-    categories = {category["id"] for category in truth["categories"]}
-    for number, prediction in enumerate(predictions):
-        for key, known in (("image_id", images), ("category_id", categories)):
-            if prediction.get(key) not in known:
-                raise InputError(
-                    f"prediction {number} has the {key} {prediction.get(key)!r}; wanted one of the ground truth's "
-                    f"{len(known)}, {min(known)} to {max(known)}"
-                )
-        values = [*prediction.get("bbox", ()), prediction.get("score")]
-        if len(values) != 5 or not all(isinstance(v, (int, float)) and math.isfinite(v) for v in values):
-            raise InputError(f"prediction {number} has the bbox and score {values}; wanted five finite numbers")

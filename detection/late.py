@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from detection.average_precision import MOST_DETECTIONS, overlaps, read_conditions, write_scores
+from detection.predictions import read_predictions
 from detection.truth import read_truth
 from pipeline.artefacts import read_json, sha256_json
 from pipeline.stage import InputError, run
@@ -102,11 +103,11 @@ def read_tested(folder: Path, band: str, truth: Mapping[str, Any]) -> tuple[dict
     """Return what detection.test wrote to `folder`: ap.json and the predictions.
 
     Raises:
-        InputError: a file is missing; ap.json is of another variant than `band`, of other labels than `truth`, or of
-            other predictions than those beside it.
+        InputError: a file is missing or refused; ap.json is of another variant than `band`, of other labels than
+            `truth`, or of other predictions than those beside it.
     """
     file = folder / "ap.json"
-    scores, predictions = read_json(file), read_json(folder / "predictions.json")
+    scores, predictions = read_json(file), read_predictions(folder / "predictions.json", truth)
     if scores.get("variant") != band:
         raise InputError(f"{file} is of {scores.get('variant')!r}, expected {band!r}")
     stated = scores.get("provenance", {})

@@ -17,8 +17,9 @@ from typing import Any
 
 from detection.average_precision import LEAST_SCORE, MATCH_OVERLAP, found_annotations, read_conditions
 from detection.late import BANDS
+from detection.predictions import read_predictions
 from detection.truth import read_truth
-from pipeline.artefacts import read_json, write_json
+from pipeline.artefacts import write_json
 from pipeline.stage import InputError, run
 
 SIZES = (("small", 32**2), ("medium", 96**2), ("large", float("inf")))  # area in square pixels, COCO's bounds
@@ -107,8 +108,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [band for band in BANDS if band not in files]
     if missing:
         raise InputError(f"--predictions names no {missing[0]!r}; wanted both bands to compare with")
-    predictions = {variant: read_json(file) for variant, file in files.items()}
-    result = helps(read_truth(args.truth), predictions, read_conditions(args.conditions))
+    truth = read_truth(args.truth)
+    predictions = {variant: read_predictions(file, truth) for variant, file in files.items()}
+    result = helps(truth, predictions, read_conditions(args.conditions))
     write_json(args.output, result)
     for variant, lists in result.items():
         logging.info(

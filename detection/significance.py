@@ -32,6 +32,7 @@ from detection.accumulation import Matches, accumulate_matches, number_scenes, s
 from detection.average_precision import MOST_DETECTIONS
 from detection.differences import LEAST_SEEDS, LEVEL, compare, split_by_scene
 from detection.intervals import bootstrap, describe
+from detection.predictions import read_predictions
 from detection.truth import read_truth
 from pipeline.artefacts import read_csv, read_json, sha256_file, sha256_json, versions, write_json
 from pipeline.stage import InputError, Progress, run, some_of, threads_available

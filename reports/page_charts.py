@@ -10,6 +10,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from detection.average_precision import score
+from detection.predictions import read_predictions
 from pipeline.artefacts import read_csv, read_json
 from reports import charts
 from reports.collect import LATE, Split
@@ -83,7 +84,7 @@ def precision_curves(split: Split, predictions: Mapping[str, Path]) -> dict[str,
     truth = read_json(split.file.with_name("truth_test.json"))
     curves: dict[str, dict[str, np.ndarray]] = {name: {} for name in split.classes}
     for variant, file in predictions.items():
-        scores = score(truth, read_json(file))
+        scores = score(truth, read_predictions(file, truth))
         for index, name in enumerate(scores.classes):
             if scores.boxes[index]:
                 curves[name][variant] = scores.precision[0, :, index, 0, -1]

@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from detection.average_precision import read_conditions
+from detection.predictions import read_predictions
 from pipeline.artefacts import read_json, replacing
 from pipeline.pairs import find_images, read_image
 from pipeline.stage import InputError
@@ -160,7 +161,9 @@ def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], prediction
         folders=images,
         classes=list(classes.values()),
         boxes=boxes,
-        detections={variant: _detections(file, names, classes) for variant, file in predictions.items()},
+        detections={
+            variant: _detections(read_predictions(file, truth), names, classes) for variant, file in predictions.items()
+        },
         conditions=read_conditions(split.file.with_name("conditions.json")),
         infrared_range=split.dataset.get("infrared_range"),
     )
@@ -248,20 +251,17 @@ def _crops(pictures: Pictures, variant: str, item: Mapping[str, Any], images: Im
     }
 
 
-def _detections(file: Path, names: Mapping[int, str], classes: Mapping[int, str]) -> dict[str, list[dict[str, Any]]]:
-    """Return a predictions file's detections by image name, the most certain first."""
-    results = read_json(file)
+def _detections(
+    predictions: Sequence[Mapping[str, Any]], names: Mapping[int, str], classes: Mapping[int, str]
+) -> dict[str, list[dict[str, Any]]]:
+    """Return detections by image name, the most certain first."""
     found: dict[str, list[dict[str, Any]]] = {}
-    try:
-        for entry in sorted(results, key=lambda entry: -entry["score"]):
-            x, y, width, height = (float(value) for value in entry["bbox"])
-            found.setdefault(names[entry["image_id"]], []).append(
-                {
-                    "bbox": [x, y, width, height],
-                    "class": classes[entry["category_id"]],
-                    "score": float(entry["score"]),
-                }
-            )
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{file} is no list of COCO results of this split ({type(error).__name__}: {error})") from None
+    for entry in sorted(predictions, key=lambda entry: -entry["score"]):
+        found.setdefault(names[entry["image_id"]], []).append(
+            {
+                "bbox": [float(value) for value in entry["bbox"]],
+                "class": classes[entry["category_id"]],
+                "score": float(entry["score"]),
+            }
+        )
     return found
