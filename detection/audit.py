@@ -2,31 +2,34 @@
 
 Prints counts and doubts, and writes them as JSON. What would falsify a result is refused (exit status 1): an image or a
 label file that is missing, unreadable or belongs to something else, pairs of two sizes, a label of an unknown class or
-outside its image, test pairs that are in training as well. The rest is warned of: labels clipped or dropped, infrared
-images and labels without a pair, duplicates.
+outside its image, no box at all, test pairs that are in training as well. The rest is warned of: labels clipped or
+dropped, infrared images and labels without a pair, duplicates. Where the split is known, what is wrong with pairs
+outside it is a warning, too.
 
 Keys of the JSON: `pairs`, `boxes`, `boxes_per_class`, `sizes` (pairs by "WIDTHxHEIGHT"), `unpaired` (files), and
-`degenerate_boxes` (boxes without area or turned inside out), `duplicates` (each image whose likest other one is the
+`degenerate_boxes` (boxes without area or turned inside out), `repeated_boxes` (given twice, and dropped), `unlabelled`
+(images without a label file, taken as images without objects), `duplicates` (each image whose likest other one is the
 same or a near duplicate), `duplicate_counts`, `conditions`, `warnings`, `errors`, `refused`, `versions`.
 """
 
 import argparse
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detection.boxes import INSIDE_OUT, NO_AREA
+from detection.boxes import INSIDE_OUT, NO_AREA, TWICE
 from detection.conditions import find_conditions
 from detection.datasets import DATASETS, Dataset, find_dataset
-from detection.datasets.layout import find_labels, read_labels
+from detection.datasets.layout import LabelReader
 from detection.leakage import MOST_EXACT
 from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, look, nearest
 from detection.prepare import add_folders, doubts_of_bands
 from detection.scenes import stated_scenes
+from detection.splits import SPLITS
 from pipeline.artefacts import relative, versions, write_json
 from pipeline.pairs import (
     EXTENSIONS,
@@ -58,24 +61,40 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
     check_folders(layout.visible, layout.infrared, dataset.bands)
     visible, infrared = find_bands(layout.visible, layout.infrared, dataset.bands)
     labels = [path for folder in layout.labels if folder.is_dir() for path in sorted(folder.iterdir())]
-    labels = [path for path in labels if path.suffix in (".xml", ".txt") and path.stem != "classes"]
+    labels = [path for path in labels if path.suffix.lower() in (".xml", ".txt") and path.stem != "classes"]
     pairs = [
         Pair(name, path, infrared[name], dataset.bands.infrared_range)
         for name, path in visible.items()
         if name in infrared
     ]
     refuse_same_files(pairs)
-    errors = [f"{visible[name]} has no infrared image" for name in visible if name not in infrared]
+    judged = {*parts[0], *parts[1]} if parts is not None else None
+    errors: list[str] = []
+    warnings: list[str] = []
+
+    def fault(name: str, text: str) -> None:
+        """Note what is wrong with a pair: an error if the split has it, else a warning."""
+        if judged is None or name in judged:
+            errors.append(text)
+        else:
+            warnings.append(f"outside the split: {text}")
+
+    for name in visible:
+        if name not in infrared:
+            fault(name, f"{visible[name]} has no infrared image")
     if errors:
         errors[0] += suggested_suffixes(visible, infrared)
     spare = [path for name, path in infrared.items() if name not in visible]
     labelled = {f"{name}{suffix}" for name in visible for suffix in ("", *dataset.bands.suffixes)}
     spare_labels = [path for path in labels if path.stem not in labelled]
-    warnings = [f"{path} has no visible image; left out" for path in (*spare, *spare_labels)]
+    warnings += [f"{path} has no visible image; left out" for path in (*spare, *spare_labels)]
     unpaired = [path for name, path in visible.items() if name not in infrared] + spare + spare_labels
 
-    looks = _look_at(pairs, errors)
-    boxes, degenerate = _count_boxes(dataset, layout.labels, looks, warnings, errors)
+    looks = _look_at(pairs, fault)
+    reader = LabelReader(dataset, root)
+    boxes, degenerate, repeated = _count_boxes(reader, looks, warnings, fault)
+    if looks and not boxes and not errors:
+        errors.append(f"{', '.join(map(str, layout.labels))}: the labels of {len(looks)} images have no box at all")
     try:
         warnings += doubts_of_bands(pairs, looks)
     except InputError as error:
@@ -100,6 +119,8 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
         "sizes": dict(sizes.most_common()),
         "unpaired": [relative(path, root) for path in unpaired],
         "degenerate_boxes": degenerate,
+        "repeated_boxes": repeated,
+        "unlabelled": len(reader.unlabelled),
         "duplicates": duplicates,
         "duplicate_counts": {**counts, "threshold": NEAR_DUPLICATE, "descriptor": DESCRIPTOR},
         "conditions": {"source": conditions["source"], **Counter(filter(None, conditions["images"].values()))},
@@ -156,8 +177,8 @@ def _count(found: dict[str, dict[str, Any]]) -> dict[str, int]:
     return {"same": kinds["same"], "near": kinds["near"]}
 
 
-def _look_at(pairs: Sequence[Pair], errors: list[str]) -> dict[str, Look]:
-    """Look at every pair; what cannot be read goes to `errors`."""
+def _look_at(pairs: Sequence[Pair], fault: Callable[[str, str], None]) -> dict[str, Look]:
+    """Look at every pair; what cannot be read is a `fault` of its name."""
 
     def attempt(pair: Pair) -> Look | str:
         try:
@@ -171,30 +192,30 @@ def _look_at(pairs: Sequence[Pair], errors: list[str]) -> dict[str, Look]:
             if isinstance(seen, Look):
                 looks[pair.name] = seen
             else:
-                errors.append(seen)
+                fault(pair.name, seen)
             progress.step()
     return looks
 
 
 def _count_boxes(
-    dataset: Dataset, folders: tuple[Path, ...], looks: dict[str, Look], warnings: list[str], errors: list[str]
-) -> tuple[Counter[str], int]:
-    """Return the boxes of each class and the number of degenerate ones; doubts go to `warnings` and `errors`."""
+    reader: LabelReader, looks: dict[str, Look], warnings: list[str], fault: Callable[[str, str], None]
+) -> tuple[Counter[str], int, int]:
+    """Return the boxes of each class, and how many are degenerate and given twice; doubts go to `warnings`."""
     boxes: Counter[str] = Counter()
-    degenerate = 0
+    degenerate = repeated = 0
     for name, seen in looks.items():
         try:
-            found, doubts = read_labels(
-                find_labels(folders, name, dataset.bands.suffixes), dataset.classes, seen.width, seen.height
-            )
+            found, doubts = reader.read(name, seen.width, seen.height)
         except InputError as error:
             degenerate += INSIDE_OUT in str(error)
-            errors.append(str(error))
+            fault(name, str(error))
             continue
         boxes.update(box.name for box in found)
         degenerate += sum(doubt.endswith(NO_AREA) for doubt in doubts)
+        repeated += sum(doubt.endswith(TWICE) for doubt in doubts)
         warnings += doubts
-    return boxes, degenerate
+    warnings += reader.doubts()
+    return boxes, degenerate, repeated
 
 
 def recognise(root: Path) -> str:
@@ -208,6 +229,9 @@ def recognise(root: Path) -> str:
         layout = dataset.layout(root)
         there = all(map(_holds_images, (*layout.visible, *layout.infrared)))
         if dataset.classes and there and all(folder.is_dir() for folder in layout.labels):
+            # Others name their folders vi, ir and labels as copies of M3FD do: the authors' labels are XML.
+            if dataset.orders and not any(path.suffix.lower() == ".xml" for path in layout.labels[0].iterdir()):
+                continue
             found.append(name)
     if "synthetic" in found:  # its layout is M3FD's own: only the marker tells them apart
         found.remove("m3fd" if (root / "synthetic.json").is_file() else "synthetic")
@@ -227,13 +251,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not args.root.is_dir():
         raise InputError(f"--root {args.root} is not a folder; wanted the data set's")
     name = args.dataset or recognise(args.root)
-    dataset = find_dataset(name, args.classes, args.visible, args.infrared, args.labels, given_bands(args))
+    dataset = find_dataset(
+        name, args.classes, args.visible, args.infrared, args.labels, given_bands(args), args.unlabelled
+    )
     if args.train_list or args.test_list:
         if not (args.train_list and args.test_list):
             raise InputError("--train-list and --test-list: found one; wanted both or none")
         parts = tuple(read_names(path, dataset.bands.suffixes) for path in (args.train_list, args.test_list))
     else:
-        parts = dataset.own_split(args.root)
+        parts = dataset.own_split(args.root) if args.split == "own" else None
     found = audit(dataset, args.root, parts)
     facts = {"dataset": name, **found, "versions": versions("numpy", "opencv-python-headless")}
     for line in describe(facts):
@@ -259,7 +285,7 @@ def describe(facts: dict[str, Any]) -> list[str]:
         f"pairs: {facts['pairs']}",
         f"sizes: {_listed(facts['sizes'])}",
         f"boxes: {facts['boxes']}: {_listed(facts['boxes_per_class'])}",
-        f"degenerate boxes: {facts['degenerate_boxes']}",
+        f"degenerate boxes: {facts['degenerate_boxes']}, given twice: {facts['repeated_boxes']}",
         f"unpaired files: {len(facts['unpaired'])}",
         f"duplicates: same {counts['same']}, near {counts['near']}{across} ({counts['descriptor']} >= "
         f"{counts['threshold']:g})",
@@ -283,6 +309,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, required=True, help="the data set's folder")
     parser.add_argument("--dataset", choices=DATASETS, help="default: recognised by its folders")
     add_folders(parser)
+    parser.add_argument(
+        "--split",
+        choices=SPLITS,
+        default="own",
+        help="of which pairs faults are errors: own and list, of those that they name; others, of all (default: own)",
+    )
     parser.add_argument("--train-list", type=Path, metavar="FILE", help="names of the training images")
     parser.add_argument("--test-list", type=Path, metavar="FILE", help="names of the test images")
     parser.add_argument("--output", type=Path, metavar="FILE.json", help="where to write the JSON")

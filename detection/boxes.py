@@ -9,6 +9,7 @@ of pixels, and only lifts a 0 to 1; in them xmax reaches the image's width.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Box:
 
 
 NO_AREA = "has no area; dropped"  # how such a warning ends
+TWICE = "is there twice; dropped"  # likewise
 INSIDE_OUT = "turned inside out"
 Labels = tuple[list[Box], list[str]]  # the boxes of one image, and warnings that name the file
 
@@ -48,12 +50,13 @@ _FRACTIONS = ("centre x", "centre y", "width", "height")
 def read_voc(path: Path, classes: Sequence[str], width: int, height: int) -> Labels:
     """Read the boxes of a Pascal VOC XML file of an image of `width` x `height` pixels.
 
-    A file without objects is an image without objects. Class names match whatever their case. A box without area is
-    dropped with a warning; one slightly outside the image is clipped with a warning.
+    A file without objects is an image without objects. Class names match whatever their case. A box without area and
+    one given before are dropped with a warning; one slightly outside the image is clipped with a warning.
 
     Raises:
         InputError: no valid XML, or XML with a DTD or entities; a field missing or no number; an unknown class; a box
-            turned inside out or outside the image.
+            turned inside out, outside the image, or in fractions of it; the stated size is another than the image's
+            and not just its two sides exchanged. A size of 0 states nothing.
     """
     try:
         root = ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
@@ -64,13 +67,23 @@ def read_voc(path: Path, classes: Sequence[str], width: int, height: int) -> Lab
     if root.tag != "annotation":
         raise InputError(f"{path} has the root element <{root.tag}>; wanted Pascal VOC's <annotation>")
     boxes, warnings = [], []
-    stated = tuple(root.findtext(f"size/{side}") for side in ("width", "height"))
-    if all(stated) and stated != (str(width), str(height)):
-        warnings.append(f"{path} says that the image is {stated[0]}x{stated[1]}; it is {width}x{height}")
+    stated = [_stated_side(root, side, path) for side in ("width", "height")]
+    if any(found not in (0, side) for found, side in zip(stated, (width, height), strict=True)):
+        said = f"{path} says that the image is {stated[0]:g}x{stated[1]:g}; it is {width}x{height}"
+        if stated != [height, width]:
+            raise InputError(
+                f"{said}; wanted labels drawn on this image: scale the boxes with it, or remove <size> if they fit"
+            )
+        warnings.append(f"{said}: taken as exchanged by whoever wrote it")
     for number, element in enumerate(root.iter("object"), 1):
         where = f"{path}, object {number}"
         name = _known_class(_field(element, "name", where).strip(), classes, where)
         edges = [_number(_field(element, f"bndbox/{edge}", where), where, edge) for edge in _EDGES]
+        if 0 <= edges[0] < edges[2] <= 1 and 0 <= edges[1] < edges[3] <= 1:
+            raise InputError(
+                f"{where}: {name} at {', '.join(f'{edge:g}' for edge in edges)} lies within 0..1, as fractions of the "
+                "image do; wanted pixels (multiply by its width and height)"
+            )
         _keep(Box(name, *edges), width, height, where, boxes, warnings)
     return boxes, warnings
 
@@ -79,33 +92,54 @@ def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> La
     """Read the boxes of a YOLO text file of an image of `width` x `height` pixels.
 
     One box a line: the class's number from 0, centre x, centre y, width and height as fractions of the image. An empty
-    file is an image without objects. Boxes without area and slightly outside are treated as by `read_voc`.
+    file is an image without objects. Boxes without area, twice and slightly outside are treated as by `read_voc`.
+
+    With a warning, a sixth number in 0..1 is taken as a confidence and passed over, and a line of three points or more
+    as a polygon, whose box is the least that holds it.
 
     Raises:
-        InputError: the file is missing or no text; a line has not five numbers; an unknown class; a box outside.
+        InputError: the file is missing or no text; a line has other fields; an unknown class; a box outside.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; wanted the labels of an image, even of one without objects") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text: {error}") from None
+        raise InputError(f"{path} is not text: {error}; wanted UTF-8") from None
     boxes, warnings = [], []
+    confidences = polygons = 0
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
         fields = line.split()
-        if len(fields) != 5:
-            raise InputError(f"{where} has {len(fields)} fields; wanted 5: class, centre x, centre y, width, height")
-        # Nine digits are more than any data set's classes, and int() refuses thousands.
-        if not fields[0].isdecimal() or len(fields[0]) > 9 or int(fields[0]) >= len(classes):
+        if len(fields) not in (5, 6) and (len(fields) < 7 or len(fields) % 2 == 0):
+            raise InputError(
+                f"{where} has {len(fields)} fields; wanted 5: class, centre x, centre y, width, height, with spaces "
+                "between (or a confidence after them, or a class and the points of a polygon)"
+            )
+        # Nine digits are more than any data set's classes, and int() refuses thousands. NumPy writes 1.000000.
+        if not re.fullmatch(r"[0-9]{1,9}(\.0*)?", fields[0]) or int(float(fields[0])) >= len(classes):
             known = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
             raise InputError(f"{where} has the unknown class {fields[0]!r}; wanted one of {known}")
-        x, y, w, h = (_number(text, where, what) for text, what in zip(fields[1:], _FRACTIONS, strict=True))
-        name = classes[int(fields[0])]
-        box = Box(name, (x - w / 2) * width, (y - h / 2) * height, (x + w / 2) * width, (y + h / 2) * height)
+        name = classes[int(float(fields[0]))]
+        if len(fields) > 6:
+            points = [_number(text, where, "coordinate of a point") for text in fields[1:]]
+            left, top, right, bottom = (f(side) for f in (min, max) for side in (points[::2], points[1::2]))
+            polygons += 1
+        else:
+            x, y, w, h = (_number(text, where, what) for text, what in zip(fields[1:5], _FRACTIONS, strict=True))
+            left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+        if len(fields) == 6:
+            if not 0 <= _number(fields[5], where, "confidence") <= 1:
+                raise InputError(f"{where} has the confidence {fields[5]}; wanted 0 to 1, or no sixth field")
+            confidences += 1
+        box = Box(name, left * width, top * height, right * width, bottom * height)
         _keep(box, width, height, where, boxes, warnings)
+    if confidences:
+        warnings.append(f"{path} has {confidences} lines of six fields; the last is taken as a confidence, left out")
+    if polygons:
+        warnings.append(f"{path} has {polygons} polygons; the box around each is taken")
     return boxes, warnings
 
 
@@ -127,8 +161,21 @@ def _keep(box: Box, width: int, height: int, where: str, boxes: list[Box], warni
     clipped = Box(box.name, *(min(max(edge, 0.0), float(side)) for edge, side in zip(edges, sides, strict=True)))
     if clipped.xmin >= clipped.xmax or clipped.ymin >= clipped.ymax:
         warnings.append(f"{where}: {found} {NO_AREA}")
+    elif any(_same(clipped, other) for other in boxes):
+        warnings.append(f"{where}: {found} {TWICE}")
     else:
         boxes.append(clipped)
+
+
+def _same(box: Box, other: Box) -> bool:
+    return box.name == other.name and all(
+        abs(getattr(box, edge) - getattr(other, edge)) <= ROUNDING_PIXELS for edge in _EDGES
+    )
+
+
+def _stated_side(root: Element, side: str, path: Path) -> float:
+    text = root.findtext(f"size/{side}") or ""
+    return _number(text, f"{path}, <size>", side) if text.strip() else 0.0
 
 
 def _field(element: Element, name: str, where: str) -> str:

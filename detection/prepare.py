@@ -16,16 +16,27 @@ from typing import Any
 
 from detection.boxes import Box
 from detection.conditions import find_conditions
-from detection.datasets import DATASETS, Dataset, find_dataset
-from detection.datasets.layout import Scene, find_labels, read_labels
+from detection.datasets import DATASETS, Dataset, Layout, find_dataset
+from detection.datasets.layout import LabelReader, Scene
 from detection.leakage import exposure_words, measure_leakage, refuse_tested_training
 from detection.likeness import Look, look_at
 from detection.scenes import FROM_IMAGES, RULE, find_scenes, write_scenes
-from detection.splits import KEPT, Split, kept_split, limited, list_split, own_split, random_split, scene_split
-from detection.truth import boxes_per_class, build_truth
+from detection.splits import (
+    KEPT,
+    SPLITS,
+    Split,
+    check_split_options,
+    kept_split,
+    limited,
+    list_split,
+    own_split,
+    random_split,
+    scene_split,
+)
+from detection.truth import boxes_per_class, build_truth, without_boxes
 from pipeline.artefacts import relative, sha256_lines, versions, write_json, write_text
 from pipeline.colour import band_doubts
-from pipeline.pairs import Pair, add_band_options, find_pairs, given_bands
+from pipeline.pairs import Pair, add_band_options, check_folders, find_bands, find_pairs, given_bands
 from pipeline.stage import InputError, run, some_of
 
 SHOWN_WARNINGS = 10
@@ -52,7 +63,7 @@ def prepare(
 
     Raises:
         InputError: a name of the split has no pair; an image is unreadable, not 8-bit, or of another size than its
-            partner; a label file is missing or wrong.
+            partner; a label file is missing or wrong; no training image, or no test image, has a box.
     """
     by_name = {pair.name: pair for pair in pairs}
     used = sorted(split.train + split.test)
@@ -62,32 +73,36 @@ def prepare(
     broken = [name for name in used if "\n" in name or "\r" in name]
     if broken:
         raise InputError(f"{str(by_name[broken[0]].visible)!r} has a line break in its name; wanted a name of one line")
-    folders = dataset.layout(root).labels
     if looks is None:
         looks = look_at([by_name[name] for name in used])
     looks = {name: looks[name] for name in used}
     sizes = {name: (seen.width, seen.height) for name, seen in looks.items()}
     boxes: dict[str, list[Box]] = {}
     warnings: list[str] = []
+    labels = LabelReader(dataset, root)
     for name in used:
-        boxes[name], found = read_labels(
-            find_labels(folders, name, dataset.bands.suffixes), dataset.classes, *sizes[name]
-        )
+        boxes[name], found = labels.read(name, *sizes[name])
         warnings += found
+    warnings = labels.doubts() + warnings
     ids = {pair.name: number for number, pair in enumerate(sorted(pairs, key=lambda pair: pair.name), 1)}
     truths = [
         build_truth(ids, {name: sizes[name] for name in names}, boxes, dataset.classes)
         for names in (split.train, split.test)
     ]
+    untrained, _ = (without_boxes(truth, part) for truth, part in zip(truths, ("training", "test"), strict=True))
+    warnings = [*filter(None, [untrained]), *warnings]
     return Prepared(split, truths[0], truths[1], looks, warnings)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, split and write."""
     args = _parse(argv)
-    dataset = find_dataset(args.dataset, args.classes, args.visible, args.infrared, args.labels, given_bands(args))
+    dataset = find_dataset(
+        args.dataset, args.classes, args.visible, args.infrared, args.labels, given_bands(args), args.unlabelled
+    )
+    check_split_options(args.split, args.train, args.test, args.train_list, args.test_list)
     folders = dataset.layout(args.root)
-    pairs = find_pairs(folders.visible, folders.infrared, bands=dataset.bands)
+    pairs, faults = _find_pairs(args, dataset, folders)
     looks = scenes = None
     if args.split == "scene-blocked":
         looks, scenes, split = _split_by_scenes(args, dataset, pairs)
@@ -99,6 +114,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     scenes = scenes or find_scenes(dataset, args.root, prepared.looks, args.scenes)
     leakage = measure_leakage(prepared.looks, scenes, split.train, split.test)
     refuse_tested_training(leakage)
+    doubts = faults + doubts
     for warning in [*doubts, *prepared.warnings[:SHOWN_WARNINGS]]:
         logging.warning("warning: %s", warning)
     if len(prepared.warnings) > SHOWN_WARNINGS:
@@ -175,8 +191,6 @@ def doubts_of_bands(pairs: Sequence[Pair], looks: dict[str, Look]) -> list[str]:
 def _split_by_scenes(
     args: argparse.Namespace, dataset: Dataset, pairs: list[Pair]
 ) -> tuple[dict[str, Look], dict[str, Scene], Split]:
-    if args.test is None:
-        raise InputError("--split scene-blocked wants --test N")
     looks = look_at(pairs)
     scenes = find_scenes(dataset, args.root, looks, args.scenes)
     everything = Split(args.split, tuple(looks), ())
@@ -195,17 +209,38 @@ def _split(args: argparse.Namespace, dataset: Dataset, names: list[str]) -> Spli
     if args.split == "own":
         return own_split(dataset, args.root)
     if args.split == "random":
-        if args.train is None or args.test is None:
-            raise InputError("--split random wants --train N and --test N")
         return random_split(names, args.train, args.test, args.seed)
-    if args.train_list is None or args.test_list is None:
-        raise InputError("--split list wants --train-list FILE and --test-list FILE")
     return list_split(args.train_list, args.test_list, dataset.bands.suffixes)
 
 
+def _find_pairs(args: argparse.Namespace, dataset: Dataset, folders: Layout) -> tuple[list[Pair], list[str]]:
+    """Return all pairs, and warnings of visible images that lack an infrared one and are in no list of the split."""
+    if args.split not in ("own", "list"):
+        return find_pairs(folders.visible, folders.infrared, bands=dataset.bands), []
+    check_folders(folders.visible, folders.infrared, dataset.bands)
+    split = _split(args, dataset, [])
+    visible, infrared = find_bands(folders.visible, folders.infrared, dataset.bands)
+    alone = [name for name in visible if name not in infrared and name not in {*split.train, *split.test}]
+    if not alone:
+        return find_pairs(folders.visible, folders.infrared, bands=dataset.bands), []
+    pairs = find_pairs(folders.visible, folders.infrared, set(visible) - set(alone), dataset.bands)
+    return pairs, [f"{len(alone)} visible images outside the split have no infrared image: {some_of(alone)}"]
+
+
 def add_folders(parser: argparse.ArgumentParser) -> None:
-    """Add the options that describe the data set `folders`."""
-    parser.add_argument("--classes", nargs="+", metavar="NAME", help="folders: the classes in their order")
+    """Add the options that describe the data set `folders`, and what its labels mean."""
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        metavar="NAME",
+        help="folders: the classes in their order; other data sets: theirs, in the order of YOLO labels' numbers",
+    )
+    parser.add_argument(
+        "--unlabelled",
+        choices=("refuse", "background"),
+        default="refuse",
+        help="an image without a label file is refused, or is one without objects (default: refuse)",
+    )
     for kind in ("visible", "infrared", "labels"):
         parser.add_argument(f"--{kind}", nargs="+", metavar="DIR", help=f"folders: below the root (default: {kind})")
     add_band_options(parser)
@@ -221,7 +256,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     add_folders(parser)
     parser.add_argument(
         "--split",
-        choices=("own", "random", *KEPT, "scene-blocked", "list"),
+        choices=SPLITS,
         default="own",
         help="own: the data set's; random: --train and --test pairs drawn with --seed; scene-blocked: whole places or "
         "sequences drawn with --seed, about --test pairs of them to test; list: two files of names; the others: kept "

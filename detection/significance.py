@@ -158,7 +158,7 @@ def match_all(
 
 
 def _match(truth: Mapping[str, Any], most: int, file: Path) -> tuple[str, list[Matches]]:
-    predictions = read_json(file)
+    predictions = read_predictions(file, truth)
     return sha256_json(predictions), accumulate_matches(truth, predictions, most)
 
 

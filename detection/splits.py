@@ -41,6 +41,14 @@ KEPT = {
         "2e337c27295c2ef9fb3a73615073af8f51dbd302d4b2e4ecb4de09014fa00724",
     ),
 }
+# Of each kind of split the options that it needs; it takes no other of them.
+SPLITS = {
+    "own": (),
+    "random": ("train", "test"),
+    **dict.fromkeys(KEPT, ()),
+    "scene-blocked": ("test",),
+    "list": ("train_list", "test_list"),
+}
 # A split by scenes has as many scenes as this on both sides, and the test's are worth as many of equal size, where the
 # data allow: what the statistics of the verdict ask for (`detection.differences`).
 ENOUGH = 12
@@ -67,6 +75,23 @@ class Split:
     def digests(self) -> tuple[str, str]:
         """The SHA-256 of the training names and of the test names, one a line."""
         return sha256_lines(self.train), sha256_lines(self.test)
+
+
+def check_split_options(
+    kind: str, train: int | None, test: int | None, train_list: Path | str | None, test_list: Path | str | None
+) -> None:
+    """Raise InputError where a split lacks an option that it needs, or is given one that it would pass over."""
+    given = {"train": train, "test": test, "train_list": train_list, "test_list": test_list}
+    found, wanted = {key for key, value in given.items() if value is not None}, SPLITS[kind]
+    shown = {key: f"--{key.replace('_', '-')} {'FILE' if 'list' in key else 'N'}" for key in given}
+    if not found >= set(wanted):
+        raise InputError(f"--split {kind} wants {' and '.join(shown[key] for key in wanted)}")
+    if surplus := [f"--{key.replace('_', '-')} {given[key]}" for key in given if key in found - set(wanted)]:
+        fitting = [other for other, keys in SPLITS.items() if found == set(keys)]
+        raise InputError(
+            f"--split {kind} takes no {' and no '.join(surplus)}; wanted it without"
+            + (f", or --split {' or '.join(fitting)}" if fitting else "")
+        )
 
 
 def own_split(dataset: Dataset, root: Path) -> Split:

@@ -55,6 +55,21 @@ def boxes_per_class(truth: Mapping[str, Any]) -> dict[str, int]:
     return {category["name"]: counts[category["id"]] for category in truth["categories"]}
 
 
+def without_boxes(truth: Mapping[str, Any], part: str) -> str:
+    """Return a warning that names the classes without a box; nothing where each has one.
+
+    Raises:
+        InputError: there are images, and no box at all.
+    """
+    if truth["images"] and not truth["annotations"]:
+        raise InputError(
+            f"the {len(truth['images'])} {part} images have no box at all: nothing could be learnt or found; wanted "
+            "label files that are not all empty or missing"
+        )
+    empty = [name for name, count in boxes_per_class(truth).items() if not count]
+    return f"no {part} box of {', '.join(empty)}" if empty else ""
+
+
 def read_truth(path: Path) -> dict[str, Any]:
     """Read a ground truth of ours.
 

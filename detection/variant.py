@@ -10,10 +10,12 @@
     infrared_range: [7000, 9000]   where files have 16-bit counts, those of levels 0 and 255; else no such key
 
 Paths are relative to the file. The form that ultralytics users have (path, train, val, test, names; labels as YOLO text
-in `labels/` beside `images/`) is read as well.
+in `labels/` beside `images/`, or beside the images) is read as well.
 """
 
 import argparse
+import glob
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,11 +24,13 @@ from typing import Any, Literal
 import yaml
 
 from detection.boxes import read_yolo
-from detection.truth import build_truth, read_truth
+from detection.classes import check_order, names_of, read_yaml, stated_order
+from detection.truth import build_truth, read_truth, without_boxes
 from pipeline.artefacts import read_csv, read_json, relative, sha256_file, sha256_json, sha256_lines, write_text
 from pipeline.pairs import EXTENSIONS, find_images, read_image
 from pipeline.stage import InputError, run, some_of
 
+SHOWN_WARNINGS = 10
 Part = Literal["train", "test"]
 
 
@@ -56,33 +60,21 @@ def read_data(path: Path, part: Part) -> Data:
     """Read one part of the variant that a data.yaml describes.
 
     Raises:
-        InputError: the file is missing, no YAML or lacks a key; its ground truth is broken; an image of the part is
-            missing, or differs from what the manifest states.
+        InputError: the file is missing, no YAML or lacks a key; its classes are not numbered from 0 without gaps; its
+            ground truth is broken or has no box; an image of the part is missing, or differs from what the manifest
+            states.
     """
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; wanted a data.yaml") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(content, dict) or "names" not in content:
-        raise InputError(f"{path} has no key `names`; wanted a data.yaml")
-    names = content["names"]
-    names = list(names.values()) if isinstance(names, dict) else names
+    content = read_yaml(path)
+    classes = names_of(content, path)
     # Nothing deeper is taken as text: aliases in YAML make a small file an endless one.
-    for key, value in (("names", names), ("variant", content.get("variant"))):
-        words = value if isinstance(value, list) else [value]
-        if not all(isinstance(word, (str, int, float, type(None))) for word in words):
-            raise InputError(f"{path}: `{key}` is neither a word nor a list of words")
+    if not isinstance(content.get("variant"), (str, int, float, type(None))):
+        raise InputError(f"{path}: `variant` is no word")
     for key in ("images", "manifest", "path", "train", "val", "test"):
         value = content.get(key)
         several = key == "images" or ("images" not in content and key in ("train", "val", "test"))
         words = value if isinstance(value, list) and several else [value or ""]
         if not all(isinstance(word, str) for word in words):
             raise InputError(f"{path}: `{key}` is no path{' and no list of paths' if several else ''}")
-    if not isinstance(names, list):
-        raise InputError(f"{path}: `names` is no list; wanted the classes in their order")
-    classes = tuple(map(str, names))
     if "images" not in content:
         return _read_plain(path, content, part, classes)
     missing = [key for key in ("variant", "images", part) if not content.get(key)]
@@ -92,6 +84,7 @@ def read_data(path: Path, part: Part) -> Data:
     found = tuple(category["name"] for category in truth["categories"])
     if found != classes:
         raise InputError(f"{path} names the classes {list(classes)}, its {part} ground truth {list(found)}")
+    without_boxes(truth, f"{part} of {path}:")
     manifest = path.parent / content["manifest"] if content.get("manifest") else None
     suffix, counts = content.get("suffix") or "", content.get("infrared_range")
     if not isinstance(suffix, str):
@@ -146,39 +139,107 @@ def _complete(names: Sequence[str], found: Any, where: str) -> None:
 
 def _read_plain(path: Path, content: dict[str, Any], part: Part, classes: tuple[str, ...]) -> Data:
     """Read the form of ultralytics: folders or lists of images under `path`, YOLO labels beside them."""
-    source = content.get(part) or (content.get("val") if part == "test" else None)
+    if not classes:
+        raise InputError(f"{path}: `names` is empty; wanted the classes in their order")
+    files = _plain_files(path, content, part)
+    other: Part = "test" if part == "train" else "train"
+    if _plain_source(content, other):
+        _refuse_shared(path, files, _plain_files(path, content, other))
+    sizes, boxes, doubts, unlabelled = {}, {}, [], []
+    checked: set[Path] = set()
+    for name, file in files.items():
+        height, width = read_image(file).shape[:2]
+        labels = _labels_of(file)
+        found = [place for place in (labels, file.with_suffix(".txt")) if place.is_file()]
+        sizes[name], boxes[name] = (width, height), []
+        # In this form a missing file means an image without objects.
+        if not found:
+            unlabelled.append(name)
+            continue
+        if found[0].parent not in checked:
+            checked.add(found[0].parent)
+            if stated := stated_order(found[0].parent, found[0].parent):
+                check_order(*stated, classes)
+        boxes[name], warnings = read_yolo(found[0], classes, width, height)
+        doubts += warnings
+    if unlabelled:
+        where = _labels_of(files[unlabelled[0]])
+        doubts.insert(
+            0, f"{len(unlabelled)} of {len(files)} images have no label file, such as {where}; without objects"
+        )
+    if not any(boxes.values()):
+        raise InputError(
+            f"{path}: the {len(files)} {part} images have no box; looked for labels such as "
+            f"{_labels_of(next(iter(files.values())))}, found {len(files) - len(unlabelled)}; wanted YOLO labels "
+            "beside the images, or in `labels` where the images are in `images`"
+        )
+    ids = {name: number for number, name in enumerate(files, 1)}
+    truth = build_truth(ids, sizes, boxes, classes)
+    for doubt in doubts[:SHOWN_WARNINGS]:
+        logging.warning("warning: %s", doubt)
+    if len(doubts) > SHOWN_WARNINGS:
+        logging.warning("warning: and %d more", len(doubts) - SHOWN_WARNINGS)
+    digests = {name: sha256_file(file) for name, file in files.items()}
+    return Data(str(content.get("variant", path.stem)), classes, truth, files, digests)
+
+
+def _plain_source(content: dict[str, Any], part: Part) -> str | list[str] | None:
+    return content.get(part) or (content.get("val") if part == "test" else None)
+
+
+def _plain_files(path: Path, content: dict[str, Any], part: Part) -> dict[str, Path]:
+    """Return the images of a part by name, sorted: those of its folders, whatever their depth, and of its lists."""
+    source = _plain_source(content, part)
     if not source:
-        raise InputError(f"{path} has no key `{part}`; wanted folders or lists of images")
-    root = path.parent / Path(content.get("path") or ".").expanduser()
+        raise InputError(f"{path} has no key `{part}`, or nothing in it; wanted folders or lists of images")
+    root = path.parent.absolute() / Path(content.get("path") or ".").expanduser()
     files: dict[str, Path] = {}
     for entry in [source] if isinstance(source, str) else source:
         place = root / Path(entry).expanduser()
-        if place.suffix == ".txt":
-            if not place.is_file():
-                raise InputError(f"{path} names {place}, which does not exist")
-            lines = [line.strip() for line in place.read_text(encoding="utf-8").splitlines()]
-            found = [(place.parent if line.startswith("./") else root) / line for line in lines if line]
-        else:
-            found = list(find_images(place).values())
+        if not place.exists() and entry.startswith("../"):  # as Roboflow writes, and as ultralytics reads it
+            place = root / entry.removeprefix("../")
+        if not place.exists():
+            raise InputError(f"{path} names {place}, which does not exist")
+        found = _listed_images(place, root) if place.suffix == ".txt" and place.is_file() else _images_below(place)
+        if not found:
+            raise InputError(f"{path} names {place}, which holds no image; wanted a folder of images or a list of them")
         for file in found:
             if file.stem in files or file.suffix.lower() not in EXTENSIONS:
                 raise InputError(f"{file}, named in {path}, is no image, or a second one of the name {file.stem!r}")
             files[file.stem] = file
-    sizes, boxes = {}, {}
-    for name, file in sorted(files.items()):
-        height, width = read_image(file).shape[:2]
-        parts = list(file.with_suffix(".txt").parts)
-        if "images" in parts:
-            parts[len(parts) - 1 - parts[::-1].index("images")] = "labels"
-        labels = Path(*parts)
-        # In this form, and only here, a missing file means an image without objects.
-        sizes[name] = (width, height)
-        boxes[name] = read_yolo(labels, classes, width, height)[0] if labels.is_file() else []
-    ids = {name: number for number, name in enumerate(sorted(files), 1)}
-    truth = build_truth(ids, sizes, boxes, classes)
-    files = dict(sorted(files.items()))
-    digests = {name: sha256_file(file) for name, file in files.items()}
-    return Data(str(content.get("variant", path.stem)), classes, truth, files, digests)
+    return dict(sorted(files.items()))
+
+
+def _images_below(folder: Path) -> list[Path]:
+    found = glob.glob(f"{glob.escape(str(folder))}/**/*", recursive=True)  # noqa: PTH207  # follows links, as ultralytics
+    return sorted(path for path in map(Path, found) if path.suffix.lower() in EXTENSIONS and path.is_file())
+
+
+def _listed_images(place: Path, root: Path) -> list[Path]:
+    try:
+        lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{place} is not text: {error}; wanted UTF-8, an image a line") from None
+    return [(place.parent if line.startswith("./") else root) / line.replace("\\", "/") for line in lines if line]
+
+
+def _labels_of(image: Path) -> Path:
+    """Return where ultralytics looks for an image's labels: in `labels` for the last `images` of the folders."""
+    parts = list(image.with_suffix(".txt").parts)
+    if "images" in parts[:-1]:
+        parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
+    return Path(*parts)
+
+
+def _refuse_shared(path: Path, files: Mapping[str, Path], others: Mapping[str, Path]) -> None:
+    """Raise InputError where the two parts of a data.yaml share images."""
+    known = {file.resolve() for file in others.values()}
+    same = [name for name, file in files.items() if file.resolve() in known]
+    if same:
+        raise InputError(
+            f"{path}: {len(same)} images are in training and in test ({some_of(same)}); wanted none: `train` and "
+            "`test` (or `val`) that share no image"
+        )
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -27,17 +27,30 @@ def find_dataset(
     infrared: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     bands: Bands = Bands(),  # noqa: B008  # frozen
+    unlabelled: str = "refuse",
 ) -> Dataset:
     """Return the data set of this name; `folders` takes its classes, folders and suffixes from the other arguments.
 
+    Of another data set `classes` are its own in the order in which YOLO labels number them. `unlabelled` says what an
+    image without a label file is: `refuse` or `background`.
+
     Raises:
-        InputError: `folders` without classes, or classes, folders or suffixes for another data set.
+        InputError: `folders` without classes, or other classes, folders or suffixes for another data set.
     """
     if name == "folders":
-        return describe_folders(classes or (), visible, infrared, labels, bands)
-    if classes or visible or infrared or labels or bands.suffixes:
-        raise InputError(f"--dataset {name} has folders and classes of its own; --classes and the like want folders")
-    return replace(DATASETS[name], bands=bands)
+        dataset = describe_folders(classes or (), visible, infrared, labels, bands)
+    else:
+        dataset = replace(DATASETS[name], bands=bands)
+        known = {own.casefold(): own for own in dataset.classes}
+        same = sorted(map(str.casefold, classes or ())) == sorted(known)
+        if (classes and not same) or visible or infrared or labels or bands.suffixes:
+            raise InputError(
+                f"--dataset {name} has folders and classes of its own; --classes and the like want folders"
+                + (f", or its own classes in the order of YOLO labels' numbers: {', '.join(known.values())}")
+            )
+        if classes:
+            dataset = replace(dataset, numbered=tuple(known[name.casefold()] for name in classes))
+    return replace(dataset, unlabelled_is_background=unlabelled == "background")
 
 
 __all__ = ["DATASETS", "Dataset", "Layout", "find_dataset"]

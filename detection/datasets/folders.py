@@ -37,4 +37,6 @@ def describe_folders(
         return Layout(*(tuple(root / folder for folder in folders or [kind]) for kind, folders in given))
 
     own_split = partial(listed_split, suffixes=bands.suffixes)
-    return replace(FOLDERS, classes=tuple(classes), layout=layout, own_split=own_split, bands=bands)
+    return replace(
+        FOLDERS, classes=tuple(classes), layout=layout, own_split=own_split, bands=bands, numbered=tuple(classes)
+    )

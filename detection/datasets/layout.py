@@ -1,12 +1,13 @@
 """What a data set has to say about itself: its classes, where its files lie, whether it has a split of its own."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from detection.boxes import Labels, read_voc, read_yolo
+from detection.classes import check_order, numbered_names, stated_order
 from pipeline.pairs import Bands, read_names
-from pipeline.stage import InputError
+from pipeline.stage import InputError, some_of
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,10 @@ class Dataset:
         scenes: from the root and all names to the scenes of those that the data set has an answer for; None for a data
             set whose scenes are found from its images.
         bands: how the files of the two bands are told apart and read.
+        numbered: the classes in the order in which YOLO labels number them; None where several orders are in use and
+            the user has to say which.
+        orders: of such a data set, the orders in use, by where they come from.
+        unlabelled_is_background: whether an image without a label file is one without objects.
     """
 
     classes: tuple[str, ...]
@@ -53,6 +58,9 @@ class Dataset:
     condition: Callable[[Path, str], str | None] | None = None
     scenes: Callable[[Path, Sequence[str]], Mapping[str, Scene]] | None = None
     bands: Bands = Bands()  # noqa: RUF009  # frozen
+    numbered: tuple[str, ...] | None = None
+    orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unlabelled_is_background: bool = False
 
 
 def listed_split(root: Path, suffixes: Sequence[str] = ()) -> tuple[list[str], list[str]] | None:
@@ -64,24 +72,87 @@ def listed_split(root: Path, suffixes: Sequence[str] = ()) -> tuple[list[str], l
     return train, test
 
 
-def find_labels(folders: tuple[Path, ...], name: str, suffixes: Sequence[str] = ()) -> Path:
-    """Return the label file of the image `name`: NAME.xml or NAME.txt in one of `folders`, or NAME and a suffix.
-
-    Raises:
-        InputError: there is none, or more than one. An image without objects has an empty file, not a missing one.
-    """
-    endings = [f"{suffix}{ending}" for suffix in ("", *suffixes) for ending in (".xml", ".txt")]
+def find_labels(folders: tuple[Path, ...], name: str, suffixes: Sequence[str] = ()) -> list[Path]:
+    """Return the label files of the image `name`: NAME.xml or NAME.txt in one of `folders`, or NAME and a suffix."""
+    endings = [f"{suffix}{ending}" for suffix in ("", *suffixes) for ending in (".xml", ".txt", ".XML", ".TXT")]
     candidates = [folder / f"{name}{ending}" for folder in folders for ending in endings]
-    found = [path for path in candidates if path.is_file()]
-    if len(found) != 1:
-        what = " and ".join(map(str, found)) or "no label file"
-        where = ", ".join(map(str, folders))
-        raise InputError(
-            f"{what} for image {name!r} in {where}; wanted one, {' or '.join(name + ending for ending in endings)}"
-        )
-    return found[0]
+    found: list[Path] = []
+    for path in candidates:
+        # Where case does not count, a file is found under both endings.
+        if path.is_file() and not any(path.samefile(other) for other in found):
+            found.append(path)
+    return found
 
 
-def read_labels(path: Path, classes: tuple[str, ...], width: int, height: int) -> Labels:
-    """Read a label file by its ending: Pascal VOC XML or YOLO text."""
-    return (read_voc if path.suffix == ".xml" else read_yolo)(path, classes, width, height)
+class LabelReader:
+    """Reads the labels of a data set's images, and counts the images without a label file in `unlabelled`."""
+
+    def __init__(self, dataset: Dataset, root: Path) -> None:
+        self.dataset = dataset
+        self.root = root
+        self.folders = dataset.layout(root).labels
+        self.unlabelled: list[str] = []
+        self._numbered: dict[Path, tuple[str, ...]] = {}
+
+    def read(self, name: str, width: int, height: int) -> Labels:
+        """Read the labels of an image of `width` x `height` pixels: Pascal VOC XML, or YOLO text.
+
+        Raises:
+            InputError: there is no file, and the data set does not say that such an image is one without objects, or
+                more than one; the file is wrong; a number's class is not known for certain.
+        """
+        found = find_labels(self.folders, name, self.dataset.bands.suffixes)
+        if not found and self.dataset.unlabelled_is_background:
+            self.unlabelled.append(name)
+            return [], []
+        if len(found) != 1:
+            what = " and ".join(map(str, found)) or "no label file"
+            where = ", ".join(map(str, self.folders))
+            cure = "" if found else "; --unlabelled background takes images without one as images without objects"
+            raise InputError(f"{what} for image {name!r} in {where}; wanted one, {name}.xml or {name}.txt{cure}")
+        if found[0].suffix.lower() == ".xml":
+            return read_voc(found[0], self.dataset.classes, width, height)
+        return read_yolo(found[0], self.numbered(found[0].parent), width, height)
+
+    def numbered(self, folder: Path) -> tuple[str, ...]:
+        """Return the classes in the order in which YOLO labels in `folder` number them.
+
+        Raises:
+            InputError: a list beside the labels states another order than the data set; nothing states one, and
+                several are in use.
+        """
+        if folder not in self._numbered:
+            self._numbered[folder] = self._find_order(folder)
+        return self._numbered[folder]
+
+    def doubts(self) -> list[str]:
+        """Return a warning where images without a label file were taken as images without objects."""
+        if not self.unlabelled:
+            return []
+        return [
+            f"{len(self.unlabelled)} images without a label file are taken as images without objects: "
+            f"{some_of(self.unlabelled)}"
+        ]
+
+    def _find_order(self, folder: Path) -> tuple[str, ...]:
+        stated = stated_order(folder, self.root)
+        numbered = self.dataset.numbered
+        if numbered is None and stated:
+            path, names = stated
+            known = {name.casefold(): name for name in self.dataset.classes}
+            if sorted(name.casefold() for name in names) != sorted(known):
+                raise InputError(
+                    f"{path} numbers the classes {numbered_names(names)}; wanted those of the data set in any order: "
+                    f"{', '.join(self.dataset.classes)} (--dataset folders takes any, with --classes)"
+                )
+            return tuple(known[name.casefold()] for name in names)
+        if numbered is None:
+            orders = "; ".join(f"{numbered_names(names)} ({who})" for who, names in self.dataset.orders.items())
+            raise InputError(
+                f"{folder} has YOLO labels, and the numbers of this data set's classes are in use in several orders: "
+                f"{orders}; wanted a classes.txt beside the labels, one name a line, or --classes NAME ... in their "
+                "order (in the configuration dataset: classes)"
+            )
+        if stated:
+            check_order(*stated, numbered)
+        return numbered

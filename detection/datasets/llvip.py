@@ -33,4 +33,4 @@ def scenes(root: Path, names: Sequence[str]) -> dict[str, Scene]:
     }
 
 
-LLVIP = Dataset(CLASSES, layout, own_split, scenes=scenes)
+LLVIP = Dataset(CLASSES, layout, own_split, scenes=scenes, numbered=CLASSES)

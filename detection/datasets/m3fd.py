@@ -1,8 +1,9 @@
 """M3FD (Liu et al., CVPR 2022): 4,200 aligned pairs, mostly 1024x768, boxes of six classes, no split of its own.
 
 The class order is that of the authors' data loader, and so of YOLO labels made with their code; the table in their
-README lists Motorcycle before Lamp. The pairs that fusion.synthetic generates have the same layout, and bring a split:
-`train.txt` and `test.txt` beside the folders, and each of them is a scene of its own.
+README lists Motorcycle before Lamp, and so do YOLO labels that others publish (DEYOLO). The pairs that
+fusion.synthetic generates have the same layout, and bring a split: `train.txt` and `test.txt` beside the folders, and
+each of them is a scene of its own.
 
 Scenes and conditions of M3FD are those of its authors' scenario.json: four conditions, 36 named scenes, 103 ranges of
 names. A range is a sequence, a condition's scene a place. A name in several ranges (81 names) belongs to the first of
@@ -114,5 +115,9 @@ def _single_scenes(root: Path, names: Sequence[str]) -> dict[str, Scene]:
     return {name: Scene(name, name, "", "generated one by one") for name in names}
 
 
-M3FD = Dataset(CLASSES, layout, listed_split, scenes=scenes)
+ORDERS = {
+    "its authors' loader": CLASSES,
+    "their README, DEYOLO": ("People", "Car", "Bus", "Motorcycle", "Lamp", "Truck"),
+}
+M3FD = Dataset(CLASSES, layout, listed_split, scenes=scenes, orders=ORDERS)
 SYNTHETIC = replace(M3FD, condition=_stated_condition, scenes=_single_scenes)

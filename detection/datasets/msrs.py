@@ -1,6 +1,8 @@
 """MSRS (Tang et al., Information Fusion 2022) with boxes as YOLO text: road scenes of 640x480 by day and by night.
 
-The split is the authors' own: the folders `train` and `test`. An empty label file is a scene without objects.
+The boxes are those of the repository Lele-3/MSRS-detection-label, which has three sets of them, drawn on the fused, the
+infrared and the visible images: whichever lies in `labels` is read. The split is the authors' own: the folders `train`
+and `test`. An empty label file is a scene without objects.
 """
 
 from pathlib import Path
@@ -26,4 +28,4 @@ def condition(root: Path, name: str) -> str | None:
     return {"D": "day", "N": "night"}.get(name[-1])
 
 
-MSRS = Dataset(CLASSES, layout, own_split, condition)
+MSRS = Dataset(CLASSES, layout, own_split, condition, numbered=CLASSES)

@@ -1,5 +1,6 @@
 """What jobs read: the folders of the data sets, and the lists that split them."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from pipeline.stage import InputError
 
 BANDS = ("visible", "infrared")
 SPLIT = "data/split"
+LABEL_ENDINGS = (".xml", ".txt", ".names", ".yaml")
+CLASS_LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")  # as detection.classes finds them
 
 
 class Layout(Protocol):
@@ -61,6 +64,20 @@ class Sources:
         if self.config["dataset"]["name"] == "synthetic":
             return ["<results>/data/pairs/train.txt", "<results>/data/pairs/test.txt"]
         return [folder for kind in kinds for folder in self.folders(kind)]
+
+    def labels_digest(self) -> str:
+        """Return a digest of the user's label files and of the lists of classes beside them.
+
+        A folder's time stamp says nothing of a file that is written over; labels are small enough to be read.
+        """
+        state = hashlib.sha256()
+        if self.config["dataset"]["name"] != "synthetic":
+            folders = map(Path, self.folders("labels"))
+            beside = (path for path in Path(self.root).glob("*") if path.name in CLASS_LISTS)
+            for path in sorted({*beside, *(path for folder in folders for path in folder.glob("*"))}):
+                if path.suffix.lower() in LABEL_ENDINGS and path.is_file():
+                    state.update(f"{path.as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+        return state.hexdigest()[:12]
 
     def fnet_folders(self, band: str) -> list[str]:
         """Return the folders of `visible` or `infrared` images that FNet trains on."""
@@ -161,7 +178,7 @@ def find_sources(
     settings = config["dataset"]
     try:
         given = (settings[key] for key in ("name", "classes", "visible", "infrared", "labels"))
-        dataset = find_dataset(*given, _bands(settings))
+        dataset = find_dataset(*given, _bands(settings), settings["unlabelled"])
         sources = Sources(config, dataset.layout(Path(dataset_root(config))), test_sets)
         check_folders(*map(sources.folders, BANDS), _bands(settings))
     except InputError as error:

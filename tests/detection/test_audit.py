@@ -76,6 +76,38 @@ def test_what_would_falsify_a_result_is_refused_and_the_report_written(m3fd, tmp
     assert "is refused" in error and "z" in facts["errors"][0]
 
 
+def test_faults_of_pairs_outside_the_split_are_warnings(m3fd, tmp_path):
+    (m3fd / "train.txt").write_text("00000\n00001\n")
+    (m3fd / "test.txt").write_text("00002\n")
+    spoil_labels(m3fd)
+    (m3fd / "Ir" / "00003.png").unlink()
+    facts, error = run(m3fd, tmp_path)
+    assert error is None and not facts["errors"]
+    assert sum(warning.startswith("outside the split: ") for warning in facts["warnings"]) == 2
+    _, error = run(m3fd, tmp_path, "--split", "random")  # which may draw them
+    assert "is refused" in error
+
+
+def test_boxes_given_twice_are_counted_and_labels_without_any_box_refused(m3fd, tmp_path, write_voc):
+    write_voc(m3fd / "Annotation" / "00000.xml", [Box("Car", 5, 5, 9, 20), Box("Car", 5, "5.0", 9, 20)])
+    facts, error = run(m3fd, tmp_path)
+    assert (error, facts["repeated_boxes"], facts["boxes"]) == (None, 1, 6)
+    for path in (m3fd / "Annotation").iterdir():
+        write_voc(path, [])
+    assert "the labels of 6 images have no box at all" in run(m3fd, tmp_path)[1]
+
+
+def test_folders_of_others_are_not_taken_for_m3fd(m3fd, tmp_path):
+    for name, other in (("Vis", "vi"), ("Ir", "ir"), ("Annotation", "labels")):
+        (m3fd / name).rename(m3fd / other)
+    assert run(m3fd, tmp_path)[0]["dataset"] == "m3fd"
+    for path in (m3fd / "labels").iterdir():
+        path.unlink()
+        path.with_suffix(".txt").write_text("1 0.5 0.5 0.5 0.5")
+    with pytest.raises(InputError, match="has the folders of none of the data sets; wanted --dataset"):
+        audit.main(["--root", str(m3fd)])
+
+
 def copy(root, name, other, change=0):
     for folder in ("Vis", "Ir"):
         image = cv2.imread(str(root / folder / f"{name}.png"), cv2.IMREAD_UNCHANGED).astype(int) + change

@@ -125,7 +125,7 @@ def test_doubtful_bands_are_refused_or_warned_of(root):
         for band, image in (("visible", grey), ("infrared", cv2.applyColorMap(255 - grey, cv2.COLORMAP_JET))):
             (root / band).mkdir(exist_ok=True)
             cv2.imwrite(str(root / band / f"{name}.png"), image)
-        (root / f"labels/{name}.txt").write_text("")
+        (root / f"labels/{name}.txt").write_text("0 0.5 0.5 0.2 0.2")
     for path in (root / "labels").glob("*_T.txt"):
         path.unlink()
     audit.main(apart)

@@ -1,6 +1,6 @@
 import pytest
 
-from detection.boxes import Box, read_voc, read_yolo
+from detection.boxes import TWICE, Box, read_voc, read_yolo
 from pipeline.stage import InputError
 
 CLASSES = ("People", "Car")
@@ -63,11 +63,50 @@ def test_box_turned_inside_out_is_refused(tmp_path, write_voc):
         read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
 
 
-def test_image_size_stated_wrongly_is_a_warning(tmp_path, write_voc):
-    write_voc(tmp_path / "a.xml", [CAR], 1024, 768)
-    assert read_voc(tmp_path / "a.xml", CLASSES, 96, 64)[1] == [
-        f"{tmp_path / 'a.xml'} says that the image is 1024x768; it is 96x64"
-    ]
+@pytest.mark.parametrize("stated", [(1024, 768), (96, 65), ("95.5", 64), (192, 128), (0, 768)])
+def test_labels_of_an_image_of_another_size_are_refused(tmp_path, write_voc, stated):
+    write_voc(tmp_path / "a.xml", [CAR], *stated)
+    with pytest.raises(InputError, match=r"a\.xml says that the image is .*; it is 96x64; wanted labels drawn on this"):
+        read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
+
+
+@pytest.mark.parametrize("stated", [("96.0", "64.0"), (0, 0), ("", ""), (" 96 ", "64"), (96, 0)])
+def test_the_size_of_the_image_may_be_a_decimal_or_not_stated(tmp_path, write_voc, stated):
+    write_voc(tmp_path / "a.xml", [CAR], *stated)
+    assert read_voc(tmp_path / "a.xml", CLASSES, 96, 64) == ([CAR], [])
+
+
+def test_sides_exchanged_in_the_stated_size_are_a_warning(tmp_path, write_voc):
+    write_voc(tmp_path / "a.xml", [CAR], 64, 96)
+    boxes, (warning,) = read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
+    assert boxes == [CAR] and "says that the image is 64x96; it is 96x64: taken as exchanged" in warning
+
+
+@pytest.mark.parametrize("stated", ["wide", "nan"])
+def test_a_stated_size_that_is_no_number_is_refused(tmp_path, write_voc, stated):
+    write_voc(tmp_path / "a.xml", [CAR], stated)
+    with pytest.raises(InputError, match=rf"a\.xml, <size> has the width '{stated}'; wanted a number"):
+        read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
+
+
+def test_voc_boxes_in_fractions_are_refused_as_such(tmp_path, write_voc):
+    write_voc(tmp_path / "a.xml", [Box("Car", 0.1, 0.2, 0.5, 1)])
+    with pytest.raises(InputError, match=r"Car at 0.1, 0.2, 0.5, 1 lies within 0..1, as fractions .*; wanted pixels"):
+        read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
+
+
+def test_voc_boxes_given_twice_are_dropped_with_a_warning_for_each(tmp_path, write_voc):
+    write_voc(tmp_path / "a.xml", [CAR, Box("Car", "10.0", 20, 30, "50.000"), Box("People", 10, 20, 30, 50), CAR])
+    boxes, warnings = read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
+    assert boxes == [CAR, Box("People", 10, 20, 30, 50)]
+    assert [warning.endswith(TWICE) for warning in warnings] == [True, True] and "object 2" in warnings[0]
+
+
+def test_yolo_boxes_given_twice_are_dropped_with_a_warning_for_each(tmp_path):
+    lines = ["1 0.5 0.5 0.25 0.5", "1 0.500000 0.5 0.25 0.50000", "1 0.5000001 0.5 0.25 0.5", "1 0.51 0.5 0.25 0.5"]
+    (tmp_path / "a.txt").write_text("\n".join(lines))
+    boxes, warnings = read_yolo(tmp_path / "a.txt", CLASSES, 80, 40)
+    assert len(boxes) == 2 and [warning.endswith(TWICE) for warning in warnings] == [True, True]
 
 
 @pytest.mark.parametrize("value", ["nan", "inf", "ten", "1,5"])
@@ -132,6 +171,25 @@ def test_what_six_decimals_lose_is_clipped_in_silence(tmp_path):
     assert warnings == []
 
 
+def test_a_byte_order_mark_and_class_numbers_as_decimals_are_read(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbf1.000000 0.5 0.5 0.25 0.5\r\n")
+    assert read_yolo(tmp_path / "a.txt", CLASSES, 80, 40) == ([Box("Car", 30, 10, 50, 30)], [])
+
+
+def test_a_sixth_column_is_taken_as_confidence_and_said(tmp_path):
+    (tmp_path / "a.txt").write_text("1 0.5 0.5 0.25 0.5 0.87\n0 0.25 0.25 0.5 0.5\n")
+    boxes, (warning,) = read_yolo(tmp_path / "a.txt", CLASSES, 80, 40)
+    assert boxes == [Box("Car", 30, 10, 50, 30), Box("People", 0, 0, 40, 20)]
+    assert "has 1 lines of six fields; the last is taken as a confidence" in warning
+
+
+def test_the_box_of_a_polygon_is_taken_and_said(tmp_path):
+    (tmp_path / "a.txt").write_text("1 0.5 0.25 0.625 0.5 0.5 0.75 0.375 0.5\n0 0 0 0.5 0 0 0.5\n")
+    boxes, (warning,) = read_yolo(tmp_path / "a.txt", CLASSES, 80, 40)
+    assert boxes == [Box("Car", 30, 10, 50, 30), Box("People", 0, 0, 40, 20)]
+    assert "has 2 polygons; the box around each is taken" in warning
+
+
 def test_empty_yolo_file_is_an_image_without_objects(tmp_path):
     (tmp_path / "a.txt").write_text("")
     assert read_yolo(tmp_path / "a.txt", CLASSES, 80, 40) == ([], [])
@@ -148,6 +206,11 @@ def test_empty_yolo_file_is_an_image_without_objects(tmp_path):
         ("0 0.5 0.5 x 0.1", "has the width 'x'; wanted a number"),
         ("0 1.5 0.5 0.1 0.1", "lies outside its image of 80x40"),
         ("0 0.5 0.5 -0.1 0.1", "turned inside out"),
+        ("0 0.5 0.5 0.1 0.1 7", "has the confidence 7; wanted 0 to 1"),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1", "has 8 fields; wanted 5"),
+        ("0 0.1 0.1 0.2 nan 0.2 0.2", "has the coordinate of a point 'nan'"),
+        ("0,0.5,0.5,0.1,0.1", "has 1 fields; wanted 5: .*, with spaces between"),
+        ("1.5 0.5 0.5 0.1 0.1", "unknown class '1.5'"),
     ],
 )
 def test_bad_yolo_line_is_refused_with_its_number(tmp_path, line, message):

@@ -10,7 +10,7 @@ import yaml
 
 from detection import audit, prepare
 from detection.datasets import DATASETS, find_dataset
-from detection.datasets.layout import find_labels
+from detection.datasets.layout import LabelReader
 from pipeline.stage import InputError
 
 
@@ -41,14 +41,29 @@ def test_importing_the_data_sets_imports_no_network():
 
 def test_missing_label_file_is_an_error_that_names_it(tmp_path):
     with pytest.raises(InputError, match=r"no label file for image 'x' in .*; wanted one, x\.xml or x\.txt"):
-        find_labels((tmp_path,), "x")
+        LabelReader(DATASETS["m3fd"], tmp_path).read("x", 96, 64)
 
 
 def test_two_label_files_of_an_image_are_an_error(tmp_path):
-    (tmp_path / "x.xml").touch()
-    (tmp_path / "x.txt").touch()
-    with pytest.raises(InputError, match=r"x\.xml and .*x\.txt for image 'x'"):
-        find_labels((tmp_path,), "x")
+    (tmp_path / "Annotation").mkdir()
+    (tmp_path / "Annotation" / "x.xml").touch()
+    (tmp_path / "Annotation" / "x.TXT").touch()
+    with pytest.raises(InputError, match=r"x\.xml and .*x\.TXT for image 'x'"):
+        LabelReader(DATASETS["m3fd"], tmp_path).read("x", 96, 64)
+
+
+def test_a_list_of_classes_that_contradicts_the_data_set_is_refused(tmp_path):
+    for place in ("train/labels", "test/labels"):
+        (tmp_path / place).mkdir(parents=True)
+    (tmp_path / "train/labels/x.txt").write_text("1 0.5 0.5 0.5 0.5\n")
+    (tmp_path / "classes.txt").write_text("Person\nBicycle\nCar\n")
+    boxes, _ = LabelReader(DATASETS["msrs"], tmp_path).read("x", 96, 64)
+    assert [box.name for box in boxes] == ["bicycle"]
+    (tmp_path / "classes.txt").write_text("person\ncar\nbicycle\n")
+    with pytest.raises(
+        InputError, match=r"classes\.txt numbers the classes 0 person, 1 car, .* read by 0 person, 1 bic"
+    ):
+        LabelReader(DATASETS["msrs"], tmp_path).read("x", 96, 64)
 
 
 def test_llvip_is_read_from_its_own_folders(tmp_path, m3fd):

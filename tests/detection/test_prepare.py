@@ -77,10 +77,27 @@ def test_name_of_a_list_without_a_pair_is_refused(m3fd, tmp_path):
 
 def test_yolo_labels_are_read_as_well(m3fd, tmp_path):
     for path in (m3fd / "Annotation").iterdir():
-        path.with_suffix(".txt").write_text("5 0.5 0.5 0.5 0.5\n")
+        path.with_suffix(".txt").write_text("4 0.5 0.5 0.5 0.5\n")
         path.unlink()
-    facts = run(m3fd, tmp_path / "out", *RANDOM)
-    assert facts["boxes"]["train"]["Truck"] == 4
+    # Two orders of M3FD's classes are in use: without a stated one, 4 may be a lamp or a motorcycle.
+    with pytest.raises(InputError, match=r"3 Lamp, 4 Motorcycle, .*3 Motorcycle, 4 Lamp, .*wanted a classes\.txt"):
+        run(m3fd, tmp_path / "out", *RANDOM)
+    (m3fd / "classes.txt").write_text("person\nbicycle\ncar\n")
+    with pytest.raises(
+        InputError, match=r"classes\.txt numbers the classes 0 person, .*; wanted those of the data set"
+    ):
+        run(m3fd, tmp_path / "out", *RANDOM)
+    (m3fd / "classes.txt").unlink()
+    theirs = ["People", "Car", "Bus", "Motorcycle", "Lamp", "Truck"]
+    assert run(m3fd, tmp_path / "out", *RANDOM, "--classes", *theirs)["boxes"]["train"]["Lamp"] == 4
+    (m3fd / "Annotation" / "classes.txt").write_text("\ufeff" + "\n".join(theirs), encoding="utf-8")
+    assert run(m3fd, tmp_path / "out", *RANDOM)["boxes"]["train"]["Lamp"] == 4
+    ours = ["People", "Car", "Bus", "Lamp", "Motorcycle", "Truck"]
+    with pytest.raises(InputError, match=r"classes\.txt numbers the classes .*4 Lamp.* read by .*4 Motorcycle"):
+        run(m3fd, tmp_path / "out", *RANDOM, "--classes", *ours)
+    (m3fd / "Annotation" / "classes.txt").unlink()
+    (m3fd / "data.yaml").write_text("names: {1: Car, 0: People, 2: Bus, 5: Truck, 4: Motorcycle, 3: Lamp}")
+    assert run(m3fd, tmp_path / "out", *RANDOM)["boxes"]["train"]["Motorcycle"] == 4
 
 
 def test_warnings_about_labels_are_kept(m3fd, tmp_path, write_voc):
@@ -88,7 +105,72 @@ def test_warnings_about_labels_are_kept(m3fd, tmp_path, write_voc):
 
     write_voc(m3fd / "Annotation" / "00000.xml", [Box("Car", 1, 1, 97, 60)])
     facts = run(m3fd, tmp_path / "out", *RANDOM)
-    assert len(facts["warnings"]) == 1 and "00000.xml" in facts["warnings"][0]
+    assert facts["warnings"][0] == "no training box of Bus, Lamp, Motorcycle, Truck"
+    assert len(facts["warnings"]) == 2 and "00000.xml" in facts["warnings"][1]
+
+
+@pytest.mark.parametrize("part", ["training", "test"])
+def test_labels_without_any_box_are_refused_before_anything_is_written(m3fd, tmp_path, write_voc, part):
+    (m3fd / "train.txt").write_text("00000\n00001\n")
+    (m3fd / "test.txt").write_text("00002\n00003\n")
+    for name in ("00000", "00001") if part == "training" else ("00002", "00003"):
+        write_voc(m3fd / "Annotation" / f"{name}.xml", [])
+    with pytest.raises(InputError, match=f"the 2 {part} images have no box at all"):
+        run(m3fd, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_missing_labels_are_background_where_that_is_said_and_counted(m3fd, tmp_path):
+    (m3fd / "train.txt").write_text("00000\n00001\nz\n")
+    (m3fd / "test.txt").write_text("00002\n")
+    (m3fd / "Annotation" / "z.xml").unlink()
+    with pytest.raises(InputError, match=r"no label file for image 'z' .*--unlabelled background takes"):
+        run(m3fd, tmp_path / "out")
+    facts = run(m3fd, tmp_path / "out", "--unlabelled", "background")
+    assert sum(facts["boxes"]["train"].values()) == 2
+    assert "1 images without a label file are taken as images without objects: 'z'" in facts["warnings"]
+    for path in (m3fd / "Annotation").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="the 3 training images have no box at all"):
+        run(m3fd, tmp_path / "out", "--unlabelled", "background")
+
+
+def test_boxes_given_twice_are_dropped_and_counted(m3fd, tmp_path, write_voc):
+    from detection.boxes import Box
+
+    write_voc(m3fd / "Annotation" / "00000.xml", [Box("Car", 1, 1, 20, 20), Box("Car", "1.0", 1, 20, "20.000")])
+    facts = run(m3fd, tmp_path / "out", *RANDOM)
+    assert sum(sum(counts.values()) for counts in facts["boxes"].values()) == 6
+    assert any("is there twice; dropped" in warning for warning in facts["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "own", "--train-list", "x"], "own takes no --train-list x; wanted it without"),
+        (["--train", "4", "--test", "2"], "own takes no --train 4 and no --test 2; .* or --split random"),
+        ([*RANDOM, "--train-list", "x", "--test-list", "y"], "random takes no --train-list x and no --test-list y"),
+        (["--split", "list", "--train-list", "x", "--test-list", "y", "--test", "2"], "list takes no --test 2"),
+        (["--split", "list", "--train-list", "x"], "list wants --train-list FILE and --test-list FILE"),
+        (["--split", "scene-blocked", "--train", "4", "--test", "2"], "scene-blocked takes no --train 4"),
+        (
+            ["--split", "random-3800-400", "--test", "2"],
+            "random-3800-400 takes no --test 2; .* or --split scene-blocked",
+        ),
+        (["--split", "scene-blocked"], "scene-blocked wants --test N"),
+    ],
+)
+def test_split_options_that_do_not_go_together_are_refused(m3fd, tmp_path, options, message):
+    with pytest.raises(InputError, match=f"--split {message}"):
+        run(m3fd, tmp_path / "out", *options)
+
+
+def test_a_visible_image_without_infrared_outside_the_lists_is_a_warning(m3fd, tmp_path):
+    (m3fd / "train.txt").write_text("00000\n00001\n")
+    (m3fd / "test.txt").write_text("00002\n")
+    (m3fd / "Ir" / "z.png").unlink()
+    facts = run(m3fd, tmp_path / "out")
+    assert any("1 visible images outside the split have no infrared image: 'z'" in text for text in facts["warnings"])
 
 
 def test_pair_of_different_sizes_is_refused(m3fd, tmp_path):
@@ -123,7 +205,7 @@ def test_limits_are_recorded(m3fd, tmp_path):
 
 def test_msrs_brings_its_split_and_counts(shared, tmp_path, monkeypatch):
     def unseen(pairs):  # the audit's test decodes all 560 pairs
-        return {pair.name: Look(640, 480, 0.0, np.zeros((2, 768)), pair.name) for pair in pairs}
+        return {pair.name: Look(640, 480, 0.0, np.zeros((2, 768)), pair.name, (False, False), False) for pair in pairs}
 
     monkeypatch.setattr(prepare, "look_at", unseen)
     facts = run(shared / "data" / "msrs", tmp_path / "out", dataset="msrs")

@@ -38,12 +38,15 @@ rule audit_dataset:
         runtime=60,
     params:
         root=lambda wildcards: plan.sources.root,
+        labels=lambda wildcards: plan.sources.labels_digest(),
         options=dataset_options(
             config,
             "classes",
             "visible",
             "infrared",
             "labels",
+            "unlabelled",
+            "split",
             "train_list",
             "test_list",
         ),
@@ -77,6 +80,7 @@ rule prepare_split:
         runtime=60,
     params:
         root=lambda wildcards: plan.sources.root,
+        labels=lambda wildcards: plan.sources.labels_digest(),
         options=dataset_options(
             config, *(key for key in config["dataset"] if key not in ("name", "root"))
         ),
