@@ -230,7 +230,8 @@ def _read_tensors(path: Path) -> Any:
             raise
         raise InputError(
             f"{path} is not a file of plain tensors ({type(error).__name__}). If it is a pickle of ultralytics', which "
-            "can run any code as it loads, and you trust its origin: --trust-weights"
+            "can run any code as it loads, and you trust its origin: detection.train takes it with --trust-weights, "
+            "and what it writes can be tested"
         ) from None
 
 

@@ -9,8 +9,10 @@ import pytest
 import yaml
 
 from detection import audit, prepare
+from detection.classes import LISTS
 from detection.datasets import DATASETS, find_dataset
 from detection.datasets.layout import LabelReader
+from pipeline.planning.sources import CLASS_LISTS
 from pipeline.stage import InputError
 
 
@@ -117,6 +119,10 @@ def test_the_commands_of_the_guide_run(mine):
     assert json.loads(Path("results/mine/audit.json").read_text())["boxes_per_class"] == {"person": 3, "car": 3}
     facts = json.loads(Path("results/mine/split/dataset.json").read_text())
     assert facts["classes"] == ["person", "car"] and facts["visible"] == ["../../../data/mine/rgb"]
+
+
+def test_planning_watches_the_lists_of_classes_that_are_read():
+    assert CLASS_LISTS == LISTS
 
 
 def test_the_configuration_of_the_guide_is_that_of_its_commands(mine):

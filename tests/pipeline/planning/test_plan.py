@@ -282,3 +282,16 @@ def test_planning_loads_no_network_and_no_compiler():
 def test_planning_imports_no_higher_floor_not_even_late():
     modules = [f"pipeline.planning.{path.stem}" for path in (ROOT / "pipeline/planning").glob("*.py")]
     assert {name.partition(".")[0] for name in closure(modules, [ROOT], lambda name: True)} == {"pipeline"}
+
+
+def test_labels_that_are_written_over_in_place_change_what_the_split_depends_on(plan, touch, tmp_path):
+    assert plan().sources.labels_digest() == plan({"synthetic": {"seed": 1}}).sources.labels_digest()
+    touch("set/visible/a.png", "set/infrared/a.png", "set/labels/a.txt", "set/classes.txt")
+    mine = {"dataset": {"name": "folders", "root": "set", "classes": ["car"]}}
+    before = plan(mine).sources.labels_digest()
+    stamps = (tmp_path / "set/labels").stat()
+    (tmp_path / "set/labels/a.txt").write_text("0 0.5 0.5 0.5 0.5")
+    assert (tmp_path / "set/labels").stat().st_mtime == stamps.st_mtime  # what a rule's input shows
+    after = plan(mine).sources.labels_digest()
+    (tmp_path / "set/classes.txt").write_text("bus")
+    assert len({before, after, plan(mine).sources.labels_digest()}) == 3
