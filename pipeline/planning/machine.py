@@ -82,14 +82,15 @@ def find_machine(config: Mapping[str, Any], given_cores: int | None, remote: boo
         InputError: it sends jobs, and the configuration does not say whether they want a GPU, or how it is asked for.
     """
     device = config["device"]
-    if submits and (device == "auto" or (device == "cuda" and config["gpu_request"] is None)):
-        what = "device: auto asks this machine" if device == "auto" else "gpu_request is not given"
+    on_gpu = device == "cuda" or (device == "auto" and which("nvidia-smi") is not None)
+    if submits and device != "cpu" and not (on_gpu and config["gpu_request"]):
+        what = "gpu_request is not given" if on_gpu else "device: auto finds no GPU on this machine"
         raise InputError(
             f"config: {what}, and this run sends its jobs to a cluster (--config replaces all that a profile says "
             "under config); wanted device=cuda or device=cpu there, and with cuda gpu_request=gpu, gres or another"
         )
     return Machine(
-        on_gpu=device == "cuda" or (device == "auto" and which("nvidia-smi") is not None),
+        on_gpu=on_gpu,
         gpu_request=config["gpu_request"] or "gpu",
         threads=config["threads"],
         given_cores=given_cores,
