@@ -150,8 +150,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "digest_train": split.digests[0],
             "digest_test": split.digests[1],
             "by": split.by,
-            # The scenes that the test set consists of, for its statistics: places where none is on both sides.
-            "unit": "sequence" if leakage["place"] else "place",
+            "unit": _unit(scenes, leakage),
             "scenes": scene_facts(scenes, split),
         },
         "leakage": {key: value for key, value in leakage.items() if key not in ("nearest", "adjacent")},
@@ -179,6 +178,13 @@ def scene_facts(scenes: Mapping[str, Scene], split: Split) -> dict[str, Any]:
     rule = {"rule": RULE} if FROM_IMAGES in sources else {}
     lines = (f"{name} {scene.sequence} {scene.place}" for name, scene in sorted(scenes.items()))
     return {"sources": sources, **rule, **counts, "digest": sha256_lines(lines)}
+
+
+def _unit(scenes: Mapping[str, Scene], leakage: Mapping[str, Any]) -> str:
+    """Return the scenes that the test set consists of, for its statistics: places where none is on both sides."""
+    if len({scene.place for scene in scenes.values()}) == len(scenes):
+        return "image"
+    return "sequence" if leakage["place"] else "place"
 
 
 def doubts_of_bands(pairs: Sequence[Pair], looks: dict[str, Look]) -> list[str]:

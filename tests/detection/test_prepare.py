@@ -279,7 +279,8 @@ def test_conditions_of_generated_scenes_are_the_generators(tmp_path):
     from fusion.synthetic.__main__ import write_scenes
 
     write_scenes(tmp_path / "scenes", 6, 2, (96, 72), 3)
-    run(tmp_path / "scenes", tmp_path / "out", dataset="synthetic")
+    facts = run(tmp_path / "scenes", tmp_path / "out", dataset="synthetic")
+    assert facts["split"]["unit"] == "image"
     conditions = json.loads((tmp_path / "out" / "conditions.json").read_text())
     drawn = {f"{index:05}": make_scene(3, index, 96, 72).condition for index in range(8)}
     assert conditions == {"source": "the data set", "images": drawn}
