@@ -149,6 +149,7 @@ rule pool_boxes:
 rule test_differences:
     input:
         truth="<results>/data/split/truth_test.json",
+        scenes="<results>/data/split/scenes.csv",
         predictions=plan.targets.of_rows("predictions.json"),
     output:
         "<results>/tables/significance.json",
@@ -162,8 +163,8 @@ rule test_differences:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
         code=digest("detection.significance"),
     shell:
-        "python -m detection.significance --truth {input.truth:q} --predictions {params.runs:q}"
-        " --output {output:q} 2>&1 | tee {log:q}"
+        "python -m detection.significance --truth {input.truth:q} --scenes {input.scenes:q}"
+        " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule list_objects:
