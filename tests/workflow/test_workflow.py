@@ -224,6 +224,7 @@ def test_what_is_wrong_in_the_configuration_is_one_line_and_nothing_is_planned(t
     for overlay, message in [
         ({"fuson": {}}, "fuson"),
         ({"fusion": {"methods": ["fnet", "nosuch"]}}, "config: fusion.methods names ['nosuch']; wanted names of"),
+        ({"dataset": {"split": "own", "train_list": "x"}}, "--split own takes no --train-list x; wanted it without"),
     ]:
         text = dry_run(tmp_path, overlays=[overlay], check=False)
         assert message in text and "Job stats" not in text and "Traceback" not in text
