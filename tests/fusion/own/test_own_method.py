@@ -245,7 +245,7 @@ def test_a_folder_that_lacks_an_image_or_has_another_size_is_refused(folders):
         ("callable=own_module:whole_numbers", "gave an array of uint8"),
         (
             "callable=own_module:fails",
-            r"^fusing '.*' failed on a pair of 30x24: RuntimeError: no such layer, nor",
+            r"^fusing '.*': callable own_module:fails failed on .*RuntimeError: no such layer, nor that$",
         ),
         ("callable=own_module:ends", "failed on a pair of 30x24: SystemExit: 3"),
         ("callable=own_module:nothing", r"own_module:nothing returned nothing; wanted the fused image"),
