@@ -33,8 +33,9 @@ from detection.average_precision import MOST_DETECTIONS
 from detection.differences import LEAST_SEEDS, LEVEL, compare, split_by_scene
 from detection.intervals import bootstrap, describe
 from detection.predictions import read_predictions
+from detection.scenes import read_scenes
 from detection.truth import read_truth
-from pipeline.artefacts import read_csv, read_json, sha256_file, sha256_json, versions, write_json
+from pipeline.artefacts import read_json, sha256_file, sha256_json, versions, write_json
 from pipeline.stage import InputError, Progress, run, some_of, threads_available
 
 UNITS = ("sequence", "place", "image")
@@ -104,20 +105,15 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def scenes_of(file: Path, unit: str, names: Sequence[str]) -> list[str]:
-    """Return the scene of each image in `names`, from a CSV with the columns `name` and `unit`.
+    """Return the scene of each image in `names`, its sequence or place by `unit`, from a table of scenes.
 
     Raises:
-        InputError: the file has no such column, names an image twice, or gives no scene for one of `names`.
+        InputError: the file gives no scene for one of `names`; or as `detection.scenes.read_scenes`.
     """
-    frame, _ = read_csv(file)
-    if missing := [column for column in ("name", unit) if column not in frame]:
-        raise InputError(f"{file} has no column {missing[0]!r}; wanted name and {unit}")
-    if twice := frame["name"][frame["name"].duplicated()].tolist():
-        raise InputError(f"{file} names {some_of(twice)} twice; wanted one scene for each image")
-    known = frame.dropna(subset=[unit]).set_index("name")[unit].astype(str).to_dict()
+    known = read_scenes(file)
     if lacking := [name for name in names if name not in known]:
         raise InputError(f"{file} gives no {unit} for {some_of(lacking)}; wanted one for each test image")
-    return [known[name] for name in names]
+    return [getattr(known[name], unit) for name in names]
 
 
 def unit_of_split(scenes: Path) -> str:

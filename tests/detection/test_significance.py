@@ -144,13 +144,13 @@ def test_more_detections_of_a_class_in_an_image_count_where_asked_for(tmp_path):
         (["--most-detections", "301"], "wanted 100 to 300"),
         (["--brought", "nobody"], "--brought names 'nobody'"),
         (["--scenes", "lacking.csv"], "gives no sequence for '2', '3', '4', '5', '6' and 54 more"),
-        (["--scenes", "twice.csv"], "names '1' twice"),
-        (["--scenes", "other.csv"], "has no column 'sequence'"),
+        (["--scenes", "twice.csv"], "line 3: '1' with sequence 'b'; wanted each name once"),
+        (["--scenes", "other.csv"], "is not a table of scenes"),
     ],
 )
 def test_unclear_options_are_refused(folder, monkeypatch, words, message):
     monkeypatch.chdir(folder)
-    write_text(folder / "lacking.csv", "name,sequence\n1,a\n2,\n")
+    write_text(folder / "lacking.csv", "name,sequence\n1,a\n")
     write_text(folder / "twice.csv", "name,sequence\n1,a\n1,b\n")
     write_text(folder / "other.csv", "name,place\n1,a\n")
     with pytest.raises(InputError, match=message):

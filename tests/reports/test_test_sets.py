@@ -134,7 +134,9 @@ def test_scenes_are_drawn_whole_in_intervals_and_tests(rng):
 
 
 def test_scenes_are_read_for_the_data_sets_that_are_named(files):
-    write_text(files.folder / "scenes.csv", "name,place\n" + "".join(f"image {n},{n // 2}\n" for n in range(8)))
+    write_text(
+        files.folder / "scenes.csv", "name,sequence,place\n" + "".join(f"image {n},{n},{n // 2}\n" for n in range(8))
+    )
     _, facts = files.run(scenes=[f"mine={files.folder}/scenes.csv"], unit=["place"])
     assert facts["scenes"] == "mine: 4 places"
     assert "Drawn as whole scenes, tests likewise: mine: 4 places." in (files.folder / "tables/table1.md").read_text()

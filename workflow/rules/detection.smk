@@ -150,6 +150,7 @@ rule test_differences:
     input:
         truth="<results>/data/split/truth_test.json",
         scenes="<results>/data/split/scenes.csv",
+        dataset="<results>/data/split/dataset.json",  # the unit of the split
         predictions=plan.targets.of_rows("predictions.json"),
     output:
         "<results>/tables/significance.json",
