@@ -1,12 +1,12 @@
 """Object detection: data sets, splits, training and testing of the detector, average precision, statistics.
 
-    datasets, boxes            layouts and labels of data sets; audit reports on them
-    scenes, splits, leakage    which images belong together, which are tested, what training has seen of them
-    prepare                    writes the split, the truth and the scenes that all later stages read
-    variant                    what the detector sees: the images and labels of one variant
-    train, loop, recipe        the training; images and detector are what it trains on and with
-    test, late                 detections and average precision, of one detector or of both bands' pooled boxes
-    predictions, average_precision   detections are read and scored here, whoever wrote them
-    accumulation, intervals, differences, significance   the statistics of Table II, by whole scenes
-    objects                    which objects each variant found and missed
+datasets, boxes            layouts and labels of data sets; audit reports on them
+scenes, splits, leakage    which images belong together, which are tested, what training has seen of them
+prepare                    writes the split, the truth and the scenes that all later stages read
+variant                    what the detector sees: the images and labels of one variant
+train, loop, recipe        the training; images and detector are what it trains on and with
+test, late                 detections and average precision, of one detector or of both bands' pooled boxes
+predictions, average_precision   detections are read and scored here, whoever wrote them
+accumulation, intervals, differences, significance   the statistics of Table II, by whole scenes
+objects                    which objects each variant found and missed
 """

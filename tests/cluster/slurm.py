@@ -186,7 +186,7 @@ def start_workflow(folder: Path, overlay: dict, *options: str, local: bool = Fal
         command += ["--profile", ROOT / "workflow/profiles/slurm", "--slurm-status-command", "squeue"]
         command += ["--slurm-init-seconds-before-status-checks", "3", "--latency-wait", "10", "--local-cores", "1"]
     if "--config" not in options:
-        command += ["--config", "device=auto"]  # instead of the profile's
+        command += ["--config", "device=auto", "gpu_request=gpu"]  # instead of what the profile says
     environment = {
         **{key: value for key, value in os.environ.items() if not key.startswith(("SLURM_", "SNAKEMAKE_"))},
         **{"PATH": f"{folder / 'bin'}:{_PATH}", "OMP_NUM_THREADS": "1"},

@@ -228,7 +228,7 @@ def test_missing_image_is_refused(tabled):
 def test_predictions_of_an_unknown_class_are_refused(tabled):
     file = tabled.ap("fnet").with_name("predictions.json")
     write_json(file, [{**read_json(file)[0], "category_id": 7}])
-    refused(tabled, tabled.page_arguments(), str(file), "COCO results")
+    refused(tabled, tabled.page_arguments(), str(file), "the category_id 7; wanted one of the ground truth's 6")
 
 
 def test_tables_of_another_split_are_refused(tabled):
