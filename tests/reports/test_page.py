@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from conftest import ExampleRun
+from example_run import ExampleRun
 
 from pipeline.artefacts import read_csv, read_json, write_json
 from pipeline.pairs import write_image

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from conftest import significance_of
+from example_run import significance_of
 from matplotlib.axes import Axes
 
 from reports.charts import average_intervals
