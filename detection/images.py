@@ -18,6 +18,7 @@ from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import IterableSimpleNamespace
 
 from detection.variant import Data
+from pipeline.devices import memory_available
 from pipeline.pairs import read_image
 from pipeline.stage import InputError
 
@@ -118,6 +119,23 @@ class TrainingImages(YOLODataset):
         image = read_bgr(Path(self.im_files[i]), *shape, self.source.infrared_range)
         image = resize_long_side(image, self.imgsz)
         return image, shape, image.shape[:2]
+
+    def check_memory(self) -> None:
+        """Refuse to keep all resized images where they do not fit the memory that this process may still take.
+
+        Raises:
+            InputError: they do not fit. The system would end the process without a word.
+        """
+        sides = (
+            resized_sides(width, height, self.imgsz) for height, width in (label["shape"] for label in self.labels)
+        )
+        needed, free = sum(3 * width * height for width, height in sides), memory_available()
+        if needed > free:
+            raise InputError(
+                f"--cache ram keeps {len(self.labels)} images of {self.imgsz} pixels, {needed / 1e9:.1f} GB, and this "
+                f"process may take {free / 1e9:.1f} GB more; wanted --cache none (in the configuration detection: "
+                "training: cache), or more memory (on a cluster --set-resources train_detector:mem_mb=MEGABYTES)"
+            )
 
     def keep(self, i: int) -> int:
         """Read image `i` once and for all; return its bytes."""

@@ -70,6 +70,43 @@ def keep_freed_memory() -> None:
         mallopt(trim_threshold, 2**31 - 1)
 
 
+def memory_available() -> float:
+    """Return how many bytes this process may still take, infinity where the system does not say. Linux only.
+
+    The least of what the machine has free and what each control group around the process leaves: a container's limit,
+    or a SLURM job's where the cluster enforces it that way. Pages of files that were read count as free.
+    """
+    free = [float("inf")]
+    with contextlib.suppress(OSError, KeyError):
+        free.append(1024.0 * _numbers(Path("/proc/meminfo"))["MemAvailable:"])
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, group = line.split(":", 2)
+            if not controllers:
+                free += _left_in(Path("/sys/fs/cgroup"), group, "memory.max", "memory.current", "")
+            elif "memory" in controllers.split(","):
+                files = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+                free += _left_in(Path("/sys/fs/cgroup/memory"), group, *files)
+    return min(free)
+
+
+def _left_in(root: Path, group: str, limit: str, used: str, prefix: str) -> Iterator[float]:
+    """Yield what `group` and each group around it leaves of its limit, where it has one."""
+    folder = root / group.lstrip("/")
+    for place in [folder, *folder.parents]:
+        if root not in (place, *place.parents):
+            return
+        with contextlib.suppress(OSError, ValueError, KeyError):  # no such file, or the word `max` for a number
+            counts = _numbers(place / "memory.stat")
+            files = counts[f"{prefix}active_file"] + counts[f"{prefix}inactive_file"]
+            yield float(int((place / limit).read_text()) - int((place / used).read_text()) + files)
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """Return the first two words of each line, a name and a number."""
+    return {name: int(number) for name, number, *_ in map(str.split, path.read_text().splitlines())}
+
+
 def resolved_precision(precision: str, device: str, bf16_on: Collection[str] = ("cpu", "cuda")) -> str:
     """Return what is computed, `fp32` or `bf16`; `auto` is bf16 where the processor multiplies it in hardware.
 

@@ -69,6 +69,14 @@ class Machine:
         return {name: where_needed(value) for name, value in asked.items()} if self.on_gpu else {}
 
 
+def memory(mb: int) -> Callable[[Any, int], int]:
+    """Return the resource `mem_mb` of a rule: `mb` megabytes at the first attempt, so many more at each further one.
+
+    A cluster kills a job that takes more than it asked for; asking for the same again would end the same.
+    """
+    return lambda wildcards, attempt: mb * attempt
+
+
 def find_machine(config: Mapping[str, Any], given_cores: int | None, remote: bool, submits: bool = False) -> Machine:
     """Return where jobs compute.
 

@@ -11,7 +11,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "workflow/profiles/slurm"
 ON_GPU = {"train_fnet", "train_detector", "test_detector", "explain_fnet", "estimate_cost"}
-NOT_SUBMITTED = {"all", "save_config", "build_table2", "build_fusion_table", "build_report"}
+NOT_SUBMITTED = {"all", "save_config", "describe_variant", "build_table2", "build_fusion_table", "build_report"}
 
 
 def requests(folder, *options):
@@ -22,7 +22,7 @@ def requests(folder, *options):
     result = subprocess.run([*map(str, command)], cwd=folder, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr
     jobs = []
-    for block in re.findall(r"^rule (\w+):\n((?: .*\n)+)", result.stdout, re.MULTILINE):
+    for block in re.findall(r"^ *rule (\w+):\n((?: .*: .*\n)+)", result.stdout, re.MULTILINE):
         fields = dict(re.findall(r"^ +(\w+): (.*)$", block[1], re.MULTILINE))
         resources = dict(item.split("=", 1) for item in fields["resources"].split(", "))
         jobs.append((block[0], fields.get("wildcards", ""), int(fields.get("threads", 1)), resources))
@@ -69,3 +69,9 @@ def test_the_profile_is_complete_and_leaves_the_local_limit_of_gpu_jobs_at_home(
     jobs = requests(tmp_path, "--profile", PROFILE)
     assert {resources.get("gpu") for rule, *_, resources in jobs if rule == "train_detector"} == {"1"}
     assert set(yaml.safe_load((PROFILE / "partitions.yaml").read_text())["partitions"]) == {"main", "gpu"}
+
+
+def test_a_detector_is_tested_in_the_job_that_trained_it():
+    rules = (ROOT / "workflow/rules/detection.smk").read_text()
+    grouped = re.findall(r"^rule (\w+):(?:(?!^rule ).)*?    group:\n        \"detector\"", rules, re.MULTILINE | re.DOTALL)
+    assert grouped == ["train_detector", "test_detector"]

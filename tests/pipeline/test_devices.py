@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pipeline.devices import claimed_device, claimed_one, resolved_precision
+from pipeline.devices import _left_in, claimed_device, claimed_one, memory_available, resolved_precision
 from pipeline.stage import InputError
 
 HOLD = """
@@ -73,3 +73,17 @@ def test_bfloat16_is_resolved_by_what_runs_and_where(monkeypatch):
     for asked in ("auto", "bf16", "fp32"):
         assert resolved_precision(asked, "cpu", ("cuda",)) == resolved_precision(asked, "cuda:1", ()) == "fp32"
     assert resolved_precision("bf16", "cuda:0", ("cuda",)) == "bf16"
+
+
+def test_a_control_group_leaves_its_limit_less_what_is_used_and_cannot_be_dropped(tmp_path):
+    inner = tmp_path / "slurm" / "job"
+    inner.mkdir(parents=True)
+    for folder, limit in ((inner, "max"), (inner.parent, "1000")):
+        (folder / "memory.max").write_text(f"{limit}\n")
+        (folder / "memory.current").write_text("700\n")
+        (folder / "memory.stat").write_text("anon 400\nactive_file 100\ninactive_file 200\n")
+    assert list(_left_in(tmp_path, "/slurm/job", "memory.max", "memory.current", "")) == [600]
+
+
+def test_some_memory_is_available():
+    assert 1e6 < memory_available()

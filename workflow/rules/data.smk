@@ -12,7 +12,7 @@ if config["dataset"]["name"] == "synthetic":
             "<results>/benchmarks/generate_pairs.tsv"
         threads: 1
         resources:
-            mem_mb=1000,
+            mem_mb=memory(1000),
             runtime=30,
         params:
             folder=lambda wildcards: plan.sources.root,
@@ -34,7 +34,7 @@ rule audit_dataset:
         "<results>/benchmarks/audit_dataset.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=60,
     params:
         root=lambda wildcards: plan.sources.root,
@@ -76,7 +76,7 @@ rule prepare_split:
         "<results>/benchmarks/prepare_split.tsv"
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=60,
     params:
         root=lambda wildcards: plan.sources.root,

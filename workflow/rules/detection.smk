@@ -10,10 +10,8 @@ rule describe_variant:
         "<results>/detection/{variant}/data.yaml",
     log:
         "<results>/logs/describe_variant-{variant}.log",
+    localrule: True
     threads: 1
-    resources:
-        mem_mb=500,
-        runtime=10,
     params:
         folders=lambda wildcards: plan.sources.variant_folders(wildcards.variant),
         manifest=lambda wildcards: plan.sources.variant_manifest(wildcards.variant),
@@ -40,7 +38,7 @@ rule estimate_cost:
         torch_threads=plan.machine.detector_threads,
         indifferent=indifferent(config["detection"]["training"]),
         at_once=plan.machine.side_by_side,
-        mem_mb=12000,
+        mem_mb=memory(12000),
         runtime=60,
     params:
         options=deciding(config["detection"]["training"]),
@@ -72,12 +70,14 @@ rule train_detector:
         "<results>/logs/train_detector-{variant}-seed{seed}.log",
     benchmark:
         "<results>/benchmarks/train_detector-{variant}-seed{seed}.tsv"
+    group:
+        "detector"
     threads: plan.machine.detector_slots
     resources:
         **plan.machine.gpu(),
         torch_threads=plan.machine.detector_threads,
         indifferent=indifferent(config["detection"]["training"]),
-        mem_mb=12000,
+        mem_mb=memory(12000),
         runtime=1440,
     params:
         options=deciding(config["detection"]["training"]),
@@ -106,11 +106,13 @@ rule test_detector:
         "<results>/logs/test_detector-{variant}-seed{seed}.log",
     benchmark:
         "<results>/benchmarks/test_detector-{variant}-seed{seed}.tsv"
+    group:
+        "detector"
     threads: plan.machine.detector_slots
     resources:
         **plan.machine.gpu(),
         torch_threads=plan.machine.detector_threads,
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime=60,
     params:
         options=options(config["detection"]["testing"]),
@@ -136,7 +138,7 @@ rule pool_boxes:
         "<results>/logs/pool_boxes-seed{seed}.log",
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
     params:
         code=digest("detection.late"),
@@ -158,7 +160,7 @@ rule test_differences:
         "<results>/logs/test_differences.log",
     threads: 2
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=60,
     params:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
@@ -179,7 +181,7 @@ rule list_objects:
         "<results>/logs/list_objects.log",
     threads: 1
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=30,
     params:
         runs=lambda wildcards, input: named(plan.targets.rows, input.predictions),

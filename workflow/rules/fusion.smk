@@ -18,7 +18,7 @@ rule train_fnet:
     resources:
         **plan.machine.gpu(),
         indifferent=indifferent(config["fnet"]["training"]),
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime=720,
     params:
         method="fnet",
@@ -52,7 +52,7 @@ use rule train_fnet as train_method with:
         indifferent=lambda wildcards: indifferent(
             plan.methods.options(wildcards.method)
         ),
-        mem_mb=16000,
+        mem_mb=memory(16000),
         runtime=1440,
     params:
         method=lambda wildcards: wildcards.method,
@@ -104,7 +104,7 @@ rule fuse_pairs:
     threads: config["threads"]
     resources:
         **plan.machine.gpu(lambda wildcards: plan.methods.on_device(wildcards.method)),
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=240,
     params:
         visible=plan.sources.folders("visible"),

@@ -15,7 +15,7 @@ rule score_fusion:
         "<results>/benchmarks/score_fusion-{method}.tsv"
     threads: config["threads"]
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=240,
     params:
         visible=plan.sources.folders("visible"),

@@ -88,7 +88,7 @@ rule explain_fnet:
     threads: config["threads"]
     resources:
         **plan.machine.gpu(),
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime=30,
     params:
         visible=plan.sources.folders("visible"),

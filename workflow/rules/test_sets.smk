@@ -15,7 +15,7 @@ rule fuse_test_set:
     threads: config["threads"]
     resources:
         **plan.machine.gpu(lambda wildcards: plan.methods.on_device(wildcards.entry)),
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=240,
     params:
         method=lambda wildcards: plan.methods.run_as(wildcards.entry),
@@ -49,7 +49,7 @@ rule score_test_set:
         "<results>/benchmarks/score_test_set-{treatment}-{dataset}-{entry}.tsv"
     threads: config["threads"]
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=60,
     params:
         bands=lambda wildcards: plan.sources.test_set_bands(wildcards.dataset),
@@ -70,7 +70,7 @@ rule score_source:
         "<results>/benchmarks/score_source-{dataset}-{band}.tsv"
     threads: config["threads"]
     resources:
-        mem_mb=2000,
+        mem_mb=memory(2000),
         runtime=60,
     params:
         bands=lambda wildcards: plan.sources.test_set_bands(
@@ -96,7 +96,7 @@ rule measure_cost:
     threads: config["threads"]
     resources:
         **plan.machine.gpu(lambda wildcards: plan.methods.on_device(wildcards.entry)),
-        mem_mb=8000,
+        mem_mb=memory(8000),
         runtime=60,
     params:
         method=lambda wildcards: plan.methods.run_as(wildcards.entry),

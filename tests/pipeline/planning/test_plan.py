@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipeline.planning.imports import closure
-from pipeline.planning.machine import find_machine
+from pipeline.planning.machine import find_machine, memory
 from pipeline.planning.words import cost_line, dataset_options, deciding, indifferent, options, test_set_options
 from pipeline.stage import InputError
 
@@ -151,6 +151,10 @@ def test_a_gpu_is_asked_for_in_one_way_by_the_jobs_that_need_one(configure, aske
     assert {name: value("needs") for name, value in machine.gpu(lambda job: job == "needs").items()} == wanted
     assert {value("does not") for value in machine.gpu(lambda job: job == "needs").values()} == {None}
     assert find_machine(configure({"device": "cpu"}), 8, False).gpu() == {}
+
+
+def test_a_job_that_lacked_memory_asks_for_more_at_its_next_attempt():
+    assert [memory(12000)(None, attempt) for attempt in (1, 2, 3)] == [12000, 24000, 36000]
 
 
 def test_the_plan_is_told_in_a_few_lines(plan, tmp_path, touch):
