@@ -120,7 +120,7 @@ class TrainingImages(YOLODataset):
         image = resize_long_side(image, self.imgsz)
         return image, shape, image.shape[:2]
 
-    def check_memory(self) -> None:
+    def check_cache_fits(self) -> None:
         """Refuse to keep all resized images where they do not fit the memory that this process may still take.
 
         Raises:

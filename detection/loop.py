@@ -144,7 +144,7 @@ def train(
         within = f" and {skipped} of {steps} batches" if skipped else ""
         logging.info("going on after epoch %d of %d%s", first, recipe.epochs, within)
     if keep_images:
-        images.check_memory()
+        images.check_cache_fits()
         with ThreadPoolExecutor(threads_available()) as pool:
             kept = sum(pool.map(images.keep, range(len(images))))
         logging.info("%d images kept in memory: %.0f MB", len(images), kept / 1e6)

@@ -14,6 +14,7 @@ import logging
 from collections.abc import Sequence
 from typing import Literal, get_args
 
+import cv2
 import numpy as np
 
 from pipeline.pairs import Pair, check_pair_size, read_grey, read_image
@@ -123,7 +124,10 @@ def rgb_to_ycbcr(rgb: np.ndarray, colour: Colour) -> np.ndarray:
 def ycbcr_to_rgb(ycbcr: np.ndarray, colour: Colour) -> np.ndarray:
     """Invert `rgb_to_ycbcr`: uint8 Y, Cb, Cr (H, W, 3) to uint8 RGB, rounded to nearest and clipped."""
     matrix, offset = (_STUDIO, _STUDIO_OFFSET) if colour == "ycbcr-studio" else (_FULL, _FULL_OFFSET)
-    return _to_uint8((ycbcr - offset) @ np.linalg.inv(matrix).T)
+    inverse = np.linalg.inv(matrix)
+    # A quarter of the time of NumPy's matrix product, and the same levels for all 2**24 colours. The other way there
+    # are colours halfway between two levels, which a sum in another order may round to the other one.
+    return _to_uint8(cv2.transform(ycbcr.astype(np.float64), np.hstack([inverse, -inverse @ offset[:, None]])))
 
 
 def split_pair(pair: Pair, colour: Colour) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, Colour]:
@@ -164,4 +168,5 @@ def join_chroma(luma: np.ndarray, chroma: np.ndarray | None, colour: Colour) -> 
 
 
 def _to_uint8(values: np.ndarray) -> np.ndarray:
-    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+    np.rint(values, out=values)
+    return np.clip(values, 0, 255, out=values).astype(np.uint8)

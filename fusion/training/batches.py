@@ -9,25 +9,29 @@ from torch import Tensor
 
 from pipeline.colour import split_pair
 from pipeline.pairs import Pair
-from pipeline.stage import InputError, check_memory
+from pipeline.stage import InputError, check_memory, threads_available
 
 
 def load_luma(pairs: Sequence[Pair], colour: str, crop: int) -> list[np.ndarray]:
-    """Read every pair's visible luma and infrared, uint8 (2, H, W) each, into memory (2 bytes a pixel).
+    """Read every pair's visible luma and infrared, uint8 (2, H, W) each, into memory (2 bytes a pixel), in threads.
 
     Raises:
         InputError: a pair is unreadable or smaller than the crop.
     """
-    images = []
-    for pair in pairs:
+
+    def read(pair: Pair) -> np.ndarray:
         visible, infrared, _, _ = split_pair(pair, colour)
         if min(visible.shape) < crop:
             height, width = visible.shape
             raise InputError(
                 f"{pair.visible} is {width}x{height}, smaller than the crop; wanted at least {crop}x{crop}"
             )
-        images.append(np.stack([visible, infrared]))
-    return images
+        return np.stack([visible, infrared])
+
+    threads = threads_available()
+    check_memory(threads)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(read, pairs))
 
 
 def batch_indices(count: int, batch: int, seed: int, stage: int, iteration: int) -> np.ndarray:

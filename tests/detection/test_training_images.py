@@ -127,10 +127,10 @@ def test_images_that_do_not_fit_the_memory_are_not_kept(tiny, monkeypatch):
     images = images_of(read_data(tiny / "visible" / "data.yaml", "train"))
     kept = sum(images.keep(index) for index in range(len(images)))
     monkeypatch.setattr("detection.images.memory_available", lambda: float(kept))
-    images.check_memory()
+    images.check_cache_fits()
     monkeypatch.setattr("detection.images.memory_available", lambda: kept - 1.0)
     with pytest.raises(InputError, match=r"--cache ram keeps \d+ images of 64 pixels, .*; wanted --cache none"):
-        images.check_memory()
+        images.check_cache_fits()
 
 
 def test_nothing_is_written_beside_the_images(tiny):

@@ -32,6 +32,21 @@ def test_the_inverse_gives_the_colours_back_but_for_rounding(rng, colour):
     assert np.abs(ycbcr_to_rgb(rgb_to_ycbcr(rgb, colour), colour).astype(int) - rgb).max() <= 2
 
 
+@pytest.mark.parametrize(("colour", "black"), [("ycbcr-studio", 16.0), ("ycbcr-full", 0.0)])
+def test_the_inverse_is_that_of_the_matrix_for_every_level(colour, black):
+    # BT.601 from its two luma coefficients; black is the luma of R, G, B = 0, 0, 0.
+    kr, kb = 0.299, 0.114
+    luma = np.array([kr, 1 - kr - kb, kb])
+    full = np.stack([luma, (np.eye(3)[2] - luma) / (2 * (1 - kb)), (np.eye(3)[0] - luma) / (2 * (1 - kr))])
+    scale = np.array([219, 224, 224]) / 255 if colour == "ycbcr-studio" else np.ones(3)
+    levels = np.stack(np.meshgrid(*[np.arange(0, 256, 5)] * 3, indexing="ij"), axis=-1)
+    wanted = np.linalg.solve(full * scale[:, None], (levels - [black, 128, 128]).reshape(-1, 3).T).T
+    found = ycbcr_to_rgb(levels.reshape(-1, 1, 3).astype(np.uint8), colour)[:, 0].astype(float)
+    wanted = np.clip(wanted, 0, 255)
+    # MATLAB's and JFIF's constants have three to six digits.
+    assert np.abs(found - wanted).max() < 0.51
+
+
 def test_auto_is_studio_where_channels_differ_and_grey_elsewhere(tmp_path, rng):
     grey = rng.integers(0, 256, (10, 12), dtype=np.uint8)
     rgb = np.repeat(grey[..., None], 3, axis=2)
