@@ -8,8 +8,9 @@ outside it is a warning, too.
 
 Keys of the JSON: `pairs`, `boxes`, `boxes_per_class`, `sizes` (pairs by "WIDTHxHEIGHT"), `unpaired` (files), and
 `degenerate_boxes` (boxes without area or turned inside out), `repeated_boxes` (given twice, and dropped), `unlabelled`
-(images without a label file, taken as images without objects), `duplicates` (each image whose likest other one is the
-same or a near duplicate), `duplicate_counts`, `conditions`, `warnings`, `errors`, `refused`, `versions`.
+(images without a label file, taken as images without objects), `left_out` (boxes by class that is left out), `crowds`
+(no boxes: see detection.coco), `duplicates` (each image whose likest other one is the same or a near duplicate),
+`duplicate_counts`, `conditions`, `warnings`, `errors`, `refused`, `versions`.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from pipeline.pairs import (
     refuse_same_files,
     suggested_suffixes,
 )
-from pipeline.stage import InputError, Progress, run, threads_available
+from pipeline.stage import InputError, Progress, run, some_of, threads_available
 
 SHOWN = 10
 
@@ -55,7 +56,8 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
         parts: the names of the training and the test images, for duplicates across them; None: not split.
 
     Raises:
-        InputError: a folder is missing or holds no image, or two images share a name.
+        InputError: a folder is missing or holds no image, two images share a name, or a JSON file of labels is wrong
+            as a whole.
     """
     layout = dataset.layout(root)
     check_folders(layout.visible, layout.infrared, dataset.bands)
@@ -68,6 +70,7 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
         if name in infrared
     ]
     refuse_same_files(pairs)
+    reader = LabelReader(dataset, root)
     judged = {*parts[0], *parts[1]} if parts is not None else None
     errors: list[str] = []
     warnings: list[str] = []
@@ -90,8 +93,11 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
     warnings += [f"{path} has no visible image; left out" for path in (*spare, *spare_labels)]
     unpaired = [path for name, path in visible.items() if name not in infrared] + spare + spare_labels
 
+    for coco in reader.coco:
+        if lone := [name for name in coco.images if name not in visible]:
+            warnings.append(f"{coco.path} has {len(lone)} images without a visible image; left out: {some_of(lone)}")
+
     looks = _look_at(pairs, fault)
-    reader = LabelReader(dataset, root)
     boxes, degenerate, repeated = _count_boxes(reader, looks, warnings, fault)
     if looks and not boxes and not errors:
         errors.append(f"{', '.join(map(str, layout.labels))}: the labels of {len(looks)} images have no box at all")
@@ -121,6 +127,8 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
         "degenerate_boxes": degenerate,
         "repeated_boxes": repeated,
         "unlabelled": len(reader.unlabelled),
+        "left_out": dict(reader.left_out),
+        "crowds": reader.crowds,
         "duplicates": duplicates,
         "duplicate_counts": {**counts, "threshold": NEAR_DUPLICATE, "descriptor": DESCRIPTOR},
         "conditions": {"source": conditions["source"], **Counter(filter(None, conditions["images"].values()))},
@@ -210,7 +218,7 @@ def _count_boxes(
             degenerate += INSIDE_OUT in str(error)
             fault(name, str(error))
             continue
-        boxes.update(box.name for box in found)
+        boxes.update(box.name for box in found if not box.crowd)
         degenerate += sum(doubt.endswith(NO_AREA) for doubt in doubts)
         repeated += sum(doubt.endswith(TWICE) for doubt in doubts)
         warnings += doubts
@@ -252,8 +260,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--root {args.root} is not a folder; wanted the data set's")
     name = args.dataset or recognise(args.root)
     dataset = find_dataset(
-        name, args.classes, args.visible, args.infrared, args.labels, given_bands(args), args.unlabelled
-    )
+        name, args.classes, args.visible, args.infrared, args.labels, given_bands(args), args.unlabelled,
+        args.leave_out,
+    )  # fmt: skip
     if args.train_list or args.test_list:
         if not (args.train_list and args.test_list):
             raise InputError("--train-list and --test-list: found one; wanted both or none")

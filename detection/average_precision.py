@@ -2,7 +2,8 @@
 
 AP is the mean of AP at the intersections over union 0.50, 0.55, ..., 0.95, each the mean of the interpolated precision
 at 101 recalls, over at most the 100 best detections of each class in an image. Values are fractions in 0..1. A class
-without a box in the ground truth has no AP: it is NaN, and the average is over the others.
+without a box in the ground truth has no AP: it is NaN, and the average is over the others. Crowds (`iscrowd`) are no
+boxes to be found, and a detection that finds no box and lies in one by the overlap is neither right nor wrong.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detection.predictions import check_predictions
+from detection.truth import boxes_per_class, objects_of
 from pipeline.artefacts import read_json, sha256_json, versions, write_json
 from pipeline.stage import InputError
 
@@ -37,7 +39,7 @@ class Scores:
 
     Attributes:
         classes: class names in the order of the arrays.
-        boxes: ground-truth boxes of each class.
+        boxes: ground-truth boxes of each class, crowds not counted.
         precision: (T, R, K, A, M): 10 overlaps, 101 recalls, classes, areas (all, small, medium, large), detections of
             a class in an image (1, 10, 100); NaN where undefined.
         recall: (T, K, A, M), the greatest recall reached; NaN where undefined.
@@ -87,10 +89,9 @@ def score(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) ->
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     precision, recall = (evaluation.eval[key].astype(float) for key in ("precision", "recall"))
-    counts = [sum(a["category_id"] == c["id"] for a in truth["annotations"]) for c in truth["categories"]]
     return Scores(
         classes=tuple(category["name"] for category in truth["categories"]),
-        boxes=np.array(counts, dtype=int),
+        boxes=np.array(list(boxes_per_class(truth).values()), dtype=int),
         precision=np.where(precision < 0, np.nan, precision),
         recall=np.where(recall < 0, np.nan, recall),
     )
@@ -170,7 +171,7 @@ def write_scores(
         "confusion": confusion(truth, predictions),
         "conditions": score_conditions(truth, predictions, conditions),
         "images": len(truth["images"]),
-        "boxes": len(truth["annotations"]),
+        "boxes": len(objects_of(truth)),
         "detections": len(predictions),
         "provenance": {
             **provenance,
@@ -203,11 +204,23 @@ def read_conditions(path: Path | None) -> dict[str, str]:
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the intersection over union (N, M) of boxes (N, 4) and (M, 4) as x, y, width, height."""
     boxes, others = (np.asarray(x, float).reshape(-1, 4) for x in (boxes, others))
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])
-    shared = np.clip(high - low, 0, None).prod(axis=2)
+    shared = _shared(boxes, others)
     union = boxes[:, 2:].prod(axis=1)[:, None] + others[:, 2:].prod(axis=1)[None] - shared
     return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def in_crowds(found: np.ndarray, crowds: np.ndarray) -> np.ndarray:
+    """Return for each of `found` (M, 4) whether at least MATCH_OVERLAP of its area lies in one of `crowds` (N, 4)."""
+    found, crowds = (np.asarray(x, float).reshape(-1, 4) for x in (found, crowds))
+    area = found[:, 2:].prod(axis=1)
+    return (area > 0) & (_shared(found, crowds).max(axis=1, initial=0) >= MATCH_OVERLAP * area)
+
+
+def _shared(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the area (N, M) that boxes (N, 4) and (M, 4) share."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])
+    return np.clip(high - low, 0, None).prod(axis=2)
 
 
 def match(truth: np.ndarray, found: np.ndarray) -> np.ndarray:
@@ -230,15 +243,20 @@ def confusion(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
 
     Returns:
         `classes` (the last is `background`), `counts[true][found]`: true boxes that nothing matches are found as
-        background, and detections that match no box are truly background; `least_score`, `overlap`.
+        background, and detections that match no box, nor lie in a crowd of any class, are truly background;
+        `least_score`, `overlap`.
     """
     classes = [*(category["name"] for category in truth["categories"]), "background"]
     counts = np.zeros((len(classes), len(classes)), int)
-    expected, found = _by_image(truth["annotations"]), _by_image(_counted(predictions))
+    groups = (objects_of(truth), objects_of(truth, crowds=True), _counted(predictions))
+    by_image = [_by_image(group) for group in groups]
     for image in truth["images"]:
-        boxes, detections = expected.get(image["id"], []), found.get(image["id"], [])
+        boxes, crowds, detections = (group.get(image["id"], []) for group in by_image)
         matched = match(_boxes(boxes), _boxes(detections))
-        for detection, index in zip(detections, matched, strict=True):
+        crowded = in_crowds(_boxes(detections), _boxes(crowds))
+        for detection, index, passed in zip(detections, matched, crowded, strict=True):
+            if index < 0 and passed:
+                continue
             counts[boxes[index]["category_id"] - 1 if index >= 0 else -1, detection["category_id"] - 1] += 1
         for index in set(range(len(boxes))) - set(matched.tolist()):
             counts[boxes[index]["category_id"] - 1, -1] += 1
@@ -246,9 +264,9 @@ def confusion(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]
 
 
 def found_annotations(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> set[int]:
-    """Return the ids of the annotations that a detection of their class finds, from LEAST_SCORE on."""
+    """Return the ids of the objects that a detection of their class finds, from LEAST_SCORE on."""
     ids = set()
-    expected = _by_image(truth["annotations"], "image_id", "category_id")
+    expected = _by_image(objects_of(truth), "image_id", "category_id")
     for key, detections in _by_image(_counted(predictions), "image_id", "category_id").items():
         boxes = expected.get(key, [])
         ids |= {boxes[index]["id"] for index in match(_boxes(boxes), _boxes(detections)) if index >= 0}

@@ -29,13 +29,17 @@ ROUNDING_PIXELS = 0.01
 
 @dataclass(frozen=True)
 class Box:
-    """One labelled object: its class in the data set's own spelling and its edges in pixels."""
+    """One labelled object: its class in the data set's own spelling and its edges in pixels.
+
+    `crowd` marks a region of COCO's that holds an unknown number of objects.
+    """
 
     name: str
     xmin: float
     ymin: float
     xmax: float
     ymax: float
+    crowd: bool = False
 
 
 NO_AREA = "has no area; dropped"  # how such a warning ends
@@ -66,25 +70,15 @@ def read_voc(path: Path, classes: Sequence[str], width: int, height: int) -> Lab
         raise InputError(f"{path} is not valid XML without entities: {error or type(error).__name__}") from None
     if root.tag != "annotation":
         raise InputError(f"{path} has the root element <{root.tag}>; wanted Pascal VOC's <annotation>")
-    boxes, warnings = [], []
     stated = [_stated_side(root, side, path) for side in ("width", "height")]
-    if any(found not in (0, side) for found, side in zip(stated, (width, height), strict=True)):
-        said = f"{path} says that the image is {stated[0]:g}x{stated[1]:g}; it is {width}x{height}"
-        if stated != [height, width]:
-            raise InputError(
-                f"{said}; wanted labels drawn on this image: scale the boxes with it, or remove <size> if they fit"
-            )
-        warnings.append(f"{said}: taken as exchanged by whoever wrote it")
+    boxes, warnings = [], check_size(stated, width, height, str(path), "<size>")
     for number, element in enumerate(root.iter("object"), 1):
         where = f"{path}, object {number}"
         name = _known_class(_field(element, "name", where).strip(), classes, where)
         edges = [_number(_field(element, f"bndbox/{edge}", where), where, edge) for edge in _EDGES]
-        if 0 <= edges[0] < edges[2] <= 1 and 0 <= edges[1] < edges[3] <= 1:
-            raise InputError(
-                f"{where}: {name} at {', '.join(f'{edge:g}' for edge in edges)} lies within 0..1, as fractions of the "
-                "image do; wanted pixels (multiply by its width and height)"
-            )
-        _keep(Box(name, *edges), width, height, where, boxes, warnings)
+        box = Box(name, *edges)
+        refuse_fractions(box, where)
+        keep_box(box, width, height, where, boxes, warnings)
     return boxes, warnings
 
 
@@ -135,7 +129,7 @@ def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> La
                 raise InputError(f"{where} has the confidence {fields[5]}; wanted 0 to 1, or no sixth field")
             confidences += 1
         box = Box(name, left * width, top * height, right * width, bottom * height)
-        _keep(box, width, height, where, boxes, warnings)
+        keep_box(box, width, height, where, boxes, warnings)
     if confidences:
         warnings.append(f"{path} has {confidences} lines of six fields; the last is taken as a confidence, left out")
     if polygons:
@@ -143,10 +137,41 @@ def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> La
     return boxes, warnings
 
 
-def _keep(box: Box, width: int, height: int, where: str, boxes: list[Box], warnings: list[str]) -> None:
-    """Append `box`, clipped to the image, to `boxes`, or say in `warnings` why it was clipped or dropped."""
+def check_size(stated: Sequence[float], width: int, height: int, where: str, field: str) -> list[str]:
+    """Compare the width and height that labels state, 0 where they do not, with the image's; return warnings.
+
+    Raises:
+        InputError: they are others, and not just exchanged; `field` is what states them.
+    """
+    if all(found in (0, side) for found, side in zip(stated, (width, height), strict=True)):
+        return []
+    said = f"{where} says that the image is {stated[0]:g}x{stated[1]:g}; it is {width}x{height}"
+    if list(stated) != [height, width]:
+        raise InputError(
+            f"{said}; wanted labels drawn on this image: scale the boxes with it, or remove {field} if they fit"
+        )
+    return [f"{said}: taken as exchanged by whoever wrote it"]
+
+
+def refuse_fractions(box: Box, where: str) -> None:
+    """Raise InputError where the edges of `box`, wanted in pixels, lie within 0..1."""
+    if 0 <= box.xmin < box.xmax <= 1 and 0 <= box.ymin < box.ymax <= 1:
+        raise InputError(
+            f"{where}: {_described(box)} lies within 0..1, as fractions of the image do; wanted pixels (multiply by "
+            "its width and height)"
+        )
+
+
+def keep_box(
+    box: Box, width: int, height: int, where: str, boxes: list[Box], warnings: list[str], hint: str = ""
+) -> None:
+    """Append `box`, clipped to the image, to `boxes`, or say in `warnings` why it was clipped or dropped.
+
+    Raises:
+        InputError: it is turned inside out, or lies outside the image; the message then ends with `hint`.
+    """
     edges = (box.xmin, box.ymin, box.xmax, box.ymax)
-    found = f"{box.name} at {', '.join(f'{edge:g}' for edge in edges)}"
+    found = _described(box)
     if box.xmin > box.xmax or box.ymin > box.ymax:
         raise InputError(f"{where}: {found} is {INSIDE_OUT}; wanted xmin <= xmax and ymin <= ymax")
     outside = [
@@ -154,11 +179,12 @@ def _keep(box: Box, width: int, height: int, where: str, boxes: list[Box], warni
         (max(-box.ymin, box.ymax - height), max(OUTSIDE_PIXELS, OUTSIDE_FRACTION * height)),
     ]
     if any(by > allowed for by, allowed in outside):
-        raise InputError(f"{where}: {found} lies outside its image of {width}x{height}")
+        raise InputError(f"{where}: {found} lies outside its image of {width}x{height}{hint}")
     if any(by > ROUNDING_PIXELS for by, _ in outside):
         warnings.append(f"{where}: {found} reaches beyond its image of {width}x{height}; clipped")
     sides = (width, height, width, height)
-    clipped = Box(box.name, *(min(max(edge, 0.0), float(side)) for edge, side in zip(edges, sides, strict=True)))
+    inside = (min(max(edge, 0.0), float(side)) for edge, side in zip(edges, sides, strict=True))
+    clipped = Box(box.name, *inside, box.crowd)
     if clipped.xmin >= clipped.xmax or clipped.ymin >= clipped.ymax:
         warnings.append(f"{where}: {found} {NO_AREA}")
     elif any(_same(clipped, other) for other in boxes):
@@ -168,9 +194,13 @@ def _keep(box: Box, width: int, height: int, where: str, boxes: list[Box], warni
 
 
 def _same(box: Box, other: Box) -> bool:
-    return box.name == other.name and all(
+    return (box.name, box.crowd) == (other.name, other.crowd) and all(
         abs(getattr(box, edge) - getattr(other, edge)) <= ROUNDING_PIXELS for edge in _EDGES
     )
+
+
+def _described(box: Box) -> str:
+    return f"{box.name} at {', '.join(f'{getattr(box, edge):g}' for edge in _EDGES)}"
 
 
 def _stated_side(root: Element, side: str, path: Path) -> float:

@@ -17,6 +17,7 @@ from ultralytics.data.augment import Compose
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import IterableSimpleNamespace
 
+from detection.truth import objects_of
 from detection.variant import Data
 from pipeline.devices import memory_available
 from pipeline.pairs import read_image
@@ -82,9 +83,12 @@ class TrainingImages(YOLODataset):
         return [str(self.source.images[image["file_name"]]) for image in self.source.truth["images"]]
 
     def get_labels(self) -> list[dict[str, Any]]:
-        """Return the boxes of the ground truth in the package's form, instead of reading text files."""
+        """Return the boxes of the ground truth in the package's form, instead of reading text files.
+
+        Crowds are left out: a box around many objects is no example of one.
+        """
         boxes: dict[int, list[tuple[float, ...]]] = {image["id"]: [] for image in self.source.truth["images"]}
-        for annotation in self.source.truth["annotations"]:
+        for annotation in objects_of(self.source.truth):
             boxes[annotation["image_id"]].append((annotation["category_id"] - 1, *annotation["bbox"]))
         labels = []
         for image, file in zip(self.source.truth["images"], self.im_files, strict=True):

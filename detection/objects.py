@@ -18,7 +18,7 @@ from typing import Any
 from detection.average_precision import LEAST_SCORE, MATCH_OVERLAP, found_annotations, read_conditions
 from detection.late import BANDS
 from detection.predictions import read_predictions
-from detection.truth import read_truth
+from detection.truth import objects_of, read_truth
 from pipeline.artefacts import write_json
 from pipeline.stage import InputError, run
 
@@ -26,7 +26,7 @@ SIZES = (("small", 32**2), ("medium", 96**2), ("large", float("inf")))  # area i
 
 
 def describe_objects(truth: Mapping[str, Any], conditions: Mapping[str, str]) -> dict[int, dict[str, Any]]:
-    """Return each annotation's image, class, bbox, size and condition (None where unknown), by annotation id."""
+    """Return each object's image, class, bbox, size and condition (None where unknown), by annotation id."""
     names = {image["id"]: image["file_name"] for image in truth["images"]}
     classes = {category["id"]: category["name"] for category in truth["categories"]}
     return {
@@ -37,7 +37,7 @@ def describe_objects(truth: Mapping[str, Any], conditions: Mapping[str, str]) ->
             "size": next(name for name, bound in SIZES if a["area"] < bound),
             "condition": conditions.get(names[a["image_id"]]),
         }
-        for a in truth["annotations"]
+        for a in objects_of(truth)
     }
 
 

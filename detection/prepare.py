@@ -33,7 +33,7 @@ from detection.splits import (
     random_split,
     scene_split,
 )
-from detection.truth import boxes_per_class, build_truth, without_boxes
+from detection.truth import boxes_per_class, build_truth, objects_of, without_boxes
 from pipeline.artefacts import relative, sha256_lines, versions, write_json, write_text
 from pipeline.colour import band_doubts
 from pipeline.pairs import Pair, add_band_options, check_folders, find_bands, find_pairs, given_bands
@@ -98,8 +98,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Check, split and write."""
     args = _parse(argv)
     dataset = find_dataset(
-        args.dataset, args.classes, args.visible, args.infrared, args.labels, given_bands(args), args.unlabelled
-    )
+        args.dataset, args.classes, args.visible, args.infrared, args.labels, given_bands(args), args.unlabelled,
+        args.leave_out,
+    )  # fmt: skip
     check_split_options(args.split, args.train, args.test, args.train_list, args.test_list)
     folders = dataset.layout(args.root)
     pairs, faults = _find_pairs(args, dataset, folders)
@@ -203,7 +204,7 @@ def _split_by_scenes(
     truth = prepare(dataset, args.root, pairs, everything, looks).truth_train
     names = {image["id"]: image["file_name"] for image in truth["images"]}
     boxes: dict[int, set[str]] = {category["id"]: set() for category in truth["categories"]}
-    for box in truth["annotations"]:
+    for box in objects_of(truth):
         boxes[box["category_id"]].add(names[box["image_id"]])
     by_class = {category["name"]: boxes[category["id"]] for category in truth["categories"]}
     return looks, scenes, scene_split(scenes, by_class, args.test, args.seed)
@@ -247,8 +248,21 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
         default="refuse",
         help="an image without a label file is refused, or is one without objects (default: refuse)",
     )
-    for kind in ("visible", "infrared", "labels"):
+    parser.add_argument(
+        "--leave-out",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="folders: those of --classes whose boxes are passed over",
+    )
+    for kind in ("visible", "infrared"):
         parser.add_argument(f"--{kind}", nargs="+", metavar="DIR", help=f"folders: below the root (default: {kind})")
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="PATH",
+        help="folders: below the root, folders of Pascal VOC or YOLO files, COCO .json files (default: labels)",
+    )
     add_band_options(parser)
 
 

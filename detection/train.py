@@ -22,6 +22,7 @@ import torch
 from detection.detector import describe, is_transformer, own_architecture, save_weights
 from detection.loop import deterministic, explained, train
 from detection.recipe import Recipe, add_recipe_options, epoch_order, recipe_of
+from detection.truth import objects_of
 from detection.variant import Data, read_data
 from pipeline.artefacts import only_writer, read_json, sha256_file, sha256_json, versions, write_csv, write_json
 from pipeline.devices import DEVICES, claimed_device, resolved_precision
@@ -137,7 +138,7 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
         {
             **facts,
             "images": len(data.images),
-            "boxes": len(data.truth["annotations"]),
+            "boxes": len(objects_of(data.truth)),
             **identity,
             # RT-DETR's loss assigns boxes to objects by SciPy.
             "versions": identity["versions"] | (versions("scipy") if is_transformer(model) else {}),

@@ -40,17 +40,25 @@ def build_truth(
                     "category_id": classes.index(box.name) + 1,
                     "bbox": [round(value, 4) for value in (box.xmin, box.ymin, w, h)],
                     "area": round(w * h, 4),
-                    "iscrowd": 0,
+                    "iscrowd": int(box.crowd),
                 }
             )
     categories = [{"id": number, "name": name} for number, name in enumerate(classes, 1)]
     return {"images": images, "annotations": annotations, "categories": categories}
 
 
+def objects_of(truth: Mapping[str, Any], crowds: bool = False) -> list[dict[str, Any]]:
+    """Return the annotations that are one object each; with `crowds`, the others, which are regions of many.
+
+    Nothing is learnt of crowds, and detections in them are neither right nor wrong.
+    """
+    return [annotation for annotation in truth["annotations"] if bool(annotation.get("iscrowd")) == crowds]
+
+
 def boxes_per_class(truth: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of boxes of each class, those without any included."""
+    """Return the number of boxes of each class, those without any included and crowds left out."""
     counts = {category["id"]: 0 for category in truth["categories"]}
-    for annotation in truth["annotations"]:
+    for annotation in objects_of(truth):
         counts[annotation["category_id"]] += 1
     return {category["name"]: counts[category["id"]] for category in truth["categories"]}
 
@@ -61,7 +69,7 @@ def without_boxes(truth: Mapping[str, Any], part: str) -> str:
     Raises:
         InputError: there are images, and no box at all.
     """
-    if truth["images"] and not truth["annotations"]:
+    if truth["images"] and not objects_of(truth):
         raise InputError(
             f"the {len(truth['images'])} {part} images have no box at all: nothing could be learnt or found; wanted "
             "label files that are not all empty or missing"

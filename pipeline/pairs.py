@@ -30,6 +30,7 @@ __all__ = [
     "find_images",
     "find_pairs",
     "given_bands",
+    "name_of",
     "read_grey",
     "read_image",
     "read_names",
@@ -229,7 +230,7 @@ def read_names(path: Path, suffixes: Sequence[str] = ()) -> list[str]:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except (FileNotFoundError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not a list of names: {error}") from None
-    names = [_name(line, suffixes) for line in lines]
+    names = [name_of(line, suffixes) for line in lines]
     changed = [(line, name) for line, name in zip(lines, names, strict=True) if line != name]
     if not names or len(set(names)) < len(names):
         twice = next((name for name in names if names.count(name) > 1), None)
@@ -242,18 +243,19 @@ def read_names(path: Path, suffixes: Sequence[str] = ()) -> list[str]:
     return names
 
 
+def name_of(line: str, suffixes: Sequence[str]) -> str:
+    """Return the name of the pair that a file belongs to: without folders, an image's ending and the longest suffix."""
+    file = Path(line.replace("\\", "/")).name
+    stem = Path(file).stem if Path(file).suffix.lower() in EXTENSIONS else file
+    longest = max((suffix for suffix in suffixes if stem.endswith(suffix)), key=len, default="")
+    return stem.removesuffix(longest) or stem
+
+
 def check_pair_size(pair: Pair, visible: np.ndarray, infrared: np.ndarray) -> None:
     """Raise InputError, which names both files, where a pair's arrays differ in height or width."""
     if visible.shape[:2] != infrared.shape[:2]:
         (h, w), (hi, wi) = visible.shape[:2], infrared.shape[:2]
         raise InputError(f"{pair.infrared} is {wi}x{hi}, expected {w}x{h} like {pair.visible}")
-
-
-def _name(line: str, suffixes: Sequence[str]) -> str:
-    file = Path(line.replace("\\", "/")).name
-    stem = Path(file).stem if Path(file).suffix.lower() in EXTENSIONS else file
-    longest = max((suffix for suffix in suffixes if stem.endswith(suffix)), key=len, default="")
-    return stem.removesuffix(longest) or stem
 
 
 def _names_by_suffix(stems: Iterable[str], ending: str) -> dict[str, set[str]]:

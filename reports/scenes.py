@@ -15,7 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detection.average_precision import read_conditions
+from detection.average_precision import in_crowds, read_conditions
 from detection.predictions import read_predictions
 from pipeline.artefacts import read_json, replacing
 from pipeline.pairs import find_images, read_image
@@ -116,14 +116,15 @@ def match(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, 
 class Pictures:
     """What all pictures of a page need: the images of every variant by name, the truth, the detections.
 
-    files: paths by variant and name. boxes: true boxes by name. detections: by variant and name, most certain first.
-    conditions: by name, where the data set states them.
+    files: paths by variant and name. boxes: true boxes by name. crowds: likewise. detections: by variant and name, most
+    certain first. conditions: by name, where the data set states them.
     """
 
     files: Mapping[str, Mapping[str, Path]]
     folders: Mapping[str, Sequence[Path]]
     classes: Sequence[str]
     boxes: Mapping[str, Sequence[Mapping[str, Any]]]
+    crowds: Mapping[str, Sequence[Mapping[str, Any]]]
     detections: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
     conditions: Mapping[str, str]
     infrared_range: tuple[float, float] | None = None
@@ -151,8 +152,10 @@ def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], prediction
     if missing:
         raise InputError(f"{truth_file} has no image {missing[0]!r}, which test.txt names")
     boxes: dict[str, list[dict[str, Any]]] = {name: [] for name in names.values()}
+    crowds: dict[str, list[dict[str, Any]]] = {name: [] for name in names.values()}
     for entry in truth["annotations"]:
-        boxes[names[entry["image_id"]]].append({"bbox": entry["bbox"], "class": classes[entry["category_id"]]})
+        kind = crowds if entry.get("iscrowd") else boxes
+        kind[names[entry["image_id"]]].append({"bbox": entry["bbox"], "class": classes[entry["category_id"]]})
     return Pictures(
         files={
             variant: find_images(folders, split.dataset.get(f"{'visible' if variant == LATE else variant}_suffix", ""))
@@ -161,6 +164,7 @@ def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], prediction
         folders=images,
         classes=list(classes.values()),
         boxes=boxes,
+        crowds=crowds,
         detections={
             variant: _detections(read_predictions(file, truth), names, classes) for variant, file in predictions.items()
         },
@@ -174,7 +178,8 @@ def viewer_scenes(
 ) -> list[dict[str, Any]]:
     """Return the scenes of the viewer: images, true boxes, and every variant's detections with what each found.
 
-    Boxes are in pixels of the original images. Detections below `least_score` are left out.
+    Boxes are in pixels of the original images. Detections below `least_score` are left out, and so are those that find
+    nothing and lie in a crowd of their class: they are neither right nor wrong.
     """
     classes = {name: index for index, name in enumerate(pictures.classes)}
     scenes = []
@@ -190,6 +195,7 @@ def viewer_scenes(
                 "detections": [
                     [*(round(v, 1) for v in item["bbox"]), classes[item["class"]], round(item["score"], 3), found]
                     for item, found in zip(detections, match(truth, detections), strict=True)
+                    if found >= 0 or not _in_crowd(item, pictures.crowds[name])
                 ],
             }
         scenes.append(
@@ -202,6 +208,11 @@ def viewer_scenes(
             }
         )
     return scenes
+
+
+def _in_crowd(detection: Mapping[str, Any], crowds: Sequence[Mapping[str, Any]]) -> bool:
+    boxes = np.array([crowd["bbox"] for crowd in crowds if crowd["class"] == detection["class"]])
+    return bool(in_crowds(np.array(detection["bbox"]), boxes)[0])
 
 
 def gallery(

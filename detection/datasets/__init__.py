@@ -28,22 +28,24 @@ def find_dataset(
     labels: Sequence[str] | None = None,
     bands: Bands = Bands(),  # noqa: B008  # frozen
     unlabelled: str = "refuse",
+    left_out: Sequence[str] = (),
 ) -> Dataset:
     """Return the data set of this name; `folders` takes its classes, folders and suffixes from the other arguments.
 
     Of another data set `classes` are its own in the order in which YOLO labels number them. `unlabelled` says what an
-    image without a label file is: `refuse` or `background`.
+    image without a label file is: `refuse` or `background`. `left_out` are those of `classes` whose boxes are passed
+    over.
 
     Raises:
         InputError: `folders` without classes, or other classes, folders or suffixes for another data set.
     """
     if name == "folders":
-        dataset = describe_folders(classes or (), visible, infrared, labels, bands)
+        dataset = describe_folders(classes or (), visible, infrared, labels, bands, left_out)
     else:
         dataset = replace(DATASETS[name], bands=bands)
         known = {own.casefold(): own for own in dataset.classes}
         same = sorted(map(str.casefold, classes or ())) == sorted(known)
-        if (classes and not same) or visible or infrared or labels or bands.suffixes:
+        if (classes and not same) or visible or infrared or labels or bands.suffixes or left_out:
             raise InputError(
                 f"--dataset {name} has folders and classes of its own; --classes and the like want folders"
                 + (f", or its own classes in the order of YOLO labels' numbers: {', '.join(known.values())}")

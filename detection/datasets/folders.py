@@ -1,4 +1,4 @@
-"""Any data set of aligned pairs with Pascal VOC or YOLO labels, described by options alone: folders and classes.
+"""Any data set of aligned pairs with Pascal VOC, YOLO or COCO labels, described by options alone: folders, classes.
 
 Without options the folders are `visible`, `infrared` and `labels`; `train.txt` and `test.txt` beside them, where both
 are there, are its own split.
@@ -23,14 +23,22 @@ def describe_folders(
     infrared: Sequence[str] | None = None,
     labels: Sequence[str] | None = None,
     bands: Bands = Bands(),  # noqa: B008  # frozen
+    left_out: Sequence[str] = (),
 ) -> Dataset:
     """Return the data set with these classes, numbered in this order, in these folders below the root.
 
+    `labels` may name COCO JSON files as well. Boxes of the classes `left_out` are passed over.
+
     Raises:
-        InputError: no class, or one named twice.
+        InputError: no class, or one named twice; a class left out that is not among the others, or all of them.
     """
     if not classes or len({name.casefold() for name in classes}) < len(classes):
         raise InputError(f"--classes {' '.join(classes)}: wanted one class or more, each once, in the labels' order")
+
+    passed = {name.casefold() for name in left_out}
+    kept = [name for name in classes if name.casefold() not in passed]
+    if len(kept) + len(passed) != len(classes) or not kept:
+        raise InputError(f"--leave-out {' '.join(left_out)}: wanted some of --classes {' '.join(classes)}, not all")
 
     def layout(root: Path) -> Layout:
         given = zip(KINDS, (visible, infrared, labels), strict=True)
@@ -38,5 +46,11 @@ def describe_folders(
 
     own_split = partial(listed_split, suffixes=bands.suffixes)
     return replace(
-        FOLDERS, classes=tuple(classes), layout=layout, own_split=own_split, bands=bands, numbered=tuple(classes)
+        FOLDERS,
+        classes=tuple(kept),
+        layout=layout,
+        own_split=own_split,
+        bands=bands,
+        numbered=tuple(classes),
+        left_out=tuple(name for name in classes if name not in kept),
     )

@@ -1,18 +1,23 @@
 """What a data set has to say about itself: its classes, where its files lie, whether it has a split of its own."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from detection.boxes import Labels, read_voc, read_yolo
 from detection.classes import check_order, numbered_names, stated_order
+from detection.coco import CocoLabels
 from pipeline.pairs import Bands, read_names
 from pipeline.stage import InputError, some_of
 
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of a data set: each lists what belongs together, matched by file stem across the three."""
+    """The folders of a data set: each lists what belongs together, matched by file stem across the three.
+
+    Among `labels` may be JSON files as well.
+    """
 
     visible: tuple[Path, ...]
     infrared: tuple[Path, ...]
@@ -50,6 +55,7 @@ class Dataset:
             the user has to say which.
         orders: of such a data set, the orders in use, by where they come from.
         unlabelled_is_background: whether an image without a label file is one without objects.
+        left_out: classes of the labels, beside `classes`, whose boxes are passed over.
     """
 
     classes: tuple[str, ...]
@@ -61,6 +67,7 @@ class Dataset:
     numbered: tuple[str, ...] | None = None
     orders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     unlabelled_is_background: bool = False
+    left_out: tuple[str, ...] = ()
 
 
 def listed_split(root: Path, suffixes: Sequence[str] = ()) -> tuple[list[str], list[str]] | None:
@@ -84,34 +91,70 @@ def find_labels(folders: tuple[Path, ...], name: str, suffixes: Sequence[str] = 
     return found
 
 
-class LabelReader:
-    """Reads the labels of a data set's images, and counts the images without a label file in `unlabelled`."""
+def is_json(path: Path) -> bool:
+    """Return whether a path of labels is meant as a COCO JSON file, by its ending; else it is a folder."""
+    return path.suffix.lower() == ".json"
 
-    def __init__(self, dataset: Dataset, root: Path) -> None:
+
+class LabelReader:
+    """Reads the labels of a data set's images, and counts what of them is no object to be found.
+
+    Attributes:
+        unlabelled: images without a label file, or without an entry in a JSON file, taken as without objects.
+        left_out: boxes passed over, by class.
+        crowds: crowds read.
+        coco: the JSON files among the labels.
+    """
+
+    def __init__(self, dataset: Dataset, root: Path, labels: Sequence[Path] | None = None) -> None:
+        """Read the JSON files among `labels`, folders of label files and COCO JSON files; default: the data set's.
+
+        Raises:
+            InputError: a JSON file is wrong as a whole, as `CocoLabels` says.
+        """
         self.dataset = dataset
         self.root = root
-        self.folders = dataset.layout(root).labels
+        self.labels = tuple(dataset.layout(root).labels if labels is None else labels)
+        self.folders = tuple(path for path in self.labels if not is_json(path))
+        self.classes = (*dataset.classes, *dataset.left_out)
+        self.coco = [CocoLabels(path, self.classes, dataset.bands.suffixes) for path in self.labels if is_json(path)]
         self.unlabelled: list[str] = []
+        self.left_out: Counter[str] = Counter()
+        self.crowds = 0
         self._numbered: dict[Path, tuple[str, ...]] = {}
 
     def read(self, name: str, width: int, height: int) -> Labels:
-        """Read the labels of an image of `width` x `height` pixels: Pascal VOC XML, or YOLO text.
+        """Read the labels of an image of `width` x `height` pixels: Pascal VOC XML, YOLO text, or an entry of a JSON.
 
         Raises:
             InputError: there is no file, and the data set does not say that such an image is one without objects, or
                 more than one; the file is wrong; a number's class is not known for certain.
         """
-        found = find_labels(self.folders, name, self.dataset.bands.suffixes)
+        boxes, warnings = self._read(name, width, height)
+        self.left_out.update(box.name for box in boxes if box.name in self.dataset.left_out)
+        boxes = [box for box in boxes if box.name not in self.dataset.left_out]
+        self.crowds += sum(box.crowd for box in boxes)
+        return boxes, warnings
+
+    def _read(self, name: str, width: int, height: int) -> Labels:
+        files = find_labels(self.folders, name, self.dataset.bands.suffixes)
+        entries = [coco for coco in self.coco if name in coco.images]
+        found = [*files, *(coco.path for coco in entries)]
         if not found and self.dataset.unlabelled_is_background:
             self.unlabelled.append(name)
             return [], []
         if len(found) != 1:
             what = " and ".join(map(str, found)) or "no label file"
-            where = ", ".join(map(str, self.folders))
+            where = ", ".join(map(str, self.labels))
             cure = "" if found else "; --unlabelled background takes images without one as images without objects"
-            raise InputError(f"{what} for image {name!r} in {where}; wanted one, {name}.xml or {name}.txt{cure}")
+            raise InputError(
+                f"{what} for image {name!r} in {where}; wanted one, {name}.xml or {name}.txt, or an entry of that name "
+                f"in one COCO JSON{cure}"
+            )
+        if entries:
+            return entries[0].read(name, width, height)
         if found[0].suffix.lower() == ".xml":
-            return read_voc(found[0], self.dataset.classes, width, height)
+            return read_voc(found[0], self.classes, width, height)
         return read_yolo(found[0], self.numbered(found[0].parent), width, height)
 
     def numbered(self, folder: Path) -> tuple[str, ...]:
@@ -126,13 +169,22 @@ class LabelReader:
         return self._numbered[folder]
 
     def doubts(self) -> list[str]:
-        """Return a warning where images without a label file were taken as images without objects."""
-        if not self.unlabelled:
-            return []
-        return [
-            f"{len(self.unlabelled)} images without a label file are taken as images without objects: "
-            f"{some_of(self.unlabelled)}"
-        ]
+        """Return warnings of images taken as without objects, of boxes left out by class, and of crowds."""
+        doubts = []
+        if self.unlabelled:
+            doubts.append(
+                f"{len(self.unlabelled)} images without a label file are taken as images without objects: "
+                f"{some_of(self.unlabelled)}"
+            )
+        if self.left_out:
+            counts = ", ".join(f"{name} {count}" for name, count in self.left_out.items())
+            doubts.append(f"boxes left out by class: {counts}")
+        if self.crowds:
+            doubts.append(
+                f"{self.crowds} boxes are crowds, or to be ignored: nothing is learnt of them, and detections in them "
+                "are neither right nor wrong"
+            )
+        return doubts
 
     def _find_order(self, folder: Path) -> tuple[str, ...]:
         stated = stated_order(folder, self.root)

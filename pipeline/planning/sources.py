@@ -12,12 +12,12 @@ from pipeline.stage import InputError
 
 BANDS = ("visible", "infrared")
 SPLIT = "data/split"
-LABEL_ENDINGS = (".xml", ".txt", ".names", ".yaml")
+LABEL_ENDINGS = (".xml", ".txt", ".names", ".yaml", ".json")
 CLASS_LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")  # as detection.classes finds them
 
 
 class Layout(Protocol):
-    """The folders of a data set."""
+    """The folders of a data set; among the labels JSON files, too."""
 
     visible: Sequence[Path]
     infrared: Sequence[Path]
@@ -56,7 +56,7 @@ class Sources:
         return sorted(filter(None, [*names, settings["scenes"]]))
 
     def folders(self, kind: str) -> list[str]:
-        """Return the data set's folders of `visible` images, `infrared` images or `labels`."""
+        """Return the data set's folders of `visible` images, `infrared` images or `labels`; those may be files."""
         return [path.as_posix() for path in getattr(self.layout, kind)]
 
     def pairs(self, *kinds: str) -> list[str]:
@@ -72,9 +72,10 @@ class Sources:
         """
         state = hashlib.sha256()
         if self.config["dataset"]["name"] != "synthetic":
-            folders = map(Path, self.folders("labels"))
+            places = map(Path, self.folders("labels"))
+            labels = (path for place in places for path in (place.glob("*") if place.is_dir() else [place]))
             beside = (path for path in Path(self.root).glob("*") if path.name in CLASS_LISTS)
-            for path in sorted({*beside, *(path for folder in folders for path in folder.glob("*"))}):
+            for path in sorted({*beside, *labels}):
                 if path.suffix.lower() in LABEL_ENDINGS and path.is_file():
                     state.update(f"{path.as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
         return state.hexdigest()[:12]
@@ -178,7 +179,7 @@ def find_sources(
     settings = config["dataset"]
     try:
         given = (settings[key] for key in ("name", "classes", "visible", "infrared", "labels"))
-        dataset = find_dataset(*given, _bands(settings), settings["unlabelled"])
+        dataset = find_dataset(*given, _bands(settings), settings["unlabelled"], settings["leave_out"])
         sources = Sources(config, dataset.layout(Path(dataset_root(config))), test_sets)
         check_folders(*map(sources.folders, BANDS), _bands(settings))
     except InputError as error:

@@ -179,6 +179,21 @@ def test_confusion_counts_boxes_by_true_and_found_class():
     assert confusion(truth, predictions)["classes"] == ["a", "b", "background"]
 
 
+def test_crowds_are_no_objects_and_what_lies_in_them_is_no_false_alarm():
+    truth = truth_of([(1, 0, 10, 10, 20, 20), (1, 1, 50, 50, 40, 40), (2, 1, 0, 0, 9, 9)])
+    for crowd in truth["annotations"][1:]:
+        crowd["iscrowd"] = 1
+    predictions = [
+        found(1, 0, 10, 10, 20, 20, 0.9),  # right
+        found(1, 1, 55, 55, 8, 8, 0.8),  # in the crowd
+        found(1, 0, 60, 55, 8, 8, 0.8),  # likewise, of another class
+        found(1, 1, 86, 86, 9, 9, 0.7),  # by less than half in it: background
+    ]
+    assert confusion(truth, predictions)["counts"] == [[1, 0, 0], [0, 0, 0], [0, 1, 0]]
+    assert found_annotations(truth, predictions) == {1}
+    assert score(truth, predictions).table()["classes_without_boxes"] == ["b"]
+
+
 def test_object_is_found_by_a_detection_of_its_class_alone():
     truth = truth_of([(1, 0, 10, 10, 20, 20), (1, 1, 50, 50, 20, 20), (2, 0, 5, 5, 9, 9)])
     predictions = [found(1, 0, 10, 10, 20, 20, 0.9), found(1, 0, 50, 50, 20, 20, 0.7), found(2, 0, 5, 5, 9, 9, 0.2)]

@@ -40,6 +40,13 @@ def test_boxes_stay_on_their_objects(tiny):
     assert np.sum(grey > 200) <= 24 * 32
 
 
+def test_crowds_are_not_learnt(tiny):
+    data = read_data(tiny / "infrared" / "data.yaml", "train")
+    data.truth["annotations"][3]["iscrowd"] = 1
+    labels = images_of(data, PLAIN).labels
+    assert [len(label["cls"]) for label in labels] == [1, 1, 1, 0, *[1] * 6]
+
+
 def test_one_channel_becomes_three_equal_ones(tiny):
     item = images_of(read_data(tiny / "infrared" / "data.yaml", "train"), PLAIN)[0, 0]
     assert torch.equal(item["img"][0], item["img"][1]) and torch.equal(item["img"][0], item["img"][2])

@@ -1,5 +1,6 @@
 """The scenes: which are chosen, and what a detection finds."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -86,6 +87,23 @@ def test_a_detection_of_another_class_finds_nothing():
 def test_a_detection_finds_the_box_that_it_covers_best():
     truth = [box(0, 0, 10, 10), box(2, 0, 10, 10)]
     assert scenes.match(truth, [box(2, 0, 10, 10), box(1, 0, 10, 10)]) == [1, 0]
+
+
+def test_a_false_detection_in_a_crowd_of_its_class_is_not_shown(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((100, 100), np.uint8))
+    inside, beside = box(41, 41, 8, 8), box(0, 0, 8, 8)
+    found = [{**one, "score": 0.9} for one in (inside, beside, {**inside, "class": "Bus"})]
+    pictures = scenes.Pictures(
+        files={"visible": {"a": tmp_path / "a.png"}},
+        folders={"visible": [tmp_path]},
+        classes=["Car", "Bus"],
+        boxes={"a": []},
+        crowds={"a": [box(40, 40, 30, 30)]},
+        detections={"visible": {"a": found}},
+        conditions={},
+    )
+    (scene,) = scenes.viewer_scenes(pictures, ["a"], 0.25, 100, scenes.Images())
+    assert [shown[:2] for shown in scene["panes"]["visible"]["detections"]] == [[0, 0], [41, 41]]
 
 
 def test_matches_are_those_of_the_coco_evaluator(rng):

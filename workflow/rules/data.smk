@@ -45,6 +45,7 @@ rule audit_dataset:
             "visible",
             "infrared",
             "labels",
+            "leave_out",
             "unlabelled",
             "split",
             "train_list",

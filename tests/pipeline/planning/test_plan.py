@@ -299,3 +299,20 @@ def test_labels_that_are_written_over_in_place_change_what_the_split_depends_on(
     after = plan(mine).sources.labels_digest()
     (tmp_path / "set/classes.txt").write_text("bus")
     assert len({before, after, plan(mine).sources.labels_digest()}) == 3
+
+
+def test_labels_in_a_json_file_are_watched_by_their_content(plan, touch, tmp_path):
+    touch("set/visible/a.png", "set/infrared/a.png", "set/meta/train.json")
+    dataset = {"name": "folders", "root": "set", "classes": ["car"], "labels": ["meta/train.json"]}
+    sources = plan({"dataset": dataset}).sources
+    assert sources.pairs("labels") == ["set/meta/train.json"]
+    before = sources.labels_digest()
+    (tmp_path / "set/meta/train.json").write_text("{}")
+    assert sources.labels_digest() != before
+
+
+def test_a_class_left_out_that_is_none_is_refused_before_anything_runs(plan, touch):
+    touch("set/visible/a.png", "set/infrared/a.png", "set/labels/a.txt")
+    dataset = {"name": "folders", "root": "set", "classes": ["car"], "leave_out": ["dog"]}
+    with pytest.raises(InputError, match="config: dataset: --leave-out dog: wanted some of --classes car"):
+        plan({"dataset": dataset})
