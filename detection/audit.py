@@ -236,7 +236,7 @@ def recognise(root: Path) -> str:
     for name, dataset in DATASETS.items():
         layout = dataset.layout(root)
         there = all(map(_holds_images, (*layout.visible, *layout.infrared)))
-        if dataset.classes and there and all(folder.is_dir() for folder in layout.labels):
+        if dataset.classes and there and all(path.exists() for path in layout.labels):
             # Others name their folders vi, ir and labels as copies of M3FD do: the authors' labels are XML.
             if dataset.orders and not any(path.suffix.lower() == ".xml" for path in layout.labels[0].iterdir()):
                 continue

@@ -19,7 +19,6 @@ from pipeline.pairs import name_of
 from pipeline.stage import InputError
 
 PARTS = ("images", "annotations", "categories")
-FORM = f"COCO's ground truth: an object with the lists {', '.join(PARTS)}"
 Entry = Mapping[str, Any]
 
 
@@ -95,15 +94,15 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path} is no file; wanted {FORM}") from None
+        raise InputError(f"{path} is no file; wanted COCO JSON, or folders of labels") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise InputError(f"{path} is not valid JSON: {error}") from None
     if isinstance(content, dict) and all(isinstance(content.get(part), list) for part in PARTS):
         return content
-    found = f"an object with {', '.join(sorted(content)[:10])}" if isinstance(content, dict) else "no object"
-    if isinstance(content, list):
-        found = "a list, as detections are given"
-    raise InputError(f"{path} holds {found}; wanted {FORM}")
+    found = "a list, as detections are given" if isinstance(content, list) else _short(content)
+    raise InputError(
+        f"{path} holds {found}; wanted COCO's ground truth, an object with the lists images, annotations and categories"
+    )
 
 
 def _by_id(entries: Sequence[Any], part: str, path: Path) -> dict[Any, Entry]:

@@ -148,8 +148,8 @@ class LabelReader:
             where = ", ".join(map(str, self.labels))
             cure = "" if found else "; --unlabelled background takes images without one as images without objects"
             raise InputError(
-                f"{what} for image {name!r} in {where}; wanted one, {name}.xml or {name}.txt, or an entry of that name "
-                f"in one COCO JSON{cure}"
+                f"{what} for image {name!r} in {where}; wanted one, {name}.xml or {name}.txt, or an entry in a COCO "
+                f".json file that is named in the place of a folder{cure}"
             )
         if entries:
             return entries[0].read(name, width, height)

@@ -3,10 +3,13 @@
 import contextlib
 import io
 import json
+import re
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import yaml
 from made_up import detections
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -21,9 +24,12 @@ from detection.datasets.layout import LabelReader
 from detection.datasets.m3fd import CLASSES as M3FD_CLASSES
 from detection.truth import objects_of, read_truth
 from pipeline.pairs import Bands
+from pipeline.planning.words import band_options
+from pipeline.planning.words import options as options_of
 from pipeline.stage import InputError
 
 CLASSES = ("Person", "Car")
+GUIDE = Path(__file__).parents[2] / "docs" / "own-dataset.md"
 
 
 def content():
@@ -75,8 +81,8 @@ def test_a_byte_order_mark_and_windows_folders_are_read(labels):
         ("{", r"labels\.json is not valid JSON"),
         ("[" * 100_000, r"labels\.json is not valid JSON"),
         ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "holds a list, as detections"),
-        ('{"images": [], "shapes": []}', r"holds an object with images, shapes; wanted COCO's ground truth"),
-        ("3", "holds no object"),
+        ('{"images": [], "shapes": []}', r"holds {'images': \[\], 'shapes': \[\]}; wanted COCO's ground truth"),
+        ("3", "holds 3; wanted"),
     ],
 )
 def test_other_files_are_refused(labels, text, message):
@@ -85,7 +91,7 @@ def test_other_files_are_refused(labels, text, message):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"none\.json is no file; wanted COCO's ground truth"):
+    with pytest.raises(InputError, match=r"none\.json is no file; wanted COCO JSON"):
         CocoLabels(tmp_path / "none.json", CLASSES)
 
 
@@ -199,7 +205,7 @@ def reader(root, labels, classes=CLASSES, **more):
 def test_images_without_an_entry_follow_the_rule_for_missing_label_files(labels, tmp_path):
     labels(content())
     with pytest.raises(
-        InputError, match=r"no label file for image 'c' in .*labels\.json; wanted .*one COCO JSON; --unl"
+        InputError, match=r"no label file for image 'c' in .*labels\.json; wanted .*COCO \.json .*; --unl"
     ):
         reader(tmp_path, ["labels.json"]).read("c", 96, 64)
     read = reader(tmp_path, ["labels.json"], unlabelled="background")
@@ -347,17 +353,18 @@ def boxes_by_us(read, sizes, suffix=""):
     return {key: sorted(boxes) for key, boxes in found.items()}
 
 
-def test_the_boxes_of_flir_are_those_that_pycocotools_reads(shared, tmp_path):
-    root = shared / "data/flir_aligned"
-    path = root / "meta/thermal/flir_train.json"
-    words = ["--dataset", "folders", "--root", root, "--labels", "meta/thermal/flir_train.json", "--classes"]
-    words += ["person", "bike", "car", "--visible", "images_rgb_train/data", "--infrared", "images_thermal_train/data"]
-    words += ["--visible-suffix=_RGB", "--infrared-suffix=_PreviewData", "--output"]
-    audit.main([*map(str, words), str(tmp_path / "audit.json")])
+def test_the_boxes_of_flir_by_the_configuration_of_the_guide_are_those_that_pycocotools_reads(shared, tmp_path):
+    path = shared / "data/flir_aligned/meta/thermal/flir_train.json"
+    _, text = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    settings = yaml.safe_load(text)["dataset"] | {"root": str(shared / "data/flir_aligned")}
+    plain = ("root", "classes", "visible", "infrared", "labels", "split")
+    words = options_of({"dataset": settings["name"], **{key: settings[key] for key in plain}})
+    words += [*band_options(settings), "--output"]
+    audit.main([*words, str(tmp_path / "audit.json")])
     facts = json.loads((tmp_path / "audit.json").read_text())
     assert (facts["pairs"], facts["boxes_per_class"]) == (40, {"person": 102, "bike": 33, "car": 229})
-    split = ["--split", "random", "--train", "30", "--test", "10"]
-    prepare.main([*map(str, words), str(tmp_path / "split"), *split])
+    sizes = options_of({part: settings[part] for part in ("train", "test")})
+    prepare.main([*words, str(tmp_path / "split"), *sizes])
     truths = [read_truth(tmp_path / "split" / f"truth_{part}.json") for part in ("train", "test")]
     assert [len(truth["images"]) for truth in truths] == [30, 10]
     assert sum(len(truth["annotations"]) for truth in truths) == 364
