@@ -25,10 +25,10 @@ import numpy as np
 from detection.boxes import INSIDE_OUT, NO_AREA, TWICE
 from detection.conditions import find_conditions
 from detection.datasets import DATASETS, Dataset, find_dataset
-from detection.datasets.layout import LabelReader
+from detection.label_sets import SetsReader
 from detection.leakage import MOST_EXACT
 from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, look, nearest
-from detection.prepare import add_folders, doubts_of_bands
+from detection.prepare import add_folders, doubts_of_bands, given_labels
 from detection.scenes import stated_scenes
 from detection.splits import SPLITS
 from pipeline.artefacts import relative, versions, write_json
@@ -47,17 +47,20 @@ from pipeline.stage import InputError, Progress, run, some_of, threads_available
 SHOWN = 10
 
 
-def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | None = None) -> dict[str, Any]:
+def audit(
+    dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | None = None, truth: str | None = None
+) -> dict[str, Any]:
     """Return what is found at `root`, by the keys of the JSON; `errors` are what a run would be refused for.
 
     Args:
         dataset: its layout and classes.
         root: its folder.
         parts: the names of the training and the test images, for duplicates across them; None: not split.
+        truth: the label set whose boxes are counted, the first by default; all sets are read.
 
     Raises:
-        InputError: a folder is missing or holds no image, two images share a name, or a JSON file of labels is wrong
-            as a whole.
+        InputError: a folder is missing or holds no image, two images share a name, there is no such label set, or a
+            JSON file of labels is wrong as a whole.
     """
     layout = dataset.layout(root)
     check_folders(layout.visible, layout.infrared, dataset.bands)
@@ -70,7 +73,7 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
         if name in infrared
     ]
     refuse_same_files(pairs)
-    reader = LabelReader(dataset, root)
+    reader = SetsReader(dataset, root)
     judged = {*parts[0], *parts[1]} if parts is not None else None
     errors: list[str] = []
     warnings: list[str] = []
@@ -93,12 +96,12 @@ def audit(dataset: Dataset, root: Path, parts: tuple[list[str], list[str]] | Non
     warnings += [f"{path} has no visible image; left out" for path in (*spare, *spare_labels)]
     unpaired = [path for name, path in visible.items() if name not in infrared] + spare + spare_labels
 
-    for coco in reader.coco:
+    for coco in (coco for one in reader.readers.values() for coco in one.coco):
         if lone := [name for name in coco.images if name not in visible]:
             warnings.append(f"{coco.path} has {len(lone)} images without a visible image; left out: {some_of(lone)}")
 
     looks = _look_at(pairs, fault)
-    boxes, degenerate, repeated = _count_boxes(reader, looks, warnings, fault)
+    boxes, degenerate, repeated = _count_boxes(reader, layout.truth(truth), looks, warnings, fault)
     if looks and not boxes and not errors:
         errors.append(f"{', '.join(map(str, layout.labels))}: the labels of {len(looks)} images have no box at all")
     try:
@@ -206,9 +209,12 @@ def _look_at(pairs: Sequence[Pair], fault: Callable[[str, str], None]) -> dict[s
 
 
 def _count_boxes(
-    reader: LabelReader, looks: dict[str, Look], warnings: list[str], fault: Callable[[str, str], None]
+    reader: SetsReader, truth: str, looks: dict[str, Look], warnings: list[str], fault: Callable[[str, str], None]
 ) -> tuple[Counter[str], int, int]:
-    """Return the boxes of each class, and how many are degenerate and given twice; doubts go to `warnings`."""
+    """Return the boxes of each class by the set `truth`, and how many of any are degenerate and given twice.
+
+    Doubts go to `warnings`.
+    """
     boxes: Counter[str] = Counter()
     degenerate = repeated = 0
     for name, seen in looks.items():
@@ -218,7 +224,7 @@ def _count_boxes(
             degenerate += INSIDE_OUT in str(error)
             fault(name, str(error))
             continue
-        boxes.update(box.name for box in found if not box.crowd)
+        boxes.update(box.name for box in found[truth] if not box.crowd)
         degenerate += sum(doubt.endswith(NO_AREA) for doubt in doubts)
         repeated += sum(doubt.endswith(TWICE) for doubt in doubts)
         warnings += doubts
@@ -260,7 +266,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--root {args.root} is not a folder; wanted the data set's")
     name = args.dataset or recognise(args.root)
     dataset = find_dataset(
-        name, args.classes, args.visible, args.infrared, args.labels, given_bands(args), args.unlabelled,
+        name, args.classes, args.visible, args.infrared, given_labels(args), given_bands(args), args.unlabelled,
         args.leave_out,
     )  # fmt: skip
     if args.train_list or args.test_list:
@@ -269,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         parts = tuple(read_names(path, dataset.bands.suffixes) for path in (args.train_list, args.test_list))
     else:
         parts = dataset.own_split(args.root) if args.split == "own" else None
-    found = audit(dataset, args.root, parts)
+    found = audit(dataset, args.root, parts, args.truth)
     facts = {"dataset": name, **found, "versions": versions("numpy", "opencv-python-headless")}
     for line in describe(facts):
         print(line)

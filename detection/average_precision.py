@@ -19,6 +19,7 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from detection.boxes import overlaps, shared_areas
 from detection.predictions import check_predictions
 from detection.truth import boxes_per_class, objects_of
 from pipeline.artefacts import read_json, sha256_json, versions, write_json
@@ -201,26 +202,11 @@ def read_conditions(path: Path | None) -> dict[str, str]:
     return {str(name): str(condition) for name, condition in images.items() if condition is not None}
 
 
-def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the intersection over union (N, M) of boxes (N, 4) and (M, 4) as x, y, width, height."""
-    boxes, others = (np.asarray(x, float).reshape(-1, 4) for x in (boxes, others))
-    shared = _shared(boxes, others)
-    union = boxes[:, 2:].prod(axis=1)[:, None] + others[:, 2:].prod(axis=1)[None] - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
-
-
 def in_crowds(found: np.ndarray, crowds: np.ndarray) -> np.ndarray:
     """Return for each of `found` (M, 4) whether at least MATCH_OVERLAP of its area lies in one of `crowds` (N, 4)."""
     found, crowds = (np.asarray(x, float).reshape(-1, 4) for x in (found, crowds))
     area = found[:, 2:].prod(axis=1)
-    return (area > 0) & (_shared(found, crowds).max(axis=1, initial=0) >= MATCH_OVERLAP * area)
-
-
-def _shared(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the area (N, M) that boxes (N, 4) and (M, 4) share."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])
-    return np.clip(high - low, 0, None).prod(axis=2)
+    return (area > 0) & (shared_areas(found, crowds).max(axis=1, initial=0) >= MATCH_OVERLAP * area)
 
 
 def match(truth: np.ndarray, found: np.ndarray) -> np.ndarray:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from xml.etree.ElementTree import Element, ParseError
 
+import numpy as np
 from defusedxml import ElementTree
 
 from pipeline.stage import InputError
@@ -135,6 +136,21 @@ def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> La
     if polygons:
         warnings.append(f"{path} has {polygons} polygons; the box around each is taken")
     return boxes, warnings
+
+
+def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the intersection over union (N, M) of boxes (N, 4) and (M, 4) as x, y, width, height."""
+    boxes, others = (np.asarray(x, float).reshape(-1, 4) for x in (boxes, others))
+    shared = shared_areas(boxes, others)
+    union = boxes[:, 2:].prod(axis=1)[:, None] + others[:, 2:].prod(axis=1)[None] - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def shared_areas(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """Return the area (N, M) that boxes (N, 4) and (M, 4) as x, y, width, height share."""
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])
+    return np.clip(high - low, 0, None).prod(axis=2)
 
 
 def check_size(stated: Sequence[float], width: int, height: int, where: str, field: str) -> list[str]:

@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from detection.average_precision import MOST_DETECTIONS, overlaps, read_conditions, write_scores
+from detection.average_precision import MOST_DETECTIONS, read_conditions, write_scores
+from detection.boxes import overlaps
 from detection.predictions import read_predictions
 from detection.truth import read_truth
 from pipeline.artefacts import read_json, sha256_json

@@ -1,7 +1,8 @@
 """Prepare a data set for detection: check it, split it, and write the ground truth that every variant shares.
 
-Writes `train.txt` and `test.txt` (file stems), `truth_train.json` and `truth_test.json` (COCO), `scenes.csv` (sequence
-and place of every image), `leakage.json` (how many test pairs have a neighbour, their scene or a near duplicate in
+Writes `train.txt` and `test.txt` (file stems), `truth_train.json` and `truth_test.json` (COCO) of the chosen label set,
+`truth_sets.json` (the test images' truth by every label set, `detection.label_sets`), `scenes.csv` (sequence and place
+of every image), `leakage.json` (how many test pairs have a neighbour, their scene or a near duplicate in
 training), `conditions.json` (day or night, ... of every image), and last `dataset.json`, which says where the pairs
 lie, how they were split, and what was wrong with labels.
 """
@@ -17,7 +18,8 @@ from typing import Any
 from detection.boxes import Box
 from detection.conditions import find_conditions
 from detection.datasets import DATASETS, Dataset, Layout, find_dataset
-from detection.datasets.layout import LabelReader, Scene
+from detection.datasets.layout import UNION, Scene
+from detection.label_sets import OVERLAP, SetsReader, unmatched
 from detection.leakage import exposure_words, measure_leakage, refuse_tested_training
 from detection.likeness import Look, look_at
 from detection.scenes import FROM_IMAGES, RULE, find_scenes, write_scenes
@@ -44,26 +46,42 @@ SHOWN_WARNINGS = 10
 
 @dataclass(frozen=True)
 class Prepared:
-    """A data set split and checked: the split, the ground truths, what its pairs look like, warnings about labels."""
+    """A data set split and checked.
+
+    Attributes:
+        split: the names of its parts.
+        truth: the label set that trains, and that Table II is scored by.
+        sets: the ground truths of training and test by every label set.
+        unmatched: for every two label sets, the test boxes of each class in the first that the second lacks.
+        looks: what its pairs look like.
+        warnings: about labels.
+    """
 
     split: Split
-    truth_train: dict[str, Any]
-    truth_test: dict[str, Any]
+    truth: str
+    sets: dict[str, tuple[dict[str, Any], dict[str, Any]]]
+    unmatched: dict[str, dict[str, dict[str, int]]]
     looks: dict[str, Look]
     warnings: list[str]
 
 
 def prepare(
-    dataset: Dataset, root: Path, pairs: Sequence[Pair], split: Split, looks: dict[str, Look] | None = None
+    dataset: Dataset,
+    root: Path,
+    pairs: Sequence[Pair],
+    split: Split,
+    looks: dict[str, Look] | None = None,
+    truth: str | None = None,
 ) -> Prepared:
-    """Open every pair of the split, read its labels and build the ground truth.
+    """Open every pair of the split, read its labels and build the ground truth, by every label set.
 
     `pairs` are all pairs of the data set: image ids number their names, whatever the split. `looks` are of pairs that
-    were opened before.
+    were opened before. `truth` is the label set that trains, the data set's first by default.
 
     Raises:
         InputError: a name of the split has no pair; an image is unreadable, not 8-bit, or of another size than its
-            partner; a label file is missing or wrong; no training image, or no test image, has a box.
+            partner; a label file is missing or wrong; no training image, or no test image, has a box by the label set
+            that trains, or no test image by another one; there is no such label set.
     """
     by_name = {pair.name: pair for pair in pairs}
     used = sorted(split.train + split.test)
@@ -77,28 +95,45 @@ def prepare(
         looks = look_at([by_name[name] for name in used])
     looks = {name: looks[name] for name in used}
     sizes = {name: (seen.width, seen.height) for name, seen in looks.items()}
-    boxes: dict[str, list[Box]] = {}
+    chosen = dataset.layout(root).truth(truth)
+    labels = SetsReader(dataset, root)
+    boxes: dict[str, dict[str, list[Box]]] = {label_set: {} for label_set in labels.names}
     warnings: list[str] = []
-    labels = LabelReader(dataset, root)
     for name in used:
-        boxes[name], found = labels.read(name, *sizes[name])
-        warnings += found
+        found, doubts = labels.read(name, *sizes[name])
+        warnings += doubts
+        for label_set, its_boxes in found.items():
+            boxes[label_set][name] = its_boxes
     warnings = labels.doubts() + warnings
     ids = {pair.name: number for number, pair in enumerate(sorted(pairs, key=lambda pair: pair.name), 1)}
-    truths = [
-        build_truth(ids, {name: sizes[name] for name in names}, boxes, dataset.classes)
-        for names in (split.train, split.test)
-    ]
-    untrained, _ = (without_boxes(truth, part) for truth, part in zip(truths, ("training", "test"), strict=True))
+    train, test = ({name: sizes[name] for name in names} for names in (split.train, split.test))
+    sets = {
+        label_set: tuple(build_truth(ids, part, its_boxes, dataset.classes) for part in (train, test))
+        for label_set, its_boxes in boxes.items()
+    }
+    untrained = without_boxes(sets[chosen][0], "training")
+    for label_set, truths in sets.items():
+        without_boxes(truths[1], "test" if label_set == chosen else f"test (labels {label_set})")
+    in_test = {
+        label_set: {name: its_boxes[name] for name in split.test}
+        for label_set, its_boxes in boxes.items()
+        if label_set != UNION
+    }
+    lacking = {
+        first: {
+            other: unmatched(in_test[first], in_test[other], dataset.classes) for other in in_test if other != first
+        }
+        for first in in_test
+    }
     warnings = [*filter(None, [untrained]), *warnings]
-    return Prepared(split, truths[0], truths[1], looks, warnings)
+    return Prepared(split, chosen, sets, lacking, looks, warnings)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Check, split and write."""
     args = _parse(argv)
     dataset = find_dataset(
-        args.dataset, args.classes, args.visible, args.infrared, args.labels, given_bands(args), args.unlabelled,
+        args.dataset, args.classes, args.visible, args.infrared, given_labels(args), given_bands(args), args.unlabelled,
         args.leave_out,
     )  # fmt: skip
     check_split_options(args.split, args.train, args.test, args.train_list, args.test_list)
@@ -110,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         split = _split(args, dataset, [pair.name for pair in pairs])
     split = limited(split, args.limit_train, args.limit_test, args.seed)
-    prepared = prepare(dataset, args.root, pairs, split, looks)
+    prepared = prepare(dataset, args.root, pairs, split, looks, args.truth)
     doubts = doubts_of_bands(pairs, prepared.looks)
     scenes = scenes or find_scenes(dataset, args.root, prepared.looks, args.scenes)
     leakage = measure_leakage(prepared.looks, scenes, split.train, split.test)
@@ -122,11 +157,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         rest = len(prepared.warnings) - SHOWN_WARNINGS
         logging.warning("warning: and %d more, all in %s", rest, args.output / "dataset.json")
 
-    boxes = {"train": boxes_per_class(prepared.truth_train), "test": boxes_per_class(prepared.truth_test)}
+    by_set = {
+        name: dict(zip(("train", "test"), map(boxes_per_class, truths), strict=True))
+        for name, truths in prepared.sets.items()
+    }
+    boxes, (truth_train, truth_test) = by_set[prepared.truth], prepared.sets[prepared.truth]
     for part, names in (("train", split.train), ("test", split.test)):
         write_text(args.output / f"{part}.txt", "".join(f"{name}\n" for name in names))
         counts = ", ".join(f"{name} {count}" for name, count in boxes[part].items())
         logging.info("%s: %d images, boxes: %s", part, len(names), counts)
+    for name in by_set if len(by_set) > 1 else ():
+        counts = ", ".join(f"{kind} {count}" for kind, count in by_set[name]["test"].items())
+        logging.info("test by labels %s%s: %s", name, " (chosen)" if name == prepared.truth else "", counts)
     logging.info("leakage: %s", exposure_words(leakage))
     conditions = find_conditions(dataset, args.root, prepared.looks, scenes)
     scenes = {
@@ -139,7 +181,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     facts = {
         "dataset": args.dataset,
         "classes": list(dataset.classes),
-        **{kind: [relative(path, args.output) for path in paths] for kind, paths in asdict(folders).items()},
+        **{
+            kind: [relative(path, args.output) for path in getattr(folders, kind)]
+            for kind in ("visible", "infrared", "labels")
+        },
         **{key: value for key, value in asdict(dataset.bands).items() if value},
         "pairs": len(pairs),
         "split": {
@@ -157,14 +202,36 @@ def main(argv: Sequence[str] | None = None) -> None:
         "leakage": {key: value for key, value in leakage.items() if key not in ("nearest", "adjacent")},
         "conditions": {"source": conditions["source"], **counts},
         "boxes": boxes,
+        "truth": prepared.truth,
+        "label_sets": {
+            name: {
+                "folders": [relative(path, args.output) for path in folders.sets().get(name, ())],
+                "boxes": by_set[name],
+            }
+            for name in prepared.sets
+        },
         "warnings": [*doubts, *prepared.warnings],
         "versions": versions("numpy", "scipy", "opencv-python-headless"),
     }
     write_scenes(args.output / "scenes.csv", scenes)
     write_json(args.output / "leakage.json", leakage)
     write_json(args.output / "conditions.json", conditions)
-    write_json(args.output / "truth_train.json", prepared.truth_train)
-    write_json(args.output / "truth_test.json", prepared.truth_test)
+    write_json(args.output / "truth_train.json", truth_train)
+    write_json(args.output / "truth_test.json", truth_test)
+    sets = {
+        name: {"boxes": by_set[name]["test"], "annotations": test["annotations"]}
+        for name, (_, test) in prepared.sets.items()
+    }
+    write_json(
+        args.output / "truth_sets.json",
+        {
+            "truth": prepared.truth,
+            **{key: truth_test[key] for key in ("images", "categories")},
+            "sets": sets,
+            "overlap": OVERLAP,
+            "unmatched": prepared.unmatched,
+        },
+    )
     write_json(args.output / "dataset.json", facts)
 
 
@@ -201,7 +268,8 @@ def _split_by_scenes(
     looks = look_at(pairs)
     scenes = find_scenes(dataset, args.root, looks, args.scenes)
     everything = Split(args.split, tuple(looks), ())
-    truth = prepare(dataset, args.root, pairs, everything, looks).truth_train
+    prepared = prepare(dataset, args.root, pairs, everything, looks, args.truth)
+    truth = prepared.sets[prepared.truth][0]
     names = {image["id"]: image["file_name"] for image in truth["images"]}
     boxes: dict[int, set[str]] = {category["id"]: set() for category in truth["categories"]}
     for box in objects_of(truth):
@@ -263,7 +331,32 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
         metavar="PATH",
         help="folders: below the root, folders of Pascal VOC or YOLO files, COCO .json files (default: labels)",
     )
+    parser.add_argument(
+        "--label-set",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "PATH"),
+        help="folders: in place of --labels, for each of several label sets",
+    )
+    parser.add_argument(
+        "--truth",
+        metavar="NAME",
+        help="the label set that trains and that Table II is scored by; of several also union (default: the first)",
+    )
     add_band_options(parser)
+
+
+def given_labels(args: argparse.Namespace) -> list[str] | dict[str, list[str]] | None:
+    """Return the folders of labels that the options of `add_folders` give, by label set where they name sets.
+
+    Raises:
+        InputError: both kinds of options are given, or a set twice.
+    """
+    names = [name for name, *_ in args.label_set]
+    if args.label_set and (args.labels or len(set(names)) < len(names)):
+        raise InputError(f"--label-set {' '.join(names)}: wanted each set once, and no --labels beside them")
+    return {name: folders for name, *folders in args.label_set} or args.labels
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -22,6 +22,7 @@ import logging
 import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -48,36 +49,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     if args.samples < 100:
         raise InputError(f"--samples {args.samples}: wanted at least 100, for the ends of an interval")
-    if args.swaps < 1000:
-        raise InputError(f"--swaps {args.swaps}: wanted at least 1000, for small p values")
-    if not MOST_DETECTIONS <= args.most_detections <= _MOST:
-        raise InputError(f"--most-detections {args.most_detections}: wanted {MOST_DETECTIONS} to {_MOST}")
-    if args.unit not in (None, "image") and not args.scenes:
-        raise InputError(f"--unit {args.unit} needs --scenes FILE")
     truth = read_truth(args.truth)
-    files = runs_by_variant(args.predictions)
-    if stray := sorted(set(args.brought) - set(files)):
-        raise InputError(f"--brought names {some_of(stray)}, which --predictions does not")
-    seeds = sorted(next(iter(files.values())))
-    unit = args.unit or (unit_of_split(args.scenes) if args.scenes else "image")
-    # Matches hold images in the order of their ids.
-    names = [image["file_name"] for image in sorted(truth["images"], key=lambda image: image["id"])]
-    scene, scenes = number_scenes(names if unit == "image" else scenes_of(args.scenes, unit, names))
-
-    matches, digests = match_all(truth, files, args.most_detections)
-    boxes = scene_boxes(next(iter(matches.values()))[0], scene, scenes)
-    compared = compare(
-        split_by_scene(matches, scene, scenes), boxes, brought=args.brought, swaps=args.swaps, seed=args.seed
-    )
-    measured, drawn = bootstrap(matches, scene, args.samples, args.seed)
+    comparison = read_comparison(args, truth)
+    judged = judge(truth, comparison)
+    compared, matches, boxes = judged.compared, judged.matches, judged.boxes
+    measured, drawn = bootstrap(matches, comparison.scene, args.samples, args.seed)
     classes = [category["name"] for category in truth["categories"]]
     for entry in compared["comparisons"]:
         add_intervals(entry, classes, boxes, measured, drawn)
-    for name, by_statement in compared["against_bands"].items():
-        for statement, entry in by_statement.items():
-            entry["reason"] = why_not_shown(entry, statement, compared, len(seeds), name in args.brought)
     result = {
-        "method": _method(unit, scenes, len(names), bool(args.scenes), args.most_detections),
+        "method": comparison.method,
         "correction": (
             f"the largest of {len(compared['comparisons'])} differences under {args.swaps} random signs of scenes for "
             "trained detectors, Holm for methods"
@@ -86,22 +67,127 @@ def main(argv: Sequence[str] | None = None) -> None:
         "samples": args.samples,
         "swaps": args.swaps,
         "seed": args.seed,
-        "seeds": seeds,
-        "images": len(names),
-        "unit": unit,
+        "seeds": comparison.seeds,
+        "images": len(comparison.scene),
+        "unit": comparison.unit,
         "variants": describe(classes, boxes, measured, drawn),
         **compared,
         "provenance": {
             "labels": sha256_json(truth),
-            "predictions": digests,
-            "scenes": sha256_file(args.scenes) if args.scenes else None,
-            "brought": args.brought,
-            "most_detections": args.most_detections,
-            "versions": versions("numpy", "scipy", "numba", "pycocotools"),
+            "predictions": judged.digests,
+            **comparison.provenance(),
         },
     }
     write_json(args.output, result)
     _log(result)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What is compared, in which scenes, and how.
+
+    Attributes:
+        files: the predictions by variant and seed.
+        unit: what a scene is, one of `UNITS`.
+        scene: (N,) index of the scene of each image, images in the order of their ids.
+        scenes: G, their number.
+        file: the table that names them, or None.
+        brought: variants whose detectors were trained elsewhere.
+        most: detections of a class in an image that count.
+        swaps: random signs of the test.
+        seed: of the signs.
+    """
+
+    files: Mapping[str, Mapping[int, Path]]
+    unit: str
+    scene: np.ndarray
+    scenes: int
+    file: Path | None
+    brought: Sequence[str]
+    most: int
+    swaps: int
+    seed: int
+
+    @property
+    def seeds(self) -> list[int]:
+        """The seeds that every variant was trained with."""
+        return sorted(next(iter(self.files.values())))
+
+    @property
+    def method(self) -> str:
+        """What was drawn, as it stands below the tables."""
+        images = len(self.scene)
+        if self.unit == "image":
+            drawn = f"bootstrap of {images} images, each taken as a scene of its own"
+            drawn += "" if self.file else " (no scenes were given: frames of one sequence count as independent)"
+        else:
+            drawn = f"bootstrap of {self.scenes} whole {self.unit}s ({images} images)"
+        few = self.most == MOST_DETECTIONS
+        return drawn + ("" if few else f", at most {self.most} detections of each class in an image")
+
+    def provenance(self) -> dict[str, Any]:
+        """Return the digest of the scenes, the options and the versions that decide the result."""
+        return {
+            "scenes": sha256_file(self.file) if self.file else None,
+            "brought": list(self.brought),
+            "most_detections": self.most,
+            "versions": versions("numpy", "scipy", "numba", "pycocotools"),
+        }
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What one ground truth says of the variants.
+
+    Attributes:
+        compared: what `detection.differences.compare` returns; each entry of `against_bands` with its `reason`.
+        matches: for each variant, for each seed, the classes' matches.
+        boxes: (K, G) boxes of each class in each scene.
+        digests: of the predictions, by variant and seed.
+    """
+
+    compared: dict[str, Any]
+    matches: dict[str, list[list[Matches]]]
+    boxes: np.ndarray
+    digests: dict[str, dict[str, str]]
+
+
+def read_comparison(args: argparse.Namespace, truth: Mapping[str, Any]) -> Comparison:
+    """Return what the options of `add_comparison_options` say, for the images of `truth`.
+
+    Raises:
+        InputError: an option is out of its range or names what there is not; or as `scenes_of`.
+    """
+    if args.swaps < 1000:
+        raise InputError(f"--swaps {args.swaps}: wanted at least 1000, for small p values")
+    if not MOST_DETECTIONS <= args.most_detections <= _MOST:
+        raise InputError(f"--most-detections {args.most_detections}: wanted {MOST_DETECTIONS} to {_MOST}")
+    if args.unit not in (None, "image") and not args.scenes:
+        raise InputError(f"--unit {args.unit} needs --scenes FILE")
+    files = runs_by_variant(args.predictions)
+    if stray := sorted(set(args.brought) - set(files)):
+        raise InputError(f"--brought names {some_of(stray)}, which --predictions does not")
+    unit = args.unit or (unit_of_split(args.scenes) if args.scenes else "image")
+    # Matches hold images in the order of their ids.
+    names = [image["file_name"] for image in sorted(truth["images"], key=lambda image: image["id"])]
+    scene, scenes = number_scenes(names if unit == "image" else scenes_of(args.scenes, unit, names))
+    return Comparison(
+        files, unit, scene, scenes, args.scenes, args.brought, args.most_detections, args.swaps, args.seed
+    )
+
+
+def judge(truth: Mapping[str, Any], comparison: Comparison) -> Judgement:
+    """Match every detector with `truth` and compare the variants; raises as `match_all`."""
+    matches, digests = match_all(truth, comparison.files, comparison.most)
+    boxes = scene_boxes(next(iter(matches.values()))[0], comparison.scene, comparison.scenes)
+    parts = split_by_scene(matches, comparison.scene, comparison.scenes)
+    compared = compare(parts, boxes, brought=comparison.brought, swaps=comparison.swaps, seed=comparison.seed)
+    for name, by_statement in compared["against_bands"].items():
+        for statement, entry in by_statement.items():
+            entry["reason"] = why_not_shown(
+                entry, statement, compared, len(comparison.seeds), name in comparison.brought
+            )
+    return Judgement(compared, matches, boxes, digests)
 
 
 def scenes_of(file: Path, unit: str, names: Sequence[str]) -> list[str]:
@@ -193,16 +279,6 @@ def why_not_shown(
     return f"p {entry['p_ahead']:.3f} for ahead, {entry['p_behind']:.3f} for behind; wanted below {LEVEL / 2}"
 
 
-def _method(unit: str, scenes: int, images: int, given: bool, most: int) -> str:
-    """Return what was drawn, as it stands below the tables."""
-    if unit == "image":
-        drawn = f"bootstrap of {images} images, each taken as a scene of its own"
-        drawn += "" if given else " (no scenes were given: frames of one sequence count as independent)"
-    else:
-        drawn = f"bootstrap of {scenes} whole {unit}s ({images} images)"
-    return drawn + ("" if most == MOST_DETECTIONS else f", at most {most} detections of each class in an image")
-
-
 def _log(result: Mapping[str, Any]) -> None:
     logging.info("%s", result["method"])
     for variant, values in result["variants"].items():
@@ -237,13 +313,8 @@ def runs_by_variant(words: Sequence[str]) -> dict[str, dict[int, Path]]:
     return files
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m detection.significance",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--truth", type=Path, required=True, help="truth_test.json of the prepared split")
+def add_comparison_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say what is compared, in which scenes, and how."""
     parser.add_argument(
         "--predictions",
         nargs="+",
@@ -271,9 +342,19 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default=MOST_DETECTIONS,
         help=f"best detections of each class in an image that count, up to {_MOST} (default: %(default)s)",
     )
-    parser.add_argument("--samples", type=int, default=1000, help="draws of the bootstrap (default: %(default)s)")
     parser.add_argument("--swaps", type=int, default=10_000, help="random signs of the test (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of draws and signs (default: %(default)s)")
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m detection.significance",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--truth", type=Path, required=True, help="truth_test.json of the prepared split")
+    add_comparison_options(parser)
+    parser.add_argument("--samples", type=int, default=1000, help="draws of the bootstrap (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     return parser.parse_args(argv)
 

@@ -85,6 +85,12 @@ def read_truth(path: Path) -> dict[str, Any]:
         InputError: the file is missing or no COCO ground truth numbered as ours.
     """
     truth = read_json(path)
+    check_truth(truth, str(path))
+    return truth
+
+
+def check_truth(truth: Any, where: str) -> None:
+    """Raise InputError, its message beginning with `where`, unless this is a COCO ground truth numbered as ours."""
     try:
         images = [image["id"] for image in truth["images"]]
         categories = [category["id"] for category in truth["categories"]]
@@ -92,15 +98,14 @@ def read_truth(path: Path) -> dict[str, Any]:
         known = {(image, category) for image in images for category in categories}
         stray = [a["id"] for a in truth["annotations"] if (a["image_id"], a["category_id"]) not in known]
     except (KeyError, TypeError) as error:
-        raise InputError(f"{path} is no COCO ground truth: {error!r} is missing or of another kind") from None
+        raise InputError(f"{where} is no COCO ground truth: {error!r} is missing or of another kind") from None
     if not images or len(set(images)) < len(images):
         raise InputError(
-            f"{path} has {len(images)} images, {len(set(images))} ids; wanted one image or more, ids different"
+            f"{where} has {len(images)} images, {len(set(images))} ids; wanted one image or more, ids different"
         )
     if categories != list(range(1, len(categories) + 1)):
-        raise InputError(f"{path} has the category ids {categories}; wanted them numbered from 1")
+        raise InputError(f"{where} has the category ids {categories}; wanted them numbered from 1")
     if annotations != list(range(1, len(annotations) + 1)):
-        raise InputError(f"{path} has annotation ids that are not 1 to {len(annotations)} in order")
+        raise InputError(f"{where} has annotation ids that are not 1 to {len(annotations)} in order")
     if stray:
-        raise InputError(f"{path}: annotation {stray[0]} names an image or a category that the file has not")
-    return truth
+        raise InputError(f"{where}: annotation {stray[0]} names an image or a category that the file has not")

@@ -20,7 +20,7 @@ from pipeline.artefacts import read_json, write_text
 from pipeline.stage import InputError, run
 from reports.collect import LATE, fused_variants, read_split, read_table
 from reports.page_charts import average_chart, fusion_charts, loss_charts, precision_charts
-from reports.page_tables import detection_section, fusion_section, parts_section, parts_table
+from reports.page_tables import detection_section, fusion_section, parts_section, parts_table, truth_section
 from reports.render import to_html
 from reports.runs import check_runs, read_runs, read_significance, scores_table
 from reports.scenes import Images, Pictures, choose_scenes, gallery, read_pictures, scaled, viewer_scenes
@@ -61,6 +61,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parts, condition_images = parts_table(runs, variants)
     gains = changes(table, split.classes, lead, significance)
     tables = [detection_section(table, facts, split, runs, fused_facts, significance)]
+    if options.truth_table:
+        by_truth, truth_facts = _read_truth_table(options, table)
+        tables.append(truth_section(by_truth, truth_facts))
+        trust = f"{trust} {truth_facts['hangs']}"
     if len(parts.columns) > 1:
         tables.append(parts_section(parts, condition_images))
     if methods:
@@ -114,6 +118,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.info("report: %s, %.1f MB%s", options.output, options.output.stat().st_size / 1e6, beside)
 
 
+def _read_truth_table(options: argparse.Namespace, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
+    """Read Table II by every label set; InputError where its chosen set has other averages than Table II."""
+    by_truth, facts = read_table(options.truth_table)
+    # Read as numbers where all are empty: a run without a fused variant has no verdict.
+    verdicts = [name for name in by_truth.columns if name.startswith("verdict_")]
+    by_truth[verdicts] = by_truth[verdicts].astype(object).fillna("")
+    chosen = by_truth.set_index("variant")[f"AP_{facts['truth']}"]
+    if not chosen.sub(table.set_index("variant")["Average"]).abs().lt(1e-9).all():
+        raise InputError(
+            f"{options.truth_table} and {options.tables / 'table2.csv'} disagree: AP_{facts['truth']} is not Average; "
+            "make the tables again"
+        )
+    return by_truth, facts
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reports.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -129,6 +148,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--costs", **pairs, help="METHOD=cost.json of fusion.cost")
     parser.add_argument("--helps", type=Path, help="helps.json: objects that each fused variant found and lost")
     parser.add_argument("--significance", type=Path, help="significance.json: intervals and paired comparisons")
+    parser.add_argument("--truth-table", type=Path, help="table2_truth.csv, where there are several label sets")
     parser.add_argument("--insides", type=Path, help="folder that fusion.explain wrote of one test pair")
     parser.add_argument(
         "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv, table3.csv of reports.test_sets"

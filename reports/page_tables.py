@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from reports.tables_layout import (
     fusion_notes,
     metric_directions,
 )
+from reports.truths import label_sets, truth_layout, truth_notes
 from reports.verdict import tied_with_best
 
 TIES = "≈: Average is not shown to differ from the best one's (exploration; see Against the best)."
@@ -46,6 +48,23 @@ def detection_section(
         notes.append(TIES)
     rows = table_rows(table, layout, detection_tip(runs, fused, significance), tied, below)
     return _section("table2", "Table II: the detector on each variant", rows, layout, notes)
+
+
+def truth_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return Table II by every label set for the template; ranks and verdicts stand below the averages."""
+    layout = truth_layout(table, facts["truth"])
+    sets = label_sets(table)
+    averages = {"variant": "Variant"} | {f"AP_{name}": layout.columns[f"AP_{name}"] for name in sets}
+    below = {
+        f"AP_{name}": [
+            ", ".join(filter(None, (f"rank {rank:.0f}", verdict)))
+            for rank, verdict in zip(table[f"rank_{name}"], table[f"verdict_{name}"], strict=True)
+        ]
+        for name in sets
+    }
+    layout = replace(layout, columns=averages)
+    rows = table_rows(table, layout, below=below)
+    return _section("truths", "Whose boxes: Table II by every label set", rows, layout, truth_notes(facts))
 
 
 def fusion_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:

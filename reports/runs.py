@@ -132,13 +132,31 @@ def read_significance(file: Path, split: Split, runs: Sequence[Run]) -> dict[str
     for key in ("variants", "comparisons", "against_bands", "provenance", "method", "samples", "correction"):
         required(significance, key, file)
     stated = significance["provenance"]
-    truth, labels = _labels(split, "test")
-    require_equal(truth, {"labels": labels}, file, stated, ["labels"])
-    for run in runs:
-        digest = stated["predictions"].get(run.variant, {}).get(str(run.seed))
-        if digest != run.scores["provenance"].get("predictions"):
-            raise InputError(f"{file} is not of the predictions behind {run.file}; run detection.significance again")
+    check_source(file, "detection.significance", stated["labels"], stated["predictions"], split, runs)
     return significance
+
+
+def check_source(
+    file: Path,
+    stage: str,
+    labels: str,
+    predictions: Mapping[str, Mapping[str, str]],
+    split: Split,
+    runs: Sequence[Run],
+) -> None:
+    """Check that a file of `stage` is of this split and of these runs, by the digests that it states.
+
+    `labels` is the digest of the test images' boxes, `predictions` those by variant and seed.
+
+    Raises:
+        InputError: a digest is another one.
+    """
+    truth, wanted = _labels(split, "test")
+    require_equal(truth, {"labels": wanted}, file, {"labels": labels})
+    for run in runs:
+        digest = predictions.get(run.variant, {}).get(str(run.seed))
+        if digest != run.scores["provenance"].get("predictions"):
+            raise InputError(f"{file} is not of the predictions behind {run.file}; run {stage} again")
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -29,6 +29,7 @@ from reports.tables_layout import (
     fusion_notes,
     metric_directions,
 )
+from reports.truths import read_truths, truth_block, truth_facts, truth_table
 from reports.verdict import against_bands, against_best, statement
 
 
@@ -116,6 +117,7 @@ def detection_facts(split: Split, shared: Mapping[str, Any], seeds: Sequence[int
         "dataset": split.dataset["dataset"],
         **_split_facts(split),
         "boxes": split.dataset["boxes"]["test"],
+        **({"truth": split.dataset["truth"]} if "truth" in split.dataset else {}),
         **shared,
         "seeds": " ".join(map(str, seeds)),
         "spread": (
@@ -165,6 +167,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--config-snapshot", type=Path, help="the run's whole configuration (JSON); its digest is printed"
     )
     parser.add_argument("--significance", type=Path, help="significance.json: intervals and paired comparisons")
+    parser.add_argument("--truths", type=Path, help="truths.json: the scores by every label set")
     parser.add_argument("--output", type=Path, required=True, help="folder for table2*.* and fusion.*")
     options = parser.parse_args(argv)
 
@@ -179,6 +182,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # All tables are made before one is written.
     runs = read_runs(options.ap, options.variants) if options.ap else []
     tables = [_detection_table(options, runs, split, manifests, config)] if runs else []
+    if options.truths and runs:
+        tables += _truth_tables(options, runs, split, config)
     if options.metrics:
         metrics, facts = read_metrics(options.metrics, methods, manifests)
         tables.append(_fusion_table(metrics, facts, split, manifests, config))
@@ -225,6 +230,19 @@ def _detection_table(
     )
     cells, layout = detection_cells(table), detection_layout(table, split.classes)
     return table, facts, Block("table2", cells, layout, rank_marks(cells, layout), caption, detection_notes(facts))
+
+
+def _truth_tables(
+    options: argparse.Namespace, runs: Sequence[Run], split: Split, config: Mapping[str, str]
+) -> list[tuple[pd.DataFrame, dict[str, Any], Block]]:
+    """Return Table II by every label set with its facts and what is printed of it; nothing where there is one set."""
+    truths = read_truths(options.truths, split, runs)
+    if not truths["several"]:
+        logging.info("tables: one label set, %s; no table by others", truths["truth"])
+        return []
+    facts = {"dataset": split.dataset["dataset"], **_split_facts(split), **truth_facts(truths)} | config
+    table = truth_table(truths, options.variants)
+    return [(table, facts, truth_block(table, facts))]
 
 
 def _fusion_table(

@@ -89,7 +89,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
         _recipe_note(facts),
         f"Protocol: {facts['protocol']}.",
         _split_note(facts),
-        "Boxes of the test set: " + ", ".join(f"{name} {count}" for name, count in facts["boxes"].items()) + ".",
+        _boxes_note(facts),
     ]
     if len(seeds) == 1:
         notes.append(
@@ -136,6 +136,12 @@ def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
     if any(name.endswith("_undefined") for name in table.columns):
         notes.append("Undefined values take no part in a mean; they are counted beside it.")
     return [*notes, MARKS]
+
+
+def _boxes_note(facts: Mapping[str, Any]) -> str:
+    counts = ", ".join(f"{name} {count}" for name, count in facts["boxes"].items())
+    drawn = f", label set {facts['truth']}" if facts.get("truth", "labels") != "labels" else ""
+    return f"Boxes of the test set{drawn}: {counts}."
 
 
 def _recipe_note(facts: Mapping[str, Any]) -> str:

@@ -1,6 +1,6 @@
 """The data sets by name. A new one is a small file and a line in `DATASETS`: see docs/own-dataset.md."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from detection.datasets.folders import FOLDERS, describe_folders
@@ -25,16 +25,16 @@ def find_dataset(
     classes: Sequence[str] | None = None,
     visible: Sequence[str] | None = None,
     infrared: Sequence[str] | None = None,
-    labels: Sequence[str] | None = None,
+    labels: Sequence[str] | Mapping[str, Sequence[str]] | None = None,
     bands: Bands = Bands(),  # noqa: B008  # frozen
     unlabelled: str = "refuse",
     left_out: Sequence[str] = (),
 ) -> Dataset:
     """Return the data set of this name; `folders` takes its classes, folders and suffixes from the other arguments.
 
-    Of another data set `classes` are its own in the order in which YOLO labels number them. `unlabelled` says what an
-    image without a label file is: `refuse` or `background`. `left_out` are those of `classes` whose boxes are passed
-    over.
+    `labels` are folders or COCO JSON files, or those of each label set by its name. Of another data set `classes` are
+    its own in the order in which YOLO labels number them. `unlabelled` says what an image without a label file is:
+    `refuse` or `background`. `left_out` are those of `classes` whose boxes are passed over.
 
     Raises:
         InputError: `folders` without classes, or other classes, folders or suffixes for another data set.

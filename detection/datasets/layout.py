@@ -11,17 +11,41 @@ from detection.coco import CocoLabels
 from pipeline.pairs import Bands, read_names
 from pipeline.stage import InputError, some_of
 
+UNION = "union"  # the label set that is made from two or more
+
 
 @dataclass(frozen=True)
 class Layout:
     """The folders of a data set: each lists what belongs together, matched by file stem across the three.
 
-    Among `labels` may be JSON files as well.
+    Among `labels` may be JSON files as well. `label_sets` holds the folders and files of each set of labels by its
+    name, where the data set names its sets; `labels` are then those of all sets.
     """
 
     visible: tuple[Path, ...]
     infrared: tuple[Path, ...]
     labels: tuple[Path, ...]
+    label_sets: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+
+    def sets(self) -> dict[str, tuple[Path, ...]]:
+        """Return the folders of each label set; a data set that names none has the one set `labels`."""
+        return dict(self.label_sets) or {"labels": self.labels}
+
+    def set_names(self) -> list[str]:
+        """Return the names of the label sets, the union last where there are several."""
+        names = list(self.sets())
+        return [*names, UNION] if len(names) > 1 else names
+
+    def truth(self, name: str | None = None) -> str:
+        """Return the label set that trains and that Table II prints: `name`, or the first.
+
+        Raises:
+            InputError: the data set has no set of this name.
+        """
+        names = self.set_names()
+        if name not in (None, *names):
+            raise InputError(f"--truth {name}: the data set has no such label set; wanted {' or '.join(names)}")
+        return name or names[0]
 
 
 @dataclass(frozen=True)

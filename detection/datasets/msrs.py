@@ -1,8 +1,9 @@
 """MSRS (Tang et al., Information Fusion 2022) with boxes as YOLO text: road scenes of 640x480 by day and by night.
 
 The boxes are those of the repository Lele-3/MSRS-detection-label, which has three sets of them, drawn on the fused, the
-infrared and the visible images: whichever lies in `labels` is read. The split is the authors' own: the folders `train`
-and `test`. An empty label file is a scene without objects.
+visible and the infrared images. They are found by their folders in `train` and `test`: `labels` (the fused images'),
+`labels_visible`, `labels_infrared`. The split is the authors' own: the folders `train` and `test`. An empty label file
+is a scene without objects.
 """
 
 from pathlib import Path
@@ -11,11 +12,21 @@ from detection.datasets.layout import Dataset, Layout
 from pipeline.pairs import find_images
 
 CLASSES = ("person", "bicycle", "car")
+_PARTS = ("train", "test")
+_LABELS = {"fused": "labels", "visible": "labels_visible", "infrared": "labels_infrared"}
 
 
 def layout(root: Path) -> Layout:
-    """Return the folders of both parts; they need not exist yet."""
-    return Layout(*(tuple(root / part / kind for part in ("train", "test")) for kind in ("vi", "ir", "labels")))
+    """Return the folders of both parts, and the label sets that both have; nothing need exist yet.
+
+    `labels` in one part alone counts as a set, so that what is missing in the other is reported.
+    """
+    visible, infrared = (tuple(root / part / kind for part in _PARTS) for kind in ("vi", "ir"))
+    sets = {name: tuple(root / part / kind for part in _PARTS) for name, kind in _LABELS.items()}
+    found = {name: folders for name, folders in sets.items() if all(folder.is_dir() for folder in folders)}
+    if not found or any(folder.is_dir() for folder in sets["fused"]):
+        found = {"fused": sets["fused"], **found}
+    return Layout(visible, infrared, tuple(folder for folders in found.values() for folder in folders), found)
 
 
 def own_split(root: Path) -> tuple[list[str], list[str]]:

@@ -31,6 +31,10 @@ class Plan:
         trained = "fnet" in self.methods.names and not self.config["fnet"]["weights"]
         return ["<results>/fusion/fnet/losses.csv"] if trained else []
 
+    def truths(self, *files: str) -> list[str]:
+        """Return `files`, below the results, where detectors are scored by more than one label set; else none."""
+        return [f"<results>/{file}" for file in files] if self.sources.several_truths() else []
+
     def own_checks(self) -> list[str]:
         """Return the commands that check the own methods of this run."""
         return self.own.checks(self.config, self.methods.names, self.sources.checked_pairs(), self.sources.tried_pair())
@@ -48,6 +52,10 @@ class Plan:
             remarks.append(f"also trained by this run: {', '.join(methods.trained)}")
         if tables := targets.test_set_tables():
             remarks.append(f"tables on the test sets {', '.join(targets.test_sets)}: {', '.join(tables)}")
+        if self.sources.several_truths() and "table2" in config["tables"]:
+            truth = self.sources.layout.truth(config["dataset"]["truth"])
+            others = [name for name in self.sources.layout.set_names() if name != truth]
+            remarks.append(f"boxes: {truth}; detectors are scored by {', '.join(others)} as well")
         dataset = config["dataset"]["name"]
         where = dataset if dataset == "synthetic" else f"{dataset} in {self.sources.root}"
 

@@ -17,11 +17,17 @@ CLASS_LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")  # as de
 
 
 class Layout(Protocol):
-    """The folders of a data set; among the labels JSON files, too."""
+    """The folders of a data set, among the labels JSON files, too, and the names of its label sets."""
 
     visible: Sequence[Path]
     infrared: Sequence[Path]
     labels: Sequence[Path]
+
+    def set_names(self) -> list[str]:
+        """Return the names of the label sets, that of their union last where there are several."""
+
+    def truth(self, name: str | None) -> str:
+        """Return the label set that trains; InputError where there is none of this name."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,10 @@ class Sources:
         if self.config["dataset"]["name"] == "synthetic":
             return ["<results>/data/pairs/train.txt", "<results>/data/pairs/test.txt"]
         return [folder for kind in kinds for folder in self.folders(kind)]
+
+    def several_truths(self) -> bool:
+        """Return whether the data set has more than one label set, by each of which detectors are scored."""
+        return len(self.layout.set_names()) > 1
 
     def labels_digest(self) -> str:
         """Return a digest of the user's label files and of the lists of classes beside them.
@@ -173,8 +183,9 @@ def find_sources(
     """Return the sources of a run; `find_dataset` finds a data set by name, classes, folders and bands.
 
     Raises:
-        InputError: the data set's classes or folders are not given, or given for one that has its own; both bands of
-            the data set, of a test set or of FNet's own data are to be found in one folder by one suffix.
+        InputError: the data set's classes or folders are not given, or given for one that has its own; it has no label
+            set of the name given; both bands of the data set, of a test set or of FNet's own data are to be found in
+            one folder by one suffix.
     """
     settings = config["dataset"]
     try:
@@ -182,6 +193,7 @@ def find_sources(
         dataset = find_dataset(*given, _bands(settings), settings["unlabelled"], settings["leave_out"])
         sources = Sources(config, dataset.layout(Path(dataset_root(config))), test_sets)
         check_folders(*map(sources.folders, BANDS), _bands(settings))
+        sources.layout.truth(settings["truth"])
     except InputError as error:
         raise InputError(f"config: dataset: {error}") from None
     try:

@@ -31,7 +31,10 @@ def dataset_options(config: Mapping[str, Any], *keys: str) -> list[str]:
     """Return the options that name the data set with boxes, its bands and some of its other settings."""
     dataset = config["dataset"]
     others = {key: dataset[key] for key in keys if key not in BAND_KEYS}
-    return options({"dataset": dataset["name"], **others}) + band_options(dataset)
+    sets: list[str] = []
+    if isinstance(others.get("labels"), Mapping):
+        sets = [word for name, paths in others.pop("labels").items() for word in ("--label-set", name, *paths)]
+    return options({"dataset": dataset["name"], **others}) + sets + band_options(dataset)
 
 
 def band_options(settings: Mapping[str, Any]) -> list[str]:

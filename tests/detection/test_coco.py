@@ -355,7 +355,8 @@ def boxes_by_us(read, sizes, suffix=""):
 
 def test_the_boxes_of_flir_by_the_configuration_of_the_guide_are_those_that_pycocotools_reads(shared, tmp_path):
     path = shared / "data/flir_aligned/meta/thermal/flir_train.json"
-    _, text = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    blocks = re.findall(r"```yaml\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.DOTALL)
+    text = next(block for block in blocks if "flir_train.json" in block)
     settings = yaml.safe_load(text)["dataset"] | {"root": str(shared / "data/flir_aligned")}
     plain = ("root", "classes", "visible", "infrared", "labels", "split")
     words = options_of({"dataset": settings["name"], **{key: settings[key] for key in plain}})

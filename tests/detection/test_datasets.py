@@ -126,7 +126,7 @@ def test_planning_watches_the_lists_of_classes_that_are_read():
 
 
 def test_the_configuration_of_the_guide_is_that_of_its_commands(mine):
-    text, _ = examples("yaml")
+    text = examples("yaml")[0]
     settings = yaml.safe_load(text)["dataset"]
     layout = find_dataset(*(settings[key] for key in ("name", "classes", "visible", "infrared", "labels"))).layout(mine)
     assert (layout.visible, layout.infrared, layout.labels) == ((mine / "rgb",), (mine / "thermal",), (mine / "boxes",))

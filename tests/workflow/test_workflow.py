@@ -135,6 +135,27 @@ def test_fnet_sees_training_pairs_only_where_it_shares_the_detection_data(tmp_pa
     assert "--names results/msrs/data/split/train.txt" in training
 
 
+def test_detectors_are_scored_by_every_label_set_that_the_data_set_has(tmp_path):
+    kinds = ("vi", "ir", "labels")
+    lay_out(tmp_path, "MSRS", [f"{part}/{kind}/1.png" for part in ("train", "test") for kind in kinds])
+    text = dry_run(tmp_path, overlays=[ROOT / "config/msrs.yaml"])
+    assert "score_by_truths" not in plan(text) and "--truths " not in text and "--truth-table" not in text
+    lay_out(tmp_path, "MSRS", [f"{part}/labels_infrared/1.txt" for part in ("train", "test")])
+    overlay = {"dataset": {"truth": "infrared"}}
+    text = dry_run(tmp_path, overlays=[ROOT / "config/msrs.yaml", overlay])
+    assert plan(text)["score_by_truths"] == 1
+    assert "--truth infrared" in re.search(r"python -m detection.prepare .*", text)[0]
+    assert "late/2=" in re.search(r"python -m detection.truths .*", text)[0]
+    assert "--truths results/msrs/tables/truths.json" in re.search(r"python -m reports.tables .*--training.*", text)[0]
+    assert "--truth-table results/msrs/tables/table2_truth.csv" in text
+
+
+def test_label_sets_of_another_form_are_refused(tmp_path):
+    for labels in ({"union": ["a"]}, {"A": ["a"]}, {"a": []}, {}, {"a": ["-b"]}):
+        text = dry_run(tmp_path, overlays=[{"dataset": {"labels": labels}}], check=False)
+        assert "labels" in text and "Job stats" not in text
+
+
 def test_a_method_without_weights_is_refused_left_out_or_trained_as_the_configuration_says(tmp_path):
     wanted = {"methods": ["itfuse", "coconet", "average"], "weights": {"coconet": "missing.pt"}}
     text = dry_run(tmp_path, overlays=[{"fusion": wanted}], check=False)

@@ -170,6 +170,28 @@ rule test_differences:
         " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
+rule score_by_truths:
+    input:
+        sets="<results>/data/split/truth_sets.json",
+        scenes="<results>/data/split/scenes.csv",
+        dataset="<results>/data/split/dataset.json",  # the unit of the split
+        predictions=plan.targets.of_rows("predictions.json"),
+    output:
+        "<results>/tables/truths.json",
+    log:
+        "<results>/logs/score_by_truths.log",
+    threads: 2
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
+        code=digest("detection.truths"),
+    shell:
+        "python -m detection.truths --sets {input.sets:q} --scenes {input.scenes:q}"
+        " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"
+
+
 rule list_objects:
     input:
         truth="<results>/data/split/truth_test.json",

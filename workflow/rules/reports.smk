@@ -25,6 +25,7 @@ rule build_table2:
         training=plan.targets.of_variants("provenance.json"),
         significance="<results>/tables/significance.json",
         manifests=plan.targets.of_methods("fused/{method}/manifest.csv"),
+        truths=plan.truths("tables/truths.json"),
     output:
         csv=report(
             "<results>/tables/table2.csv",
@@ -32,16 +33,23 @@ rule build_table2:
             category="Tables",
         ),
         texts=multiext("<results>/tables/table2", ".md", ".tex"),
+        truths=plan.truths(
+            "tables/table2_truth.csv",
+            "tables/table2_truth.md",
+            "tables/table2_truth.tex",
+        ),
         detail="<results>/tables/table2_detail.csv",
     log:
         "<results>/logs/build_table2.log",
     localrule: True
     params:
         variants=plan.targets.rows,
+        truths=lambda wildcards, input: options({"truths": list(input.truths)}),
         code=digest("reports.tables"),
     shell:
         'python -m reports.tables --split "$(dirname {input.split:q})" --ap {input.ap:q} --training {input.training:q}'
         " --fused-manifests {input.manifests:q} --variants {params.variants:q} --significance {input.significance:q}"
+        " {params.truths:q}"
         ' --config-snapshot {input.config:q} --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'
 
 
@@ -112,6 +120,7 @@ rule build_report:
             "<results>/tables/table2.csv",
             "<results>/tables/fusion.csv",
         ],
+        truth_table=plan.truths("tables/table2_truth.csv"),
         ap=plan.targets.of_rows("ap.json"),
         predictions=plan.targets.of_first_seed(plan.targets.rows, "predictions.json"),
         significance="<results>/tables/significance.json",
@@ -147,6 +156,7 @@ rule build_report:
                 "detector_losses": named(plan.targets.variants, input.detector_losses),
                 "costs": named(plan.methods.names, input.costs),
                 "test_set_tables": list(input.test_set_tables),
+                "truth_table": list(input.truth_table),
                 "insides": [Path(file).parent for file in input.insides],
             }
         ),

@@ -85,6 +85,38 @@ def test_the_lists_that_split_a_data_set_are_watched(plan, touch):
     assert plan(own).sources.split_lists() == ["data/test.txt", "data/train.txt"]
 
 
+def test_detectors_are_scored_by_every_label_set_where_there_are_several(plan, tmp_path):
+    one = plan("msrs")
+    assert not one.sources.several_truths() and one.truths("tables/truths.json") == []
+    assert "boxes:" not in one.text()
+    for kind in ("labels", "labels_infrared"):
+        for part in ("train", "test"):
+            (tmp_path / "data/MSRS" / part / kind).mkdir(parents=True)
+    several = plan("msrs", {"dataset": {"truth": "union"}})
+    assert several.truths("tables/truths.json") == ["<results>/tables/truths.json"]
+    assert "  boxes: union; detectors are scored by fused, infrared as well" in several.text().splitlines()
+    assert len([folder for folder in several.sources.pairs("labels") if "labels_infrared" in folder]) == 2
+    with pytest.raises(InputError, match=r"config: dataset: --truth visible: .* wanted fused or infrared or union"):
+        plan("msrs", {"dataset": {"truth": "visible"}})
+
+
+def test_label_sets_of_folders_are_handed_on_by_name(plan, configure, tmp_path):
+    sets = {"visible": ["a", "b"], "infrared": ["c"]}
+    folders = {"name": "folders", "root": "data", "classes": ["car"], "labels": sets, "truth": "infrared"}
+    words = dataset_options(configure({"dataset": folders}), "labels", "truth", "classes")
+    assert words == [
+        *("--classes", "car", "--dataset", "folders", "--truth", "infrared"),
+        *("--label-set", "visible", "a", "b", "--label-set", "infrared", "c"),
+    ]
+    sources = plan({"dataset": folders}).sources
+    assert sources.several_truths() and sources.folders("labels") == ["data/a", "data/b", "data/c"]
+    before = sources.labels_digest()
+    (tmp_path / "data/c").mkdir(parents=True)
+    (tmp_path / "data/c/1.txt").write_text("0 0.5 0.5 0.5 0.5\n")
+    assert plan({"dataset": folders}).sources.labels_digest() != before
+    assert not plan({"dataset": folders | {"labels": {"visible": ["a"]}, "truth": None}}).sources.several_truths()
+
+
 def test_tables_of_test_sets_are_of_every_column_and_set(plan, touch):
     touch("data/checkpoints/FNet/FNet.pth")
     targets = plan("table1", {"test_sets": {"only": ["NIR", "TNO"]}}).targets

@@ -1,0 +1,135 @@
+"""Table II by every label set: its numbers, ranks and verdicts, and the sentence on what hangs on the labels."""
+
+import re
+
+import pytest
+
+from detection.truths import hanging
+from pipeline.artefacts import read_csv, read_json
+from pipeline.stage import InputError
+from reports import page, tables
+from reports.truths import hanging_words
+
+
+def write(run, *options):
+    tables.main([*run.tables_arguments(), *options])
+    return read_csv(run.tables / "table2_truth.csv")[0].set_index("variant")
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_the_chosen_sets_column_is_table_two_and_each_set_has_rank_and_verdict(example, seeds):
+    run = example(seeds=seeds)
+    table = write(run, *run.write_truths())
+    main = read_csv(run.tables / "table2.csv")[0].set_index("variant")
+    assert table["AP_fused"].tolist() == pytest.approx(main["Average"].tolist(), abs=1e-12)
+    assert table["rank_fused"].tolist() == [4, 3, 2, 1] and table["rank_visible"].tolist() == [1, 2, 3, 4]
+    assert table["verdict_union"].fillna("").tolist() == ["", "", "not shown", "behind"]
+    assert list(table.columns) == [f"{k}_{s}" for k in ("AP", "rank", "verdict") for s in ("fused", "visible", "union")]
+
+
+def test_equal_averages_share_a_rank(example):
+    run = example()
+    for variant in ("visible", "infrared"):
+        run.write_ap(variant, 0, Bus=None, Car=0.9)
+    run.change(run.ap("infrared"), "average", value=read_json(run.ap("visible"))["average"])
+    assert write(run, *run.write_truths(flip=False))["rank_fused"].tolist() == [1, 1, 4, 3]
+
+
+def test_the_texts_mark_the_chosen_set_and_say_what_hangs(example):
+    run = example()
+    write(run, *run.write_truths())
+    sentence = (
+        "The verdict hangs on the choice of labels: fnet is not shown by fused, behind by visible and union; the best "
+        "row is fnet by fused, visible by visible and union."
+    )
+    for ending in ("md", "tex"):
+        text = (run.tables / f"table2_truth.{ending}").read_text()
+        assert sentence in text and "fused (chosen)" in text.replace(r" \\ ", " ")
+        assert "visible has no test box of Bus: its averages are over the other classes." in text
+        assert "fused, visible -1.00" in text and "fused not visible 4" in text
+    assert "Boxes of the test set, label set fused: " in (run.tables / "table2.md").read_text()
+
+
+def test_sets_that_agree_are_said_to(example):
+    run = example()
+    write(run, *run.write_truths(flip=False))
+    text = (run.tables / "table2_truth.md").read_text()
+    assert (
+        "The verdict does not hang on the choice of labels: every variant has the same by fused, visible and union; "
+        "fnet is the best row by each."
+    ) in text
+    assert "fused, visible n/a" in text
+
+
+def test_a_set_by_which_nothing_was_tested_has_no_part_in_what_hangs():
+    def told(changing, **untested):
+        against = {"fnet": {"trained": {"verdict": "behind"}}}
+        sets = {name: {"order": ["a"], "untested": why, "against_bands": against} for name, why in untested.items()}
+        for name in changing:
+            sets[name]["against_bands"] = {"fnet": {"trained": {"verdict": "ahead"}}}
+        return hanging_words({"sets": sets, **hanging(sets, "trained")})
+
+    start = "the choice of labels"
+    assert told([], fused="", visible="few", union="few") == (
+        f"Whether the verdict hangs on {start} cannot be told; nothing was tested by visible and union; a is the best "
+        "row by each."
+    )
+    assert told(["visible"], fused="", visible="few", union="") == (
+        f"The verdict does not hang on {start}: every variant has the same by fused and union; nothing was tested by "
+        "visible; a is the best row by each."
+    )
+    assert told(["union"], fused="", visible="few", union="") == (
+        f"The verdict hangs on {start}: fnet is behind by fused, ahead by union; nothing was tested by visible; a is "
+        "the best row by each."
+    )
+
+
+def test_one_label_set_makes_no_table_and_is_not_named(example):
+    run = example()
+    tables.main([*run.tables_arguments(), *run.write_truths(["labels"])])
+    assert not list(run.tables.glob("table2_truth.*"))
+    assert "Boxes of the test set: " in (run.tables / "table2.md").read_text()
+
+
+def test_the_page_shows_the_table_and_the_sentence_and_without_it_neither(example):
+    run = example()
+    write(run, *run.write_truths())
+    file = run.folder / "report.html"
+    page.main([*run.page_arguments(), "--truth-table", str(run.tables / "table2_truth.csv")])
+    text = file.read_text(encoding="utf-8")
+    section = re.search(r'<section id="truths">.*?</section>', text, re.DOTALL)[0]
+    assert "AP by fused (chosen)" in section and "rank 4, behind" in section and "The verdict hangs on" in section
+    assert "The verdict hangs on" in re.search(r'<p class="trust">(.*?)</p>', text, re.DOTALL)[1]
+    page.main(run.page_arguments())
+    assert "Whose boxes" not in file.read_text(encoding="utf-8")
+
+
+def test_the_page_of_bands_alone_has_no_verdict_to_show(example):
+    run = example(variants=("visible", "infrared", "fnet"))
+    given = run.write_truths(flip=False)
+    for name in ("fused", "visible", "union"):
+        run.change(run.folder / "truths.json", "sets", name, "against_bands", value={})
+    write(run, *given)
+    page.main([*run.page_arguments(), "--truth-table", str(run.tables / "table2_truth.csv")])
+    assert "rank 1<" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_truths_of_other_labels_predictions_or_scores_are_refused(example):
+    run = example()
+    given = run.write_truths()
+    for keys, value, message in [
+        (("truth",), "visible", "disagree: truth is 'visible', expected 'fused'"),
+        (("provenance", "labels", "fused"), "other", "labels is 'other'"),
+        (("provenance", "predictions", "fnet", "0"), "other", "run detection.truths again"),
+        (("sets", "fused", "seeds", "fnet", "0", "Average"), 0.1, "gives 'fnet' with seed 0 the average 0.100000"),
+    ]:
+        run.change(run.folder / "truths.json", *keys, value=value)
+        with pytest.raises(InputError, match=message):
+            tables.main([*run.tables_arguments(), *given])
+        given = run.write_truths()
+    assert not run.tables.exists()
+    write(run, *given)
+    text = (run.tables / "table2_truth.csv").read_text()
+    (run.tables / "table2_truth.csv").write_text(text.replace("\nfnet,0.", "\nfnet,0.9"))
+    with pytest.raises(InputError, match="AP_fused is not Average; make the tables again"):
+        page.main([*run.page_arguments(), "--truth-table", str(run.tables / "table2_truth.csv")])
