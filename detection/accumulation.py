@@ -65,6 +65,17 @@ def accumulate_matches(
     return classes
 
 
+def matches_within(matches: Matches, counted: np.ndarray) -> Matches:
+    """Return the matches of the images that `counted` (N,) is true for, in their order: those of one condition, say."""
+    kept = counted[matches.image]
+    return Matches(
+        (np.cumsum(counted) - 1)[matches.image[kept]],
+        matches.hit[:, kept],
+        matches.boxes[counted],
+        None if matches.ignored is None else matches.ignored[:, kept],
+    )
+
+
 def weighted_average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
     """Return AP@[0.5:0.95] of one class for each row of `weights` (B, N), how often each image counts; (B,).
 

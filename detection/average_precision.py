@@ -1,9 +1,10 @@
 """Average precision of detections by the COCO protocol (Lin et al., 2014), as pycocotools computes it.
 
 AP is the mean of AP at the intersections over union 0.50, 0.55, ..., 0.95, each the mean of the interpolated precision
-at 101 recalls, over at most the 100 best detections of each class in an image. Values are fractions in 0..1. A class
-without a box in the ground truth has no AP: it is NaN, and the average is over the others. Crowds (`iscrowd`) are no
-boxes to be found, and a detection that finds no box and lies in one by the overlap is neither right nor wrong.
+at 101 recalls, over at most the 100 best detections of each class in an image, or up to 300 where asked for. Values are
+fractions in 0..1. A class without a box in the ground truth has no AP: it is NaN, and the average is over the others.
+Crowds (`iscrowd`) are no boxes to be found, and a detection that finds no box and lies in one by the overlap is neither
+right nor wrong.
 """
 
 import contextlib
@@ -25,8 +26,8 @@ from detection.truth import boxes_per_class, objects_of
 from pipeline.artefacts import read_json, sha256_json, versions, write_json
 from pipeline.stage import InputError
 
-PROTOCOL = "COCO AP@[0.50:0.95] by pycocotools, at most 100 detections of each class in an image"
-MOST_DETECTIONS = 100
+MOST_DETECTIONS = 100  # of a class in an image, by the protocol
+MOST_ASKED = 300  # that may be asked for
 AREAS = ("all", "small", "medium", "large")  # COCO's: below 32x32, below 96x96 pixels, and above
 # Where a detection counts or does not, it counts from this score on: the same for every variant and chosen before any
 # was trained. The score of best F1 would differ by variant and be chosen on the test images.
@@ -42,7 +43,7 @@ class Scores:
         classes: class names in the order of the arrays.
         boxes: ground-truth boxes of each class, crowds not counted.
         precision: (T, R, K, A, M): 10 overlaps, 101 recalls, classes, areas (all, small, medium, large), detections of
-            a class in an image (1, 10, 100); NaN where undefined.
+            a class in an image (1, 10, 100, and more where asked for); NaN where undefined.
         recall: (T, K, A, M), the greatest recall reached; NaN where undefined.
     """
 
@@ -67,7 +68,7 @@ class Scores:
             "AP50": self.average_precision(0.5),
             "AP75": self.average_precision(0.75),
             **{f"AP_{name}": self.average_precision(area=area) for area, name in enumerate(AREAS) if area},
-            "AR100": self.recall[:, :, 0, -1].mean(axis=0),
+            "AR100": self.recall[:, :, 0, 2].mean(axis=0),
         }
         has_boxes = self.boxes > 0
         return {
@@ -80,13 +81,21 @@ class Scores:
         }
 
 
-def score(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> Scores:
+def check_most(most: int) -> None:
+    """Raise InputError for a number of detections of a class in an image that may not be asked for."""
+    if not MOST_DETECTIONS <= most <= MOST_ASKED:
+        raise InputError(f"--most-detections {most}: wanted {MOST_DETECTIONS} to {MOST_ASKED}")
+
+
+def score(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], most: int = MOST_DETECTIONS) -> Scores:
     """Score predictions (COCO results) against a ground truth of ours; no predictions at all are a valid result.
+
+    `most` is how many detections of a class in an image count.
 
     Raises:
         InputError: as `detection.predictions.check_predictions`.
     """
-    evaluation = evaluate(truth, predictions)
+    evaluation = evaluate(truth, predictions, most=most)
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.accumulate()
     precision, recall = (evaluation.eval[key].astype(float) for key in ("precision", "recall"))
@@ -115,7 +124,8 @@ def evaluate(
         found = _coco(truth, [_detection(number, p) for number, p in enumerate(predictions, 1)])
         evaluation = COCOeval(expected, found, "bbox")
         assert evaluation.params.maxDets[-1] == MOST_DETECTIONS
-        evaluation.params.maxDets[-1] = most
+        if most > MOST_DETECTIONS:
+            evaluation.params.maxDets = [*evaluation.params.maxDets, most]
         ranges = dict(zip(evaluation.params.areaRngLbl, evaluation.params.areaRng, strict=True))
         evaluation.params.areaRngLbl = list(areas)
         evaluation.params.areaRng = [ranges[name] for name in areas]
@@ -124,7 +134,10 @@ def evaluate(
 
 
 def score_conditions(
-    truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], conditions: Mapping[str, str]
+    truth: Mapping[str, Any],
+    predictions: Sequence[Mapping[str, Any]],
+    conditions: Mapping[str, str],
+    most: int = MOST_DETECTIONS,
 ) -> dict[str, dict[str, Any]]:
     """Return `Scores.table()` with the number of `images` for each condition of `conditions` (by image name)."""
     tables = {}
@@ -135,9 +148,14 @@ def score_conditions(
         ids = {image["id"] for image in images}
         annotations = [a for a in truth["annotations"] if a["image_id"] in ids]
         part = {**truth, "images": images, "annotations": annotations}
-        scores = score(part, [p for p in predictions if p["image_id"] in ids])
+        scores = score(part, [p for p in predictions if p["image_id"] in ids], most)
         tables[condition] = {"images": len(images), **scores.table()}
     return tables
+
+
+def protocol_words(most: int) -> str:
+    """Return the protocol as tables print it; `most` detections of each class in an image count."""
+    return f"COCO AP@[0.50:0.95] by pycocotools, at most {most} detections of each class in an image"
 
 
 def write_scores(
@@ -147,6 +165,7 @@ def write_scores(
     conditions: Mapping[str, str],
     facts: Mapping[str, Any],
     provenance: Mapping[str, Any],
+    most: int = MOST_DETECTIONS,
 ) -> None:
     """Score a detector's predictions, write `predictions.json` and `ap.json` to `folder`, and log the averages.
 
@@ -158,24 +177,26 @@ def write_scores(
         facts: variant, seed, detector and what else the variant says of itself.
         provenance: where the predictions come from, with the `versions` of what made them; their digest and the
             versions of what scores them are added.
+        most: detections of a class in an image that count.
 
     Raises:
         InputError: as `score`.
     """
-    table = score(truth, predictions).table()
+    table = score(truth, predictions, most).table()
     if table["classes_without_boxes"]:
         logging.warning("warning: no test box of %s: without AP", ", ".join(table["classes_without_boxes"]))
     content = {
         **facts,
-        "protocol": PROTOCOL,
+        "protocol": protocol_words(most),
         **table,
         "confusion": confusion(truth, predictions),
-        "conditions": score_conditions(truth, predictions, conditions),
+        "conditions": score_conditions(truth, predictions, conditions, most),
         "images": len(truth["images"]),
         "boxes": len(objects_of(truth)),
         "detections": len(predictions),
         "provenance": {
             **provenance,
+            "most_detections": most,
             "predictions": sha256_json(predictions),
             "versions": {**provenance["versions"], **versions("numpy", "pycocotools")},
         },

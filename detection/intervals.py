@@ -26,7 +26,6 @@ def bootstrap(
     scene: np.ndarray,
     samples: int = 1000,
     seed: int = 0,
-    within: np.ndarray | None = None,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Return each variant's AP as measured, (K + 1,), and under every draw, (samples, K + 1), the average last.
 
@@ -37,14 +36,10 @@ def bootstrap(
         scene: (N,) index of the scene of each image.
         samples: draws.
         seed: of the draws.
-        within: (N,) which images count, those of one condition for instance; only their scenes are drawn. All by
-            default.
     """
-    counted = np.ones(len(scene), bool) if within is None else np.asarray(within, bool)
-    drawn_scenes, index = np.unique(scene[counted], return_inverse=True)
-    weights = np.zeros((samples + 1, len(scene)))
-    weights[0, counted] = 1
-    weights[1:, counted] = draw_scenes(len(drawn_scenes), samples, seed)[:, index.ravel()]
+    scenes, index = np.unique(scene, return_inverse=True)
+    weights = np.ones((samples + 1, len(scene)))
+    weights[1:] = draw_scenes(len(scenes), samples, seed)[:, index.ravel()]
     detectors = [(variant, run) for variant, runs in matches.items() for run in range(len(runs))]
     values = {variant: np.zeros((samples + 1, len(runs[0]) + 1)) for variant, runs in matches.items()}
     progress = Progress("bootstrap", len(detectors), "detectors")

@@ -74,9 +74,12 @@ POOLING: dict[str, Callable[..., tuple[np.ndarray, np.ndarray]]] = {
 
 
 def pool(
-    visible: Sequence[Mapping[str, Any]], infrared: Sequence[Mapping[str, Any]], pooling: str = "weighted"
+    visible: Sequence[Mapping[str, Any]],
+    infrared: Sequence[Mapping[str, Any]],
+    pooling: str = "weighted",
+    kept: int = MOST_DETECTIONS,
 ) -> list[dict[str, Any]]:
-    """Return the two detectors' COCO results as one, at most 100 an image, as each of them gave.
+    """Return the two detectors' COCO results as one, at most `kept` an image, as many as each of them gave.
 
     Detections without a positive score say nothing and are left out.
     """
@@ -97,7 +100,7 @@ def pool(
                     "score": float(value),
                 }
             )
-    return [p for found in images.values() for p in sorted(found, key=lambda p: -p["score"])[:MOST_DETECTIONS]]
+    return [p for found in images.values() for p in sorted(found, key=lambda p: -p["score"])[:kept]]
 
 
 def read_tested(folder: Path, band: str, truth: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -129,10 +132,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if scores["seed"] != other["seed"]:
         raise InputError(f"{args.visible} has seed {scores['seed']}, {args.infrared} {other['seed']}; wanted one seed")
     detectors = [scores["provenance"], other["provenance"]]
+    most, kept = (_agreed(args, detectors, key) for key in ("most_detections", "max_detections"))
     write_scores(
         args.output,
         truth,
-        pool(visible, infrared, args.pooling),
+        pool(visible, infrared, args.pooling, kept),
         conditions,
         {
             "variant": VARIANT,
@@ -145,7 +149,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             **{key: [detector[key] for detector in detectors] for key in ("weights", "training")},
             "trained_on": VARIANT,
         },
+        most,
     )
+
+
+def _agreed(args: argparse.Namespace, detectors: Sequence[Mapping[str, Any]], key: str) -> int:
+    """Return a number of detections by which both bands were tested; InputError where they disagree."""
+    first, second = (int(detector.get(key, MOST_DETECTIONS)) for detector in detectors)
+    if first != second:
+        raise InputError(f"{args.visible} has {key} {first}, {args.infrared} {second}; wanted one number")
+    return first
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -15,6 +15,8 @@ Writes significance.json:
     against_bands   for every variant that is no band, by both statements: ahead of both bands, behind either, or not
                     shown, and the reason
     untested        why nothing can be said to differ, or empty
+    conditions      with `--conditions`, for each condition the averages and their differences from the bands, with
+                    intervals, and the boxes, images and scenes that they rest on; exploration
 """
 
 import argparse
@@ -30,7 +32,8 @@ from typing import Any
 import numpy as np
 
 from detection.accumulation import Matches, accumulate_matches, number_scenes, scene_boxes
-from detection.average_precision import MOST_DETECTIONS
+from detection.average_precision import MOST_ASKED, MOST_DETECTIONS, check_most, read_conditions
+from detection.by_condition import describe_conditions
 from detection.differences import LEAST_SEEDS, LEVEL, compare, split_by_scene
 from detection.intervals import bootstrap, describe
 from detection.predictions import read_predictions
@@ -40,7 +43,6 @@ from pipeline.artefacts import read_json, sha256_file, sha256_json, versions, wr
 from pipeline.stage import InputError, Progress, run, some_of, threads_available
 
 UNITS = ("sequence", "place", "image")
-_MOST = 300  # detections of a class in an image that may be asked for
 _FEW_FILES = 6  # fewer are matched in this process: starting others takes longer
 
 
@@ -55,6 +57,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     compared, matches, boxes = judged.compared, judged.matches, judged.boxes
     measured, drawn = bootstrap(matches, comparison.scene, args.samples, args.seed)
     classes = [category["name"] for category in truth["categories"]]
+    known = read_conditions(args.conditions)
+    conditions = describe_conditions(
+        matches, [known.get(name) for name in names_in_order(truth)], comparison.scene, classes, args.samples, args.seed
+    )
     for entry in compared["comparisons"]:
         add_intervals(entry, classes, boxes, measured, drawn)
     result = {
@@ -72,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "unit": comparison.unit,
         "variants": describe(classes, boxes, measured, drawn),
         **compared,
+        "conditions": conditions,
         "provenance": {
             "labels": sha256_json(truth),
             "predictions": judged.digests,
@@ -116,14 +123,7 @@ class Comparison:
     @property
     def method(self) -> str:
         """What was drawn, as it stands below the tables."""
-        images = len(self.scene)
-        if self.unit == "image":
-            drawn = f"bootstrap of {images} images, each taken as a scene of its own"
-            drawn += "" if self.file else " (no scenes were given: frames of one sequence count as independent)"
-        else:
-            drawn = f"bootstrap of {self.scenes} whole {self.unit}s ({images} images)"
-        few = self.most == MOST_DETECTIONS
-        return drawn + ("" if few else f", at most {self.most} detections of each class in an image")
+        return method_of_draws(self.unit, self.scenes, len(self.scene), bool(self.file))
 
     def provenance(self) -> dict[str, Any]:
         """Return the digest of the scenes, the options and the versions that decide the result."""
@@ -160,20 +160,23 @@ def read_comparison(args: argparse.Namespace, truth: Mapping[str, Any]) -> Compa
     """
     if args.swaps < 1000:
         raise InputError(f"--swaps {args.swaps}: wanted at least 1000, for small p values")
-    if not MOST_DETECTIONS <= args.most_detections <= _MOST:
-        raise InputError(f"--most-detections {args.most_detections}: wanted {MOST_DETECTIONS} to {_MOST}")
+    check_most(args.most_detections)
     if args.unit not in (None, "image") and not args.scenes:
         raise InputError(f"--unit {args.unit} needs --scenes FILE")
     files = runs_by_variant(args.predictions)
     if stray := sorted(set(args.brought) - set(files)):
         raise InputError(f"--brought names {some_of(stray)}, which --predictions does not")
     unit = args.unit or (unit_of_split(args.scenes) if args.scenes else "image")
-    # Matches hold images in the order of their ids.
-    names = [image["file_name"] for image in sorted(truth["images"], key=lambda image: image["id"])]
+    names = names_in_order(truth)
     scene, scenes = number_scenes(names if unit == "image" else scenes_of(args.scenes, unit, names))
     return Comparison(
         files, unit, scene, scenes, args.scenes, args.brought, args.most_detections, args.swaps, args.seed
     )
+
+
+def names_in_order(truth: Mapping[str, Any]) -> list[str]:
+    """Return the images' names in the order of their ids, as matches hold them."""
+    return [image["file_name"] for image in sorted(truth["images"], key=lambda image: image["id"])]
 
 
 def judge(truth: Mapping[str, Any], comparison: Comparison) -> Judgement:
@@ -279,6 +282,14 @@ def why_not_shown(
     return f"p {entry['p_ahead']:.3f} for ahead, {entry['p_behind']:.3f} for behind; wanted below {LEVEL / 2}"
 
 
+def method_of_draws(unit: str, scenes: int, images: int, given: bool) -> str:
+    """Return what was drawn, as it stands below the tables; `given` says whether the scenes were."""
+    if unit != "image":
+        return f"bootstrap of {scenes} whole {unit}s ({images} images)"
+    drawn = f"bootstrap of {images} images, each taken as a scene of its own"
+    return drawn + ("" if given else " (no scenes were given: frames of one sequence count as independent)")
+
+
 def _log(result: Mapping[str, Any]) -> None:
     logging.info("%s", result["method"])
     for variant, values in result["variants"].items():
@@ -329,6 +340,7 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         help="what was drawn as a whole into the test set (default: what dataset.json beside --scenes says, or "
         "sequence; image without --scenes)",
     )
+    parser.add_argument("--conditions", type=Path, help="conditions.json of the split; may be absent")
     parser.add_argument(
         "--brought",
         nargs="+",
@@ -340,7 +352,7 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         "--most-detections",
         type=int,
         default=MOST_DETECTIONS,
-        help=f"best detections of each class in an image that count, up to {_MOST} (default: %(default)s)",
+        help=f"best detections of each class in an image that count, up to {MOST_ASKED} (default: %(default)s)",
     )
     parser.add_argument("--swaps", type=int, default=10_000, help="random signs of the test (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of draws and signs (default: %(default)s)")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torchvision
 
-from detection.average_precision import MOST_DETECTIONS, read_conditions, write_scores
+from detection.average_precision import MOST_ASKED, MOST_DETECTIONS, check_most, read_conditions, write_scores
 from detection.detector import STRIDE, describe, is_transformer, lacks_memory, load_weights, raw_detections
 from detection.images import read_bgr, resize_long_side, resized_sides
 from detection.variant import Data, read_data
@@ -141,6 +141,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     if args.batch < 1:
         raise InputError(f"--batch {args.batch}: wanted at least 1")
+    check_most(args.most_detections)
+    kept = args.most_detections if args.max_detections is None else args.max_detections
+    if kept < args.most_detections > MOST_DETECTIONS:
+        raise InputError(
+            f"--most-detections {args.most_detections} cannot count: --max-detections {kept} keeps fewer in an image"
+        )
     data = read_data(args.data, "test")
     model, facts = load_weights(args.weights)
     if tuple(facts["classes"]) != data.classes:
@@ -152,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     conditions = read_conditions(args.conditions)
     size = args.image_size or facts["image_size"]
     with claimed_device(args.device, args.threads) as device:
-        predictions = predict(model, data, device, size, args.batch, args.conf, args.iou, args.max_detections)
+        predictions = predict(model, data, device, size, args.batch, args.conf, args.iou, kept)
         computed_on = {
             "device": device if device == "cpu" else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
@@ -176,10 +182,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             "image_size": size,
             "confidence": args.conf,
             "nms_iou": args.iou,
-            "max_detections": args.max_detections,
+            "max_detections": kept,
             **computed_on,
             "versions": versions("torch", "torchvision", "ultralytics", "opencv-python-headless"),
         },
+        args.most_detections,
     )
 
 
@@ -204,9 +211,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--max-detections",
         type=int,
+        help="best detections kept in an image, of all classes together (default: as many as --most-detections)",
+    )
+    parser.add_argument(
+        "--most-detections",
+        type=int,
         default=MOST_DETECTIONS,
-        help=f"detections kept in an image; the protocol counts the best {MOST_DETECTIONS} of each class "
-        f"(default: {MOST_DETECTIONS})",
+        help=f"best detections of each class in an image that count, up to {MOST_ASKED} (default: %(default)s)",
     )
     parser.add_argument(
         "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one (default: auto)"

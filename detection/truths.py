@@ -30,7 +30,7 @@ import numpy as np
 from scipy import stats
 
 from detection.accumulation import weighted_average_precision
-from detection.average_precision import PROTOCOL
+from detection.average_precision import protocol_words
 from detection.label_sets import read_truth_sets
 from detection.significance import Comparison, add_comparison_options, judge, read_comparison
 from pipeline.artefacts import sha256_file, sha256_json, write_json
@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {
         "truth": chosen,
         "several": True,
-        "protocol": PROTOCOL,
+        "protocol": protocol_words(args.most_detections),
         "unit": comparison.unit,
         "statement": statement,
         "seeds": comparison.seeds,

@@ -16,11 +16,20 @@ import cv2
 import pandas as pd
 from markupsafe import Markup
 
+from detection.average_precision import MOST_DETECTIONS
 from pipeline.artefacts import read_json, write_text
 from pipeline.stage import InputError, run
 from reports.collect import LATE, fused_variants, read_split, read_table
+from reports.conditions import condition_facts
 from reports.page_charts import average_chart, fusion_charts, loss_charts, precision_charts
-from reports.page_tables import detection_section, fusion_section, parts_section, parts_table, truth_section
+from reports.page_tables import (
+    conditions_section,
+    detection_section,
+    fusion_section,
+    parts_section,
+    parts_table,
+    truth_section,
+)
 from reports.render import to_html
 from reports.runs import check_runs, read_runs, read_significance, scores_table
 from reports.scenes import Images, Pictures, choose_scenes, gallery, read_pictures, scaled, viewer_scenes
@@ -58,15 +67,19 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     lead = leaders(table)
     answer, trust = verdict(table, facts["dataset"], significance)
-    parts, condition_images = parts_table(runs, variants)
+    parts = parts_table(runs, variants)
     gains = changes(table, split.classes, lead, significance)
     tables = [detection_section(table, facts, split, runs, fused_facts, significance)]
     if options.truth_table:
         by_truth, truth_facts = _read_truth_table(options, table)
         tables.append(truth_section(by_truth, truth_facts))
         trust = f"{trust} {truth_facts['hangs']}"
+    conditions = bool(significance and significance["conditions"])
+    if significance and conditions:
+        source = split.dataset.get("conditions", {}).get("source", "")
+        tables.append(conditions_section(significance, condition_facts(facts, significance, source)))
     if len(parts.columns) > 1:
-        tables.append(parts_section(parts, condition_images))
+        tables.append(parts_section(parts))
     if methods:
         tables.append(fusion_section(fusion, fusion_facts))
     test_sets = [block for file in options.test_set_tables for block in read_blocks(file)]
@@ -75,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     insides = _insides(options.insides, kept) if options.insides else None
     present = {
         "significance": significance is not None,
-        "conditions": bool(condition_images),
+        "conditions": conditions,
         "helps": bool(helps),
         "costs": bool(costs),
         "test_sets": bool(test_sets),
@@ -95,7 +108,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "charts": [
             average_chart(table, scores_table(runs), significance),
             *fusion_charts(table, fusion, costs),
-            *precision_charts(split, predictions),
+            *precision_charts(split, predictions, int(facts.get("testing.most_detections", MOST_DETECTIONS))),
             *loss_charts(losses, detector_losses),
         ],
         "late": LATE in variants,

@@ -9,12 +9,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from detection.average_precision import score
+from detection.average_precision import MOST_DETECTIONS, score
 from detection.predictions import read_predictions
 from pipeline.artefacts import read_csv, read_json
 from reports import charts
 from reports.collect import LATE, Split
 from reports.correlation import correlation_sentence, rank_correlations
+from reports.tables_layout import fusion_metrics
 from reports.test_sets_layout import METRICS
 
 
@@ -56,8 +57,7 @@ def fusion_charts(
         svg = charts.cost_against_average(points.assign(median_s=points["method"].map(seconds)), where)
         text = "Up and to the left is better. Time from sources in memory to the fused image in memory."
         drawn.append(_chart("Cost against quality", svg, text))
-    metrics = [name for name in fusion if name not in ("method", "images") and not name.endswith("_undefined")]
-    correlations = rank_correlations(points, metrics)
+    correlations = rank_correlations(points, fusion_metrics(fusion))
     titles = {
         entry["metric"]: "too few methods" if math.isnan(entry["rho"]) else f"rank correlation {entry['rho']:+.2f}"
         for entry in correlations
@@ -69,9 +69,14 @@ def fusion_charts(
     return drawn
 
 
-def precision_charts(split: Split, predictions: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Return the chart of precision against recall; none where no class has a box."""
-    curves = precision_curves(split, predictions)
+def precision_charts(
+    split: Split, predictions: Mapping[str, Path], most: int = MOST_DETECTIONS
+) -> list[dict[str, Any]]:
+    """Return the chart of precision against recall; none where no class has a box.
+
+    `most` is how many detections of a class in an image count.
+    """
+    curves = precision_curves(split, predictions, most)
     if not curves:
         return []
     svg = charts.precision_recall(curves, list(predictions))
@@ -79,12 +84,14 @@ def precision_charts(split: Split, predictions: Mapping[str, Path]) -> list[dict
     return [_chart("Precision against recall of each class, overlap 0.5", svg, text, wide=True)]
 
 
-def precision_curves(split: Split, predictions: Mapping[str, Path]) -> dict[str, dict[str, np.ndarray]]:
+def precision_curves(
+    split: Split, predictions: Mapping[str, Path], most: int = MOST_DETECTIONS
+) -> dict[str, dict[str, np.ndarray]]:
     """Return, for each class with boxes and each variant, the 101 interpolated precisions at an overlap of 0.5."""
     truth = read_json(split.file.with_name("truth_test.json"))
     curves: dict[str, dict[str, np.ndarray]] = {name: {} for name in split.classes}
     for variant, file in predictions.items():
-        scores = score(truth, read_predictions(file, truth))
+        scores = score(truth, read_predictions(file, truth), most)
         for index, name in enumerate(scores.classes):
             if scores.boxes[index]:
                 curves[name][variant] = scores.precision[0, :, index, 0, -1]

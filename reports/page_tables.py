@@ -9,18 +9,22 @@ import numpy as np
 import pandas as pd
 
 from reports.collect import Split
+from reports.conditions import condition_cells, condition_layout, condition_notes, condition_table
 from reports.render import Layout, format_value, printed, rank_marks
 from reports.runs import Run, scores_table
 from reports.tables_layout import (
+    TIED_MEANS,
     detection_cells,
     detection_layout,
     detection_notes,
     fusion_layout,
+    fusion_metrics,
     fusion_notes,
+    fusion_ties,
     metric_directions,
 )
 from reports.truths import label_sets, truth_layout, truth_notes
-from reports.verdict import tied_with_best
+from reports.verdict import printed_p, tied_with_best
 
 TIES = "≈: Average is not shown to differ from the best one's (exploration; see Against the best)."
 SEEDS_BELOW = "Below an average: the lowest to the highest seed."
@@ -38,7 +42,7 @@ def detection_section(
     """Return Table II for the template; `fused` holds the facts of each method's manifest."""
     # The bounds stand below the averages: with columns of their own the table would be wider than the page.
     layout, cells = detection_layout(table, split.classes, bounds=False), detection_cells(table)
-    tied = tied_with_best(table, significance)
+    tied = {(variant, "Average") for variant in tied_with_best(table, significance)}
     bounds = cells["Average_interval" if "Average_interval" in cells else "Average_seeds"].tolist()
     below = {"Average": bounds, "variant": table["remark"].tolist() if "remark" in table else [""] * len(table)}
     notes = detection_notes(facts)
@@ -69,12 +73,44 @@ def truth_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, An
 
 def fusion_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
     """Return the fusion metrics for the template."""
-    layout = fusion_layout(table, metric_directions(facts))
+    directions = metric_directions(facts)
+    layout, ties = fusion_layout(table, directions), fusion_ties(table, directions)
+    notes = [*fusion_notes(table, facts), f"Intervals, below the pointer: {facts['intervals']}."]
+    if ties:
+        notes.append(f"≈: {TIED_MEANS}")
     heading = "Fusion metrics: the images of each method"
-    return _section("fusion", heading, table_rows(table, layout), layout, fusion_notes(table, facts))
+    return _section("fusion", heading, table_rows(table, layout, fusion_tip(table), ties), layout, notes)
 
 
-def parts_section(parts: pd.DataFrame, condition_images: Mapping[str, int]) -> dict[str, Any]:
+def fusion_tip(table: pd.DataFrame) -> Callable[[str, str], list[str]]:
+    """Return what hovering over a fusion metric adds: the interval of the mean, and p against the best."""
+    rows, metrics = table.set_index("method"), fusion_metrics(table)
+
+    def tip(method: str, column: str) -> list[str]:
+        if column not in metrics:
+            return []
+        low, high, p = (rows.at[method, f"{column}_{kind}"] for kind in ("low", "high", "p"))
+        lines = [] if math.isnan(low) else [f"95 % interval: {_digits(low)} to {_digits(high)}"]
+        return lines + ([] if math.isnan(p) else [f"against the best: p {printed_p(p)}"])
+
+    return tip
+
+
+def conditions_section(significance: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table by condition for the template; `facts` are those of `condition_facts`."""
+    table = condition_table(significance)
+    # The bounds stand below the values: with columns of their own the table would be wider than the page.
+    layout, cells = condition_layout(table, bounds=False), condition_cells(table)
+    below = {
+        name.removesuffix("_interval"): cells[name].tolist() for name in cells.columns if name.endswith("_interval")
+    }
+    rows = table_rows(cells, layout, below=below)
+    heading = "By condition: average precision in parts of the test set, and less each band"
+    notes = [*condition_notes(table, facts), "Below a value: its 95 % interval."]
+    return _section("conditions", heading, rows, layout, notes)
+
+
+def parts_section(parts: pd.DataFrame) -> dict[str, Any]:
     """Return `parts_table` for the template."""
     columns = [name for name in parts.columns if name != "variant"]
     layout = Layout(
@@ -84,50 +120,41 @@ def parts_section(parts: pd.DataFrame, condition_images: Mapping[str, int]) -> d
         "Average as in Table II, means over the seeds. Sizes are COCO's, by the true box: small below 32x32 pixels, "
         "large from 96x96."
     ]
-    if condition_images:
-        listed = ", ".join(f"{name} {count}" for name, count in condition_images.items())
-        notes.append(f"Test images of each condition: {listed}.")
-    heading = (
-        "By condition and size: the detector on parts of the test set"
-        if condition_images
-        else "By size: the detector on small and large objects"
-    )
+    heading = "By size: the detector on small and large objects"
     return _section("parts", heading, table_rows(parts, layout), layout, notes)
 
 
-def parts_table(runs: Sequence[Run], variants: Sequence[str]) -> tuple[pd.DataFrame, dict[str, int]]:
-    """Return Average by condition of the scene and by size of the object, and the images of each condition.
+def parts_table(runs: Sequence[Run], variants: Sequence[str]) -> pd.DataFrame:
+    """Return Average by size of the object.
 
-    One row a variant, columns `variant`, the conditions, `small`, `medium`, `large`; means over the seeds, NaN where a
-    seed has none. Columns that no run knows are left out.
+    One row a variant, columns `variant`, `small`, `medium`, `large`; means over the seeds, NaN where a seed has none.
+    Columns that no run knows are left out.
     """
-    images: dict[str, int] = {}
     rows = []
     for variant in variants:
         mine = [run.scores for run in runs if run.variant == variant]
         values: dict[str, list[float]] = {}
         for scores in mine:
-            parts = {name: part["average"]["AP"] for name, part in scores.get("conditions", {}).items()}
-            images |= {name: part["images"] for name, part in scores.get("conditions", {}).items()}
-            sizes = {name: scores["average"].get(f"AP_{name}") for name in ("small", "medium", "large")}
-            for name, value in (parts | {key: size for key, size in sizes.items() if size is not None}).items():
-                values.setdefault(name, []).append(math.nan if value is None else value)
+            for name in ("small", "medium", "large"):
+                if (value := scores["average"].get(f"AP_{name}")) is not None:
+                    values.setdefault(name, []).append(value)
         means = {name: float(np.mean(found)) for name, found in values.items() if len(found) == len(mine)}
         rows.append({"variant": variant, **means})
-    return pd.DataFrame(rows), images
+    return pd.DataFrame(rows)
 
 
 def table_rows(
     table: pd.DataFrame,
     layout: Layout,
     tip: Callable[[str, str], Sequence[str]] = lambda row, column: (),
-    tied: Collection[str] = (),
+    tied: Collection[tuple[str, str]] = (),
     below: Mapping[str, Sequence[str]] | None = None,
 ) -> list[list[dict[str, Any]]]:
     """Return a table's cells for the template: printed text, mark, the full value to sort by, and what hovering says.
 
-    `tip` adds lines to what hovering says, given the row's name and the column's. `tied` names the rows whose Average
-    is marked as not shown to differ from the best. `below` holds a small second line for the cells of some columns.
+    `tip` adds lines to what hovering says, given the row's name and the column's. `tied` holds row and column of each
+    cell that is marked as not shown to differ from the best. `below` holds a small second line for the cells of some
+    columns.
     """
     cells, marks = printed(table, layout), rank_marks(table, layout)
     return [
@@ -137,7 +164,7 @@ def table_rows(
                 "mark": marks.at[row, name],
                 "words": name not in layout.digits,
                 "below": below[name][row] if below and name in below else "",
-                "tied": name == "Average" and table.iat[row, 0] in tied,
+                "tied": (table.iat[row, 0], name) in tied,
                 "full": _full(table.at[row, name]),
                 "tip": "\n".join([_digits(table.at[row, name]), *tip(str(table.iat[row, 0]), name)]),
             }

@@ -123,16 +123,27 @@ def scores_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def read_significance(file: Path, split: Split, runs: Sequence[Run]) -> dict[str, Any]:
-    """Read significance.json, and check that it is of this split's labels and of the predictions behind `runs`.
+    """Read significance.json, and check that it is of this split's labels and of what `runs` were scored by.
 
     Raises:
-        InputError: it is of other labels, or of other predictions than an ap.json states.
+        InputError: it is of other labels, or of other predictions or numbers of detections than an ap.json states.
     """
     significance = read_json(file)
-    for key in ("variants", "comparisons", "against_bands", "provenance", "method", "samples", "correction"):
+    for key in (
+        "variants",
+        "comparisons",
+        "against_bands",
+        "conditions",
+        "provenance",
+        "method",
+        "samples",
+        "correction",
+    ):
         required(significance, key, file)
     stated = significance["provenance"]
     check_source(file, "detection.significance", stated["labels"], stated["predictions"], split, runs)
+    for run in runs:
+        require_equal(run.file, run.scores["provenance"], file, stated, ["most_detections"])
     return significance
 
 

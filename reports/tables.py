@@ -1,4 +1,4 @@
-"""Write Table II (the detector's average precision for each variant) and the table of fusion metrics.
+"""Write Table II (the detector's average precision for each variant), its parts by condition, and the fusion metrics.
 
 Each is written as CSV (full precision, with `# key: value` facts on top), Markdown and LaTeX. Everything that the rows
 must share is compared first: the split and its digests, the detector's recipe, the seeds, the metrics' convention. A
@@ -15,18 +15,20 @@ from typing import Any
 import pandas as pd
 
 from detection.leakage import exposure_words
+from detection.significance import method_of_draws, scenes_of, unit_of_split
 from pipeline.artefacts import read_json, sha256_json, write_csv
 from pipeline.stage import InputError, run
 from reports import paper
 from reports.collect import LATE, Split, fused_variants, read_manifests, read_metrics, read_split
+from reports.conditions import condition_block, condition_facts, condition_table
+from reports.means import RESAMPLES, add_comparisons
 from reports.render import Block, rank_marks, write_texts
 from reports.runs import Run, check_runs, read_runs, read_significance, scores_table
 from reports.tables_layout import (
     detection_cells,
     detection_layout,
     detection_notes,
-    fusion_layout,
-    fusion_notes,
+    fusion_blocks,
     metric_directions,
 )
 from reports.truths import read_truths, truth_block, truth_facts, truth_table
@@ -162,11 +164,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--fused-manifests", type=Path, nargs="*", default=[], help="manifest of every method, METHOD/manifest.csv"
     )
+    parser.add_argument(
+        "--scenes",
+        type=Path,
+        help="scenes.csv of the split, whose dataset.json beside it says what was drawn as a whole, for intervals and "
+        "tests of the fusion metrics; default: every image is a scene of its own",
+    )
     parser.add_argument("--variants", nargs="+", required=True, help="rows in order: visible, infrared, then methods")
     parser.add_argument(
         "--config-snapshot", type=Path, help="the run's whole configuration (JSON); its digest is printed"
     )
-    parser.add_argument("--significance", type=Path, help="significance.json: intervals and paired comparisons")
+    parser.add_argument(
+        "--significance",
+        type=Path,
+        help="significance.json: intervals and paired comparisons, for Table II and for its conditions",
+    )
     parser.add_argument("--truths", type=Path, help="truths.json: the scores by every label set")
     parser.add_argument("--output", type=Path, required=True, help="folder for table2*.* and fusion.*")
     options = parser.parse_args(argv)
@@ -181,18 +193,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     manifests = read_manifests(options.fused_manifests, methods, split)
     # All tables are made before one is written.
     runs = read_runs(options.ap, options.variants) if options.ap else []
-    tables = [_detection_table(options, runs, split, manifests, config)] if runs else []
+    significance = read_significance(options.significance, split, runs) if runs and options.significance else None
+    tables = [_detection_table(options, runs, split, manifests, config, significance)] if runs else []
     if options.truths and runs:
         tables += _truth_tables(options, runs, split, config)
+    if significance:
+        tables.append(_condition_table(significance, split, tables[0][1]))
     if options.metrics:
         metrics, facts = read_metrics(options.metrics, methods, manifests)
-        tables.append(_fusion_table(metrics, facts, split, manifests, config))
-    for table, facts, block in tables:
-        write_csv(options.output / f"{block.name}.csv", table, facts)
-        write_texts(options.output / block.name, [block])
+        tables.append(_fusion_table(metrics, facts, split, manifests, config, options.scenes))
+    for table, facts, blocks in tables:
+        write_csv(options.output / f"{blocks[0].name}.csv", table, facts)
+        write_texts(options.output / blocks[0].name, blocks)
     if runs:
         write_csv(options.output / "table2_detail.csv", detail_table(runs), tables[0][1])
-    logging.info("tables: %s in %s", ", ".join(block.name for *_, block in tables), options.output)
+    logging.info("tables: %s in %s", ", ".join(blocks[0].name for *_, blocks in tables), options.output)
 
 
 def _detection_table(
@@ -201,7 +216,8 @@ def _detection_table(
     split: Split,
     manifests: Mapping[str, Any],
     config: Mapping[str, str],
-) -> tuple[pd.DataFrame, dict[str, Any], Block]:
+    significance: Mapping[str, Any] | None,
+) -> tuple[pd.DataFrame, dict[str, Any], list[Block]]:
     """Return Table II, its facts, and what is printed of it."""
     if not options.training:
         logging.warning("warning: without --training the detectors' recipes are not compared")
@@ -211,8 +227,7 @@ def _detection_table(
     papers = {name: paper.paper_row(name) for name in options.variants} if on_m3fd else None
     table = detection_table(scores_table(runs), split.classes, papers)
     facts = detection_facts(split, shared, sorted({run.seed for run in runs})) | config
-    if options.significance:
-        significance = read_significance(options.significance, split, runs)
+    if significance:
         table = add_significance(table, split.classes, significance)
         facts |= significance_facts(significance)
     leakage = split.file.with_name("leakage.json")
@@ -229,12 +244,21 @@ def _detection_table(
         f"Average precision, mAP@[0.5:0.95], of one detector trained and tested on each variant of {facts['dataset']}"
     )
     cells, layout = detection_cells(table), detection_layout(table, split.classes)
-    return table, facts, Block("table2", cells, layout, rank_marks(cells, layout), caption, detection_notes(facts))
+    return table, facts, [Block("table2", cells, layout, rank_marks(cells, layout), caption, detection_notes(facts))]
+
+
+def _condition_table(
+    significance: Mapping[str, Any], split: Split, facts: Mapping[str, Any]
+) -> tuple[pd.DataFrame, dict[str, Any], list[Block]]:
+    """Return the table by condition, its facts, and what is printed of it; `facts` are Table II's."""
+    table = condition_table(significance)
+    facts = condition_facts(facts, significance, split.dataset.get("conditions", {}).get("source", ""))
+    return table, facts, [condition_block(table, facts)]
 
 
 def _truth_tables(
     options: argparse.Namespace, runs: Sequence[Run], split: Split, config: Mapping[str, str]
-) -> list[tuple[pd.DataFrame, dict[str, Any], Block]]:
+) -> list[tuple[pd.DataFrame, dict[str, Any], list[Block]]]:
     """Return Table II by every label set with its facts and what is printed of it; nothing where there is one set."""
     truths = read_truths(options.truths, split, runs)
     if not truths["several"]:
@@ -242,7 +266,7 @@ def _truth_tables(
         return []
     facts = {"dataset": split.dataset["dataset"], **_split_facts(split), **truth_facts(truths)} | config
     table = truth_table(truths, options.variants)
-    return [(table, facts, truth_block(table, facts))]
+    return [(table, facts, [truth_block(table, facts)])]
 
 
 def _fusion_table(
@@ -251,18 +275,25 @@ def _fusion_table(
     split: Split,
     manifests: Mapping[str, Any],
     config: Mapping[str, str],
-) -> tuple[pd.DataFrame, dict[str, Any], Block]:
+    scenes: Path | None,
+) -> tuple[pd.DataFrame, dict[str, Any], list[Block]]:
     """Return the table of fusion metrics, its facts, and what is printed of it."""
-    table = fusion_table(metrics)
+    directions = metric_directions(metric_facts)
+    names = list(dict.fromkeys(metrics["name"]))
+    unit = unit_of_split(scenes) if scenes else "image"
+    found = names if unit == "image" else scenes_of(scenes, unit, names)
+    table = add_comparisons(fusion_table(metrics), metrics, directions, dict(zip(names, found, strict=True)))
     facts = {
         "dataset": split.dataset["dataset"],
         "images": int(table["images"].iloc[0]),
         **metric_facts,
         **_split_facts(split),
         "fused": {method: facts for method, (_, facts) in manifests.items()},
+        "intervals": f"{method_of_draws(unit, len(set(found)), len(names), scenes is not None)}, {RESAMPLES}, 95 %",
+        "tests": f"paired sign-flip test against the best method, whole scenes, {RESAMPLES}, adjusted by Holm in each "
+        "column",
     } | config
-    layout, caption = fusion_layout(table, metric_directions(facts)), f"Fusion metrics on {facts['dataset']}"
-    return table, facts, Block("fusion", table, layout, rank_marks(table, layout), caption, fusion_notes(table, facts))
+    return table, facts, fusion_blocks(table, facts, directions)
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.render import Layout, format_value
+from reports.means import ALPHA, tied_methods
+from reports.render import Block, Layout, format_value, rank_marks
 
 YOLOV5U = (
     "YOLOv5u is the anchor-free re-issue of YOLOv5 in the ultralytics package: its rows are not comparable one to one "
@@ -15,6 +16,10 @@ YOLOV5U = (
 )
 OTHER = "The paper's detector is YOLOv5: its rows are not comparable with these."
 SPLITS = {"own": "the data set's own", "random": "random", "list": "two given lists"}
+TIED_MEANS = (
+    f"not shown to differ from the best of its column: paired sign-flip test over whole scenes, two-sided, p at least "
+    f"{ALPHA} after Holm's correction for the number of methods. Exploration."
+)
 MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
 
 
@@ -65,10 +70,41 @@ def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool =
 
 def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> Layout:
     """Return how the fusion metrics are printed; a metric of unknown direction is printed but not ranked."""
+    metrics = fusion_metrics(table)
     counts = [name for name in table.columns if name.endswith("_undefined")]
-    columns = {name: name.replace("_", " ") for name in table.columns if name != "images"} | {"method": "Method"}
-    digits = {name: 2 for name in columns if name != "method" and name not in counts}
-    return Layout(columns, digits, {name: higher_is_better[name] for name in digits if name in higher_is_better})
+    columns = {"method": "Method"} | {name: name.replace("_", " ") for name in (*metrics, *counts)}
+    ranked = {name: higher_is_better[name] for name in metrics if name in higher_is_better}
+    return Layout(columns, dict.fromkeys(metrics, 2), ranked)
+
+
+def fusion_metrics(table: pd.DataFrame) -> list[str]:
+    """Return the metrics of fusion.csv: its columns between `method` and `images`."""
+    return list(table.columns[1 : table.columns.get_loc("images")])
+
+
+def fusion_ties(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> set[tuple[str, str]]:
+    """Return method and metric of what is not shown to differ from the best of its column."""
+    metrics = [name for name in fusion_metrics(table) if name in higher_is_better]
+    return {(method, name) for name in metrics for method in tied_methods(table, name, higher_is_better[name])}
+
+
+def fusion_blocks(table: pd.DataFrame, facts: Mapping[str, Any], higher_is_better: Mapping[str, bool]) -> list[Block]:
+    """Return what is printed of the fusion metrics: the means with their marks, and the intervals."""
+    layout, caption = fusion_layout(table, higher_is_better), f"Fusion metrics on {facts['dataset']}"
+    ties, cells, bounds = fusion_ties(table, higher_is_better), table.copy(), table.copy()
+    for name in fusion_metrics(table):
+        means = [format_value(value, 2) for value in table[name]]
+        stars = ["*" if (method, name) in ties else "" for method in table["method"]]
+        cells[name] = [mean + star for mean, star in zip(means, stars, strict=True)]
+        pairs = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
+        bounds[name] = [format_value(low, 2) if math.isnan(low) else f"{low:.2f} to {high:.2f}" for low, high in pairs]
+    plain = Layout({name: layout.columns[name] for name in ("method", *fusion_metrics(table))}, layout.digits, {})
+    notes = [*fusion_notes(table, facts), *([f"*: {TIED_MEANS}"] if ties else [])]
+    below, drawn = f"{caption}: 95 % intervals of the means", [f"Intervals: {facts['intervals']}."]
+    return [
+        Block("fusion", cells, layout, rank_marks(table, layout), caption, notes),
+        Block("fusion-intervals", bounds, plain, rank_marks(bounds, plain), below, drawn),
+    ]
 
 
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
@@ -87,7 +123,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     notes = [
         f"Detector: {facts['detector']}. {YOLOV5U if facts['detector'].startswith('YOLOv5u') else OTHER}",
         _recipe_note(facts),
-        f"Protocol: {facts['protocol']}.",
+        f"Protocol: {facts['protocol']}{_kept_words(facts)}.",
         _split_note(facts),
         _boxes_note(facts),
     ]
@@ -142,6 +178,12 @@ def _boxes_note(facts: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in facts["boxes"].items())
     drawn = f", label set {facts['truth']}" if facts.get("truth", "labels") != "labels" else ""
     return f"Boxes of the test set{drawn}: {counts}."
+
+
+def _kept_words(facts: Mapping[str, Any]) -> str:
+    """Return what a test keeps, for it counts before the protocol does: of all classes together."""
+    kept = facts.get("testing.max_detections")
+    return f"; of the detections in an image, of all classes together, the best {kept} are kept" if kept else ""
 
 
 def _recipe_note(facts: Mapping[str, Any]) -> str:

@@ -19,13 +19,13 @@ import numpy as np
 import pandas as pd
 
 from detection.significance import scenes_of
-from fusion.metrics.statistics import bootstrap_mean, holm, paired_test
 from pipeline.artefacts import read_csv, read_json, sha256_file, sha256_json, write_csv, write_text
 from pipeline.stage import InputError, run
 from reports import paper
 from reports.collect import BANDS, fused_variants
+from reports.means import compare_means
 from reports.render import to_html, write_texts
-from reports.test_sets_layout import ALPHA, CAPTIONS, COSTS, METRICS, printed_blocks
+from reports.test_sets_layout import CAPTIONS, COSTS, METRICS, printed_blocks
 
 
 def read_scores(
@@ -144,20 +144,14 @@ def metric_row(
     `tied`, the columns that are not shown to differ from it. With `scene` (N,), the scene of each image, intervals and
     tests take scenes as wholes.
     """
-    units = None if scene is None else np.asarray(scene)
-    means = {name: float(np.nanmean(v)) if (~np.isnan(v)).any() else math.nan for name, v in values.items()}
-    row: dict[str, Any] = {**means, "images": len(next(iter(values.values())))}
-    ranked = {name: mean for name, mean in means.items() if name not in BANDS and not math.isnan(mean)}
-    best = max(ranked, key=ranked.__getitem__, default="")
-    others = [name for name in ranked if name != best]
-    tested = holm([paired_test(values[best], values[name], scene=units) for name in others])
-    p_values = dict(zip(others, tested, strict=True))
-    row |= {"best": best, "tied": " ".join(name for name, p in p_values.items() if not p < ALPHA)}
+    found = compare_means(values, [name for name in values if name not in BANDS], scene)
+    row: dict[str, Any] = {**found.means, "images": len(next(iter(values.values())))}
+    row |= {"best": found.best, "tied": " ".join(found.tied)}
     for name, own in values.items():
-        row[f"{name}_low"], row[f"{name}_high"] = bootstrap_mean(own, scene=units)
-        row[f"{name}_p"] = p_values.get(name, math.nan)
+        row[f"{name}_low"], row[f"{name}_high"] = found.bounds[name]
+        row[f"{name}_p"] = found.p_values.get(name, math.nan)
         row[f"{name}_undefined"] = int(np.isnan(own).sum())
-        row |= _beside(name, means[name], paper_values.get(name))
+        row |= _beside(name, found.means[name], paper_values.get(name))
     return row
 
 

@@ -10,12 +10,12 @@ import pandas as pd
 
 from reports import paper
 from reports.collect import BANDS, fused_variants, read_table
+from reports.means import ALPHA
 from reports.render import Block, Layout, format_value, rank_marks
 
 METRICS = ("MI", "VIF", "Qabf", "SSIM")  # higher is better in all four
 COSTS = {"Params (K)": ("parameters", 1e-3), "MACs (G)": ("multiply_adds", 1e-9), "Runtime (s)": ("median_s", 1)}
 DIGITS = {"Params (K)": 0, "MACs (G)": 2, "Runtime (s)": 3}  # of the others: 2, as the paper prints
-ALPHA = 0.05
 CAPTIONS = {
     "table1": "Fusion metrics and cost, each data set treated as FNet's authors did",
     "table1_equal": "Fusion metrics and cost, all data sets treated alike and without loss",

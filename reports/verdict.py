@@ -219,7 +219,9 @@ def not_measured(
     if not present["significance"]:
         listed.append("Confidence intervals over test images, and tests of the differences between variants.")
     if not present["conditions"]:
-        listed.append("Average precision by condition (day, night, fog, ...): all test images are scored together.")
+        listed.append(
+            "Average precision by condition (day, night, fog, ...), with intervals: no condition or no test was given."
+        )
     if not present["helps"]:
         listed.append("Which objects fusing found and lost: no list of them was given.")
     if not present["costs"]:

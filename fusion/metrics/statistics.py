@@ -8,6 +8,7 @@ undefined (NaN) are left out.
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 from scipy import stats
@@ -55,12 +56,23 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
+@lru_cache(maxsize=1)  # a table asks for the same draws for every method and metric
 def draw_scenes(scenes: int, samples: int, seed: int) -> np.ndarray:
-    """Return how often each scene is drawn in each of `samples` draws of as many scenes, (samples, scenes)."""
-    if not scenes:
-        return np.zeros((samples, 0))
-    rng = np.random.default_rng([seed, 0])
-    return rng.multinomial(scenes, np.full(scenes, 1 / scenes), size=samples).astype(np.float64)
+    """Return how often each scene is drawn in each of `samples` draws of as many, (samples, scenes); read-only."""
+    drawn = np.zeros((samples, scenes))
+    if scenes:
+        drawn += np.random.default_rng([seed, 0]).multinomial(scenes, np.full(scenes, 1 / scenes), size=samples)
+    drawn.setflags(write=False)
+    return drawn
+
+
+@lru_cache(maxsize=1)
+def _draw_signs(units: int, samples: int, seed: int) -> np.ndarray:
+    """Return 0 or 1 for the sign of each unit in each of `samples` choices, (samples, units), as bytes; read-only."""
+    rng = np.random.default_rng(seed)
+    signs = np.concatenate([rng.integers(0, 2, (count, units)).astype(np.int8) for count in _batches(samples)])
+    signs.setflags(write=False)
+    return signs
 
 
 def effective_number(sizes: np.ndarray) -> float:
@@ -128,10 +140,10 @@ def paired_test(
     if differences.size < 2:
         return math.nan
     observed = abs(differences.sum()) * (1 - 1e-12)  # sums in another order round differently and are still ties
-    rng = np.random.default_rng(seed)
+    signs = _draw_signs(differences.size, samples, seed)
     as_large = sum(
-        np.count_nonzero(np.abs((2 * rng.integers(0, 2, (count, differences.size)) - 1) @ differences) >= observed)
-        for count in _batches(samples)
+        np.count_nonzero(np.abs((2.0 * signs[start : start + _BATCH] - 1) @ differences) >= observed)
+        for start in range(0, samples, _BATCH)
     )
     return float((as_large + 1) / (samples + 1))
 

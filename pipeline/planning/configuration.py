@@ -50,6 +50,17 @@ def check_tables(config: Mapping[str, Any]) -> None:
             raise InputError(f"config: {section} is empty; {sorted(tables)} want some")
 
 
+def check_testing(config: Mapping[str, Any]) -> None:
+    """Raise InputError where more detections of a class are to count than a test keeps in an image."""
+    testing = config["detection"]["testing"]
+    most, kept = testing["most_detections"], testing["max_detections"]
+    if most > 100 and kept is not None and kept < most:  # 100 is the protocol's, of which fewer may be kept
+        raise InputError(
+            f"config: detection.testing.most_detections is {most} and max_detections {kept}; wanted as many kept in an "
+            "image as may count, or max_detections left out"
+        )
+
+
 def check_trainings(config: Mapping[str, Any]) -> None:
     """Raise InputError where FNet, or one of its ablations, would be trained by this run for no iteration at all."""
     settings = config["fnet"]["training"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.planning.configuration import check_tables, check_trainings, chosen_test_sets
+from pipeline.planning.configuration import check_tables, check_testing, check_trainings, chosen_test_sets
 from pipeline.planning.doors import Doors, read_doors
 from pipeline.planning.machine import Machine, find_machine
 from pipeline.planning.methods import Entry, Methods, choose_methods
@@ -109,6 +109,7 @@ def make_plan(
     own = read_doors(config)
     methods = choose_methods(config, table, own.methods, own_entry, packaged_weights)
     check_tables(config)
+    check_testing(config)
     check_trainings(config)
     test_sets = chosen_test_sets(config)
     return Plan(

@@ -144,6 +144,10 @@ class Sources:
         suffix = settings.get(f"{itself}_suffix")
         return band_options(settings) + ([f"--fused-suffix={suffix}"] if suffix else [])
 
+    def test_set_scenes(self) -> dict[str, str]:
+        """Return the user's table of scenes of each test set that has one."""
+        return {name: settings["scenes"] for name, settings in self.test_sets.items() if settings["scenes"]}
+
     def checked_pairs(self) -> list[str]:
         """Return the options that name the pairs for the check of an own method's folder; none before the split."""
         lists = [f"{self.results}/{SPLIT}/{part}.txt" for part in ("train", "test")]

@@ -149,6 +149,16 @@ def test_a_second_evaluator_agrees(seed):
     assert 0.05 < np.nanmean(ours.average_precision()) < 0.95
 
 
+def test_more_detections_than_the_protocols_count_where_asked_for_and_the_recall_at_100_stays():
+    wrong = [found(1, 0, 60, 60, 9, 9, 0.9)] * 120
+    truth, predictions = truth_of([(1, 0, 10, 10, 20, 20)]), [*wrong, found(1, 0, 10, 10, 20, 20, 0.5)]
+    averages = [score(truth, predictions, most).table()["average"] for most in (100, 300)]
+    assert [average["AP"] for average in averages] == pytest.approx([0, 1 / 121])
+    assert [average["AR100"] for average in averages] == [0, 0]
+    night = score_conditions(truth, predictions, {"1": "night"}, 300)["night"]["average"]
+    assert night["AP"] == pytest.approx(1 / 121)
+
+
 def test_conditions_are_scored_as_data_sets_of_their_own():
     truth = truth_of([(1, 0, 10, 10, 20, 20), (2, 0, 10, 10, 20, 20)], images=3)
     tables = score_conditions(truth, [found(1, 0, 10, 10, 20, 20, 0.9)], {"1": "day", "2": "night", "x": "fog"})

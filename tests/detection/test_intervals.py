@@ -80,17 +80,3 @@ def test_no_detections_are_zero_with_certainty(rng):
         "Average"
     ]
     assert average["AP"] == average["low"] == average["high"] == 0
-
-
-def test_a_condition_is_scored_as_pycocotools_scores_its_images(rng):
-    truth, found = detections(rng, images=40)
-    night = np.arange(40) % 3 == 0
-    kept = {n + 1 for n in np.flatnonzero(night)}
-    part = truth | {
-        "images": [i for i in truth["images"] if i["id"] in kept],
-        "annotations": [a for a in truth["annotations"] if a["image_id"] in kept],
-    }
-    expected = score(part, [p for p in found if p["image_id"] in kept]).average_precision()
-    measured, drawn = bootstrap({"v": [accumulate_matches(truth, found)]}, np.arange(40), 50, within=night)
-    np.testing.assert_allclose(measured["v"][:-1], expected)
-    assert drawn["v"][:, -1].std() > 0

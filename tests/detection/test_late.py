@@ -49,6 +49,25 @@ def test_at_most_a_hundred_boxes_of_an_image_are_kept_the_strongest():
     assert [p["score"] for p in merged] == sorted((p["score"] for p in many), reverse=True)[:100]
 
 
+def test_as_many_boxes_of_an_image_are_kept_and_counted_as_by_the_bands_tests(tmp_path):
+    truth = truth_of((10, 10, 20, 20))
+    many = [found((60, 60 + n / 10, 9, 9), 0.9 - n / 1000) for n in range(130)]
+    for band in ("visible", "infrared"):
+        write_band(tmp_path / band, band, truth, [*many, found((10, 10, 20, 20), 0.5)], most_detections=300)
+    run(tmp_path, truth, "--pooling", "suppressed")
+    usual = read_json(tmp_path / "late" / "ap.json")
+    assert usual["provenance"]["most_detections"] == 300 and "at most 300 detections of each class" in usual["protocol"]
+    assert len(read_json(tmp_path / "late" / "predictions.json")) <= 100
+    for band in ("visible", "infrared"):
+        spread = [found((n % 20 * 5, n // 20 * 5, 3, 3), 0.9 - n / 1000) for n in range(130)]
+        write_band(tmp_path / band, band, truth, spread, most_detections=300, max_detections=300)
+    run(tmp_path, truth, "--pooling", "suppressed")
+    assert len(read_json(tmp_path / "late" / "predictions.json")) == 130
+    write_band(tmp_path / "infrared", "infrared", truth, [], most_detections=300)
+    with pytest.raises(InputError, match=r"has max_detections 300, .* 100; wanted one number"):
+        run(tmp_path, truth)
+
+
 def test_suppression_is_torchvisions(rng):
     boxes = np.concatenate([rng.uniform(0, 60, (80, 2)), rng.uniform(10, 40, (80, 2))], axis=1)
     scores = rng.random(80)
@@ -67,18 +86,18 @@ def test_objects_that_each_band_sees_alone_are_all_found(pooling):
     assert score(truth, pool(one, other, pooling)).average_precision()[0] == pytest.approx(1)
 
 
-def write_band(folder, band, truth, predictions, seed=0):
+def write_band(folder, band, truth, predictions, seed=0, **tested):
     write_json(folder / "predictions.json", predictions)
     provenance = {"weights": f"w {band}", "training": f"t {band}", "trained_on": band, "image_size": 64, "versions": {}}
-    provenance |= {"data": {"labels": sha256_json(truth)}, "predictions": sha256_json(predictions)}
+    provenance |= tested | {"data": {"labels": sha256_json(truth)}, "predictions": sha256_json(predictions)}
     facts = {"variant": band, "seed": seed, "detector": "YOLOv5u", "provenance": provenance}
     write_json(folder / "ap.json", facts)
 
 
-def run(tmp_path, truth):
+def run(tmp_path, truth, *options):
     write_json(tmp_path / "truth.json", truth)
     folders = [str(tmp_path / name) for name in ("truth.json", "visible", "infrared", "late")]
-    late.main(sum(zip(("--truth", "--visible", "--infrared", "--output"), folders, strict=True), ()))
+    late.main(sum(zip(("--truth", "--visible", "--infrared", "--output"), folders, strict=True), options))
 
 
 def test_stage_writes_what_testing_writes_and_where_it_came_from(tmp_path):

@@ -24,13 +24,12 @@ def test_ties_are_marked_and_explained_where_there_are_any(example, tied):
 
 
 def test_parts_are_means_over_the_seeds_and_nan_where_a_seed_has_none():
-    def run(variant: str, night: float | None, small: float) -> Run:
-        conditions = {"night": {"images": 7, "average": {"AP": night}}}
-        average = {"AP": 0.5, "AP_small": small}
-        return Run(Path("ap.json"), variant, 0, {"average": average, "conditions": conditions})
+    def run(variant: str, large: float | None, small: float) -> Run:
+        average = {"AP": 0.5, "AP_small": small, "AP_large": large}
+        return Run(Path("ap.json"), variant, 0, {"average": average})
 
     runs = [run("visible", 0.2, 0.1), run("visible", 0.4, 0.3), run("fnet", None, 0.2), run("fnet", 0.5, 0.4)]
-    table, images = parts_table(runs, ["visible", "fnet"])
-    assert images == {"night": 7}
+    table = parts_table(runs, ["visible", "fnet"])
+    assert list(table) == ["variant", "small", "large"]
     assert table["small"].tolist() == pytest.approx([0.2, 0.3])
-    assert table["night"].iloc[0] == pytest.approx(0.3) and np.isnan(table["night"].iloc[1])
+    assert table["large"].iloc[0] == pytest.approx(0.3) and np.isnan(table["large"].iloc[1])

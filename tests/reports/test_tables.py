@@ -5,9 +5,12 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from example_run import condition_of
 
+from fusion.metrics.statistics import bootstrap_mean, paired_test
 from pipeline.artefacts import read_csv, read_json, write_csv, write_json, write_text
 from pipeline.stage import InputError
 from reports import collect, paper, tables
@@ -120,6 +123,62 @@ def test_tie_is_called_a_tie_and_fused_rows_are_compared_with_both_bands(example
     text = (run.tables / "table2.md").read_text()
     assert "as these trained detectors; corrected by the largest of 6 differences" in text and "| tie |" in text
     assert "Intervals: bootstrap of 15 whole sequences, 1000 draws, 95 %, of these trained detectors." in text
+
+
+def test_the_table_by_condition_has_intervals_differences_and_what_it_rests_on(example):
+    run = example(variants=("visible", "infrared", "fnet"))
+    significance = run.write_significance()
+    run.change(run.folder / "significance.json", "conditions", value={
+        "day": condition_of(run.variants), "night": condition_of(run.variants, "3 scenes hold boxes") | {"images": 1},
+    })  # fmt: skip
+    run.change(run.split / "dataset.json", "conditions", value={"source": "the data set"})
+    tables.main([*run.tables_arguments(), *significance])
+    table, facts = read_csv(run.tables / "table2_conditions.csv")
+    assert table["condition"].tolist() == ["day"] * 3 + ["night"] * 3
+    assert table["variant"].tolist() == [*run.variants] * 2
+    fnet = table.iloc[2]
+    assert fnet[["AP", "AP_low", "AP_high"]].tolist() == pytest.approx([0.34, 0.2, 0.6])
+    assert fnet[["less_visible", "less_visible_low", "less_visible_high"]].tolist() == pytest.approx([0.04, -0.1, 0.2])
+    assert (
+        fnet["less_infrared"] == pytest.approx(0.02)
+        and table["less_visible"].isna().tolist() == [True, False, False] * 2
+    )
+    assert facts["conditions"] == "the data set" and facts["digest_test"]
+    text = (run.tables / "table2_conditions.md").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert lines[2] == "| day | visible | 0.300 | 0.200 to 0.600 |  |  | -0.020 | -0.100 to 0.200 |"
+    assert lines[4].startswith("|  | fnet | 0.340 |") and lines[5].startswith("| night | visible |")
+    assert "day: 4 images, 17 boxes in 3 scenes." in text
+    assert "night: 1 images, 17 boxes in 3 scenes; 3 scenes hold boxes." in text
+    assert "Conditions by the data set; 1 test images are in none." in text and "whole sequences, 1000 draws" in text
+    assert "\\addlinespace\nnight" in (run.tables / "table2_conditions.tex").read_text()
+
+
+def test_without_a_known_condition_the_table_is_empty_and_says_so(example):
+    run = example()
+    significance = run.write_significance()
+    run.change(run.folder / "significance.json", "conditions", value={})
+    tables.main([*run.tables_arguments(), *significance])
+    assert read_csv(run.tables / "table2_conditions.csv")[0].empty
+    assert "No condition is known of any test image." in (run.tables / "table2_conditions.tex").read_text()
+
+
+def test_significance_of_another_number_of_detections_is_refused(example):
+    run = example()
+    significance = run.write_significance()
+    for variant in run.variants:
+        run.change(run.ap(variant), "provenance", "most_detections", value=100)
+    run.change(run.folder / "significance.json", "provenance", "most_detections", value=300)
+    with pytest.raises(InputError, match="most_detections is 300, expected 100"):
+        tables.main([*run.tables_arguments(), *significance])
+
+
+def test_a_test_keeps_its_detections_of_all_classes_together_and_the_note_says_so(example):
+    run = example()
+    for variant in run.variants:
+        run.change(run.ap(variant), "provenance", "max_detections", value=100)
+    write(run)
+    assert "of all classes together, the best 100 are kept." in (run.tables / "table2.md").read_text()
 
 
 def test_why_nothing_was_tested_stands_below_the_table(example):
@@ -392,11 +451,57 @@ def test_fusion_table_holds_means_over_the_images(example):
     run = example()
     write(run)
     table, facts = read_csv(run.tables / "fusion.csv")
-    assert list(table.columns) == ["method", "MI", "VIF", "Qabf", "SSIM", "images"]
+    metrics = ["MI", "VIF", "Qabf", "SSIM"]
+    beside = [f"{name}_{kind}" for name in metrics for kind in ("low", "high", "p")]
+    assert list(table.columns) == ["method", *metrics, "images", *beside]
     images = read_csv(run.folder / "metrics/fnet.csv")[0]
     assert table.set_index("method").at["fnet", "VIF"] == pytest.approx(images["VIF"].mean(), abs=1e-12)
     assert facts["convention"] == "reference"
     assert facts["images"] == "6"
+
+
+def write_metrics(run, method, values):
+    write_csv(run.folder / f"metrics/{method}.csv", pd.DataFrame({"name": run.test, **values}), {"convention": "x"})
+
+
+def test_fusion_metrics_are_drawn_and_tested_by_the_whole_scenes_of_the_split(example, rng):
+    run = example()
+    run.change(run.split / "dataset.json", "split", "unit", value="place")
+    places = [number // 2 for number in range(len(run.test))]
+    rows = [f"{name},s{name},p{place}\n" for name, place in zip(run.test, places, strict=True)]
+    write_text(run.split / "scenes.csv", "".join(["name,sequence,place\n", *rows]))
+    values = {method: {name: rng.random(6) for name in ("MI", "MSE", "mine")} for method in run.methods}
+    for method in run.methods:
+        write_metrics(run, method, values[method])
+    before = tables.fusion_table(
+        pd.concat([pd.DataFrame({"method": m, "name": run.test, **values[m]}) for m in run.methods])
+    )
+    tables.main([*run.tables_arguments(), "--scenes", str(run.split / "scenes.csv")])
+    table, facts = read_csv(run.tables / "fusion.csv")
+    pd.testing.assert_frame_equal(table[before.columns], before)  # means as ever
+    assert facts["intervals"].startswith("bootstrap of 3 whole places (6 images), 10000 resamples, seed 0, 95 %")
+    rows = table.set_index("method")
+    for method in run.methods:
+        expected = bootstrap_mean(values[method]["MI"], scene=np.array(places))
+        assert tuple(rows.loc[method, ["MI_low", "MI_high"]]) == pytest.approx(expected)
+    p = paired_test(values["average"]["MI"], values["fnet"]["MI"], scene=np.array(places))
+    for metric, best in (("MI", table["MI"].idxmax()), ("MSE", table["MSE"].idxmin())):
+        assert math.isnan(table[f"{metric}_p"][best])
+        assert not math.isnan(table[f"{metric}_p"][1 - best])
+    assert table["MI_p"][1 - table["MI"].idxmax()] == pytest.approx(p)
+    assert table["mine_p"].isna().all()  # which is the better direction of it is unknown
+    text = (run.tables / "fusion.md").read_text()
+    assert "| Method | MI | MSE | mine |" in text and text.count("Intervals: bootstrap of 3 whole places") == 1
+    assert re.search(r"<u>\d\.\d\d\\\*</u>", text) and "not shown to differ from the best of its column" in text
+
+
+def test_a_metric_named_like_a_bound_is_refused(example):
+    run = example()
+    for method in run.methods:
+        write_metrics(run, method, {"MI": np.arange(6.0), "MI_low": np.arange(6.0)})
+    with pytest.raises(InputError, match="'MI_low' is a metric and a column beside one"):
+        tables.main(run.tables_arguments())
+    assert not run.tables.exists()
 
 
 def test_undefined_metric_values_are_left_out_and_counted():

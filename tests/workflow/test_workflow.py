@@ -212,12 +212,30 @@ def test_table1_scores_every_method_on_six_sets_in_two_treatments_and_needs_no_b
     }
 
 
+def test_statistics_get_scenes_conditions_and_the_number_of_detections(tmp_path):
+    text = dry_run(tmp_path, overlays=[{"detection": {"testing": {"most_detections": 300}}}])
+    (differences,) = re.findall(r"python -m detection.significance .*", text)
+    split = "results/data/split"
+    for wanted in (f"--scenes {split}/scenes.csv", f"--conditions {split}/conditions.json", "--most-detections 300"):
+        assert wanted in differences
+    tests = re.findall(r"python -m detection.test .*", text)
+    assert tests and all("--most-detections 300" in test and "--max-detections" not in test for test in tests)
+    fusion, table2 = sorted(re.findall(r"python -m reports.tables .*", text), key=lambda line: "--ap" in line)
+    assert f"--scenes {split}/scenes.csv" in fusion and "--significance results/tables/significance.json" in table2
+
+
 def test_table1_of_some_sets_plans_those_alone(tmp_path):
     lay_out_test_sets(tmp_path)
     lay_out(tmp_path, "checkpoints/FNet", ["FNet.pth"])
     some = {"test_sets": {"only": ["NIR"]}, "tables": ["table1"]}
-    stats = plan(dry_run(tmp_path, overlays=[ROOT / "config/table1.yaml", some]))
+    text = dry_run(tmp_path, overlays=[ROOT / "config/table1.yaml", some])
+    stats = plan(text)
     assert (stats["fuse_test_set"], stats["score_source"], stats["build_test_set_table"]) == (4, 2, 1)
+    assert "--scenes" not in re.search(r"python -m reports.test_sets .*", text)[0]
+    (tmp_path / "nir.csv").touch()
+    some["test_sets"]["sets"] = {"NIR": {"scenes": "nir.csv"}}
+    text = dry_run(tmp_path, overlays=[ROOT / "config/table1.yaml", some])
+    assert "--scenes NIR=nir.csv " in re.search(r"python -m reports.test_sets .*", text)[0]
 
 
 def test_table3_trains_each_ablation_with_its_own_override(tmp_path):

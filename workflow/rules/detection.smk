@@ -153,6 +153,7 @@ rule test_differences:
         truth="<results>/data/split/truth_test.json",
         scenes="<results>/data/split/scenes.csv",
         dataset="<results>/data/split/dataset.json",  # the unit of the split
+        conditions="<results>/data/split/conditions.json",
         predictions=plan.targets.of_rows("predictions.json"),
     output:
         "<results>/tables/significance.json",
@@ -164,9 +165,11 @@ rule test_differences:
         runtime=60,
     params:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
+        options=chosen(config["detection"]["testing"], "most_detections"),
         code=digest("detection.significance"),
     shell:
         "python -m detection.significance --truth {input.truth:q} --scenes {input.scenes:q}"
+        " --conditions {input.conditions:q} {params.options:q}"
         " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -182,13 +185,14 @@ rule score_by_truths:
         "<results>/logs/score_by_truths.log",
     threads: 2
     resources:
-        mem_mb=4000,
+        mem_mb=memory(4000),
         runtime=60,
     params:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
+        options=chosen(config["detection"]["testing"], "most_detections"),
         code=digest("detection.truths"),
     shell:
-        "python -m detection.truths --sets {input.sets:q} --scenes {input.scenes:q}"
+        "python -m detection.truths --sets {input.sets:q} --scenes {input.scenes:q} {params.options:q}"
         " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"
 
 

@@ -38,6 +38,12 @@ rule build_table2:
             "tables/table2_truth.md",
             "tables/table2_truth.tex",
         ),
+        conditions=report(
+            "<results>/tables/table2_conditions.csv",
+            caption="../report/table2_conditions.rst",
+            category="Tables",
+        ),
+        conditions_texts=multiext("<results>/tables/table2_conditions", ".md", ".tex"),
         detail="<results>/tables/table2_detail.csv",
     log:
         "<results>/logs/build_table2.log",
@@ -57,6 +63,7 @@ rule build_fusion_table:
     input:
         config="<results>/config.json",
         split="<results>/data/split/dataset.json",
+        scenes="<results>/data/split/scenes.csv",
         metrics=plan.targets.of_methods("metrics/{method}.csv"),
         manifests=plan.targets.of_methods("fused/{method}/manifest.csv"),
     output:
@@ -73,7 +80,7 @@ rule build_fusion_table:
         methods=plan.methods.names,
         code=digest("reports.tables"),
     shell:
-        'python -m reports.tables --split "$(dirname {input.split:q})" --metrics {input.metrics:q}'
+        'python -m reports.tables --split "$(dirname {input.split:q})" --metrics {input.metrics:q} --scenes {input.scenes:q}'
         " --fused-manifests {input.manifests:q} --variants {params.methods:q} --config-snapshot {input.config:q}"
         ' --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'
 

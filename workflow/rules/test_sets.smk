@@ -119,6 +119,7 @@ rule build_test_set_table:
         scores=lambda wildcards: plan.targets.scores(wildcards.table),
         manifests=lambda wildcards: plan.targets.manifests(wildcards.table),
         costs=lambda wildcards: plan.targets.costs(wildcards.table),
+        scenes=list(plan.sources.test_set_scenes().values()),
     output:
         csv=report(
             "<results>/tables/{table}.csv",
@@ -135,8 +136,16 @@ rule build_test_set_table:
         datasets=plan.targets.test_sets,
         columns=lambda wildcards: plan.targets.columns(wildcards.table),
         costs=lambda wildcards, input: options({"costs": list(input.costs)}),
+        scenes=options(
+            {
+                "scenes": [
+                    f"{name}={file}"
+                    for name, file in plan.sources.test_set_scenes().items()
+                ]
+            }
+        ),
         code=digest("reports.test_sets"),
     shell:
         "python -m reports.test_sets --table {wildcards.table} --datasets {params.datasets:q} --columns {params.columns:q}"
-        " --scores {input.scores:q} --manifests {input.manifests:q} {params.costs:q} --config-snapshot {input.config:q}"
+        " --scores {input.scores:q} --manifests {input.manifests:q} {params.costs:q} {params.scenes:q} --config-snapshot {input.config:q}"
         ' --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'

@@ -146,6 +146,22 @@ def test_the_rows_of_table_two_have_the_pooled_boxes_last(plan):
     assert "late" not in plan({"detection": {"late": False}}).targets.rows
 
 
+def test_more_detections_of_a_class_than_a_test_keeps_in_an_image_are_refused(plan):
+    with pytest.raises(InputError, match="most_detections is 300 and max_detections 100; wanted as many kept"):
+        plan({"detection": {"testing": {"most_detections": 300, "max_detections": 100}}})
+    for testing in ({"most_detections": 300}, {"max_detections": 50}, {"most_detections": 300, "max_detections": 300}):
+        plan({"detection": {"testing": testing}})
+
+
+def test_the_scenes_of_test_sets_are_named_by_the_configuration(plan, touch):
+    touch("data/checkpoints/FNet/FNet.pth")
+    assert plan("table1").sources.test_set_scenes() == {}
+    some = {
+        "test_sets": {"only": ["NIR", "TNO"], "sets": {name: {"scenes": f"{name}.csv"} for name in ("TNO", "MRI_CT")}}
+    }
+    assert plan("table1", some).sources.test_set_scenes() == {"TNO": "TNO.csv"}
+
+
 def test_options_are_words_in_a_fixed_order(configure):
     settings = {"size": [3, 4], "on": True, "off": False, "none": None, "empty": [], "a_b": 0, "workers": 2}
     assert options(settings) == ["--a-b", "0", "--on", "--size", "3", "4", "--workers", "2"]
