@@ -17,13 +17,17 @@ from pathlib import Path
 SCENES = 8
 
 
-def run(*options: object) -> tuple[float, float, float]:
-    """Run a module; return its seconds, the processor's seconds in it, and its most resident memory, MB."""
+def run(*options: object, log: Path = Path(os.devnull)) -> tuple[float, float, float]:
+    """Run a module, its messages into `log`.
+
+    Returns its seconds, the processor's seconds in it and its children, the most resident memory of one of them, MB.
+    """
     start = time.monotonic()
-    process = subprocess.Popen([sys.executable, "-m", *map(str, options)], stderr=subprocess.DEVNULL)
-    _, status, usage = os.wait4(process.pid, 0)
+    with log.open("ab") as messages:
+        process = subprocess.Popen([sys.executable, "-m", *map(str, options)], stdout=messages, stderr=messages)
+        _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{options[0]} failed with status {status}")
+        raise SystemExit(f"{options[0]} failed with status {status}; its messages are in {log}")
     return time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 

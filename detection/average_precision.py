@@ -11,7 +11,7 @@ import contextlib
 import copy
 import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ from pycocotools.cocoeval import COCOeval
 
 from detection.boxes import overlaps, shared_areas
 from detection.predictions import check_predictions
-from detection.truth import boxes_per_class, objects_of
-from pipeline.artefacts import read_json, sha256_json, versions, write_json
+from detection.truth import objects_of
+from pipeline.artefacts import read_json, sha256_json, versions, write_json, write_json_list
 from pipeline.stage import InputError
 
 MOST_DETECTIONS = 100  # of a class in an image, by the protocol
@@ -95,13 +95,63 @@ def score(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], mo
     Raises:
         InputError: as `detection.predictions.check_predictions`.
     """
-    evaluation = evaluate(truth, predictions, most=most)
+    return accumulate(evaluate(truth, predictions, most=most))
+
+
+class _Evaluation(COCOeval):
+    """pycocotools' evaluation, which tries to match only detections that overlap a box enough for the least threshold.
+
+    Others match nothing and keep no box from a later one. They are most of a detector's, and pycocotools would compare
+    each with every box at every threshold.
+    """
+
+    def evaluateImg(  # noqa: N802, the library's name
+        self, image: int, category: int, area: Sequence[float], most: int
+    ) -> dict[str, Any] | None:
+        """Return the matches of a class in an image, as pycocotools does."""
+        key = image, category
+        found, shared = self._dts[key], self.ious[key]
+        if not len(shared):
+            return super().evaluateImg(image, category, area, most)
+        order = np.argsort([-d["score"] for d in found], kind="mergesort")[:most]  # that of `shared`
+        near = shared.max(axis=1) >= self.params.iouThrs[0]
+        self._dts[key], self.ious[key] = [found[n] for n in order[near]], shared[near]
+        result = super().evaluateImg(image, category, area, most)
+        self._dts[key], self.ious[key] = found, shared
+        found = [found[n] for n in order]
+        matches = np.zeros((len(self.params.iouThrs), len(found)))
+        outside = np.array([not area[0] <= d["area"] <= area[1] for d in found])
+        ignored = np.tile(outside, (len(matches), 1))
+        matches[:, near], ignored[:, near] = result["dtMatches"], result["dtIgnore"]
+        return result | {
+            "dtIds": [d["id"] for d in found],
+            "dtMatches": matches,
+            "dtIgnore": ignored,
+            "dtScores": [d["score"] for d in found],
+        }
+
+
+def accumulate(evaluation: COCOeval, images: Collection[int] | None = None) -> Scores:
+    """Return the scores of an evaluation over all its images, or over those with the ids `images`.
+
+    What is matched in an image hangs on no other one, so that a part of the images is not matched again.
+    """
+    ids, annotations = evaluation.params.imgIds, objects_of(evaluation.cocoGt.dataset)
+    part = copy.copy(evaluation)
+    if images is not None:
+        kept = [number for number, image in enumerate(ids) if image in images]
+        groups = range(0, len(evaluation.evalImgs), len(ids))  # a class and an area each
+        part.evalImgs = [evaluation.evalImgs[start + number] for start in groups for number in kept]
+        part.params = part._paramsEval = copy.copy(evaluation.params)
+        part.params.imgIds = [ids[number] for number in kept]
+        annotations = [a for a in annotations if a["image_id"] in images]
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation.accumulate()
-    precision, recall = (evaluation.eval[key].astype(float) for key in ("precision", "recall"))
+        part.accumulate()
+    precision, recall = (part.eval[key].astype(float) for key in ("precision", "recall"))
+    categories = evaluation.cocoGt.dataset["categories"]
     return Scores(
-        classes=tuple(category["name"] for category in truth["categories"]),
-        boxes=np.array(list(boxes_per_class(truth).values()), dtype=int),
+        classes=tuple(category["name"] for category in categories),
+        boxes=np.array([sum(a["category_id"] == c["id"] for a in annotations) for c in categories], dtype=int),
         precision=np.where(precision < 0, np.nan, precision),
         recall=np.where(recall < 0, np.nan, recall),
     )
@@ -120,9 +170,9 @@ def evaluate(
     check_predictions(truth, predictions)
     # pycocotools prints as it works, and writes into what it is given.
     with contextlib.redirect_stdout(io.StringIO()):
-        expected = _coco(truth, copy.deepcopy(truth["annotations"]))
+        expected = _coco(truth, [dict(annotation) for annotation in truth["annotations"]])
         found = _coco(truth, [_detection(number, p) for number, p in enumerate(predictions, 1)])
-        evaluation = COCOeval(expected, found, "bbox")
+        evaluation = _Evaluation(expected, found, "bbox")
         assert evaluation.params.maxDets[-1] == MOST_DETECTIONS
         if most > MOST_DETECTIONS:
             evaluation.params.maxDets = [*evaluation.params.maxDets, most]
@@ -133,23 +183,14 @@ def evaluate(
     return evaluation
 
 
-def score_conditions(
-    truth: Mapping[str, Any],
-    predictions: Sequence[Mapping[str, Any]],
-    conditions: Mapping[str, str],
-    most: int = MOST_DETECTIONS,
-) -> dict[str, dict[str, Any]]:
+def score_conditions(evaluation: COCOeval, conditions: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Return `Scores.table()` with the number of `images` for each condition of `conditions` (by image name)."""
     tables = {}
     for condition in sorted(set(conditions.values())):
-        images = [image for image in truth["images"] if conditions.get(image["file_name"]) == condition]
-        if not images:
-            continue
-        ids = {image["id"] for image in images}
-        annotations = [a for a in truth["annotations"] if a["image_id"] in ids]
-        part = {**truth, "images": images, "annotations": annotations}
-        scores = score(part, [p for p in predictions if p["image_id"] in ids], most)
-        tables[condition] = {"images": len(images), **scores.table()}
+        images = evaluation.cocoGt.dataset["images"]
+        ids = {image["id"] for image in images if conditions.get(image["file_name"]) == condition}
+        if ids:
+            tables[condition] = {"images": len(ids), **accumulate(evaluation, ids).table()}
     return tables
 
 
@@ -182,7 +223,8 @@ def write_scores(
     Raises:
         InputError: as `score`.
     """
-    table = score(truth, predictions, most).table()
+    evaluation = evaluate(truth, predictions, most=most)
+    table = accumulate(evaluation).table()
     if table["classes_without_boxes"]:
         logging.warning("warning: no test box of %s: without AP", ", ".join(table["classes_without_boxes"]))
     content = {
@@ -190,7 +232,7 @@ def write_scores(
         "protocol": protocol_words(most),
         **table,
         "confusion": confusion(truth, predictions),
-        "conditions": score_conditions(truth, predictions, conditions, most),
+        "conditions": score_conditions(evaluation, conditions),
         "images": len(truth["images"]),
         "boxes": len(objects_of(truth)),
         "detections": len(predictions),
@@ -201,7 +243,7 @@ def write_scores(
             "versions": {**provenance["versions"], **versions("numpy", "pycocotools")},
         },
     }
-    write_json(folder / "predictions.json", predictions)
+    write_json_list(folder / "predictions.json", predictions)
     write_json(folder / "ap.json", content)
     for name, values in table["classes"].items():
         logging.info("%-12s AP %.3f  AP50 %.3f  boxes %d", name, values["AP"], values["AP50"], values["boxes"])

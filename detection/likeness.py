@@ -54,7 +54,9 @@ def look(pair: Pair) -> Look:
     check_pair_size(pair, visible, infrared)
     height, width = visible.shape[:2]
     greys = [image if image.ndim == 2 else cv2.cvtColor(image, cv2.COLOR_RGB2GRAY) for image in (visible, infrared)]
-    digest = sha256(visible.tobytes() + infrared.tobytes() + repr((visible.shape, infrared.shape)).encode())
+    digest = sha256(np.ascontiguousarray(visible))
+    digest.update(np.ascontiguousarray(infrared))
+    digest.update(repr((visible.shape, infrared.shape)).encode())
     return Look(
         width,
         height,

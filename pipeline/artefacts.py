@@ -93,6 +93,16 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(_without_nan(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+def write_json_list(path: Path, values: Iterable[Any]) -> None:
+    """Write a list as JSON, atomically, an item a line: Python writes indented JSON ten times more slowly.
+
+    Raises:
+        ValueError: a number is not finite.
+    """
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    write_text(path, "[\n" + ",\n".join(map(encode, values)) + "\n]\n")
+
+
 def read_json(path: Path) -> Any:
     """Read a JSON file; InputError names it where it is missing or broken."""
     try:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from detection.average_precision import MOST_DETECTIONS, score
+from detection.average_precision import MOST_DETECTIONS, accumulate, evaluate
 from detection.predictions import read_predictions
 from pipeline.artefacts import read_csv, read_json
 from reports import charts
@@ -91,7 +91,7 @@ def precision_curves(
     truth = read_json(split.file.with_name("truth_test.json"))
     curves: dict[str, dict[str, np.ndarray]] = {name: {} for name in split.classes}
     for variant, file in predictions.items():
-        scores = score(truth, read_predictions(file, truth), most)
+        scores = accumulate(evaluate(truth, read_predictions(file, truth), areas=("all",), most=most))
         for index, name in enumerate(scores.classes):
             if scores.boxes[index]:
                 curves[name][variant] = scores.precision[0, :, index, 0, -1]

@@ -1,7 +1,19 @@
+import copy
+
 import numpy as np
 import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
 
-from detection.average_precision import confusion, found_annotations, read_conditions, score, score_conditions
+from detection.average_precision import (
+    accumulate,
+    confusion,
+    evaluate,
+    found_annotations,
+    read_conditions,
+    score,
+    score_conditions,
+)
 from detection.truth import build_truth
 from pipeline.stage import InputError
 
@@ -155,17 +167,57 @@ def test_more_detections_than_the_protocols_count_where_asked_for_and_the_recall
     averages = [score(truth, predictions, most).table()["average"] for most in (100, 300)]
     assert [average["AP"] for average in averages] == pytest.approx([0, 1 / 121])
     assert [average["AR100"] for average in averages] == [0, 0]
-    night = score_conditions(truth, predictions, {"1": "night"}, 300)["night"]["average"]
+    night = score_conditions(evaluate(truth, predictions, most=300), {"1": "night"})["night"]["average"]
     assert night["AP"] == pytest.approx(1 / 121)
 
 
 def test_conditions_are_scored_as_data_sets_of_their_own():
     truth = truth_of([(1, 0, 10, 10, 20, 20), (2, 0, 10, 10, 20, 20)], images=3)
-    tables = score_conditions(truth, [found(1, 0, 10, 10, 20, 20, 0.9)], {"1": "day", "2": "night", "x": "fog"})
+    tables = score_conditions(
+        evaluate(truth, [found(1, 0, 10, 10, 20, 20, 0.9)]), {"1": "day", "2": "night", "x": "fog"}
+    )
     assert {name: (t["images"], t["average"]["AP"]) for name, t in tables.items()} == {
         "day": (1, pytest.approx(1)),
         "night": (1, 0.0),
     }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_matches_are_those_of_pycocotools(seed):
+    truth, predictions = random_case(np.random.default_rng(seed))
+    for number, annotation in enumerate(truth["annotations"]):
+        annotation["iscrowd"] = int(number % 7 == 0)
+    detections = [
+        {**p, "id": n, "area": p["bbox"][2] * p["bbox"][3], "iscrowd": 0} for n, p in enumerate(predictions, 1)
+    ]
+    indexes = [COCO(), COCO()]
+    for index, annotations in zip(indexes, (copy.deepcopy(truth["annotations"]), detections), strict=True):
+        index.dataset = truth | {"annotations": annotations}
+        index.createIndex()
+    plain = COCOeval(*indexes, "bbox")
+    plain.evaluate()
+    for ours, theirs in zip(evaluate(truth, predictions).evalImgs, plain.evalImgs, strict=True):
+        assert (ours is None) == (theirs is None)
+        for key in theirs or ():
+            np.testing.assert_array_equal(ours[key], theirs[key], key)
+
+
+def test_part_of_the_images_scores_as_if_it_were_all(rng):
+    truth, predictions = random_case(rng)
+    ids = {1, 4, 5, 11}
+    part = truth | {
+        "images": [image for image in truth["images"] if image["id"] in ids],
+        "annotations": [a for a in truth["annotations"] if a["image_id"] in ids],
+    }
+    expected = score(part, [p for p in predictions if p["image_id"] in ids])
+    evaluation = evaluate(truth, predictions)
+    whole = accumulate(evaluation)
+    found = accumulate(evaluation, ids)
+    np.testing.assert_array_equal(found.precision, expected.precision)
+    np.testing.assert_array_equal(found.recall, expected.recall)
+    np.testing.assert_array_equal(found.boxes, expected.boxes)
+    assert not np.array_equal(found.precision, whole.precision, equal_nan=True)
+    np.testing.assert_array_equal(accumulate(evaluation).precision, whole.precision)  # nothing is left behind
 
 
 def test_split_without_conditions_has_none_and_a_broken_file_is_refused(tmp_path):

@@ -6,7 +6,16 @@ import math
 import pandas as pd
 import pytest
 
-from pipeline.artefacts import read_csv, read_json, replacing, sha256_file, sha256_lines, write_csv, write_json
+from pipeline.artefacts import (
+    read_csv,
+    read_json,
+    replacing,
+    sha256_file,
+    sha256_lines,
+    write_csv,
+    write_json,
+    write_json_list,
+)
 from pipeline.stage import InputError
 
 
@@ -33,6 +42,16 @@ def test_a_table_comes_back_with_odd_names_undefined_numbers_and_facts(tmp_path)
 def test_undefined_is_null_in_json(tmp_path):
     write_json(tmp_path / "a.json", {"AP": math.nan, "list": [1.0, math.nan]})
     assert read_json(tmp_path / "a.json") == {"AP": None, "list": [1.0, None]}
+
+
+@pytest.mark.parametrize("values", [[], [{"bbox": [1, 2.5], "name": "ü"}, {}]])
+def test_a_list_is_written_an_item_a_line(tmp_path, values):
+    write_json_list(tmp_path / "a.json", values)
+    assert read_json(tmp_path / "a.json") == values
+    assert len((tmp_path / "a.json").read_text(encoding="utf-8").splitlines()) == 2 + max(len(values), 1)
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json_list(tmp_path / "b.json", [math.nan])
+    assert not (tmp_path / "b.json").exists()
 
 
 def test_broken_files_are_named(tmp_path):

@@ -4,7 +4,16 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.colour import COLOURS, join_chroma, look_at_bands, rgb_to_ycbcr, split_pair, ycbcr_to_rgb
+from pipeline.colour import (
+    COLOURS,
+    differs_in_channels,
+    has_colours,
+    join_chroma,
+    look_at_bands,
+    rgb_to_ycbcr,
+    split_pair,
+    ycbcr_to_rgb,
+)
 from pipeline.pairs import Pair, write_image
 from pipeline.stage import InputError
 
@@ -24,6 +33,18 @@ def test_full_luma_agrees_with_opencv(rng):
     rgb = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
     oracle = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)[..., [0, 2, 1]]
     assert np.abs(rgb_to_ycbcr(rgb, "ycbcr-full").astype(int) - oracle).max() <= 1
+
+
+@pytest.mark.parametrize("channel", [0, 1, 2])
+def test_one_channel_of_its_own_is_a_difference_and_from_eight_levels_on_a_colour(rng, channel):
+    image = np.repeat(rng.integers(20, 200, (32, 40, 1), dtype=np.uint8), 3, axis=2)
+    assert not differs_in_channels(image) and not has_colours(image)
+    image[5, 7, channel] += 1
+    assert differs_in_channels(image) and not has_colours(image)
+    image[::4, ::8, channel] += 8
+    assert not has_colours(image)
+    image[::4, ::8, channel] += 1
+    assert has_colours(image)
 
 
 @pytest.mark.parametrize("colour", ["ycbcr-studio", "ycbcr-full"])
