@@ -32,8 +32,8 @@ METHODS: dict[str, Entry] = {
         "Liu et al., International Journal of Computer Vision 132, 2024",
         frozen="perceptual_weights",
     ),
-    "laph": Entry("fusion.methods.laph", "Luo et al., IEEE TCSVT 33(12), 2023"),
-    "murf": Entry("fusion.methods.murf", "Xu, Yuan, Ma, IEEE TPAMI 45(10), 2023"),
+    "laph": Entry("fusion.methods.laph", "Luo et al., IEEE TCSVT 33(12), 2023", training_revision=2),
+    "murf": Entry("fusion.methods.murf", "Xu, Yuan, Ma, IEEE TPAMI 45(10), 2023", training_revision=2),
     "lrrnet": Entry("fusion.methods.lrrnet", "Li et al., IEEE TPAMI 45(9), 2023", frozen="perceptual_weights"),
     "cddfuse": Entry("fusion.methods.cddfuse", "Zhao et al., CVPR 2023"),
     "mda": Entry(

@@ -31,6 +31,7 @@ DILATIONS = (3, 2, 1)
 HEADS = 2
 SMALLEST = 9  # side that the pyramid's mirrored borders need
 GRADIENT, SSIM, CONTRAST = 10.0, 1.0, 0.5  # weights of the loss's terms
+EPSILON = 1e-6  # of the distance of gradients, which is smooth below it
 
 
 class Pyramid(nn.Module):
@@ -309,15 +310,14 @@ def training(frozen: Path | None) -> Training:
         # The sum of the sources, not their maximum: as in the authors' code.
         distance = (edges(fused) - edges(visible + infrared)).square()
         terms = {
-            "gradient": GRADIENT * (distance + 1e-6).sqrt().mean(),
+            "gradient": GRADIENT * (distance + EPSILON**2).sqrt().mean(),
             "ssim": SSIM * (1 - similarity),
             "contrast": CONTRAST * contrast(trained.pyramid, visible, infrared, fused),
         }
         return {"total": sum(terms.values()), **terms}
 
-    choices = ["Adam's second beta is 0.999 instead of 0.99"]
-    phase = Phase("fusion", list(trained.parameters()), loss, lr=1e-4, iterations=8100)
-    return Training(trained, [phase], crop=128, batch=32, choices=choices)
+    phase = Phase("fusion", list(trained.parameters()), loss, lr=1e-4, betas=(0.9, 0.99), iterations=8100)
+    return Training(trained, [phase], crop=128, batch=32)
 
 
 METHOD = Method(

@@ -204,9 +204,7 @@ def edges(maps: Tensor, padding: int) -> Tensor:
 def entropy(maps: Tensor) -> Tensor:
     """Return the entropy in bits of each map's values, rounded to 1..256: (N, C, H, W) to (N, C)."""
     levels = (255 * maps + 1).round().clamp(1, 256).long().flatten(2) - 1
-    counts = torch.zeros(*levels.shape[:2], 256, device=maps.device).scatter_add_(
-        2, levels, torch.ones_like(levels).float()
-    )
+    counts = maps.new_zeros(*levels.shape[:2], 256).scatter_add_(2, levels, torch.ones_like(maps).flatten(2))
     shares = counts / levels.shape[2]
     return -(shares * shares.clamp_min(1e-12).log2()).sum(-1)
 

@@ -27,6 +27,7 @@ class Phase:
     loss: visible and infrared, (N, 1, H, W) in 0..1 on the parameters' device, to scalar terms by name, `total` first.
     lr: the learning rate; `schedule` multiplies it, given the share of the phase's iterations that is done, 0..1.
     clip: the largest norm of the gradient, of each part apart.
+    betas: Adam's, of the gradient's first and second moments.
     parts: parameters of networks that are optimised apart, each with a factor of the rate; together `parameters`.
     iterations: how many the paper, or its code, takes; None where neither says.
     """
@@ -38,6 +39,7 @@ class Phase:
     schedule: Callable[[float], float] | None = None
     clip: float | None = None
     weight_decay: float = 0.0
+    betas: tuple[float, float] = (0.9, 0.999)
     iterations: int | None = None
     parts: Sequence[tuple[Sequence[nn.Parameter], float]] = ()
 

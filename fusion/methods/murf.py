@@ -240,9 +240,9 @@ def training(frozen: Path | None) -> Training:
 
     choices = [
         "the fusion weights alone: aligned pairs leave no offset to learn, and its branch gives 0",
-        "Adam's betas are 0.9 and 0.999 instead of 0.5 and 0.99, and weights are not clipped to -50..50",
+        "weights are not clipped to -50..50",
     ]
-    phase = Phase("fusion", trained.fusion_parameters(), loss, lr=1e-4)
+    phase = Phase("fusion", trained.fusion_parameters(), loss, lr=1e-4, betas=(0.5, 0.99))
     return Training(trained, [phase], crop=128, batch=8, choices=choices)
 
 

@@ -202,7 +202,8 @@ def _optimiser(phase: Phase, settings: Settings, device: str) -> tuple[torch.opt
         return SOAP(groups, lr=rate), lambda share: 1 - share
     groups = [{"params": list(part), "initial_lr": factor * rate} for part, factor in phase.groups()]
     # Fused: one kernel where there would be dozens.
-    adam = torch.optim.Adam(groups, rate, weight_decay=phase.weight_decay, fused=True if device != "cpu" else None)
+    fused = True if device != "cpu" else None
+    adam = torch.optim.Adam(groups, rate, phase.betas, weight_decay=phase.weight_decay, fused=fused)
     return adam, phase.schedule or (lambda share: 1.0)
 
 
