@@ -19,10 +19,10 @@ def test_the_threshold_is_odd_and_nearly_hard():
 
 
 def test_the_sharp_threshold_minimises_the_l0_problem():
-    # Hard thresholding at theta solves min (z - x)^2 / 2 + theta^2 / 2 [z != 0]; ours shrinks kept values by 0.1 theta.
-    theta = 0.5
-    for value in (-2.0, -0.8, -0.3, 0.2, 0.9, 3.0):
-        best = value if 0.5 * theta**2 < 0.5 * value**2 else 0.0
+    """Over a grid, but for 0.1 theta, by which it shrinks what is kept: min (z - x)^2 / 2 + theta^2 / 2 [z != 0]."""
+    theta, z = 0.5, np.arange(-4000, 4001) / 1000
+    for value in (-2.0, -0.8, -0.6, -0.3, 0.2, 0.4, 0.9, 3.0):
+        best = z[np.argmin((z - value) ** 2 / 2 + theta**2 / 2 * (z != 0))]
         ours = threshold(torch.tensor(value), torch.tensor(theta)).item()
         assert ours == pytest.approx(best - np.sign(best) * 0.1 * theta, abs=1e-3)
 
