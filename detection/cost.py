@@ -91,7 +91,7 @@ def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **readin
     logging.disable(logging.INFO)  # of an end that this training never sees
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_TimedError):
-            train(some, short, device, **reading, checkpoints=Path(folder), checkpoint_epochs=10**9, stopping=timed)
+            train(some, short, device, **reading, checkpoints=Path(folder), save_every=math.inf, stopping=timed)
     finally:
         logging.disable(logging.NOTSET)
     return wanted, mean

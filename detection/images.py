@@ -54,6 +54,18 @@ def resized_sides(width: int, height: int, size: int) -> tuple[int, int]:
     return min(math.ceil(width * ratio), size), min(math.ceil(height * ratio), size)
 
 
+def _fitted(data: Data, size: int) -> tuple[int, int]:
+    """Return the height and width in multiples of the stride that all images have once resized."""
+    shapes = {}
+    for image in data.truth["images"]:
+        width, height = resized_sides(image["width"], image["height"], size)
+        shapes.setdefault((-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE), image)
+    if len(shapes) > 1:
+        one, other = (f"{image['file_name']} is {image['width']}x{image['height']}" for image in [*shapes.values()][:2])
+        raise InputError(f"--canvas fitted: {one} and {other}; wanted images of one shape, or --canvas square")
+    return next(iter(shapes))
+
+
 class TrainingImages(YOLODataset):
     """The training images of one variant, augmented by the package's own transforms.
 
@@ -64,9 +76,22 @@ class TrainingImages(YOLODataset):
     Labels come from the ground truth and images from the variant's folders; nothing is written beside them.
     """
 
-    def __init__(self, data: Data, augmentation: Mapping[str, float], size: int, seed: int, mosaic_epochs: int) -> None:
-        """`augmentation` are the package's names and values; from epoch `mosaic_epochs` on, images are not mixed."""
+    def __init__(
+        self,
+        data: Data,
+        augmentation: Mapping[str, float],
+        size: int,
+        seed: int,
+        mosaic_epochs: int,
+        canvas: str = "square",
+    ) -> None:
+        """`augmentation` are the package's names and values; from epoch `mosaic_epochs` on, images are not mixed.
+
+        On a canvas that is "fitted", images have their own shape in multiples of the stride; InputError where they
+        have not all the same.
+        """
         self.source, self.seed, self.mosaic_epochs = data, seed, mosaic_epochs
+        self.canvas = _fitted(data, size) if canvas == "fitted" else None
         self.kept: dict[int, np.ndarray] = {}
         fixed = {"copy_paste": 0.0, "copy_paste_mode": "flip", "cutmix": 0.0, "bgr": 0.0, "augmentations": []}
         unused = {"mask_ratio": 1, "overlap_mask": True}
@@ -112,6 +137,12 @@ class TrainingImages(YOLODataset):
         """Return the package's transforms, mosaics drawn from all images rather than from those last read."""
         self.cache = "ram"  # what the package asks to decide it
         return super().build_transforms(hyp)
+
+    def update_labels_info(self, label: dict[str, Any]) -> dict[str, Any]:
+        """Tell the transforms the canvas, where it is no square."""
+        if self.canvas is not None:
+            label["rect_shape"] = self.canvas
+        return super().update_labels_info(label)
 
     def load_image(
         self, i: int, rect_mode: bool = True, resize_short: bool = False

@@ -34,12 +34,14 @@ from detection.detector import (  # first, as it keeps the package offline
 from ultralytics.utils.torch_utils import ModelEMA
 
 from detection.images import TrainingImages
+from detection.muon import muon
 from detection.recipe import AUGMENTATION, Recipe, epoch_batches, learning_rate, step_seed
 from detection.variant import Data
 from pipeline.stage import InputError, Progress, stopped, threads_available
 from pipeline.tensors import read_tensors
 
 KEPT_CHECKPOINTS = 2
+NORMS = tuple(kind for name, kind in vars(torch.nn).items() if "Norm" in name)  # RT-DETR has LayerNorm, too
 _PLAIN = ("done", "last_step", "history", "sums", "seconds", "waited")
 _SAVED = (*_PLAIN, "model", "average", "updates", "optimizer", "gradients")
 
@@ -103,7 +105,7 @@ def train(
     workers: int = 0,
     keep_images: bool = False,
     checkpoints: Path,
-    checkpoint_epochs: int = 1,
+    save_every: float = 60.0,
     resume: bool = False,
     stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[torch.nn.Module, list[dict[str, float]]]:
@@ -122,7 +124,7 @@ def train(
         workers: processes that read and augment images; 0 is this one. They do not change the outcome.
         keep_images: hold the resized images in memory.
         checkpoints: folder for progress.
-        checkpoint_epochs: progress is written after every so many epochs.
+        save_every: seconds after which progress is written again, at the end of a batch; it is written at the end, too.
         resume: go on from the progress there.
         stopping: asked after each batch; where it says so, progress is written and the process ends.
 
@@ -133,7 +135,7 @@ def train(
     state = _start(data, recipe, device, weights, trust)
     augmentation = {name: getattr(recipe, name) for name in AUGMENTATION}
     images = TrainingImages(
-        data, augmentation, recipe.image_size, recipe.seed, mosaic_epochs=recipe.epochs - recipe.close_mosaic
+        data, augmentation, recipe.image_size, recipe.seed, recipe.epochs - recipe.close_mosaic, recipe.canvas
     )
     steps = math.ceil(len(images) / recipe.batch)  # in an epoch
     saved = _read_checkpoint(checkpoints, device) if resume else None
@@ -151,7 +153,15 @@ def train(
     what, total = f"train {data.variant}, seed {recipe.seed}", recipe.epochs * len(images)
     progress = Progress(what, total, "images", done=first * len(images) + skipped * recipe.batch)
 
-    started = time.perf_counter()
+    started = written = time.perf_counter()
+
+    def keep() -> None:
+        nonlocal started, written
+        now = time.perf_counter()
+        state.seconds, started = state.seconds + now - started, now
+        _write_checkpoint(checkpoints / f"batch-{state.done:08}.pt", state.saved())
+        written = time.perf_counter()
+
     batches = iter(_loader(images, recipe, device, workers, list(epoch_batches(recipe, len(images), first))[skipped:]))
     for epoch in range(first, recipe.epochs):
         note = f"epoch {epoch + 1}/{recipe.epochs}"
@@ -164,11 +174,11 @@ def train(
             _step(state, batch, recipe, device, steps)
             progress.step(len(batch["im_file"]), note)
             stop = stopping()
-            if stop and number < steps:
-                state.seconds += time.perf_counter() - started
-                # The name sorts before the whole epoch's.
-                _write_checkpoint(checkpoints / f"epoch-{epoch:05}-step-{number:06}.pt", state.saved())
-                raise stopped(f"epoch {epoch + 1}, batch {number} of {steps}")
+            due = stop or time.perf_counter() - written >= save_every
+            if due and number < steps:
+                keep()
+                if stop:
+                    raise stopped(f"epoch {epoch + 1}, batch {number} of {steps}")
         losses = {name: float(value) / steps for name, value in state.sums.items()}  # waits for all that a GPU queued
         now = time.perf_counter()
         state.seconds, started = state.seconds + now - started, now
@@ -179,8 +189,8 @@ def train(
                 "epoch %d took %.1f s, %.0f %% of them waiting for images: %d epochs will take about %.2f hours",
                 epoch + 1, seconds, 100 * waited / seconds, recipe.epochs, seconds * recipe.epochs / 3600,
             )  # fmt: skip
-        if (epoch + 1) % checkpoint_epochs == 0 or epoch + 1 == recipe.epochs or stop:
-            _write_checkpoint(checkpoints / f"epoch-{epoch:05}.pt", state.saved())
+        if due or epoch + 1 == recipe.epochs:
+            keep()
         if stop and epoch + 1 < recipe.epochs:
             raise stopped(f"the end of epoch {epoch + 1}")
     return state.average.ema, state.history
@@ -198,12 +208,12 @@ def _start(data: Data, recipe: Recipe, device: str, weights: Path | None, trust:
 
 
 def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the optimiser; decay is for weights of convolutions, not for norms and biases."""
+    """Return the optimiser; decay is for weights that are neither biases nor of a norm."""
     groups: dict[str, list[torch.nn.Parameter]] = {"bias": [], "weight": [], "norm": []}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.requires_grad:
-                norm = isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+                norm = isinstance(module, NORMS)
                 groups["bias" if "bias" in name else "norm" if norm else "weight"].append(parameter)
     accumulated = max(round(recipe.nominal_batch / recipe.batch), 1)
     decay = recipe.weight_decay * recipe.batch * accumulated / recipe.nominal_batch
@@ -213,6 +223,8 @@ def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     ]
     if recipe.optimizer == "SGD":
         return torch.optim.SGD(settings, lr=recipe.lr0, momentum=recipe.momentum, nesterov=True, fused=True)
+    if recipe.optimizer == "Muon":
+        return muon(settings, recipe.lr0, recipe.momentum)
     return torch.optim.AdamW(settings, lr=recipe.lr0, betas=(recipe.momentum, 0.999), fused=True)
 
 
@@ -258,23 +270,30 @@ def _step(state: State, batch: Mapping[str, Any], recipe: Recipe, device: str, s
 def _set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> int:
     """Set the learning rates and momenta of batch `step`; return how many batches are accumulated.
 
-    An epoch in which warm-up ends keeps the rates that it ends with.
+    But in one cycle, an epoch in which warm-up ends keeps the rates that it ends with.
     """
-    epoch = step // steps
-    rate = learning_rate(recipe, epoch)
+    epoch, one_cycle = step // steps, recipe.schedule == "onecycle"
+    rate = learning_rate(recipe, step / steps if one_cycle else epoch)
     # Rounded as in the trainer that we follow, so that a share of an epoch means the same there and here.
     warm = round(min(recipe.warmup_epochs, recipe.epochs - 1) * steps)
     accumulated = min(max(round(recipe.nominal_batch / recipe.batch), 1), steps * recipe.epochs)
-    if not warm or epoch * steps > warm:
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        return accumulated
-    done = min(step / warm, 1.0)
+    warming = bool(warm) and (step < warm if one_cycle else epoch * steps <= warm)
+    done = min(step / warm, 1.0) if warming else 1.0
+    # What of the way to the warm-up's momentum is gone; None leaves it.
+    way: float | None = 1 - done if warming else None
+    if one_cycle:
+        left = (steps * recipe.epochs - step) / (steps * recipe.epochs - warm)
+        way = (1 - math.cos(math.pi * min(done, left))) / 2
     for group in optimizer.param_groups:
         start = recipe.warmup_bias_lr if group["name"] == "bias" else 0.0
         group["lr"] = start + (rate - start) * done
+        if way is None:
+            continue
+        momentum = recipe.momentum + (recipe.warmup_momentum - recipe.momentum) * way
         if "momentum" in group:
-            group["momentum"] = recipe.warmup_momentum + (recipe.momentum - recipe.warmup_momentum) * done
+            group["momentum"] = momentum
+        elif one_cycle:
+            group["betas"] = (momentum, group["betas"][1])
     return max(1, round(1 + (accumulated - 1) * done))
 
 
@@ -285,21 +304,21 @@ def _close_epoch(state: State, recipe: Recipe, epoch: int, losses: dict[str, flo
             f"the loss is no number in epoch {epoch + 1}: {losses}; wanted a lower --lr0 than {recipe.lr0}"
         )
     spent = {"seconds": state.seconds, "waited": state.waited, "images_per_s": images / state.seconds}
-    rate = learning_rate(recipe, epoch)
-    state.history.append({"epoch": epoch + 1, **losses, "loss": sum(losses.values()), "lr": rate, **spent})
+    rates = {group["name"]: group["lr"] for group in state.optimizer.param_groups}  # of the epoch's last step
+    state.history.append({"epoch": epoch + 1, **losses, "loss": sum(losses.values()), "lr": rates["weight"], **spent})
     state.sums, state.seconds, state.waited = {}, 0.0, 0.0
 
 
 def _write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
     """Write a state and keep the one before it, in case the newest is cut off."""
     save_tensors(path, saved)
-    for old in sorted(path.parent.glob("epoch-*.pt"))[:-KEPT_CHECKPOINTS]:
+    for old in sorted(path.parent.glob("batch-*.pt"))[:-KEPT_CHECKPOINTS]:
         old.unlink()
 
 
 def _read_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
     """Return the newest state in `folder` that can be read."""
-    for path in sorted(folder.glob("epoch-*.pt"), reverse=True):
+    for path in sorted(folder.glob("batch-*.pt"), reverse=True):
         try:
             saved = read_tensors(path, device)
             return {name: saved[name] for name in _SAVED}

@@ -16,6 +16,13 @@ def _option(default: Any, text: str, choices: Sequence[str] | None = None) -> An
     return field(default=default, metadata={"help": text, "choices": choices})
 
 
+# Of the recipe's numbers. All others are at least 0, with no upper limit.
+AT_LEAST = {"epochs": 1, "batch": 1, "nominal_batch": 1, "image_size": 64}
+POSITIVE = ("lr0", "gradient_clip", "ema_tau")
+FRACTIONS = ("lrf", "momentum", "warmup_momentum", "ema_decay", "hsv_h", "hsv_s", "hsv_v", "translate", "scale")
+AT_MOST = {**dict.fromkeys((*FRACTIONS, "flipud", "fliplr", "mosaic", "mixup"), 1), "perspective": 0.001}
+
+
 @dataclass(frozen=True)
 class Recipe:
     """Everything that decides the weights but the data: two runs of one recipe on the same data end alike."""
@@ -27,16 +34,27 @@ class Recipe:
     epochs: int = _option(100, "passes over the training images")
     batch: int = _option(16, "images in a step; never changed to fit memory")
     nominal_batch: int = _option(64, "images in an optimiser step: gradients of smaller batches are accumulated")
-    optimizer: str = _option("SGD", "SGD with Nesterov momentum, or AdamW", ("SGD", "AdamW"))
+    optimizer: str = _option(
+        "SGD",
+        "SGD with Nesterov momentum, AdamW, or Muon for convolutions and AdamW for the rest",
+        ("SGD", "AdamW", "Muon"),
+    )
     lr0: float = _option(0.01, "learning rate after warm-up")
     lrf: float = _option(0.01, "learning rate at the end, as a fraction of the first")
-    schedule: str = _option("linear", "how the learning rate falls, epoch by epoch", ("linear", "cosine"))
-    momentum: float = _option(0.937, "momentum of SGD, first beta of AdamW")
+    schedule: str = _option(
+        "linear",
+        "how the learning rate falls: linear or cosine, epoch by epoch; onecycle: as a cosine from the end of warm-up "
+        "on, step by step, while the momentum falls in warm-up and rises thereafter",
+        ("linear", "cosine", "onecycle"),
+    )
+    momentum: float = _option(0.937, "momentum of SGD and Muon, first beta of AdamW")
     weight_decay: float = _option(0.0005, "of convolutions' weights, for a nominal batch")
     warmup_epochs: float = _option(
         3.0, "epochs over which the learning rate rises from 0; the last epoch is never warm-up"
     )
-    warmup_momentum: float = _option(0.8, "SGD's momentum at the start of warm-up")
+    warmup_momentum: float = _option(
+        0.8, "SGD's momentum at the start of warm-up; with onecycle, of either optimizer at its end"
+    )
     warmup_bias_lr: float = _option(0.1, "learning rate of biases at the start of warm-up")
     gradient_clip: float = _option(10.0, "greatest norm of all gradients together")
     ema_decay: float = _option(0.9999, "decay of the moving average of the weights")
@@ -54,6 +72,11 @@ class Recipe:
     perspective: float = _option(0.0, "images are tilted by up to this factor, 0 to 0.001")
     flipud: float = _option(0.0, "probability of a flip upside down")
     fliplr: float = _option(0.5, "probability of a flip left to right")
+    canvas: str = _option(
+        "square",
+        "images are augmented on a square of the image size; fitted: on their own shape, as in tests",
+        ("square", "fitted"),
+    )
     mosaic: float = _option(1.0, "probability that four images are tiled into one")
     mixup: float = _option(0.0, "probability that two images are blended")
     close_mosaic: int = _option(10, "last epochs without mosaic and mixup")
@@ -65,16 +88,27 @@ class Recipe:
     seed: int = _option(0, "of the first weights, the order and the augmentation")
 
     def __post_init__(self) -> None:
-        """Refuse values that no training can have."""
-        at_least = {"epochs": 1, "batch": 1, "nominal_batch": 1, "image_size": 64, "seed": 0, "close_mosaic": 0}
-        for name, least in at_least.items():
-            if getattr(self, name) < least:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: wanted at least {least}")
+        """Refuse values that no training can have, as the configuration's schema does."""
+        for item in fields(self):
+            name, value = item.name, getattr(self, item.name)
+            if isinstance(value, str):
+                continue
+            least, most = AT_LEAST.get(name, 0), AT_MOST.get(name)
+            if not math.isfinite(value):
+                wanted = "a finite number"
+            elif most is not None and not least <= value <= most:
+                wanted = f"{least} to {most}"
+            elif value < least:
+                wanted = f"at least {least}"
+            elif name in POSITIVE and value == 0:
+                wanted = "above 0"
+            else:
+                continue
+            raise InputError(f"--{name.replace('_', '-')} {value}: wanted {wanted}")
         if self.image_size % 32:
             raise InputError(f"--image-size {self.image_size}: wanted a multiple of 32")
-        for name in ("mosaic", "mixup", "flipud", "fliplr", "translate", "lrf", "momentum", "ema_decay"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: wanted 0 to 1")
+        if self.canvas == "fitted" and self.mosaic:
+            raise InputError(f"--canvas fitted with --mosaic {self.mosaic}: wanted --mosaic 0, as mosaics are squares")
 
 
 AUGMENTATION = (
@@ -101,9 +135,10 @@ def epoch_batches(recipe: Recipe, images: int, first_epoch: int) -> Iterator[lis
             yield [(epoch, int(index)) for index in order[start : start + recipe.batch]]
 
 
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Return an epoch's learning rate after warm-up."""
-    done = epoch / recipe.epochs
+def learning_rate(recipe: Recipe, epoch: float) -> float:
+    """Return the learning rate after warm-up, when so many epochs are done."""
+    begun = min(recipe.warmup_epochs, recipe.epochs - 1) if recipe.schedule == "onecycle" else 0
+    done = max(epoch - begun, 0) / (recipe.epochs - begun)
     falls = 1 - done if recipe.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
     return recipe.lr0 * (falls * (1 - recipe.lrf) + recipe.lrf)
 

@@ -1,9 +1,9 @@
 """Train the detector on one variant's training images.
 
 Writes `weights.pt` (the moving average of the weights, plain float32 tensors), `results.csv` (losses, learning rate and
-speed of each epoch) and last `provenance.json`. Progress is kept after each epoch in `checkpoints/`, in a folder named
-by the digest of the recipe and the data; with --resume a killed run goes on from there and ends where it would have
-ended. SIGTERM, by which clusters announce the end, is answered by keeping progress within the epoch.
+speed of each epoch) and last `provenance.json`. Progress is kept every minute (--save-every) in `checkpoints/`, in a
+folder named by the digest of the recipe and the data; with --resume a killed run goes on from there and ends where it
+would have ended. SIGTERM, by which clusters announce the end, is answered by keeping progress at once.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from pipeline.devices import DEVICES, claimed_device, resolved_precision
 from pipeline.stage import InputError, run, stop_asked, threads_available
 
 # Raise it when a change of the code changes what a recipe leads to: checkpoints of before are then passed over.
-REVISION = 1
+REVISION = 2
 STARVED = 0.2  # share of a training's time from which on waiting for images is worth a warning
 
 
@@ -71,8 +71,8 @@ def workers_for(device: str, wanted: int | None) -> int:
 def main(argv: Sequence[str] | None = None) -> None:
     """Parse, train, write."""
     args = _parse(argv)
-    if args.checkpoint_epochs < 1:
-        raise InputError(f"--checkpoint-epochs {args.checkpoint_epochs}: wanted at least 1")
+    if not args.save_every >= 0:
+        raise InputError(f"--save-every {args.save_every}: wanted at least 0")
     data = read_data(args.data, "train")
     recipe = recipe_of(args)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: its matrix products repeat
@@ -116,7 +116,7 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
             workers=workers,
             keep_images=args.cache == "ram",
             checkpoints=checkpoints,
-            checkpoint_epochs=args.checkpoint_epochs,
+            save_every=args.save_every,
             resume=args.resume,
             stopping=stopping,
         )
@@ -172,7 +172,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--cache", choices=("ram", "none"), default="none", help="ram: keep resized images (default: none)"
     )
     parser.add_argument(
-        "--checkpoint-epochs", type=int, default=1, metavar="N", help="write progress every N epochs (default: 1)"
+        "--save-every",
+        type=float,
+        default=60.0,
+        metavar="SECONDS",
+        help="write progress so often, and at the end; a kill loses at most that (default: 60)",
     )
     add_recipe_options(parser)
 
@@ -189,7 +193,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         action="store_true",
         help="--weights may be a pickle, which can run any code as it loads: only for files whose origin you trust",
     )
-    parser.add_argument("--resume", action="store_true", help="go on after the last epoch of a killed run")
+    parser.add_argument("--resume", action="store_true", help="go on where a killed run last wrote progress")
     add_options(parser)
     return parser.parse_args(argv)
 

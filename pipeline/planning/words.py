@@ -7,7 +7,7 @@ from typing import Any
 
 BAND_KEYS = ("visible_suffix", "infrared_suffix", "infrared_range")
 # Settings of trainings that do not decide their results; numbers and plain words by the schema.
-INDIFFERENT = ("checkpoint_every", "checkpoint_epochs", "cache", "workers")
+INDIFFERENT = ("checkpoint_every", "save_every", "cache", "workers")
 
 
 def options(settings: Mapping[str, Any]) -> list[str]:

@@ -378,7 +378,7 @@ def interrupted_trainings(folder: Path, shortened: int = 1) -> str:
 def longer(shortened: int) -> dict:
     """Return settings of trainings long enough to be met by each interruption, on an idle machine if not shortened."""
     fnet = {"stage1_iterations": 400 // shortened, "stage2_iterations": 1600 // shortened, "checkpoint_every": 100000}
-    detector = {"epochs": max(100 // shortened, 25), "precision": "fp32"}
+    detector = {"epochs": max(100 // shortened, 25), "precision": "fp32", "save_every": 1}
     return {
         **SMALLEST,
         "fnet": {"training": {**SMALLEST["fnet"]["training"], **fnet}},

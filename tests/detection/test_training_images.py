@@ -1,6 +1,7 @@
 import hashlib
 import json
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -21,19 +22,21 @@ PLAIN = dict.fromkeys(AUGMENTATION, 0.0)
 VARIED = {name: getattr(Recipe(mixup=0.5), name) for name in AUGMENTATION}
 
 
-def images_of(data, augmentation=VARIED, size=64, seed=0, mosaic_epochs=2):
-    return TrainingImages(data, augmentation, size, seed, mosaic_epochs)
+def images_of(data, augmentation=VARIED, size=64, seed=0, mosaic_epochs=2, canvas="square"):
+    return TrainingImages(data, augmentation, size, seed, mosaic_epochs, canvas)
 
 
 def same(one, other):
     return all(torch.equal(one[key], other[key]) for key in ("img", "bboxes", "cls"))
 
 
-def test_boxes_stay_on_their_objects(tiny):
+@pytest.mark.parametrize(("canvas", "height"), [("square", 96), ("fitted", 64)])
+def test_boxes_stay_on_their_objects(tiny, canvas, height):
     data = read_data(tiny / "infrared" / "data.yaml", "train")
-    item = images_of(data, PLAIN, size=96)[0, 3]
+    item = images_of(data, PLAIN, size=96, canvas=canvas)[0, 3]
     grey = item["img"][0].numpy()
-    x, y, w, h = item["bboxes"][0].numpy() * 96
+    assert grey.shape == (height, 96)
+    x, y, w, h = item["bboxes"][0].numpy() * np.array([96, height, 96, height])
     inside = grey[round(y - h / 2) : round(y + h / 2), round(x - w / 2) : round(x + w / 2)]
     assert inside.shape == (24, 32)
     assert np.mean(inside > 200) > 0.95  # 220 in the objects, at most 60 around, 114 beside the image
@@ -45,6 +48,24 @@ def test_crowds_are_not_learnt(tiny):
     data.truth["annotations"][3]["iscrowd"] = 1
     labels = images_of(data, PLAIN).labels
     assert [len(label["cls"]) for label in labels] == [1, 1, 1, 0, *[1] * 6]
+
+
+def test_a_fitted_canvas_holds_mixed_images_too(tiny):
+    augmentation = VARIED | {"mosaic": 0.0, "mixup": 1.0}
+    shown = images_of(read_data(tiny / "visible" / "data.yaml", "train"), augmentation, size=96, canvas="fitted")
+    assert {tuple(shown[0, index]["img"].shape) for index in range(4)} == {(3, 64, 96)}
+
+
+def test_images_of_several_shapes_do_not_fit_one_canvas(tiny):
+    data = read_data(tiny / "visible" / "data.yaml", "train")
+    images = [dict(image) for image in data.truth["images"]]
+    images[1]["height"] = 200
+    data = replace(data, truth={**data.truth, "images": images})
+    images_of(data)
+    with pytest.raises(
+        InputError, match=r"--canvas fitted: 0\d is 96x64 and \d\d is 96x200; wanted images of one shape"
+    ):
+        images_of(data, canvas="fitted")
 
 
 def test_one_channel_becomes_three_equal_ones(tiny):

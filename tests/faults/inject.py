@@ -270,7 +270,7 @@ def memory(bench: Bench, work: Path, only: tuple[str, ...] = tuple(stages.MODULE
         options = [*bench.options("train_detector", folder), "--workers", "1"]
         process = stages.Process("detection.train", options, work / "memory-reader.log")
         deadline = time.monotonic() + 60
-        while not list(folder.rglob("epoch-*.pt")) and time.monotonic() < deadline:
+        while not list(folder.rglob("batch-*.pt")) and time.monotonic() < deadline:
             time.sleep(0.01)
         for child in psutil.Process(process.process.pid).children():
             child.kill()

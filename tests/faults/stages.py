@@ -138,7 +138,7 @@ class Bench:
             "evaluate": [*bands, "--fused", fused, "--workers", "2"],
             "train_detector": ["--data", str(self.base / variant / "data.yaml"), "--model", "yolov5n", *cpu]
             + ["--image-size", "64", "--epochs", "3", "--batch", "8", "--nominal-batch", "8", "--mosaic", "0"]
-            + ["--close-mosaic", "0", "--optimizer", "AdamW", "--resume"],
+            + ["--close-mosaic", "0", "--optimizer", "AdamW", "--save-every", "0", "--resume"],
             "test_detector": ["--data", str(self.base / variant / "data.yaml"), *cpu, "--batch", "4"]
             + ["--weights", str(self.base / variant / "seed0/weights.pt")]
             + ["--conditions", str(self.split / "conditions.json")],

@@ -32,7 +32,7 @@ def test_one_command_ends_with_the_tables_and_the_report(finished):
     assert list(fusion.columns[:5]) == ["method", "MI", "VIF", "Qabf", "SSIM"]
     assert np.isfinite(fusion[["MI", "VIF", "Qabf", "SSIM"]]).all(axis=None)
     config = json.loads((results / "config.json").read_text())
-    assert config["detection"]["training"]["epochs"] == 1 and config["detection"]["training"]["momentum"] == 0.937
+    assert config["detection"]["training"]["epochs"] == 1 and config["detection"]["training"]["weight_decay"] == 0.0005
     # The recipe and the order of training images are the same for all variants; only the pixels differ.
     recipes = [json.loads(path.read_text()) for path in results.glob("detection/*/seed0/provenance.json")]
     assert len(recipes) == 4 and len({json.dumps(recipe["recipe"]) for recipe in recipes}) == 1
