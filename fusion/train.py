@@ -158,7 +158,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--without", choices=TERMS, nargs="+", default=[], help="terms left out of FNet's stage II; default none"
     )
-    parser.add_argument("--start", type=Path, help="FNet's weights to start from; default random ones")
+    parser.add_argument(
+        "--start",
+        type=Path,
+        help="FNet's weights to start from; default random ones. IFNet starts from random ones always, which pull "
+        "trained weights away in stage I: a short training from such goes without, --stage1-iterations 0",
+    )
     parser.add_argument("--batch", type=int, help="pairs in an iteration; default the authors', 16 for fnet")
     parser.add_argument("--crop", type=int, help="side of the random crops, pixels; default the authors', 128 for fnet")
     parser.add_argument(

@@ -13,11 +13,12 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from pipeline.stage import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -113,7 +114,7 @@ def read_json(path: Path) -> Any:
         raise InputError(f"{path} is not valid JSON: {error}") from None
 
 
-def write_csv(path: Path, frame: pd.DataFrame, facts: Mapping[str, Any]) -> None:
+def write_csv(path: Path, frame: "pd.DataFrame", facts: Mapping[str, Any]) -> None:
     """Write `frame` as CSV, atomically, below one `# key: value` line for each of `facts`.
 
     Undefined numbers are written as `nan`. A line break in a fact would end its comment, so values are JSON where
@@ -126,12 +127,14 @@ def write_csv(path: Path, frame: pd.DataFrame, facts: Mapping[str, Any]) -> None
         frame.to_csv(file, index=False, na_rep="nan", lineterminator="\n")
 
 
-def read_csv(path: Path) -> tuple[pd.DataFrame, dict[str, str]]:
+def read_csv(path: Path) -> tuple["pd.DataFrame", dict[str, str]]:
     """Read a CSV of ours: the frame (column `name`, where present, as text) and its `#` facts as text.
 
     Raises:
         InputError: the file is missing, truncated, or no CSV.
     """
+    import pandas as pd  # late: most stages read no table, and it takes a third of a second
+
     try:
         text = Path(path).read_text(encoding="utf-8")
     except FileNotFoundError:

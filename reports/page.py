@@ -33,6 +33,7 @@ from reports.page_tables import (
 from reports.render import to_html
 from reports.runs import check_runs, read_runs, read_significance, scores_table
 from reports.scenes import Images, Pictures, choose_scenes, gallery, read_pictures, scaled, viewer_scenes
+from reports.tables_layout import smoke_note
 from reports.test_sets_layout import read_blocks
 from reports.verdict import changes, leaders, not_measured, verdict
 
@@ -67,6 +68,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     lead = leaders(table)
     answer, trust = verdict(table, facts["dataset"], significance)
+    trust = " ".join(filter(None, [smoke_note(facts), trust]))
     parts = parts_table(runs, variants)
     gains = changes(table, split.classes, lead, significance)
     tables = [detection_section(table, facts, split, runs, fused_facts, significance)]

@@ -20,6 +20,7 @@ TIED_MEANS = (
     f"not shown to differ from the best of its column: paired sign-flip test over whole scenes, two-sided, p at least "
     f"{ALPHA} after Holm's correction for the number of methods. Exploration."
 )
+SMOKE = 1000  # images, each as often as it was shown to a detector in training: with fewer none has learned
 MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
 
 
@@ -117,10 +118,22 @@ def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
     return known | directions(facts.get("own_metrics", ""))
 
 
+def smoke_note(facts: Mapping[str, Any]) -> str:
+    """Return the warning under a run whose detectors saw too few images to learn from; nothing under others."""
+    shown = float(facts.get("training.recipe.epochs", "nan")) * int(facts["train_images"])
+    if not shown < SMOKE:
+        return ""
+    return (
+        f"A run to try the workflow with: each detector was shown {shown:,.0f} images, far too few to learn from, and "
+        f"tested on {facts['test_images']}. These numbers mean nothing."
+    )
+
+
 def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of Table II."""
     seeds = facts["seeds"].split()
     notes = [
+        *filter(None, [smoke_note(facts)]),
         f"Detector: {facts['detector']}. {YOLOV5U if facts['detector'].startswith('YOLOv5u') else OTHER}",
         _recipe_note(facts),
         f"Protocol: {facts['protocol']}{_kept_words(facts)}.",

@@ -23,6 +23,8 @@ def half_gaussian(side: int, sigma: float) -> tuple[float, ...]:
 
 # VIF's windows at scales 1..4: side 17, 9, 5, 3, sigma a fifth of it.
 VIF_WINDOWS = tuple(half_gaussian(side, side / 5) for side in (17, 9, 5, 3))
+# The same, filled up with zeros to the lengths that `kernels` is compiled for, and each window's half side.
+VIF_FILLED = [(window + (0.0,) * (len(VIF_WINDOWS[1]) - len(window)), len(window) - 1) for window in VIF_WINDOWS]
 VIF_SMALLEST = 41  # the side of the smallest image in which every window fits once at its scale
 
 
@@ -135,10 +137,10 @@ def edge_map(image: np.ndarray) -> EdgeMap:
 def source_scales(image: np.ndarray) -> list[SourceScale]:
     """Return an image at VIF's four scales, with its local moments there."""
     scales = []
-    for window in VIF_WINDOWS:
+    for window, filled in zip(VIF_WINDOWS, VIF_FILLED, strict=True):
         if scales:
             image = kernels.smooth_and_halve(image, window)
-        scales.append(SourceScale(image, *kernels.vif_source(image, window)))
+        scales.append(SourceScale(image, *kernels.vif_source(image, *filled)))
     return scales
 
 

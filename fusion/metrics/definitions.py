@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 
 from fusion.metrics import kernels
-from fusion.metrics.comparison import VIF_WINDOWS, Comparison, Sources, check_fits, compare, prepare
+from fusion.metrics.comparison import VIF_FILLED, VIF_WINDOWS, Comparison, Sources, check_fits, compare, prepare
 from fusion.metrics.conventions import Convention
 from pipeline.stage import InputError
 
@@ -72,12 +72,13 @@ def vif(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention
 def _vif(comparison: Comparison) -> float:
     fused = comparison.fused
     kept, there = np.zeros(2), np.zeros(2)  # of the visible and the infrared image, over the scales
-    for scale, (window, (visible, infrared)) in enumerate(zip(VIF_WINDOWS, comparison.sources.scales, strict=True)):
+    scales = zip(VIF_WINDOWS, VIF_FILLED, comparison.sources.scales, strict=True)
+    for scale, (window, filled, (visible, infrared)) in enumerate(scales):
         if scale > 0:
             fused = kernels.smooth_and_halve(fused, window)
         of_visible = (visible.image, visible.mean, visible.variance)
         of_infrared = (infrared.image, infrared.mean, infrared.variance)
-        kept += kernels.vif_fused(fused, *of_visible, *of_infrared, window)
+        kept += kernels.vif_fused(fused, *of_visible, *of_infrared, *filled)
         there += (visible.information, infrared.information)
     shares = [float(some / whole) if whole > 0 else 1.0 for some, whole in zip(kept, there, strict=True)]
     return _over_sources(*shares, comparison.sources.convention)

@@ -14,7 +14,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.compiled import compiled, part
+from pipeline.compiled import announce, compiled, part
+
+announce(__name__, "the metrics' kernels", 10)
 
 # --- Grey levels ---------------------------------------------------------------------------------------------------
 
@@ -143,27 +145,30 @@ EPS = 1e-10
 _ROWS, _COLUMNS, _MARGIN = 64, 128, 16
 _STRIDE = _COLUMNS + _MARGIN
 _TILE = (_ROWS + _MARGIN) * _STRIDE
+# A tuple of weights is unrolled, so its length is a compilation of its own: windows of few weights are filled up with
+# zeros to as many as the second largest has, and `half` says how far the window itself reaches.
 
 
 @part
-def _fill_tile(image, top, left, rows, columns, tile):
-    """Write a part of an image into a tile, less its first pixel.
+def _fill_tile(image, top, left, rows, columns, margin, tile):
+    """Write a part of an image into a tile, `margin` pixels from its corner, less its first pixel.
 
     Variances and covariances stay what they are, and are exactly 0 where the part is constant.
     """
     origin = np.float64(image[top, left])
     for y in range(rows):
         line = image[top + y, left : left + columns]
-        out = tile[y * _STRIDE : (y + 1) * _STRIDE]
+        start = (y + margin) * _STRIDE + margin
+        out = tile[start : start + columns]
         for x in range(columns):
             out[x] = np.float64(line[x]) - origin
 
 
 @part
-def _multiply_tiles(first, second, rows, tile):
-    """Write the product of two tiles into a third."""
+def _multiply_tile(tile, other, rows):
+    """Multiply a tile by another."""
     for i in range(rows * _STRIDE):
-        tile[i] = first[i] * second[i]
+        tile[i] *= other[i]
 
 
 @part
@@ -207,27 +212,29 @@ def smooth_and_halve(image: np.ndarray, weights: tuple[float, ...]) -> np.ndarra
 
 
 @compiled
-def vif_source(image: np.ndarray, weights: tuple[float, ...]) -> tuple[np.ndarray, np.ndarray, float]:
+def vif_source(image: np.ndarray, weights: tuple[float, ...], half: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the local means and variances of a source at one scale, and its sum of log10(1 + variance / noise).
 
     Means are less the first pixel of their tile. Variances below EPS are 0.
     """
-    half = len(weights) - 1
+    full = len(weights) - 1
     height, width = image.shape[0] - 2 * half, image.shape[1] - 2 * half
     mean, variance = np.empty((height, width)), np.empty((height, width))
-    tile_1, tile_2 = np.zeros(_TILE), np.zeros(_TILE)
-    column, m, s, product = np.empty(_STRIDE), np.empty(_COLUMNS), np.empty(_COLUMNS), np.empty(_COLUMNS)
+    tiles = np.zeros((2, _TILE))  # of the image, and of its square
+    column, smooth, product = np.empty(_STRIDE), np.empty((2, _COLUMNS)), np.empty(_COLUMNS)
+    m, s = smooth[0], smooth[1]
     total = 0.0
     for top in range(0, height, _ROWS):
         rows = min(_ROWS, height - top)
         for left in range(0, width, _COLUMNS):
             columns = min(_COLUMNS, width - left)
-            _fill_tile(image, top, left, rows + 2 * half, columns + 2 * half, tile_1)
-            _multiply_tiles(tile_1, tile_1, rows + 2 * half, tile_2)
+            for i in range(2):
+                _fill_tile(image, top, left, rows + 2 * half, columns + 2 * half, full - half, tiles[i])
+            _multiply_tile(tiles[1], tiles[0], rows + 2 * full)
             product[:] = 1.0
             for y in range(rows):
-                _smooth_row(tile_1, y, weights, column, m)
-                _smooth_row(tile_2, y, weights, column, s)
+                for i in range(2):
+                    _smooth_row(tiles[i], y, weights, column, smooth[i])
                 mean_row = mean[top + y, left : left + columns]
                 variance_row = variance[top + y, left : left + columns]
                 for x in range(columns):
@@ -251,41 +258,38 @@ def vif_fused(
     infrared_mean: np.ndarray,
     infrared_variance: np.ndarray,
     weights: tuple[float, ...],
+    half: int,
 ) -> tuple[float, float]:
     """Return the sums over one scale of log10(1 + g^2 variance / (sv + noise)), for either source."""
-    half = len(weights) - 1
+    full = len(weights) - 1
     height, width = fused.shape[0] - 2 * half, fused.shape[1] - 2 * half
-    tile_1, tile_2, tile_3, tile_4 = np.zeros(_TILE), np.zeros(_TILE), np.zeros(_TILE), np.zeros(_TILE)
-    column, m, s = np.empty(_STRIDE), np.empty(_COLUMNS), np.empty(_COLUMNS)
-    cross_v, cross_i = np.empty(_COLUMNS), np.empty(_COLUMNS)
-    product_v, product_i = np.empty(_COLUMNS), np.empty(_COLUMNS)
-    total_v = total_i = 0.0
+    images = fused, fused, visible, infrared
+    means, variances = (visible_mean, infrared_mean), (visible_variance, infrared_variance)
+    tiles = np.zeros((4, _TILE))  # of the fused image, of its square, and of its products with the sources
+    column, smooth, products = np.empty(_STRIDE), np.empty((4, _COLUMNS)), np.empty((2, _COLUMNS))
+    m, s = smooth[0], smooth[1]
+    totals = np.zeros(2)
     for top in range(0, height, _ROWS):
         rows = min(_ROWS, height - top)
         for left in range(0, width, _COLUMNS):
             columns = min(_COLUMNS, width - left)
-            _fill_tile(fused, top, left, rows + 2 * half, columns + 2 * half, tile_1)
-            _fill_tile(visible, top, left, rows + 2 * half, columns + 2 * half, tile_3)
-            _fill_tile(infrared, top, left, rows + 2 * half, columns + 2 * half, tile_4)
-            _multiply_tiles(tile_1, tile_1, rows + 2 * half, tile_2)
-            _multiply_tiles(tile_1, tile_3, rows + 2 * half, tile_3)
-            _multiply_tiles(tile_1, tile_4, rows + 2 * half, tile_4)
-            product_v[:] = 1.0
-            product_i[:] = 1.0
+            for i in range(4):
+                _fill_tile(images[i], top, left, rows + 2 * half, columns + 2 * half, full - half, tiles[i])
+            for i in range(1, 4):
+                _multiply_tile(tiles[i], tiles[0], rows + 2 * full)
+            products[:] = 1.0
             for y in range(rows):
-                _smooth_row(tile_1, y, weights, column, m)
-                _smooth_row(tile_2, y, weights, column, s)
-                _smooth_row(tile_3, y, weights, column, cross_v)
-                _smooth_row(tile_4, y, weights, column, cross_i)
+                for i in range(4):
+                    _smooth_row(tiles[i], y, weights, column, smooth[i])
                 row = slice(left, left + columns)
                 for x in range(columns):
                     s[x] = max(s[x] - m[x] * m[x], 0.0)
-                _vif_row(m, s, cross_v, visible_mean[top + y, row], visible_variance[top + y, row], product_v)
-                _vif_row(m, s, cross_i, infrared_mean[top + y, row], infrared_variance[top + y, row], product_i)
-            for x in range(columns):
-                total_v += math.log10(product_v[x])
-                total_i += math.log10(product_i[x])
-    return total_v, total_i
+                for i in range(2):
+                    _vif_row(m, s, smooth[2 + i], means[i][top + y, row], variances[i][top + y, row], products[i])
+            for i in range(2):
+                for x in range(columns):
+                    totals[i] += math.log10(products[i, x])
+    return totals[0], totals[1]
 
 
 @part

@@ -1,5 +1,6 @@
 """Which methods run, and with which weights."""
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ class Methods:
     entries: what is known of every method by name, the user's own and the ablations among them.
     weights_given: the weights that the configuration names, or that are shipped, by method.
     training: the training options by method, of those other than FNet.
+    fnet_start: the weights file that FNet's training starts from, None for random weights.
     """
 
     names: list[str]
@@ -41,6 +43,7 @@ class Methods:
     entries: Mapping[str, Entry]
     weights_given: Mapping[str, str]
     training: Mapping[str, Mapping[str, Any]]
+    fnet_start: str | None = None
 
     def run_as(self, name: str) -> str:
         """Return the method that stands behind a name: FNet behind its ablations."""
@@ -63,6 +66,15 @@ class Methods:
         """Return the weights file of the frozen network that a method's losses need, as a list."""
         frozen = self.entries[method].frozen
         return [self.options(method)[frozen]] if frozen else []
+
+    def start_weights(self) -> list[str]:
+        """Return the weights file that FNet's training starts from, as a list; its ablations start from none."""
+        return [self.fnet_start] if self.fnet_start else []
+
+    def start_digest(self) -> str:
+        """Return a digest of that file's content, empty where there is none, or it is missing."""
+        file = Path(self.fnet_start or "")
+        return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else ""
 
     def on_device(self, method: str) -> bool:
         """Return whether a method computes on the GPU where there is one."""
@@ -113,6 +125,8 @@ def choose_methods(
     entries |= dict.fromkeys(ablations, entries["fnet"])
     given = {name: named[name] for name in {*chosen, "fnet"} if named.get(name)}
     given |= {name: _shipped(name, packaged_weights) for name, path in given.items() if path == "packaged"}
+    start = config["fnet"]["start"]
+    start = _shipped("fnet", packaged_weights) if start == "packaged" else start
     missing = _without_weights([name for name in chosen if entries[name].needs_weights and name != "fnet"], given)
     if missing and policy == "refuse":
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
@@ -123,8 +137,9 @@ def choose_methods(
     if policy == "train":
         for name, reason in missing.items():
             _check_trainable(name, entries[name], reason, training.get(name, {}))
-        return Methods(chosen, list(missing), {}, ablations, entries, given, training)
-    return Methods([name for name in chosen if name not in missing], [], missing, ablations, entries, given, training)
+        return Methods(chosen, list(missing), {}, ablations, entries, given, training, start)
+    left = [name for name in chosen if name not in missing]
+    return Methods(left, [], missing, ablations, entries, given, training, start)
 
 
 def _shipped(method: str, packaged_weights: Callable[[str], Path | None]) -> str:

@@ -47,7 +47,9 @@ class Plan:
         if methods.left_out:
             remarks.append(f"left out, without weights: {', '.join(methods.left_out)}")
         if "fnet" in methods.names:
-            remarks.append(f"FNet's weights: {methods.weights_given.get('fnet', 'trained by this run')}")
+            start = config["fnet"]["start"]
+            trained = "trained by this run" + (f" (start: {start})" if start else "")
+            remarks.append(f"FNet's weights: {methods.weights_given.get('fnet', trained)}")
         if methods.trained:
             remarks.append(f"also trained by this run: {', '.join(methods.trained)}")
         if tables := targets.test_set_tables():

@@ -14,6 +14,7 @@ from fusion.metrics.statistics import bootstrap_mean, paired_test
 from pipeline.artefacts import read_csv, read_json, write_csv, write_json, write_text
 from pipeline.stage import InputError
 from reports import collect, paper, tables
+from reports.tables_layout import smoke_note
 
 PAPER_ORDER = ["People", "Car", "Truck", "Bus", "Lamp", "Motorcycle"]
 
@@ -85,6 +86,18 @@ def test_facts_say_what_the_rows_share(example):
     assert facts["testing.versions.ultralytics"] == "8.4.190"
     assert facts["seeds"] == "0 1"
     assert "recipe.seed" not in " ".join(facts)
+
+
+def test_a_run_too_small_to_learn_from_says_that_its_numbers_mean_nothing(example):
+    run = example()
+    write(run)
+    facts = read_csv(run.tables / "table2.csv")[1]
+    note = smoke_note(facts)
+    assert "was shown 320 images" in note and "tested on 6" in note and note.endswith("These numbers mean nothing.")
+    assert note in (run.tables / "table2.md").read_text()
+    assert smoke_note(facts | {"training.recipe.epochs": "125"}) == ""
+    del facts["training.recipe.epochs"]  # recipes were not compared
+    assert smoke_note(facts) == ""
 
 
 def test_undefined_is_nan_in_csv_and_printed_as_such(example):

@@ -255,8 +255,20 @@ def test_table3_trains_each_ablation_with_its_own_override(tmp_path):
     }
     for name, command in by_name.items():
         assert {other for other, option in changed.items() if f"{option} " in command} == {name} - {"full"}
-        assert all(f"{wanted} " in command for wanted in ("--stage2-iterations 20000", "--batch 16", "--crop 128"))
+        paper = ("--stage2-iterations 20000", "--batch 16", "--crop 128", "--optimiser adam", "--lr 0.0001")
+        assert all(f"{wanted} " in command for wanted in paper)
     assert len(by_name) == 6
+
+
+def test_fnet_starts_from_the_weights_that_are_named_and_its_ablations_from_random_ones(tmp_path):
+    lay_out_test_sets(tmp_path)
+    lay_out(tmp_path, "MSRS", [f"{part}/{kind}/1.png" for part in ("train", "test") for kind in ("vi", "ir")])
+    lay_out(tmp_path, "start", ["mine.pth"])
+    overlay = {"tables": ["fusion", "table3"], "fnet": {"start": "data/start/mine.pth"}}
+    text = dry_run(tmp_path, overlays=[ROOT / "config/ablation.yaml", overlay])
+    commands = re.findall(r"python -m fusion.train .*", text)
+    (started,) = [command for command in commands if "--start " in command]
+    assert len(commands) == 7 and "train_fnet.log" in started and "--start data/start/mine.pth " in started
 
 
 def test_what_is_wrong_in_the_configuration_is_one_line_and_nothing_is_planned(tmp_path):

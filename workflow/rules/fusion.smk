@@ -4,6 +4,8 @@
 rule train_fnet:
     input:
         plan.sources.fnet_pairs(),
+        # By its content, in params: a clone made anew trains nothing again.
+        start=ancient(plan.methods.start_weights()),
     output:
         weights="<results>/fusion/fnet/weights.safetensors",
         raw="<results>/fusion/fnet/weights_raw.safetensors",
@@ -26,11 +28,13 @@ rule train_fnet:
         infrared=plan.sources.fnet_folders("infrared"),
         names=plan.sources.fnet_names() + plan.sources.fnet_bands(),
         options=deciding(config["fnet"]["training"]),
+        start=options({"start": plan.methods.start_weights()}),
+        start_digest=plan.methods.start_digest(),
         device=config["device"],
         revision=[revision("fusion.train"), plan.methods.training_revision("fnet")],
     shell:
         "python -m fusion.train --method {params.method} --visible {params.visible:q} --infrared {params.infrared:q}"
-        " {params.names:q} {params.options:q} {resources.indifferent} --device {params.device} --threads {threads} --resume"
+        " {params.names:q} {params.start:q} {params.options:q} {resources.indifferent} --device {params.device} --threads {threads} --resume"
         ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
 
 
@@ -59,6 +63,7 @@ use rule train_fnet as train_method with:
         visible=plan.sources.fnet_folders("visible"),
         infrared=plan.sources.fnet_folders("infrared"),
         names=plan.sources.fnet_names() + plan.sources.fnet_bands(),
+        start=[],
         options=lambda wildcards: deciding(plan.methods.options(wildcards.method)),
         device=config["device"],
         revision=lambda wildcards: [
@@ -67,8 +72,11 @@ use rule train_fnet as train_method with:
         ],
 
 
-# FNet without one of its parts, or with another value.
+# FNet without one of its parts, or with another value; from random weights, as one that starts from the whole
+# FNet's would not be without the part.
 use rule train_fnet as train_ablation with:
+    input:
+        plan.sources.fnet_pairs(),
     output:
         weights="<results>/ablations/{ablation}/weights.safetensors",
         losses="<results>/ablations/{ablation}/losses.csv",
@@ -82,6 +90,7 @@ use rule train_fnet as train_ablation with:
         visible=plan.sources.fnet_folders("visible"),
         infrared=plan.sources.fnet_folders("infrared"),
         names=plan.sources.fnet_names() + plan.sources.fnet_bands(),
+        start=[],
         options=lambda wildcards: deciding(
             {**config["fnet"]["training"], **config["ablations"][wildcards.ablation]}
         ),

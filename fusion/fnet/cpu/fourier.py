@@ -13,6 +13,8 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
+from pipeline.compiled import PART
+
 SIDE = 32  # of a tile, in pixels or frequencies
 PAIRS = 32  # complex numbers a pixel
 POINT = 2 * PAIRS  # floats a pixel
@@ -26,7 +28,9 @@ _HALF_ROOT = np.float32(np.sqrt(0.5))
 
 
 ANY_ORDER = {"nogil": True, "fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}  # of sums
-part = numba.njit(forceinline=True, **ANY_ORDER)  # of kernels, see `pipeline.compiled.part`
+part = numba.njit(**PART, **ANY_ORDER)  # of kernels, see `pipeline.compiled.part`
+# A part that is little more than calls: compiled where it is called, not by itself before, which takes as long again.
+glue = numba.njit(inline="always", **ANY_ORDER)
 
 
 @part
@@ -120,42 +124,23 @@ eights_to_row, eights_to_cut_row = _eights(POINT, False), _eights(POINT, True)
 eights_to_column, eights_to_cut_column = _eights(ROW, False), _eights(ROW, True)
 
 
-def _transforms(numbers: int) -> tuple[Callable, Callable]:
-    """Return the transforms of a tile's rows and of one of its columns, in place; `line` is memory for a line."""
-    fours_along, fours_down = _fours(POINT, False, numbers), _fours(ROW, False, numbers)
-    eights_along, eights_down = _eights(POINT, False, numbers), _eights(ROW, False, numbers)
-
-    @part
-    def rows(tile, line):
-        for y in range(SIDE):
-            fours_along(tile, y * ROW, line)
-            eights_along(line, tile, y * ROW)
-
-    @part
-    def column(tile, x, line):
-        fours_down(tile, x * POINT, line)
-        eights_down(line, tile, x * POINT)
-
-    return rows, column
+_HALF = PAIRS // 2
+_fours_along, _fours_down = _fours(POINT, False, _HALF), _fours(ROW, False, _HALF)
+_eights_along, _eights_down = _eights(POINT, False, _HALF), _eights(ROW, False, _HALF)
 
 
-_rows, _column = _transforms(PAIRS)
-_half_rows, _half_column = _transforms(PAIRS // 2)
-
-
-@part
+@glue
 def transform_rows(tile, line, numbers):
     """Transform the rows of a tile in place; of a pixel's complex numbers those after so many are 0."""
-    if numbers <= PAIRS // 2:
-        _half_rows(tile, line)
-    else:
-        _rows(tile, line)
+    for first in range(0, numbers, _HALF):
+        for y in range(SIDE):
+            _fours_along(tile, y * ROW + first, line)
+            _eights_along(line, tile, y * ROW + first)
 
 
-@part
+@glue
 def transform_column(tile, x, line, numbers):
     """Transform a column of a tile in place, likewise."""
-    if numbers <= PAIRS // 2:
-        _half_column(tile, x, line)
-    else:
-        _column(tile, x, line)
+    for first in range(0, numbers, _HALF):
+        _fours_down(tile, x * POINT + first, line)
+        _eights_down(line, tile, x * POINT + first)

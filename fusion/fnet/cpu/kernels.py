@@ -31,15 +31,17 @@ from fusion.fnet.cpu.fourier import (
     fours_of_padded_column,
     fours_of_padded_row,
     fours_of_row,
+    glue,
     part,
     transform_column,
     transform_rows,
 )
 from fusion.fnet.lzsc import ALPHA, GAMMA, HALF, KERNEL
-from pipeline.compiled import compiled
+from pipeline.compiled import announce, compiled
 from pipeline.compiled import part as part_in_order
 
 kernel = partial(compiled, options=ANY_ORDER)
+announce(__name__, "FNet's kernels", 20)
 
 KEPT = SIDE - 2 * HALF  # of a tile's side, what no transform's wrapping round reaches
 TOGETHER = 4
@@ -117,15 +119,32 @@ def _add(values, factor, others):
 
 
 @part
+def _copy(values, out):
+    # Assigning a slice would compile the message for sizes that differ, too, and that takes as long as a transform.
+    for x in range(out.size):
+        out[x] = values[x]
+
+
+@part
 def _drop_noise(values):
     for x in range(values.size):
         values[x] = _ZERO if abs(values[x]) <= _NOISE else values[x]
 
 
+@part_in_order
+def _sums(rows):
+    """Return the sum of each row."""
+    sums = np.zeros(rows.shape[0], np.float32)
+    for i in range(rows.shape[0]):
+        for x in range(rows.shape[1]):
+            sums[i] += rows[i, x]
+    return sums
+
+
 # --- Between maps and the spectra of codes -------------------------------------------------------------------------
 
 
-@part
+@glue
 def _spectra_of(maps, tiles, spectra, line):
     """Transform maps, (N, rows, columns, channels), where the tiles (picture, down, across) read them."""
     spectra[:] = _ZERO
@@ -163,27 +182,25 @@ def _spread_of(count: int) -> Callable:
     return spread
 
 
-def _spread_of_one_to(most: int) -> Callable:
-    """Return the function that does so for as many maps as there are when it is called, at most so many."""
-    spread_most = _spread_of(most)
-    if most == 1:
-        return part(lambda spectra, at, weights, column, count: spread_most(spectra, at, weights, column))
-    spread_fewer = _spread_of_one_to(most - 1)
-
-    @part
-    def spread(spectra, at, weights, column, count):
-        if count == most:
-            spread_most(spectra, at, weights, column)
-        else:
-            spread_fewer(spectra, at, weights, column, count)
-
-    return spread
-
-
-_spread = _spread_of_one_to(6)  # a step's maps, or what its code gives, of a block of two channels
+_spread_1, _spread_2, _spread_3, _spread_4, _spread_6 = map(_spread_of, (1, 2, 3, 4, 6))
 
 
 @part
+def _spread(spectra, at, weights, column, count):
+    """Do so for a step's maps, or what its code gives, of a block of one channel or of two: five are never."""
+    if count == 1:
+        _spread_1(spectra, at, weights, column)
+    elif count == 2:
+        _spread_2(spectra, at, weights, column)
+    elif count == 3:
+        _spread_3(spectra, at, weights, column)
+    elif count == 4:
+        _spread_4(spectra, at, weights, column)
+    else:
+        _spread_6(spectra, at, weights, column)
+
+
+@glue
 def _up(spectra, weights, count, tiles, line, column, rows):
     """Convolve `count` maps to 64 channels: tiles whose rows are still to be transformed, KEPT rows of each."""
     for x in range(SIDE):
@@ -217,7 +234,7 @@ def _down(columns, x, weights, tiles, spectra):
             _collect(point, factors, spectra[y * ROW + x * POINT + t * count :], count)
 
 
-@part
+@glue
 def _columns_of(rows, x, tiles, line, columns):
     """Transform a column of codes whose rows are transformed, of each tile."""
     for t in range(tiles):
@@ -225,7 +242,7 @@ def _columns_of(rows, x, tiles, line, columns):
         eights_to_row(line, columns, t * LINE)
 
 
-@part
+@glue
 def _maps_of(spectra, line, results, tiles):
     """Transform the spectra of maps back, but for their columns; results (N, down, across, 32, 32, maps) take them."""
     count = results.shape[5]
@@ -343,7 +360,7 @@ def _each_row(fill: Callable) -> Callable:
     return loop
 
 
-@part
+@glue
 def _convolved(row, n, y, span, line, neighbours):
     """End the transform of a row that `_up` began, add what neighbouring steps do, and return its values."""
     fours_of_row(row, 0, line)
@@ -359,7 +376,7 @@ def _make_code(row, n, y, span, line, neighbours, theta, kept, code):
     v = _convolved(row, n, y, span, line, neighbours)
     _drop_noise(v)
     if kept.size:
-        kept[n, y, span] = v
+        _copy(v, kept[n, y, span])
     _activate(v, theta, code[n, y, span])
 
 
@@ -372,7 +389,7 @@ def _make_gradient(row, n, y, span, line, neighbours, forward, of_v, sums):
 
 @part
 def _copy_code(row, n, y, span, line, code):
-    row[: span.stop - span.start] = code[n, y, span]
+    _copy(code[n, y, span], row[: span.stop - span.start])
 
 
 _make_codes, _make_gradients, _copy_codes = _each_row(_make_code), _each_row(_make_gradient), _each_row(_copy_code)
@@ -450,7 +467,7 @@ def step_backward(of_readers, neighbours, forward, of_v, weights, tiles, results
         for x in range(SIDE):
             _columns_of(rows, x, group.shape[0], line, columns)
             _correlate(columns, x, spectra, of_readers.shape[3], sums.down)
-    return scalars.sum(axis=1)
+    return _sums(scalars)
 
 
 # --- Weights ---------------------------------------------------------------------------------------------------------
@@ -485,7 +502,7 @@ def to_spectra(weights, spectra):
             eights_to_row(line, column, 0)
             for y in range(SIDE):
                 start = ((x * SIDE + y) * maps + m) * POINT
-                spectra[start : start + POINT] = column[y * POINT : (y + 1) * POINT]
+                _copy(column[y * POINT : (y + 1) * POINT], spectra[start : start + POINT])
 
 
 @kernel
@@ -508,7 +525,7 @@ def from_spectra(sums, weights):
             fours_of_column(tile, x * POINT, line)
             eights_to_row(line, column, 0)
             for y in range(KERNEL):
-                weights[m, y, x] = column[y * POINT : (y + 1) * POINT]
+                _copy(column[y * POINT : (y + 1) * POINT], weights[m, y, x])
 
 
 # --- Maps from tiles -----------------------------------------------------------------------------------------------

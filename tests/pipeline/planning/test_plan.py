@@ -53,6 +53,19 @@ def test_weights_are_the_users_ours_or_trained(plan, touch):
         plan(given, {"fusion": {"weights": {"itfuse": "packaged"}}})
 
 
+def test_fnets_training_starts_from_the_packaged_weights_a_file_or_random_ones(plan, tmp_path):
+    packaged = plan().methods
+    assert packaged.start_weights()[0].endswith("fusion/weights/fnet.safetensors") and packaged.start_digest()
+    (tmp_path / "mine.pth").write_bytes(b"1")
+    mine = plan({"fnet": {"start": "mine.pth"}}).methods
+    before = mine.start_digest()
+    (tmp_path / "mine.pth").write_bytes(b"2")
+    assert mine.start_weights() == ["mine.pth"] and mine.start_digest() != before
+    for experiment in ("paper", "msrs", "ablation", "table1"):
+        methods = plan(experiment).methods
+        assert methods.start_weights() == [] and methods.start_digest() == ""
+
+
 def test_an_ablation_is_fnet_with_weights_of_its_own(plan):
     methods = plan("ablation").methods
     assert methods.run_as("lcsc") == "fnet" and methods.run_as("average") == "average"
@@ -214,7 +227,7 @@ def test_the_plan_is_told_in_a_few_lines(plan, tmp_path, touch):
         "  fused: 0 of 4 there, the rest to make",
         "  detectors trained: 1 of 6 there, the rest to make",
         "  detectors tested: 0 of 6 there, the rest to make",
-        "  FNet's weights: trained by this run",
+        "  FNet's weights: trained by this run (start: packaged)",
         "  cost of training the detectors, all of them: about 1.2 hours, one after the other "
         "(results/detection/cost.json)",
     ]
@@ -222,7 +235,7 @@ def test_the_plan_is_told_in_a_few_lines(plan, tmp_path, touch):
         "Plan: fusion metrics of 4 methods on synthetic; no detector is trained",
         "  fnet, average, maximum, laplacian",
         "  fused: 0 of 4 there, the rest to make",
-        "  FNet's weights: trained by this run",
+        "  FNet's weights: trained by this run (start: packaged)",
     ]
     assert plan("table1", {"tables": ["table1"]}).text().startswith("Plan: table1; no detector is trained")
 
