@@ -594,8 +594,8 @@ def halved(epochs, every):
 
 
 def tenth_from_the_third_of(epochs):
-    """Return the factor in the middle of the second, the third and the last epoch."""
-    return {1.5 / epochs: 1.0, 2.5 / epochs: 0.1, (epochs - 0.5) / epochs: 0.1}
+    """Return the factor at the second epoch's end, the third's beginning and the last one's end."""
+    return {0.0: 1.0, 1.99 / epochs: 1.0, 2.01 / epochs: 0.1, 0.999: 0.1}
 
 
 PATCHES = 1083 * 6  # of MSRS's pairs, as CDDFuse's and EMMA's authors cut them
