@@ -271,9 +271,9 @@ def _split_by_scenes(
     prepared = prepare(dataset, args.root, pairs, everything, looks, args.truth)
     truth = prepared.sets[prepared.truth][0]
     names = {image["id"]: image["file_name"] for image in truth["images"]}
-    boxes: dict[int, set[str]] = {category["id"]: set() for category in truth["categories"]}
+    boxes: dict[int, Counter[str]] = {category["id"]: Counter() for category in truth["categories"]}
     for box in objects_of(truth):
-        boxes[box["category_id"]].add(names[box["image_id"]])
+        boxes[box["category_id"]][names[box["image_id"]]] += 1
     by_class = {category["name"]: boxes[category["id"]] for category in truth["categories"]}
     return looks, scenes, scene_split(scenes, by_class, args.test, args.seed)
 

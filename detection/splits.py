@@ -5,7 +5,7 @@ Splits of M3FD's names are kept in `detection/lists`, drawn here or published by
 """
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,8 +21,8 @@ LISTS = Path(__file__).with_name("lists")
 # SHA-256 of the kept lists, training and test: an edited list is another split and needs another name.
 KEPT = {
     "m3fd-scenes": (
-        "68ef20729fe48600c3cec7fc651ea78e03c65d4688c51563be04b7d3ccf2fbed",
-        "f3a5c665d63b212c8f32ddededb2c6ad9b5ddeea0f47c0dce53322bbd916bfe0",
+        "28c41626edeac4152206e18d371a30a2c6404c36542d8ce2dca39c818a063070",
+        "33c917dca7dd84e348a728f80cd80020a0b09ed8c8ebec48582a496f3d33ae8f",
     ),
     "random-3800-400": (
         "38fd3c09e17787b37930596a4348fa460e0ceea93da3168da8591c34cac1d263",
@@ -49,8 +49,8 @@ SPLITS = {
     "scene-blocked": ("test",),
     "list": ("train_list", "test_list"),
 }
-# A split by scenes has as many scenes as this on both sides, and the test's are worth as many of equal size, where the
-# data allow: what the statistics of the verdict ask for (`detection.differences`).
+# A split by scenes has as many scenes as this on both sides, and the test's are worth as many of equal size, by images
+# and by boxes, where the data allow: what the statistics of the verdict ask for (`detection.differences`).
 ENOUGH = 12
 ENOUGH_EFFECTIVE = 8.0
 # No more of the test images than this may have a training image whose number is one higher or lower.
@@ -141,7 +141,7 @@ def kept_split(kind: str, names: Sequence[str]) -> Split:
     return split
 
 
-def scene_split(scenes: Mapping[str, Scene], boxes: Mapping[str, Collection[str]], test: int, seed: int) -> Split:
+def scene_split(scenes: Mapping[str, Scene], boxes: Mapping[str, Mapping[str, int]], test: int, seed: int) -> Split:
     """Split by scenes: whole places or sequences are drawn for the test until it has about `test` images.
 
     They are drawn in a seeded order, and each that still fits into `test` is taken; the rest trains. So the test may
@@ -151,7 +151,7 @@ def scene_split(scenes: Mapping[str, Scene], boxes: Mapping[str, Collection[str]
 
     Args:
         scenes: by name, of all images.
-        boxes: the names of the images with boxes of each class.
+        boxes: for each class, the number of its boxes in each image that has some.
         test: the wanted number of test images.
         seed: of the draws.
 
@@ -173,7 +173,7 @@ def scene_split(scenes: Mapping[str, Scene], boxes: Mapping[str, Collection[str]
 
 
 def _draw(
-    scenes: Mapping[str, Scene], unit: str, boxes: Mapping[str, Collection[str]], test: int, seed: int, least: int
+    scenes: Mapping[str, Scene], unit: str, boxes: Mapping[str, Mapping[str, int]], test: int, seed: int, least: int
 ) -> set[str] | None:
     """Return the names of a test set of whole scenes, at least `least` of them on both sides; None where none fits."""
     names = sorted(scenes)
@@ -185,6 +185,9 @@ def _draw(
     holding = [
         np.bincount(scene_of[[index[name] for name in found]], minlength=len(labels)) for found in boxes.values()
     ]
+    objects = np.zeros(len(labels))
+    for found in boxes.values():
+        np.add.at(objects, scene_of[[index[name] for name in found]], list(found.values()))
     holding = [counts for counts in holding if np.count_nonzero(counts) > 1]  # one scene cannot be on both sides
     keys = {numbering(name)[:2]: name for name in names if numbering(name)[1] >= 0}
     pairs = [(name, keys.get((rest, number + 1))) for (rest, number), name in keys.items()]
@@ -197,7 +200,7 @@ def _draw(
                 taken[scene], room = True, room - sizes[scene]
         if not least <= taken.sum() <= len(labels) - least:
             continue
-        if least == ENOUGH and sizes[taken].sum() ** 2 < ENOUGH_EFFECTIVE * (sizes[taken] ** 2).sum():
+        if least == ENOUGH and not (_enough(sizes[taken]) and (not boxes or _enough(objects[taken]))):
             continue
         if not all(counts[taken].any() and counts[~taken].any() for counts in holding):
             continue
@@ -207,6 +210,11 @@ def _draw(
         if len(exposed) <= MOST_NEIGHBOURS * tested.sum():
             return {names[at] for at in np.flatnonzero(tested)}
     return None
+
+
+def _enough(sizes: np.ndarray) -> bool:
+    """Return whether scenes of these sizes are as many, and worth as many of equal size, as statistics ask for."""
+    return np.count_nonzero(sizes) >= ENOUGH and sizes.sum() ** 2 >= ENOUGH_EFFECTIVE * (sizes**2).sum()
 
 
 def list_split(train: Path, test: Path, suffixes: Sequence[str] = ()) -> Split:

@@ -1,6 +1,8 @@
 import json
+from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from detection.datasets.layout import Scene
@@ -75,19 +77,19 @@ def test_the_kept_list_is_refused_for_other_names(names):
 @pytest.mark.parametrize("kind", KEPT)
 def test_a_kept_list_is_taken_whole_for_m3fds_names(kind):
     split = kept_split(kind, M3FD_NAMES)
-    sizes = {"m3fd-scenes": (3004, 1196), "zx": (2905, 1295), "e2e-mfd": (2940, 1260), "rgbxfusion": (2727, 840)}
+    sizes = {"m3fd-scenes": (3000, 1200), "zx": (2905, 1295), "e2e-mfd": (2940, 1260), "rgbxfusion": (2727, 840)}
     assert (len(split.train), len(split.test)) == sizes.get(kind, (3800, 400))
 
 
 def test_the_kept_scenes_are_a_draw_of_whole_places_with_every_class(shared):
     truth = json.loads((shared / "data/m3fd_labels/boxes.json").read_text())
     names = {image["id"]: image["file_name"][:5] for image in truth["images"]}
-    boxes = {category["id"]: set() for category in truth["categories"]}
+    boxes = {category["id"]: Counter() for category in truth["categories"]}
     for box in truth["annotations"]:
-        boxes[box["category_id"]].add(names[box["image_id"]])
+        boxes[box["category_id"]][names[box["image_id"]]] += 1
     scenes, kept = all_scenes(), kept_split("m3fd-scenes", M3FD_NAMES)
-    assert replace(scene_split(scenes, boxes, 1200, seed=222), by=None, seed=None, kind=kept.kind) == kept
-    assert all(found & set(kept.test) and found & set(kept.train) for found in boxes.values())
+    assert replace(scene_split(scenes, boxes, 1200, seed=364), by=None, seed=None, kind=kept.kind) == kept
+    assert all(found.keys() & kept.test and found.keys() & kept.train for found in boxes.values())
     assert len({scenes[name].sequence for name in kept.test}) >= 25
     assert not {scenes[name].place for name in kept.test} & {scenes[name].place for name in kept.train}
 
@@ -126,10 +128,21 @@ def test_places_are_split_where_neither_is_enough():
 
 def test_a_rare_class_is_on_both_sides_of_a_split_by_scenes():
     scenes = made([5] * 60)
-    rare = {"00300", "04500"}
+    rare, common = {"00300": 1, "04500": 1}, dict.fromkeys(scenes, 2)
     for seed in range(10):
-        split = scene_split(scenes, {"rare": rare, "absent": set(), "once": {"00100"}}, 75, seed)
-        assert len(rare & set(split.test)) == 1
+        split = scene_split(scenes, {"rare": rare, "common": common, "absent": {}, "once": {"00100": 1}}, 75, seed)
+        assert len(rare.keys() & split.test) == 1
+
+
+def test_the_boxes_of_a_test_set_by_scenes_are_not_all_in_a_few_of_its_scenes():
+    scenes = made([5] * 60)
+    crowded = {name: 30 if scene.place in ("p3", "p4", "p5", "p6", "p7") else 1 for name, scene in scenes.items()}
+    for seed in range(10):
+        drawn = Counter()
+        for name in scene_split(scenes, {"person": crowded}, 75, seed).test:
+            drawn[scenes[name].place] += crowded[name]
+        sizes = np.array(list(drawn.values()))
+        assert sizes.sum() ** 2 >= 8 * (sizes**2).sum()
 
 
 def test_few_neighbours_are_left_across_a_split_by_scenes():
