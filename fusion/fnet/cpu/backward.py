@@ -27,6 +27,8 @@ from fusion.fnet.cpu.forward import (
     results_shape,
     tiles_of,
     up_spectra,
+    whole,
+    within,
 )
 from fusion.fnet.cpu.fourier import LINE, POINT, SIDE
 from fusion.fnet.cpu.kernels import TOGETHER
@@ -83,7 +85,6 @@ def backward(
     interior(of_readers[STEPS], shape)[:] = gradient.permute(0, 2, 3, 1)
     of_v = [memory.take(*code_shape(shape)) for _ in range(2)]
     image_step = np.empty((*shape, channels - first), np.float32)
-    nothing = image_step[..., :0]
     tiles = tiles_of(shape)
     groups = -(-len(tiles) // TOGETHER)
     shares = [slice(TOGETHER * start, TOGETHER * end) for start, end in spans(groups, -(-groups // SHARES))]
@@ -121,9 +122,12 @@ def backward(
         of_up.append(by_up)
         of_down.append(mirrored(by_down))
         if results.size:
-            to_images = interior(of_readers[k - 1], shape)[..., :channels] if k > 0 else nothing
-            to_images_before = interior(of_readers[k - 2], shape)[..., channels:] if k > 1 else nothing
-            assemble(results, [image_step, to_images, to_images_before], run)
+            targets = [whole(image_step)]
+            if k > 0:
+                targets.append(within(of_readers[k - 1], 0, channels))
+            if k > 1:
+                targets.append(within(of_readers[k - 2], channels, 2 * channels))
+            assemble(results, shape, targets, run)
             image += image_step
         memory.give([results, *sums])
     memory.give(of_v)

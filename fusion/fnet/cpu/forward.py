@@ -120,10 +120,22 @@ def lay_out(block: Merged, run: Map) -> Spectra:
     )
 
 
-def assemble(results: np.ndarray, outs: Sequence[np.ndarray], run: Map) -> None:
-    """Put maps together from what tiles gave; they go to three arrays, (N, H, W, channels) each."""
+def within(maps: np.ndarray, first: int, end: int) -> kernels.Target:
+    """Return those channels of maps as a target of `assemble`."""
+    return kernels.Target(maps, HALF, first, end)
+
+
+def whole(maps: np.ndarray) -> kernels.Target:
+    """Return maps without a margin as a target of `assemble`."""
+    return kernels.Target(maps, 0, 0, maps.shape[3])
+
+
+def assemble(results: np.ndarray, shape: Shape, targets: Sequence[kernels.Target], run: Map) -> None:
+    """Put maps together from what tiles gave; they go to up to three targets."""
+    nothing = kernels.Target(targets[0].maps, 0, 0, 0)
+    three = [*targets, nothing, nothing][:3]
     bands = [(n, band) for n in range(len(results)) for band in range(results.shape[1] + 1)]
-    run(lambda place: kernels.assemble(results, *place, *outs), bands)
+    run(lambda place: kernels.assemble(results, *place, shape[1:], *three), bands)
 
 
 def forward(
@@ -147,7 +159,6 @@ def forward(
     for step in maps:
         interior(step, shape)[..., :channels] = image.permute(0, 2, 3, 1)
     last = np.empty((*shape, block.maps_out[STEPS]), np.float32)
-    nothing = last[..., :0]
     runs = runs_of(tiles_of(shape))
 
     def step(k: int, results: np.ndarray, tiles: np.ndarray) -> None:
@@ -170,12 +181,10 @@ def forward(
     for k in range(STEPS + 1):
         results = memory.take(*results_shape(shape, block.maps_out[k]))
         run(partial(step, k, results), runs)
-        outs = [last, nothing, nothing]
-        if k < STEPS:
-            outs[0] = interior(maps[k + 1], shape)[..., channels : 2 * channels]
+        targets = [within(maps[k + 1], channels, 2 * channels) if k < STEPS else whole(last)]
         if k + 2 <= STEPS:
-            outs[1] = interior(maps[k + 2], shape)[..., 2 * channels :]
-        assemble(results, outs, run)
+            targets.append(within(maps[k + 2], 2 * channels, 3 * channels))
+        assemble(results, shape, targets, run)
         memory.give([results])
     return last, maps
 

@@ -25,6 +25,8 @@ ROW = LINE + POINT
 _ANGLES = -2 * np.pi * np.outer(range(8), range(4)) / SIDE
 _COS, _SIN = np.cos(_ANGLES).astype(np.float32), np.sin(_ANGLES).astype(np.float32)
 _HALF_ROOT = np.float32(np.sqrt(0.5))
+# Numbers of a type, not Python's: of those numba makes a compilation for each value.
+START, ALL, _HALF = np.int64(0), np.int64(PAIRS), np.int64(PAIRS // 2)
 
 
 ANY_ORDER = {"nogil": True, "fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}  # of sums
@@ -39,18 +41,19 @@ def _rotate(re, im, j, k):
     return re * _COS[j, k] - im * _SIN[j, k], re * _SIN[j, k] + im * _COS[j, k]
 
 
-def _fours(step: int, padded: bool, numbers: int = PAIRS) -> Callable:
+def _fours(step: int, padded: bool) -> Callable:
     """Return the first half of a line's transform, from pixels `step` floats apart to a line.
 
     Args:
         step: POINT or ROW.
         padded: the line's last eight pixels are zero, whatever is in memory.
-        numbers: transform so many of a pixel's complex numbers, the first, and leave the others as they are.
+
+    The function transforms the first `numbers` of a pixel's complex numbers, and leaves the others as they are.
     """
     far = 8 * step
 
     @part
-    def fours(source, at, line):
+    def fours(source, at, line, numbers):
         for j in range(8):
             x = source[at + j * step : at + j * step + (2 if padded else 3) * far + POINT]
             o = line[j * POINT :]
@@ -70,18 +73,17 @@ def _fours(step: int, padded: bool, numbers: int = PAIRS) -> Callable:
     return fours
 
 
-def _eights(step: int, cut: bool, numbers: int = PAIRS) -> Callable:
+def _eights(step: int, cut: bool) -> Callable:
     """Return the second half of a line's transform, from a line to pixels `step` floats apart.
 
     Args:
         step: POINT or ROW.
         cut: leave the last eight pixels as they are.
-        numbers: as above.
     """
     far = 4 * step
 
     @part
-    def eights(line, target, at):
+    def eights(line, target, at, numbers):
         for k in range(4):
             x = line[8 * k * POINT : 8 * (k + 1) * POINT]
             o = target[at + k * step : at + k * step + (5 if cut else 7) * far + POINT]
@@ -124,23 +126,18 @@ eights_to_row, eights_to_cut_row = _eights(POINT, False), _eights(POINT, True)
 eights_to_column, eights_to_cut_column = _eights(ROW, False), _eights(ROW, True)
 
 
-_HALF = PAIRS // 2
-_fours_along, _fours_down = _fours(POINT, False, _HALF), _fours(ROW, False, _HALF)
-_eights_along, _eights_down = _eights(POINT, False, _HALF), _eights(ROW, False, _HALF)
-
-
 @glue
 def transform_rows(tile, line, numbers):
     """Transform the rows of a tile in place; of a pixel's complex numbers those after so many are 0."""
     for first in range(0, numbers, _HALF):
         for y in range(SIDE):
-            _fours_along(tile, y * ROW + first, line)
-            _eights_along(line, tile, y * ROW + first)
+            fours_of_row(tile, y * ROW + first, line, _HALF)
+            eights_to_row(line, tile, y * ROW + first, _HALF)
 
 
 @glue
 def transform_column(tile, x, line, numbers):
     """Transform a column of a tile in place, likewise."""
     for first in range(0, numbers, _HALF):
-        _fours_down(tile, x * POINT + first, line)
-        _eights_down(line, tile, x * POINT + first)
+        fours_of_column(tile, x * POINT + first, line, _HALF)
+        eights_to_column(line, tile, x * POINT + first, _HALF)

@@ -18,12 +18,14 @@ from typing import NamedTuple
 import numpy as np
 
 from fusion.fnet.cpu.fourier import (
+    ALL,
     ANY_ORDER,
     LINE,
     PAIRS,
     POINT,
     ROW,
     SIDE,
+    START,
     eights_to_cut_column,
     eights_to_cut_row,
     eights_to_row,
@@ -207,8 +209,8 @@ def _up(spectra, weights, count, tiles, line, column, rows):
         factors = weights[x * LINE * count : (x + 1) * LINE * count]
         for t in range(tiles):
             _spread(spectra, x * POINT + t * count, factors, column, count)
-            fours_of_row(column, 0, line)
-            eights_to_cut_column(line, rows, t * _ROWS + x * POINT)
+            fours_of_row(column, START, line, ALL)
+            eights_to_cut_column(line, rows, t * _ROWS + x * POINT, ALL)
 
 
 @part
@@ -238,8 +240,8 @@ def _down(columns, x, weights, tiles, spectra):
 def _columns_of(rows, x, tiles, line, columns):
     """Transform a column of codes whose rows are transformed, of each tile."""
     for t in range(tiles):
-        fours_of_padded_column(rows, t * _ROWS + x * POINT, line)
-        eights_to_row(line, columns, t * LINE)
+        fours_of_padded_column(rows, t * _ROWS + x * POINT, line, ALL)
+        eights_to_row(line, columns, t * LINE, ALL)
 
 
 @glue
@@ -354,8 +356,8 @@ def _each_row(fill: Callable) -> Callable:
                     continue
                 fill(row, n, top + y, span, line, *given)
                 row[across * POINT : KEPT * POINT] = _ZERO
-                fours_of_padded_row(row, 0, line)
-                eights_to_row(line, row, 0)
+                fours_of_padded_row(row, START, line, ALL)
+                eights_to_row(line, row, START, ALL)
 
     return loop
 
@@ -363,8 +365,8 @@ def _each_row(fill: Callable) -> Callable:
 @glue
 def _convolved(row, n, y, span, line, neighbours):
     """End the transform of a row that `_up` began, add what neighbouring steps do, and return its values."""
-    fours_of_row(row, 0, line)
-    eights_to_cut_row(line, row, 0)
+    fours_of_row(row, START, line, ALL)
+    eights_to_cut_row(line, row, START, ALL)
     values = row[: span.stop - span.start]
     _add(values, neighbours.near_factor, neighbours.near[n, y, span])
     _add(values, neighbours.far_factor, neighbours.far[n, y, span])
@@ -495,11 +497,11 @@ def to_spectra(weights, spectra):
                 values, out = weights[m, y, x], row[x * POINT : (x + 1) * POINT]
                 for c in range(POINT):
                     out[c] = _SCALE * values[c]
-            fours_of_row(row, 0, line)
-            eights_to_row(line, row, 0)
+            fours_of_row(row, START, line, ALL)
+            eights_to_row(line, row, START, ALL)
         for x in range(SIDE):
-            fours_of_column(tile, x * POINT, line)
-            eights_to_row(line, column, 0)
+            fours_of_column(tile, x * POINT, line, ALL)
+            eights_to_row(line, column, START, ALL)
             for y in range(SIDE):
                 start = ((x * SIDE + y) * maps + m) * POINT
                 _copy(column[y * POINT : (y + 1) * POINT], spectra[start : start + POINT])
@@ -522,8 +524,8 @@ def from_spectra(sums, weights):
                         total[c] += _SCALE * terms[c]
         transform_rows(tile, line, PAIRS)
         for x in range(KERNEL):
-            fours_of_column(tile, x * POINT, line)
-            eights_to_row(line, column, 0)
+            fours_of_column(tile, x * POINT, line, ALL)
+            eights_to_row(line, column, START, ALL)
             for y in range(KERNEL):
                 _copy(column[y * POINT : (y + 1) * POINT], weights[m, y, x])
 
@@ -531,24 +533,38 @@ def from_spectra(sums, weights):
 # --- Maps from tiles -----------------------------------------------------------------------------------------------
 
 
+class Target(NamedTuple):
+    """Where maps go: channels `first` to `end` of `maps`, (N, rows, columns, channels), `margin` pixels from its edges.
+
+    Whole arrays, not views of them: each layout in memory would be a compilation of its own.
+    """
+
+    maps: np.ndarray
+    margin: int
+    first: int
+    end: int
+
+
 @part
-def _put(row, start, out):
-    """Write columns of `row`, (width, maps), to `out`, (width, channels)."""
-    for x in range(out.shape[0]):
-        for j in range(out.shape[1]):
-            out[x, j] = row[x, start + j]
+def _put(row, start, target, n, y):
+    """Write columns of `row`, (width, maps), to a row of a target."""
+    out = target.maps[n, target.margin + y]
+    for x in range(row.shape[0]):
+        for j in range(target.end - target.first):
+            out[target.margin + x, target.first + j] = row[x, start + j]
 
 
 @kernel
-def assemble(results, n, band, first, second, third):
+def assemble(results, n, band, size, first, second, third):
     """Sum what tiles give their surroundings, where they overlap: KEPT rows of a picture's maps, from KEPT band - HALF.
 
     Args:
         results: of `step`.
-        first, second, third: take the maps in this order, (N, H, W, channels) each, possibly none.
+        size: height and width of the picture.
+        first, second, third: `Target`, take the maps in this order, possibly none.
     """
     down, across, maps = results.shape[1], results.shape[2], results.shape[5]
-    height, width = first.shape[1], first.shape[2]
+    height, width = size
     sums = np.empty((across * KEPT + 2 * HALF) * maps, np.float32)
     for y in range(max(0, KEPT * band - HALF), min(height, KEPT * (band + 1) - HALF)):
         sums[:] = _ZERO
@@ -561,6 +577,7 @@ def assemble(results, n, band, first, second, third):
                     for i in range(terms.size):
                         total[i] += terms[i]
         row = sums[HALF * maps : (HALF + width) * maps].reshape(width, maps)
-        _put(row, 0, first[n, y])
-        _put(row, first.shape[3], second[n, y])
-        _put(row, first.shape[3] + second.shape[3], third[n, y])
+        start = 0
+        for target in (first, second, third):
+            _put(row, start, target, n, y)
+            start += target.end - target.first
