@@ -10,3 +10,5 @@ predictions, average_precision   detections are read and scored here, whoever wr
 accumulation, intervals, differences, significance   the statistics of Table II, by whole scenes
 objects                    which objects each variant found and missed
 """
+
+import pipeline  # noqa: F401 - before torch is imported, see there
