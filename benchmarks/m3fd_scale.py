@@ -194,6 +194,12 @@ def judge_all(stages: Stages, work: Path, split: Path, methods: Sequence[str], s
             + ["--output", tables / "helps.json"]
         ],
     )
+    errors = ["--errors", tables / "errors.json"]
+    curves = ["--curves", tables / "pr_curves.csv"]
+    stages.run(
+        "sort errors",
+        [["detection.errors", "--truth", truth, "--predictions", *runs, "--output", errors[1], *curves]],
+    )
     significance = ["--significance", tables / "significance.json"]
     stages.run(
         "test differences",
@@ -208,6 +214,8 @@ def judge_all(stages: Stages, work: Path, split: Path, methods: Sequence[str], s
     ap = ["--ap", *every(rows, "ap.json")]
     trained = ["--training", *every(variants, "provenance.json")]
     stages.run("build table 2", [[*made, *ap, *trained, *significance, "--variants", *rows]])
+    about = ["--split", split, *ap, *errors, "--variants", *rows, "--output", tables]
+    stages.run("build error table", [["reports.errors", *about]])
     metrics = [work / "metrics" / f"{method}.csv" for method in methods]
     stages.run("build fusion table", [[*made, "--metrics", *metrics, "--variants", *methods]])
     images = [f"{variant}={path}" for variant, path in folders.items()]
@@ -215,7 +223,7 @@ def judge_all(stages: Stages, work: Path, split: Path, methods: Sequence[str], s
         "build page",
         [
             ["reports.page", *shared, "--tables", tables, "--images", *images, *ap, "--predictions", *predictions]
-            + [*significance, "--helps", tables / "helps.json", "--output", work / "report.html"]
+            + [*significance, *errors, *curves, "--helps", tables / "helps.json", "--output", work / "report.html"]
         ],
     )
 

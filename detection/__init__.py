@@ -8,7 +8,7 @@ train, loop, recipe        the training; images and detector are what it trains 
 test, late                 detections and average precision, of one detector or of both bands' pooled boxes
 predictions, average_precision   detections are read and scored here, whoever wrote them
 accumulation, intervals, differences, significance   the statistics of Table II, by whole scenes
-objects                    which objects each variant found and missed
+objects, errors            which objects each variant found and missed; what kind of mistakes it makes
 """
 
 import pipeline  # noqa: F401 - before torch is imported, see there

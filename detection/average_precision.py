@@ -162,10 +162,12 @@ def evaluate(
     predictions: Sequence[Mapping[str, Any]],
     areas: Sequence[str] = AREAS,
     most: int = MOST_DETECTIONS,
+    at: Sequence[float] | None = None,
 ) -> COCOeval:
     """Return pycocotools' evaluation with every image's matches, not yet accumulated; raises as `score`.
 
-    Each of `areas` costs as much as the others. `most` is how many detections of a class in an image count.
+    Each of `areas` costs as much as the others. `most` is how many detections of a class in an image count, `at` are
+    the overlaps, by default the protocol's ten.
     """
     check_predictions(truth, predictions)
     # pycocotools prints as it works, and writes into what it is given.
@@ -176,6 +178,8 @@ def evaluate(
         assert evaluation.params.maxDets[-1] == MOST_DETECTIONS
         if most > MOST_DETECTIONS:
             evaluation.params.maxDets = [*evaluation.params.maxDets, most]
+        if at is not None:
+            evaluation.params.iouThrs = np.array(at)
         ranges = dict(zip(evaluation.params.areaRngLbl, evaluation.params.areaRng, strict=True))
         evaluation.params.areaRngLbl = list(areas)
         evaluation.params.areaRng = [ranges[name] for name in areas]

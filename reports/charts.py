@@ -24,6 +24,8 @@ from reports.verdict import leaders
 # Yellow comes last, because thin yellow lines vanish on white.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
 
+MOST_WRITTEN = 9  # classes, background among them, with counts in the cells of a confusion
+
 # Stands for the page's own text colour until the SVG is written.
 _INK = "#010203"
 _GREY = "#7A7F87"  # single bands; legible on white and on black
@@ -124,6 +126,67 @@ def precision_recall(curves: Mapping[str, Mapping[str, np.ndarray]], variants: S
         for text in legend.get_texts():
             text.set_parse_math(False)
         return _svg(figure, "recall")
+
+
+def error_gains(gains: pd.DataFrame) -> str:
+    """Return what mending each kind of errors would bring: a panel for each kind, a bar for each variant.
+
+    `gains` has the variants as its index, in the order from above, and a column for each kind.
+    """
+    with plt.rc_context(_STYLE | {"svg.hashsalt": "errors"}):
+        figure, panels = plt.subplots(
+            1, len(gains.columns), figsize=(10, 0.8 + 0.24 * len(gains)), layout="constrained", sharex=True, sharey=True
+        )
+        rows = list(range(len(gains)))[::-1]
+        colours = [_GREY if variant in BANDS else "#0072B2" for variant in gains.index]
+        for axes, kind in zip(panels, gains.columns, strict=True):
+            axes.set_title(kind, fontsize=10, loc="left")
+            axes.barh(rows, gains[kind], color=colours, height=0.7)
+            for row, value in zip(rows, gains[kind], strict=True):
+                axes.annotate(
+                    f"{value:.3f}", (value, row), xytext=(3, 0), textcoords="offset points", va="center", fontsize=8
+                )
+            axes.set_xticks([])
+            axes.spines["bottom"].set_visible(False)
+            axes.tick_params(axis="y", length=0)
+        panels[0].set_yticks(rows, gains.index, parse_math=False)
+        panels[0].set_xlim(0, 1.6 * max(gains.max(axis=None), 0.001))  # room for the numbers
+        return _svg(figure, "errors")
+
+
+def confusion(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> str:
+    """Return which classes were taken for others: a panel for each variant, (true, found) of `classes`.
+
+    The colour is the share of the row; the counts stand in the cells where there are few classes.
+    """
+    columns = min(3, len(counts))
+    rows = -(-len(counts) // columns)
+    with plt.rc_context(_STYLE | {"svg.hashsalt": "confusion", "axes.spines.left": False, "axes.spines.bottom": False}):
+        figure, panels = plt.subplots(
+            rows, columns, figsize=(3.4 * columns, 2.6 * rows + 0.3), layout="constrained", squeeze=False
+        )
+        for index, (axes, (variant, matrix)) in enumerate(zip(panels.flat, counts.items(), strict=False)):
+            shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+            axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="#D9D9D4", linewidth=0.5)
+            axes.set_title(variant, fontsize=10, loc="left", parse_math=False)
+            for (row, column), share in np.ndenumerate(shares if len(classes) <= MOST_WRITTEN else np.zeros((0, 0))):
+                axes.text(
+                    column + 0.5, row + 0.5, f"{matrix[row, column]:.0f}", ha="center", va="center", fontsize=7,
+                    color="white" if share > 0.6 else "black",
+                )  # fmt: skip
+            ticks = np.arange(len(classes)) + 0.5
+            below, left = index + columns >= len(counts), index % columns == 0
+            axes.set_xticks(
+                ticks, classes if below else [""] * len(classes), rotation=45, ha="right", fontsize=7, parse_math=False
+            )
+            axes.set_yticks(ticks, classes if left else [""] * len(classes), fontsize=7, parse_math=False)
+            axes.tick_params(length=0)
+            axes.invert_yaxis()
+        for axes in panels.flat[len(counts) :]:
+            axes.set_visible(False)
+        figure.supxlabel("found", fontsize=10)
+        figure.supylabel("true", fontsize=10)
+        return _svg(figure, "confusion")
 
 
 def metrics_against_average(points: pd.DataFrame, metrics: Mapping[str, str]) -> str:

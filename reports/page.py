@@ -16,22 +16,24 @@ import cv2
 import pandas as pd
 from markupsafe import Markup
 
-from detection.average_precision import MOST_DETECTIONS
 from pipeline.artefacts import read_json, write_text
 from pipeline.stage import InputError, run
-from reports.collect import LATE, fused_variants, read_split, read_table
+from reports.collect import LATE, Split, fused_variants, read_split, read_table, required
 from reports.conditions import condition_facts
-from reports.page_charts import average_chart, fusion_charts, loss_charts, precision_charts
+from reports.errors import confusion_table, error_facts, error_table, error_words, read_errors
+from reports.page_charts import average_chart, error_charts, fusion_charts, loss_charts, precision_charts
 from reports.page_tables import (
     conditions_section,
+    cost_section,
     detection_section,
+    errors_section,
     fusion_section,
     parts_section,
     parts_table,
     truth_section,
 )
 from reports.render import to_html
-from reports.runs import check_runs, read_runs, read_significance, scores_table
+from reports.runs import Run, check_runs, check_source, read_runs, read_significance, scores_table
 from reports.scenes import Images, Pictures, choose_scenes, gallery, read_pictures, scaled, viewer_scenes
 from reports.tables_layout import smoke_note
 from reports.test_sets_layout import read_blocks
@@ -80,10 +82,22 @@ def main(argv: Sequence[str] | None = None) -> None:
     if significance and conditions:
         source = split.dataset.get("conditions", {}).get("source", "")
         tables.append(conditions_section(significance, condition_facts(facts, significance, source)))
+    if options.errors:
+        found = read_errors(options.errors, split, runs)
+        kinds, kind_facts = error_table(found, variants), error_facts(found, split)
+        words, drawn = error_words(kinds, lead, kind_facts["people"]), error_charts(kinds, confusion_table(runs))
+        tables.append(errors_section(kinds, kind_facts, words, drawn))
     if len(parts.columns) > 1:
         tables.append(parts_section(parts))
     if methods:
         tables.append(fusion_section(fusion, fusion_facts))
+    if options.cost_table:
+        cost, cost_facts = read_table(options.cost_table)
+        if cost["variant"].tolist() != variants:
+            raise InputError(
+                f"{options.cost_table} has the rows {', '.join(cost['variant'])}, expected {', '.join(variants)}"
+            )
+        tables.append(cost_section(cost, cost_facts))
     test_sets = [block for file in options.test_set_tables for block in read_blocks(file)]
     best = lead.fused or variants[-1]
     kept, shown = _draw_pictures(options, split.test, read_pictures(split, images, predictions), helps, best)
@@ -91,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     present = {
         "significance": significance is not None,
         "conditions": conditions,
+        "errors": bool(options.errors),
         "helps": bool(helps),
         "costs": bool(costs),
         "test_sets": bool(test_sets),
@@ -110,7 +125,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         "charts": [
             average_chart(table, scores_table(runs), significance),
             *fusion_charts(table, fusion, costs),
-            *precision_charts(split, predictions, int(facts.get("testing.most_detections", MOST_DETECTIONS))),
+            *(
+                precision_charts(_read_curves(options.curves, split, runs), split.classes, variants)
+                if options.curves
+                else []
+            ),
             *loss_charts(losses, detector_losses),
         ],
         "late": LATE in variants,
@@ -148,6 +167,14 @@ def _read_truth_table(options: argparse.Namespace, table: pd.DataFrame) -> tuple
     return by_truth, facts
 
 
+def _read_curves(file: Path, split: Split, runs: Sequence[Run]) -> pd.DataFrame:
+    """Read precision by recall; InputError where it is of other labels or predictions than `runs`."""
+    curves, facts = read_table(file, text=("class",))
+    labels, predictions = (required(facts, key, file) for key in ("labels", "predictions"))
+    check_source(file, "detection.errors", labels, predictions, split, runs)
+    return curves
+
+
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m reports.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -163,6 +190,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--costs", **pairs, help="METHOD=cost.json of fusion.cost")
     parser.add_argument("--helps", type=Path, help="helps.json: objects that each fused variant found and lost")
     parser.add_argument("--significance", type=Path, help="significance.json: intervals and paired comparisons")
+    parser.add_argument("--errors", type=Path, help="errors.json of detection.errors: the kinds of errors")
+    parser.add_argument("--curves", type=Path, help="pr_curves.csv of detection.errors: precision by recall")
+    parser.add_argument("--cost-table", type=Path, help="cost.csv of reports.costs")
     parser.add_argument("--truth-table", type=Path, help="table2_truth.csv, where there are several label sets")
     parser.add_argument("--insides", type=Path, help="folder that fusion.explain wrote of one test pair")
     parser.add_argument(

@@ -1,20 +1,19 @@
 """The page's charts: which are drawn from a run's results, and what stands above and below each."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from detection.average_precision import MOST_DETECTIONS, accumulate, evaluate
-from detection.predictions import read_predictions
-from pipeline.artefacts import read_csv, read_json
+from detection.errors import KINDS
+from pipeline.artefacts import read_csv
 from reports import charts
-from reports.collect import LATE, Split
+from reports.collect import LATE
 from reports.correlation import correlation_sentence, rank_correlations
+from reports.errors import CONFUSION, mean_confusions
 from reports.tables_layout import fusion_metrics
 from reports.test_sets_layout import METRICS
 
@@ -69,33 +68,42 @@ def fusion_charts(
     return drawn
 
 
-def precision_charts(
-    split: Split, predictions: Mapping[str, Path], most: int = MOST_DETECTIONS
-) -> list[dict[str, Any]]:
-    """Return the chart of precision against recall; none where no class has a box.
+def precision_charts(curves: pd.DataFrame, classes: Sequence[str], variants: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the chart of precision against recall, of the first seed; none where no class has a box.
 
-    `most` is how many detections of a class in an image count.
+    `curves` are those of `detection.errors`.
     """
-    curves = precision_curves(split, predictions, most)
-    if not curves:
+    first = curves[curves["seed"] == curves["seed"].min()]
+    by_class = {
+        name: {variant: part.loc[part["variant"] == variant, "precision"].to_numpy() for variant in variants}
+        for name, part in first.groupby("class")
+    }
+    if not by_class:
         return []
-    svg = charts.precision_recall(curves, list(predictions))
+    svg = charts.precision_recall({name: by_class[name] for name in classes if name in by_class}, variants)
     text = "One seed's detectors. Grey: single bands, infrared dotted."
     return [_chart("Precision against recall of each class, overlap 0.5", svg, text, wide=True)]
 
 
-def precision_curves(
-    split: Split, predictions: Mapping[str, Path], most: int = MOST_DETECTIONS
-) -> dict[str, dict[str, np.ndarray]]:
-    """Return, for each class with boxes and each variant, the 101 interpolated precisions at an overlap of 0.5."""
-    truth = read_json(split.file.with_name("truth_test.json"))
-    curves: dict[str, dict[str, np.ndarray]] = {name: {} for name in split.classes}
-    for variant, file in predictions.items():
-        scores = accumulate(evaluate(truth, read_predictions(file, truth), areas=("all",), most=most))
-        for index, name in enumerate(scores.classes):
-            if scores.boxes[index]:
-                curves[name][variant] = scores.precision[0, :, index, 0, -1]
-    return {name: by_variant for name, by_variant in curves.items() if by_variant}
+def error_charts(table: pd.DataFrame, confusion: pd.DataFrame) -> list[dict[str, Any]]:
+    """Return the charts of `error_table` and of `confusion_table`."""
+    gains = table.set_index("variant")[[f"gain_{kind}" for kind in KINDS]].set_axis(KINDS, axis="columns")
+    classes, counts = mean_confusions(confusion)
+    return [
+        _chart(
+            "AP50 that mending each kind of errors would bring",
+            charts.error_gains(gains),
+            "Short bars are good. Grey: single bands.",
+            wide=True,
+        ),
+        _chart(
+            "Which classes were taken for others, by each variant's detector",
+            charts.confusion(counts, classes),
+            CONFUSION,
+            wide=True,
+            folded=True,
+        ),
+    ]
 
 
 def loss_charts(losses: Mapping[str, Path], detector_losses: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -110,6 +118,6 @@ def loss_charts(losses: Mapping[str, Path], detector_losses: Mapping[str, Path])
     return drawn
 
 
-def _chart(title: str, svg: str, text: str = "", wide: bool = False) -> dict[str, Any]:
-    """Return a chart for the template; a wide one takes the page's width."""
-    return {"title": title, "svg": Markup(svg), "text": text, "wide": wide}
+def _chart(title: str, svg: str, text: str = "", wide: bool = False, folded: bool = False) -> dict[str, Any]:
+    """Return a chart for the template; a wide one takes the page's width, a folded one is opened by a click."""
+    return {"title": title, "svg": Markup(svg), "text": text, "wide": wide, "folded": folded}

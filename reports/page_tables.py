@@ -10,6 +10,8 @@ import pandas as pd
 
 from reports.collect import Split
 from reports.conditions import condition_cells, condition_layout, condition_notes, condition_table
+from reports.costs import cost_cells, cost_layout, cost_notes
+from reports.errors import error_layout, error_notes
 from reports.render import Layout, format_value, printed, rank_marks
 from reports.runs import Run, scores_table
 from reports.tables_layout import (
@@ -45,6 +47,8 @@ def detection_section(
     tied = {(variant, "Average") for variant in tied_with_best(table, significance)}
     bounds = cells["Average_interval" if "Average_interval" in cells else "Average_seeds"].tolist()
     below = {"Average": bounds, "variant": table["remark"].tolist() if "remark" in table else [""] * len(table)}
+    if "ours_less_paper" in cells:
+        below["Average_paper"] = cells["ours_less_paper"].tolist()
     notes = detection_notes(facts)
     if any(bounds):
         notes.append(INTERVAL_BELOW if "Average_interval" in cells else SEEDS_BELOW)
@@ -108,6 +112,39 @@ def conditions_section(significance: Mapping[str, Any], facts: Mapping[str, Any]
     heading = "By condition: average precision in parts of the test set, and less each band"
     notes = [*condition_notes(table, facts), "Below a value: its 95 % interval."]
     return _section("conditions", heading, rows, layout, notes)
+
+
+def errors_section(
+    table: pd.DataFrame, facts: Mapping[str, Any], words: str, charts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Return the kinds of errors for the template: `words` above, the charts, and the table of `error_table`."""
+    layout = error_layout(facts)
+    rows = table_rows(table, layout, error_tip(table))
+    section = _section("errors", "What kind of mistakes", rows, layout, error_notes(facts))
+    return section | {"text": words, "charts": charts}
+
+
+def error_tip(table: pd.DataFrame) -> Callable[[str, str], list[str]]:
+    """Return what hovering over a gain adds: how many errors there are, a mean over the seeds."""
+    rows = table.set_index("variant")
+
+    def tip(variant: str, column: str) -> list[str]:
+        counted = f"count_{column.removeprefix('gain_')}"
+        return [f"errors of all scores: {rows.at[variant, counted]:.0f}"] if counted in rows else []
+
+    return tip
+
+
+def cost_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what each row cost for the template."""
+    layout = cost_layout()
+    return _section(
+        "cost",
+        "Cost: of fusing, and of training the detector",
+        table_rows(cost_cells(table), layout),
+        layout,
+        cost_notes(facts),
+    )
 
 
 def parts_section(parts: pd.DataFrame) -> dict[str, Any]:
@@ -216,6 +253,8 @@ def _section(
         "numeric": [name in layout.digits or name.endswith("_undefined") for name in layout.columns],
         "rows": rows,
         "notes": notes,
+        "text": "",
+        "charts": [],
     }
 
 

@@ -110,16 +110,17 @@ def check_runs(
 
 
 def scores_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return one row for each run and class: `variant`, `seed`, `class` (`Average` among them), `AP`.
+    """Return one row for each run and class: `variant`, `seed`, `class` (`Average` among them), `AP`, `AP50`, `AP75`.
 
-    AP is a fraction, NaN where undefined.
+    All are fractions, NaN where undefined.
     """
+    measures = ["AP", "AP50", "AP75"]
     rows = [
-        (run.variant, run.seed, name, values["AP"])
+        (run.variant, run.seed, name, *(values[measure] for measure in measures))
         for run in runs
         for name, values in {**run.scores["classes"], "Average": run.scores["average"]}.items()
     ]
-    return pd.DataFrame(rows, columns=["variant", "seed", "class", "AP"]).astype({"AP": float})
+    return pd.DataFrame(rows, columns=["variant", "seed", "class", *measures]).astype(dict.fromkeys(measures, float))
 
 
 def read_significance(file: Path, split: Split, runs: Sequence[Run]) -> dict[str, Any]:

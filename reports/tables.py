@@ -36,11 +36,12 @@ from reports.verdict import against_bands, against_best, statement
 
 
 def detection_table(scores: pd.DataFrame, classes: Sequence[str], paper: Mapping[str, Mapping] | None) -> pd.DataFrame:
-    """Return Table II: one row a variant, columns `variant`, the classes, `Average`, then what says how sure it is.
+    """Return Table II: one row a variant, columns `variant`, the classes, `Average`, `AP50`, `AP75`, how sure it is.
 
-    Values are means over the seeds, fractions in 0..1. `Average_low` and `Average_high` are the smallest and largest
-    average over the seeds, NaN for one seed: a spread, not a confidence interval. `paper`, where given, holds a
-    mapping of column to value for each variant, empty where the paper has no such row.
+    Values are means over the seeds, fractions in 0..1; `AP50` and `AP75` are averages over the classes at one overlap.
+    `Average_low` and `Average_high` are the smallest and largest average over the seeds, NaN for one seed: a spread,
+    not a confidence interval. `paper`, where given, holds a mapping of column to value for each variant, empty where
+    the paper has no such row.
     """
     rows = []
     for variant, runs in scores.groupby("variant", sort=False):
@@ -48,6 +49,8 @@ def detection_table(scores: pd.DataFrame, classes: Sequence[str], paper: Mapping
         average = columns["Average"]
         # skipna=False: a mean over some of the seeds would look like a mean over all.
         row = {"variant": variant, **{name: columns[name].mean(skipna=False) for name in (*classes, "Average")}}
+        at_one = runs[runs["class"] == "Average"]
+        row |= {name: at_one[name].mean(skipna=False) for name in ("AP50", "AP75")}
         several = len(average) > 1
         row["Average_low"] = average.min(skipna=False) if several else float("nan")
         row["Average_high"] = average.max(skipna=False) if several else float("nan")

@@ -27,8 +27,8 @@ MARKS = "Bold: best of a column; underlined: second best; values that print alik
 def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Return Table II with what is printed beside a row's name and average.
 
-    `Average_seeds` and `Average_interval` are the bounds as one text, empty where there are none; `variant` ends with
-    the row's remark.
+    `Average_seeds` and `Average_interval` are the bounds as one text, empty where there are none; `ours_less_paper` is
+    the difference as one; `variant` ends with the row's remark.
     """
     cells = table.copy()
     for name, bounds in (("seeds", ("low", "high")), ("interval", ("interval_low", "interval_high"))):
@@ -39,6 +39,9 @@ def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
                 "" if math.isnan(low) or math.isnan(high) else f"{format_value(low, 3)}\u2013{format_value(high, 3)}"
                 for low, high in pairs
             ]
+    if "Average_difference" in table:
+        found = table["Average_difference"]
+        cells["ours_less_paper"] = ["" if math.isnan(value) else f"ours {value:+.3f}" for value in found]
     if "remark" in table:
         named = zip(table["variant"], table["remark"], strict=True)
         cells["variant"] = [f"{variant} ({remark})" if remark else variant for variant, remark in named]
@@ -48,16 +51,20 @@ def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
 def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool = True) -> Layout:
     """Return how `detection_cells` of Table II are printed: the paper's columns where it has rows.
 
-    `bounds` gives columns to the seeds' spread, where there are several, and to the intervals.
+    `bounds` gives columns to the seeds' spread, where there are several, to the intervals and to the difference from
+    the paper.
     """
-    ranked = [*classes, "Average"]
-    columns = {"variant": "Variant", **{name: name for name in ranked}}
+    ranked = [*classes, "Average", "AP50", "AP75"]
+    columns = {"variant": "Variant", **{name: name for name in (*classes, "Average")}}
     if bounds and table["Average_low"].notna().any():
         columns["Average_seeds"] = "lowest to highest seed"
     if bounds and "Average_interval_low" in table:
         columns["Average_interval"] = "95 % interval"
+    columns |= {"AP50": "AP50", "AP75": "AP75"}
     if "Average_paper" in table:
-        columns |= {"Average_paper": "Average (paper)", "Average_difference": "ours - paper"}
+        columns["Average_paper"] = "Average (paper)"
+        if bounds:
+            columns["Average_difference"] = "ours - paper"
     if "Average_interval_low" in table:
         columns |= {"against_best": "Against the best", "against_bands": "Against both bands"}
         if "against_bands_methods" in table:

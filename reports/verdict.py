@@ -222,6 +222,8 @@ def not_measured(
         listed.append(
             "Average precision by condition (day, night, fog, ...), with intervals: no condition or no test was given."
         )
+    if not present["errors"]:
+        listed.append("What kind of mistakes each detector makes: they were not sorted.")
     if not present["helps"]:
         listed.append("Which objects fusing found and lost: no list of them was given.")
     if not present["costs"]:

@@ -12,6 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROFILE = ROOT / "workflow/profiles/slurm"
 ON_GPU = {"train_fnet", "train_detector", "test_detector", "explain_fnet", "estimate_cost"}
 NOT_SUBMITTED = {"all", "save_config", "describe_variant", "build_table2", "build_fusion_table", "build_report"}
+NOT_SUBMITTED |= {"build_error_table", "build_cost_table"}
 
 
 def requests(folder, *options):

@@ -62,7 +62,8 @@ def test_stand_ins_pass_the_audit_and_every_stage_runs(done):
     assert {stage: cost["runs"] for stage, cost in costs["stages"].items()} == {
         **dict.fromkeys(("audit", "prepare random", "prepare scene-blocked"), 1),
         **{"describe variants": 3, "make up and score detections": 3, "pool boxes": 1, "list objects": 1},
-        **dict.fromkeys(("test differences", "build table 2", "build fusion table", "build page"), 1),
+        **dict.fromkeys(("sort errors", "test differences", "build table 2", "build error table"), 1),
+        **dict.fromkeys(("build fusion table", "build page"), 1),
     }
     assert costs["stages"]["pool boxes"]["processor_s"] == 2.0
     table = (done / "tables" / "table2.csv").read_text(encoding="utf-8")

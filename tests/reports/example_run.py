@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from detection.errors import ALL_AT_ONCE, KINDS
 from detection.truths import hanging
 from pipeline.artefacts import read_json, sha256_file, sha256_json, sha256_lines, write_csv, write_json, write_text
 from pipeline.pairs import write_image
@@ -189,6 +190,40 @@ class ExampleRun:
         }
         write_json(self.folder / "truths.json", content)
         return ["--truths", str(self.folder / "truths.json")]
+
+    def write_errors(self, people: str | None = "People") -> list[str]:
+        """Write errors.json and a confusion in every ap.json; return the argument that names errors.json.
+
+        The kinds gain 0.01, 0.02, ...; each variant gains 0.01 less by `missed` than the one before it.
+        """
+        predictions, variants = {}, {}
+        for index, variant in enumerate(self.variants):
+            gains = {kind: 0.01 * n for n, kind in enumerate((*KINDS, *ALL_AT_ONCE), 1)}
+            gains["missed"] = 0.1 - 0.01 * index
+            predictions[variant], seeds = {}, {}
+            for seed in self.seeds:
+                file = self.ap(variant, seed)
+                self.change(file, "provenance", "predictions", value=f"p {variant}")
+                predictions[variant][str(seed)] = f"p {variant}"
+                confusion = {"classes": [*CLASSES, "background"], "counts": (3 * np.eye(7, dtype=int) + seed).tolist()}
+                write_json(file, read_json(file) | {"confusion": confusion})
+                seeds[str(seed)] = {
+                    **{"AP50": read_json(file)["average"]["AP50"], "gains": gains},
+                    **{"counts": dict.fromkeys(KINDS, 12), "miss_rate": 0.5 - 0.01 * index if people else None},
+                }
+            variants[variant] = {**seeds[str(self.seeds[0])], "seeds": seeds}
+        content = {
+            **{"foreground": 0.5, "background": 0.1, "people": people, "variants": variants},
+            "provenance": {
+                "labels": sha256_json(read_json(self.split / "truth_test.json")),
+                **{"predictions": predictions, "versions": {"pycocotools": "2.0.8"}},
+                "most_detections": read_json(self.ap(self.variants[0], self.seeds[0]))["provenance"].get(
+                    "most_detections"
+                ),
+            },
+        }
+        write_json(self.folder / "errors.json", content)
+        return ["--errors", str(self.folder / "errors.json")]
 
     def tables_arguments(self) -> list[str]:
         runs = [self.ap(variant, seed) for variant in self.variants for seed in self.seeds]

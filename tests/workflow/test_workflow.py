@@ -47,10 +47,11 @@ def test_the_default_plan_trains_every_variant_once(tmp_path):
             "test_detector": 6,
             "pool_boxes": 1,
             "test_differences": 1,
+            "sort_errors": 1,
             "list_objects": 1,
         },
         **{"measure_cost": 4, "explain_fnet": 1, "build_table2": 1, "build_fusion_table": 1},
-        **{"build_report": 1, "all": 1, "total": 44},
+        **{"build_error_table": 1, "build_cost_table": 1, "build_report": 1, "all": 1, "total": 47},
     }
 
 

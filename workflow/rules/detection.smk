@@ -196,6 +196,28 @@ rule score_by_truths:
         " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
+rule sort_errors:
+    input:
+        truth="<results>/data/split/truth_test.json",
+        predictions=plan.targets.of_rows("predictions.json"),
+    output:
+        errors="<results>/tables/errors.json",
+        curves="<results>/tables/pr_curves.csv",
+    log:
+        "<results>/logs/sort_errors.log",
+    threads: 2
+    resources:
+        mem_mb=memory(4000),
+        runtime=60,
+    params:
+        runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
+        options=chosen(config["detection"]["testing"], "most_detections"),
+        code=digest("detection.errors"),
+    shell:
+        "python -m detection.errors --truth {input.truth:q} {params.options:q} --predictions {params.runs:q}"
+        " --output {output.errors:q} --curves {output.curves:q} 2>&1 | tee {log:q}"
+
+
 rule list_objects:
     input:
         truth="<results>/data/split/truth_test.json",

@@ -59,6 +59,52 @@ rule build_table2:
         ' --config-snapshot {input.config:q} --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'
 
 
+rule build_error_table:
+    input:
+        split="<results>/data/split/dataset.json",
+        ap=plan.targets.of_rows("ap.json"),
+        errors="<results>/tables/errors.json",
+    output:
+        csv=report(
+            "<results>/tables/errors.csv",
+            caption="../report/errors.rst",
+            category="Tables",
+        ),
+        texts=multiext("<results>/tables/errors", ".md", ".tex"),
+        confusion="<results>/tables/confusion.csv",
+    log:
+        "<results>/logs/build_error_table.log",
+    localrule: True
+    params:
+        variants=plan.targets.rows,
+        code=digest("reports.errors"),
+    shell:
+        'python -m reports.errors --split "$(dirname {input.split:q})" --ap {input.ap:q} --errors {input.errors:q}'
+        ' --variants {params.variants:q} --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'
+
+
+rule build_cost_table:
+    input:
+        training=plan.targets.of_variants("provenance.json"),
+        costs=plan.targets.of_methods("cost/{method}.json"),
+    output:
+        csv=report(
+            "<results>/tables/cost.csv",
+            caption="../report/cost.rst",
+            category="Tables",
+        ),
+        texts=multiext("<results>/tables/cost", ".md", ".tex"),
+    log:
+        "<results>/logs/build_cost_table.log",
+    localrule: True
+    params:
+        variants=plan.targets.rows,
+        code=digest("reports.costs"),
+    shell:
+        "python -m reports.costs --variants {params.variants:q} --training {input.training:q} --costs {input.costs:q}"
+        ' --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'
+
+
 rule build_fusion_table:
     input:
         config="<results>/config.json",
@@ -126,7 +172,11 @@ rule build_report:
         tables=[
             "<results>/tables/table2.csv",
             "<results>/tables/fusion.csv",
+            "<results>/tables/errors.csv",  # with the confusion beside it, for the reader
         ],
+        cost_table="<results>/tables/cost.csv",
+        errors="<results>/tables/errors.json",
+        curves="<results>/tables/pr_curves.csv",
         truth_table=plan.truths("tables/table2_truth.csv"),
         ap=plan.targets.of_rows("ap.json"),
         predictions=plan.targets.of_first_seed(plan.targets.rows, "predictions.json"),
@@ -175,5 +225,6 @@ rule build_report:
         'python -m reports.page --split "$(dirname {input.split:q})" --tables "$(dirname {input.tables[0]:q})"'
         " --images {params.images:q} --ap {input.ap:q} --predictions {params.predictions:q} {params.losses:q}"
         " {params.curves:q}"
-        " --significance {input.significance:q} --helps {input.helps:q}"
+        " --significance {input.significance:q} --helps {input.helps:q} --errors {input.errors:q}"
+        " --curves {input.curves:q} --cost-table {input.cost_table:q}"
         " --config-snapshot {input.config:q} --output {output:q} 2>&1 | tee {log:q}"
