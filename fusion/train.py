@@ -211,7 +211,9 @@ def _parser() -> argparse.ArgumentParser:
 def _check_options(options: argparse.Namespace) -> None:
     """Raise InputError for a method that cannot be trained, or an option that is out of range or unused by it."""
     if options.method not in TRAINABLE:
-        raise InputError(f"--method {options.method} cannot be trained; wanted one of {', '.join(TRAINABLE)}")
+        takes = METHODS[options.method].training_takes if options.method in METHODS else ""
+        takes = f" here, which takes {takes}" if takes else ""
+        raise InputError(f"--method {options.method} cannot be trained{takes}; wanted one of {', '.join(TRAINABLE)}")
     at_least = {"batch": 1, "stage1_iterations": 0, "stage2_iterations": 0, "seed": 0}
     for name, least in (at_least | {"checkpoint_every": 1, "log_every": 1}).items():
         value = getattr(options, name)

@@ -208,7 +208,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     with claimed_device(options.device, options.threads) as device:
         for figure in [figure for figure in ("6", "7") if figure in options.figures]:
             (dataset,) = wanted[figure]
-            order, spelling = method_order(), {name.casefold(): name for name in TABLE1_METHODS}
+            spelling = {name.casefold(): name for name in TABLE1_METHODS}
+            # The paper's methods keep their places without weights; others then have none.
+            order = [
+                name
+                for name in method_order()
+                if name.casefold() in spelling or name in weights or not METHODS[name].needs_weights
+            ]
 
             def fused(method: str, dataset: str = dataset) -> np.ndarray | str:
                 path = Path(weights[method]) if method in weights else None

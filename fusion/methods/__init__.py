@@ -42,6 +42,30 @@ METHODS: dict[str, Entry] = {
     "itfuse": Entry("fusion.methods.itfuse", "Tang, He, Liu, Pattern Recognition 156, 2024"),
     "crossfuse": Entry("fusion.methods.crossfuse", "Li and Wu, Information Fusion 103, 2024"),
     "emma": Entry("fusion.methods.emma", "Zhao et al., CVPR 2024", frozen="teacher_weights"),
+    "sage": Entry(
+        "fusion.methods.sage",
+        "Wu et al., CVPR 2025",
+        trainable=False,
+        training_takes="the masks and features of SAM's ViT-B, and a teacher that X-Decoder's segmentation trains",
+    ),
+    "gifnet": Entry(
+        "fusion.methods.gifnet",
+        "Cheng et al., CVPR 2025",
+        trainable=False,
+        training_takes="DenseNet-121's features, and each visible image in near and in far focus",
+    ),
+    "mmdrfuse": Entry(
+        "fusion.methods.mmdrfuse",
+        "Deng et al., ACM Multimedia 2024",
+        trainable=False,
+        training_takes="VGG-19's features, a teacher, and fixed patches with the best fused images of each so far",
+    ),
+    "sfdfusion": Entry(
+        "fusion.methods.sfdfusion",
+        "SFDFusion, ECAI 2024, doi 10.3233/FAIA240524",
+        trainable=False,
+        training_takes="masks of what stands out in each infrared image, by U2-Net",
+    ),
     "fnet": Entry("fusion.methods.fnet", "Panda et al., arXiv 2411.04519", packages=["numba"], revision=3),
 }
 

@@ -96,6 +96,7 @@ class Entry:
     reference: where the method is published.
     needs_weights: whether it needs a weights file, so that it is a network and computes on the device.
     trainable: whether it can be trained here, so that its `Method.training` is not None.
+    training_takes: what a network that cannot be trained here would be trained with, for the message that says so.
     frozen: the option that gives the frozen network's weights which its losses need, None where they need none.
     on_device: whether it computes on the device although it needs no weights, as a user's own network may.
     packages: those that compute it besides numpy, OpenCV and torch; their versions are written beside the results.
@@ -108,6 +109,7 @@ class Entry:
     reference: str
     needs_weights: bool = True
     trainable: bool = True
+    training_takes: str = ""
     frozen: Literal["perceptual_weights", "teacher_weights"] | None = None
     on_device: bool = False
     packages: Sequence[str] = ()

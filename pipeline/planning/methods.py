@@ -16,6 +16,7 @@ class Entry(Protocol):
     module: str
     needs_weights: bool
     trainable: bool
+    training_takes: str
     frozen: str | None
     in_torch: bool
     revision: int
@@ -162,6 +163,7 @@ def _without_weights(methods: list[str], given: Mapping[str, str]) -> dict[str, 
 
 def _check_trainable(method: str, entry: Entry, reason: str, options: Mapping[str, Any]) -> None:
     if not entry.trainable:
-        raise InputError(f"config: the method {method} has no weights ({reason}) and cannot be trained here")
+        takes = f", which takes {entry.training_takes}" if entry.training_takes else ""
+        raise InputError(f"config: the method {method} has no weights ({reason}) and cannot be trained here{takes}")
     if entry.frozen and not options.get(entry.frozen):
         raise InputError(f"config: to train {method}, name its fusion.training.{method}.{entry.frozen}")

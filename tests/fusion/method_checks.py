@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from fusion.fuse import clip
+from fusion.fuse import clip, fuse_pair
 from fusion.methods import Training, find_method
 from fusion.metrics import prepare, score
+from fusion.weights import read_state, write_state
 from pipeline.colour import split_pair
-from pipeline.pairs import find_pairs
+from pipeline.pairs import find_pairs, read_grey
 
 
 def random_pairs(count: int, height: int, width: int) -> torch.Tensor:
@@ -57,6 +58,30 @@ def fused_scores(shared: Path, name: str, weights: Path, images: Sequence[str]) 
         fused = np.rint(np.clip(fused, 0, 1) * 255).astype(np.uint8)
         rows.append(score(prepare(visible, infrared), fused, ["MI", "VIF", "Qabf", "SSIM"]))
     return rows
+
+
+def check_authors_images(shared: Path, name: str, published: str, images: Sequence[str]) -> None:
+    """TNO images fused by a method with its authors' folder, as they finish them, are theirs within 1 grey level."""
+    weights, pairs = shared / "data/checkpoints" / published, shared / "data/fusion_test/TNO"
+    method = find_method(name)
+    fuser, finish = method.load(weights, "cpu", "fp32"), method.authors_output or clip
+    for pair in find_pairs(pairs / "vi", pairs / "ir", images):
+        found = fuse_pair(pair, fuser, "grey", finish)[0].astype(int)
+        theirs = read_grey(shared / "data/reference_fused" / published / f"TNO/{pair.name}.png")
+        height, width = theirs.shape
+        assert {found.shape[0] - height, found.shape[1] - width} <= {0, 1}  # some crop to even sides
+        assert np.abs(found[:height, :width] - theirs).max() <= 1, pair.name
+
+
+def check_authors_file(shared: Path, name: str, file: str, folder: Path) -> None:
+    """The authors' file, or the folder that it is in, fills all of the network, and comes back from ours."""
+    network, path = find_method(name).network, shared / "data/checkpoints" / file
+    made = network(path).state_dict()
+    write_state(folder / "ours.safetensors", made)
+    for again in (path.parent, folder / "ours.safetensors"):
+        state = network(again).state_dict()
+        assert state.keys() == made.keys() and all(torch.equal(value, made[key]) for key, value in state.items())
+    assert sum(value.numel() for value in made.values()) == sum(value.numel() for value in read_state(path).values())
 
 
 def check_scores(found: Mapping[str, float], wanted: Sequence[float]) -> None:

@@ -36,6 +36,11 @@ def read_tensorflow(path: Path) -> State:
     return {key: value.permute(orders[value.ndim]) if value.ndim in orders else value for key, value in state.items()}
 
 
+def in_folder(file: str) -> Callable[[Path], State]:
+    """Return a function that reads a weights file, or the one called `file` in the authors' folder."""
+    return lambda path: read_state(path / file if path.is_dir() else path)
+
+
 def filled(
     network: Network,
     weights: Path | None,

@@ -17,6 +17,8 @@ def test_the_table_and_the_module_agree(name):
     assert entry.needs_weights == (method.network is not None)
     assert method.published is None or entry.needs_weights
     assert entry.trainable or entry.frozen is None
+    # A network that cannot be trained here says what that would take.
+    assert bool(entry.training_takes) == (entry.needs_weights and not entry.trainable)
 
 
 def test_the_table_imports_nothing_heavy():

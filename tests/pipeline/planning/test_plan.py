@@ -40,6 +40,22 @@ def test_a_method_without_weights_is_refused_left_out_or_trained(plan, touch):
     assert methods.weights("average") == []
 
 
+def test_a_network_that_cannot_be_trained_here_says_what_its_training_takes(plan):
+    with pytest.raises(
+        InputError, match=r"the method sage has no weights .* cannot be trained here, which takes .* SAM"
+    ):
+        plan({"fusion": {"methods": ["sage"], "missing_weights": "train"}})
+
+
+def test_methods_newer_than_the_paper_are_rows_of_table_1_and_of_table_2_where_named(plan, touch):
+    newer = ["sage", "gifnet", "mmdrfuse", "sfdfusion"]
+    touch(*(f"data/checkpoints/{folder}/weights" for folder in ("SAGE", "GIFNet", "MMDRFuse", "SFDFusion")))
+    assert [name for name in plan("table1").methods.names if name in newer] == newer
+    assert not {*newer} & {*plan("paper").methods.names}
+    methods = plan("paper", {"fusion": {"methods": newer}}).methods
+    assert methods.names == newer and methods.weights("sage") == ["data/checkpoints/SAGE"]
+
+
 def test_weights_are_the_users_ours_or_trained(plan, touch):
     touch("itfuse.pth")
     given = {"fusion": {"methods": ["itfuse", "fnet"], "weights": {"itfuse": "itfuse.pth"}}}
