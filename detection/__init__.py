@@ -6,6 +6,7 @@ prepare                    writes the split, the truth and the scenes that all l
 variant                    what the detector sees: the images and labels of one variant
 train, loop, recipe        the training; images and detector are what it trains on and with
 test, late                 detections and average precision, of one detector or of both bands' pooled boxes
+brought, as_is             results of detectors that were trained elsewhere, and such detectors themselves
 predictions, average_precision   detections are read and scored here, whoever wrote them
 accumulation, intervals, differences, significance   the statistics of Table II, by whole scenes
 objects, errors            which objects each variant found and missed; what kind of mistakes it makes

@@ -198,6 +198,21 @@ def score_conditions(evaluation: COCOeval, conditions: Mapping[str, str]) -> dic
     return tables
 
 
+def without_classes(table: Mapping[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """Return `Scores.table()` with NaN for the classes `names`, their boxes kept, and averages over the others."""
+    if not names:
+        return dict(table)
+    classes = {
+        name: {column: value if column == "boxes" else float("nan") for column, value in values.items()}
+        if name in names
+        else values
+        for name, values in table["classes"].items()
+    }
+    columns = {column: np.array([values[column] for values in classes.values()]) for column in table["average"]}
+    average = {column: _mean_of_defined(values) for column, values in columns.items()}
+    return {**table, "classes": classes, "average": average}
+
+
 def protocol_words(most: int) -> str:
     """Return the protocol as tables print it; `most` detections of each class in an image count."""
     return f"COCO AP@[0.50:0.95] by pycocotools, at most {most} detections of each class in an image"
@@ -211,6 +226,7 @@ def write_scores(
     facts: Mapping[str, Any],
     provenance: Mapping[str, Any],
     most: int = MOST_DETECTIONS,
+    unknown: Collection[str] = (),
 ) -> None:
     """Score a detector's predictions, write `predictions.json` and `ap.json` to `folder`, and log the averages.
 
@@ -223,12 +239,13 @@ def write_scores(
         provenance: where the predictions come from, with the `versions` of what made them; their digest and the
             versions of what scores them are added.
         most: detections of a class in an image that count.
+        unknown: classes that the detector does not know: they have no AP, and the averages are over the others.
 
     Raises:
         InputError: as `score`.
     """
     evaluation = evaluate(truth, predictions, most=most)
-    table = accumulate(evaluation).table()
+    table = without_classes(accumulate(evaluation).table(), unknown)
     if table["classes_without_boxes"]:
         logging.warning("warning: no test box of %s: without AP", ", ".join(table["classes_without_boxes"]))
     content = {
@@ -236,7 +253,9 @@ def write_scores(
         "protocol": protocol_words(most),
         **table,
         "confusion": confusion(truth, predictions),
-        "conditions": score_conditions(evaluation, conditions),
+        "conditions": {
+            name: without_classes(part, unknown) for name, part in score_conditions(evaluation, conditions).items()
+        },
         "images": len(truth["images"]),
         "boxes": len(objects_of(truth)),
         "detections": len(predictions),

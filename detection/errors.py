@@ -274,7 +274,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     truth = read_truth(args.truth)
     if warning := without_boxes(truth, "test"):
         logging.warning("warning: %s", warning)
-    files = runs_by_variant(args.predictions)
+    files = runs_by_variant(args.predictions, args.brought)
     detectors = [(variant, seed) for variant in files for seed in sorted(files[variant])]
     work = partial(_describe_file, truth, args.most_detections)
     found = _each(work, [files[variant][seed] for variant, seed in detectors])
@@ -348,6 +348,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         required=True,
         metavar="VARIANT/SEED=FILE",
         help="predictions.json of every variant and seed",
+    )
+    parser.add_argument(
+        "--brought", nargs="*", default=[], metavar="VARIANT", help="variants made elsewhere: their seeds may be others"
     )
     parser.add_argument(
         "--most-detections",

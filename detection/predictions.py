@@ -23,17 +23,23 @@ def read_predictions(path: Path, truth: Mapping[str, Any]) -> list[dict[str, Any
     Raises:
         InputError: the file is missing, no JSON, or no list; a prediction is refused as by `check_predictions`.
     """
-    predictions = read_json(path)
-    if not isinstance(predictions, list):
-        keys = f" with the keys {some_of(sorted(map(str, predictions)))}" if isinstance(predictions, dict) else ""
-        raise InputError(
-            f"{path} holds a JSON {type(predictions).__name__}{keys}; wanted COCO results: a list of objects with "
-            f"{', '.join(_KEYS)}, without anything around it"
-        )
+    predictions = read_results(path)
     check_predictions(truth, predictions, f"{path}, ")
-    for doubt in _doubts(truth, predictions):
+    for doubt in doubts(truth, predictions):
         logging.warning("warning: %s: %s", path, doubt)
     return predictions
+
+
+def read_results(path: Path) -> list[Any]:
+    """Read a JSON list, nothing in it checked; InputError where the file is missing, no JSON, or no list."""
+    results = read_json(path)
+    if not isinstance(results, list):
+        keys = f" with the keys {some_of(sorted(map(str, results)))}" if isinstance(results, dict) else ""
+        raise InputError(
+            f"{path} holds a JSON {type(results).__name__}{keys}; wanted COCO results: a list of objects with "
+            f"{', '.join(_KEYS)}, without anything around it"
+        )
+    return results
 
 
 def check_predictions(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], where: str = "") -> None:
@@ -57,7 +63,7 @@ def check_predictions(truth: Mapping[str, Any], predictions: Sequence[Mapping[st
             )
         for key, known in (("image_id", images), ("category_id", categories)):
             value = prediction.get(key)
-            if not _is_number(value) or value not in known:
+            if not is_number(value) or value not in known:
                 raise InputError(
                     f"{where}prediction {number} has the {key} {_short(value)}; wanted one of the ground truth's "
                     f"{len(known)}, {min(known)} to {max(known)}: "
@@ -66,7 +72,7 @@ def check_predictions(truth: Mapping[str, Any], predictions: Sequence[Mapping[st
                 )
         box, value = prediction.get("bbox"), prediction.get("score")
         values = [*box, value] if isinstance(box, (list, tuple)) else [box, value]
-        if len(values) != 5 or not all(map(_is_number, values)):
+        if len(values) != 5 or not all(map(is_number, values)):
             raise InputError(
                 f"{where}prediction {number} has the bbox {_short(box)} and the score {_short(value)}; wanted five "
                 "finite numbers, x, y, width and height in pixels and the score"
@@ -80,25 +86,27 @@ def check_predictions(truth: Mapping[str, Any], predictions: Sequence[Mapping[st
             raise InputError(f"{where}prediction {number} has the score {value:g}; wanted 0 to 1")
 
 
-def _doubts(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> list[str]:
+def doubts(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what looks wrong in checked predictions, in words: boxes outside their images, or all within 0..1."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     found = [(prediction["bbox"], sizes[prediction["image_id"]]) for prediction in predictions]
-    doubts = []
+    odd = []
     outside = sum(
         x + w > (1 + OUTSIDE_FRACTION) * width or y + h > (1 + OUTSIDE_FRACTION) * height
         for (x, y, w, h), (width, height) in found
     )
     if 5 * outside > len(found):
-        doubts.append(
+        odd.append(
             f"{outside} of {len(found)} boxes end far outside their images; wanted x, y, width, height, not "
             "xmin, ymin, xmax, ymax, in pixels of the images as they are"
         )
     if found and all(max(box) <= 1 for box, _ in found):
-        doubts.append(f"all {len(found)} boxes lie within 0..1; wanted pixels, not fractions of the image")
-    return doubts
+        odd.append(f"all {len(found)} boxes lie within 0..1; wanted pixels, not fractions of the image")
+    return odd
 
 
-def _is_number(value: Any) -> bool:
+def is_number(value: Any) -> bool:
+    """Return whether a value of a JSON file is a finite number that a float can hold."""
     # The bound: JSON has whole numbers that no float holds; NaN is below none.
     return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e300
 

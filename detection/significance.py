@@ -36,6 +36,7 @@ from detection.average_precision import MOST_ASKED, MOST_DETECTIONS, check_most,
 from detection.by_condition import describe_conditions
 from detection.differences import LEAST_SEEDS, LEVEL, compare, split_by_scene
 from detection.intervals import bootstrap, describe
+from detection.late import BANDS
 from detection.predictions import read_predictions
 from detection.scenes import read_scenes
 from detection.truth import read_truth
@@ -43,6 +44,7 @@ from pipeline.artefacts import read_json, sha256_file, sha256_json, versions, wr
 from pipeline.stage import InputError, Progress, run, some_of, threads_available
 
 UNITS = ("sequence", "place", "image")
+BROUGHT = "how brought detections vary with their training is unknown"  # why no method is said to differ from theirs
 _FEW_FILES = 6  # fewer are matched in this process: starting others takes longer
 
 
@@ -53,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError(f"--samples {args.samples}: wanted at least 100, for the ends of an interval")
     truth = read_truth(args.truth)
     comparison = read_comparison(args, truth)
+    labels = sha256_json(truth)
+    truth = only_classes(truth, args.classes) if args.classes else truth
     judged = judge(truth, comparison)
     compared, matches, boxes = judged.compared, judged.matches, judged.boxes
     measured, drawn = bootstrap(matches, comparison.scene, args.samples, args.seed)
@@ -66,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {
         "method": comparison.method,
         "correction": (
-            f"the largest of {len(compared['comparisons'])} differences under {args.swaps} random signs of scenes for "
-            "trained detectors, Holm for methods"
+            f"the largest of {judged.family} differences under {args.swaps} random signs of scenes for trained "
+            "detectors, Holm for methods"
         ),
         "confidence": 1 - LEVEL,
         "samples": args.samples,
@@ -80,7 +84,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         **compared,
         "conditions": conditions,
         "provenance": {
-            "labels": sha256_json(truth),
+            "labels": labels,
+            "classes": sorted(args.classes),
             "predictions": judged.digests,
             **comparison.provenance(),
         },
@@ -99,7 +104,7 @@ class Comparison:
         scene: (N,) index of the scene of each image, images in the order of their ids.
         scenes: G, their number.
         file: the table that names them, or None.
-        brought: variants whose detectors were trained elsewhere.
+        brought: variants whose detectors were trained elsewhere, with any number of files.
         most: detections of a class in an image that count.
         swaps: random signs of the test.
         seed: of the signs.
@@ -117,8 +122,9 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that every variant was trained with."""
-        return sorted(next(iter(self.files.values())))
+        """The seeds that every variant was trained with, those brought left out unless there is no other."""
+        own = (by_seed for variant, by_seed in self.files.items() if variant not in self.brought)
+        return sorted(next(own, next(iter(self.files.values()))))
 
     @property
     def method(self) -> str:
@@ -140,13 +146,15 @@ class Judgement:
     """What one ground truth says of the variants.
 
     Attributes:
-        compared: what `detection.differences.compare` returns; each entry of `against_bands` with its `reason`.
+        compared: what `compare_rows` returns; each entry of `against_bands` with its `reason`.
+        family: the number of differences for which those between rows that were not brought are corrected.
         matches: for each variant, for each seed, the classes' matches.
         boxes: (K, G) boxes of each class in each scene.
         digests: of the predictions, by variant and seed.
     """
 
     compared: dict[str, Any]
+    family: int
     matches: dict[str, list[list[Matches]]]
     boxes: np.ndarray
     digests: dict[str, dict[str, str]]
@@ -163,7 +171,7 @@ def read_comparison(args: argparse.Namespace, truth: Mapping[str, Any]) -> Compa
     check_most(args.most_detections)
     if args.unit not in (None, "image") and not args.scenes:
         raise InputError(f"--unit {args.unit} needs --scenes FILE")
-    files = runs_by_variant(args.predictions)
+    files = runs_by_variant(args.predictions, args.brought)
     if stray := sorted(set(args.brought) - set(files)):
         raise InputError(f"--brought names {some_of(stray)}, which --predictions does not")
     unit = args.unit or (unit_of_split(args.scenes) if args.scenes else "image")
@@ -172,6 +180,19 @@ def read_comparison(args: argparse.Namespace, truth: Mapping[str, Any]) -> Compa
     return Comparison(
         files, unit, scene, scenes, args.scenes, args.brought, args.most_detections, args.swaps, args.seed
     )
+
+
+def only_classes(truth: Mapping[str, Any], classes: Sequence[str]) -> dict[str, Any]:
+    """Return a ground truth with the boxes of some classes alone; the others then take no part in averages.
+
+    Raises:
+        InputError: the ground truth has no class of such a name.
+    """
+    numbers = {category["name"]: category["id"] for category in truth["categories"]}
+    if strangers := sorted(set(classes) - set(numbers)):
+        raise InputError(f"--classes names {some_of(strangers)}; wanted classes of {', '.join(numbers)}")
+    kept = {numbers[name] for name in classes}
+    return {**truth, "annotations": [a for a in truth["annotations"] if a["category_id"] in kept]}
 
 
 def names_in_order(truth: Mapping[str, Any]) -> list[str]:
@@ -184,13 +205,38 @@ def judge(truth: Mapping[str, Any], comparison: Comparison) -> Judgement:
     matches, digests = match_all(truth, comparison.files, comparison.most)
     boxes = scene_boxes(next(iter(matches.values()))[0], comparison.scene, comparison.scenes)
     parts = split_by_scene(matches, comparison.scene, comparison.scenes)
-    compared = compare(parts, boxes, brought=comparison.brought, swaps=comparison.swaps, seed=comparison.seed)
+    compared, family = compare_rows(parts, boxes, comparison)
     for name, by_statement in compared["against_bands"].items():
         for statement, entry in by_statement.items():
             entry["reason"] = why_not_shown(
                 entry, statement, compared, len(comparison.seeds), name in comparison.brought
             )
-    return Judgement(compared, matches, boxes, digests)
+    return Judgement(compared, family, matches, boxes, digests)
+
+
+def compare_rows(
+    parts: Mapping[str, np.ndarray], boxes: np.ndarray, comparison: Comparison
+) -> tuple[dict[str, Any], int]:
+    """Return what `detection.differences.compare` says of all rows, and the number of pairs without a brought one.
+
+    Rows that were brought change nothing that is said of the others: these are compared, and corrected for their
+    number, by themselves; what concerns a brought row is corrected for all. A brought row's mean over its files stands
+    for each seed, since how it varies is not used.
+    """
+    seeds = len(comparison.seeds)
+    same = {
+        name: np.repeat(part.mean(axis=0, keepdims=True), seeds, axis=0) if name in comparison.brought else part
+        for name, part in parts.items()
+    }
+    options = {"brought": comparison.brought, "swaps": comparison.swaps, "seed": comparison.seed}
+    own = {name: part for name, part in same.items() if name not in comparison.brought or name in BANDS}
+    together = compare(same, boxes, **options)
+    if len(own) == len(same) or set(own) <= set(BANDS):
+        return together, len(together["comparisons"])
+    compared = compare(own, boxes, **options)
+    compared["comparisons"] += [e for e in together["comparisons"] if not {e["first"], e["second"]} <= set(own)]
+    compared["against_bands"] |= {n: e for n, e in together["against_bands"].items() if n not in own}
+    return compared, len(own) * (len(own) - 1) // 2
 
 
 def scenes_of(file: Path, unit: str, names: Sequence[str]) -> list[str]:
@@ -278,7 +324,7 @@ def why_not_shown(
     if statement == "methods" and seeds < LEAST_SEEDS:
         return f"seeds: {seeds}; a statement about methods needs {LEAST_SEEDS}"
     if math.isnan(entry["p_ahead"]):
-        return "how brought detections vary with their training is unknown" if brought else "nothing to compare with"
+        return BROUGHT if brought else "nothing to compare with"
     return f"p {entry['p_ahead']:.3f} for ahead, {entry['p_behind']:.3f} for behind; wanted below {LEVEL / 2}"
 
 
@@ -302,8 +348,10 @@ def _log(result: Mapping[str, Any]) -> None:
         logging.info("%-12s against the bands: %s", variant, ", ".join(words))
 
 
-def runs_by_variant(words: Sequence[str]) -> dict[str, dict[int, Path]]:
+def runs_by_variant(words: Sequence[str], brought: Sequence[str] = ()) -> dict[str, dict[int, Path]]:
     """Return the files of VARIANT/SEED=FILE words by variant and seed; every variant has the same seeds.
+
+    Those in `brought` may have any.
 
     Raises:
         InputError: a word is of another form, or names a variant and seed again; a variant has other seeds.
@@ -317,8 +365,9 @@ def runs_by_variant(words: Sequence[str]) -> dict[str, dict[int, Path]]:
         if int(seed) in files.setdefault(variant, {}):
             raise InputError(f"--predictions names {variant}/{seed} twice; wanted one file for each")
         files[variant][int(seed)] = Path(file)
-    seeds = sorted(next(iter(files.values())))
-    for variant, by_seed in files.items():
+    own = {variant: by_seed for variant, by_seed in files.items() if variant not in brought}
+    seeds = sorted(next(iter(own.values()), ()))
+    for variant, by_seed in own.items():
         if sorted(by_seed) != seeds:
             raise InputError(f"--predictions: {variant!r} has the seeds {sorted(by_seed)}, expected {seeds}")
     return files
@@ -346,7 +395,8 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="VARIANT",
-        help="variants whose detectors were trained elsewhere: no statement about methods is made of them",
+        help="variants whose detectors were trained elsewhere, with any number of files: no statement about methods is "
+        "made of them, and none about the others is changed by them",
     )
     parser.add_argument(
         "--most-detections",
@@ -367,6 +417,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--truth", type=Path, required=True, help="truth_test.json of the prepared split")
     add_comparison_options(parser)
     parser.add_argument("--samples", type=int, default=1000, help="draws of the bootstrap (default: %(default)s)")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="CLASS",
+        help="classes that the detectors know, where they do not know all: the others take no part in averages",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     return parser.parse_args(argv)
 

@@ -1,5 +1,10 @@
 """Test a detector on one variant's test images.
 
+With `--as-is` the detector is one that was trained elsewhere and is not trained on the variant: weights of this
+project, an ONNX file as `ultralytics export` writes it, or, with `--trust-weights`, a file of ultralytics'. `--classes`
+names its classes as the data set's; those without a partner are dropped, and a class of the data set without one has no
+AP.
+
 Writes `predictions.json` (COCO results, boxes in pixels of the original images) and `ap.json` (average precision and
 recall per class, size and condition, by the COCO protocol, and which classes were taken for others).
 """
@@ -15,13 +20,14 @@ import numpy as np
 import torch
 import torchvision
 
+from detection.as_is import load_as_is
 from detection.average_precision import MOST_ASKED, MOST_DETECTIONS, check_most, read_conditions, write_scores
 from detection.detector import STRIDE, describe, is_transformer, lacks_memory, load_weights, raw_detections
 from detection.images import read_bgr, resize_long_side, resized_sides
 from detection.variant import Data, read_data
 from pipeline.artefacts import sha256_file, versions
 from pipeline.devices import DEVICES, claimed_device
-from pipeline.stage import InputError, Progress, run
+from pipeline.stage import InputError, Progress, run, some_of, threads_available
 
 GREY = 114  # around an image, as in training
 MOST_CANDIDATES = 30000  # boxes of an image that go into suppression
@@ -148,17 +154,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"--most-detections {args.most_detections} cannot count: --max-detections {kept} keeps fewer in an image"
         )
     data = read_data(args.data, "test")
-    model, facts = load_weights(args.weights)
-    if tuple(facts["classes"]) != data.classes:
-        raise InputError(f"{args.weights} knows the classes {facts['classes']}; {args.data} wants {list(data.classes)}")
-    if facts["variant"] != data.variant:
-        logging.warning(
-            "warning: %s was trained on %s and is tested on %s", args.weights, facts["variant"], data.variant
-        )
+    if (args.classes or args.trust_weights) and not args.as_is:
+        raise InputError("--classes and --trust-weights belong to --as-is")
+    read = _as_is if args.as_is else _trained
+    model, size, about, source = read(args, data)
+    overlap = 1.0 if getattr(model, "suppressed", False) else args.iou
     conditions = read_conditions(args.conditions)
-    size = args.image_size or facts["image_size"]
     with claimed_device(args.device, args.threads) as device:
-        predictions = predict(model, data, device, size, args.batch, args.conf, args.iou, kept)
+        predictions = predict(model, data, device, size, args.batch, args.conf, overlap, kept)
         computed_on = {
             "device": device if device == "cpu" else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
@@ -168,16 +171,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         data.truth,
         predictions,
         conditions,
-        {
-            "variant": data.variant,
-            "seed": facts["seed"],
-            "detector": describe(facts["model"], facts.get("architecture")),
-        },
+        {"variant": data.variant, **about},
         {
             "weights": sha256_file(args.weights),
-            "training": facts["digest"],
-            "trained_on": facts["variant"],
-            "start": facts["start"],
+            **source,
             "data": data.digests(),
             "image_size": size,
             "confidence": args.conf,
@@ -187,14 +184,60 @@ def main(argv: Sequence[str] | None = None) -> None:
             "versions": versions("torch", "torchvision", "ultralytics", "opencv-python-headless"),
         },
         args.most_detections,
+        about["as_is"]["unknown"] if args.as_is else (),
     )
+
+
+def _trained(args: argparse.Namespace, data: Data) -> tuple[Any, int, dict[str, Any], dict[str, Any]]:
+    """Return a detector of detection.train, the image size, what it says of itself, and where it comes from."""
+    model, facts = load_weights(args.weights)
+    if tuple(facts["classes"]) != data.classes:
+        raise InputError(f"{args.weights} knows the classes {facts['classes']}; {args.data} wants {list(data.classes)}")
+    if facts["variant"] != data.variant:
+        logging.warning(
+            "warning: %s was trained on %s and is tested on %s", args.weights, facts["variant"], data.variant
+        )
+    about = {"seed": facts["seed"], "detector": describe(facts["model"], facts.get("architecture"))}
+    source = {"training": facts["digest"], "trained_on": facts["variant"], "start": facts["start"]}
+    return model, args.image_size or facts["image_size"], about, source
+
+
+def _as_is(args: argparse.Namespace, data: Data) -> tuple[Any, int, dict[str, Any], dict[str, Any]]:
+    """Return a detector that was trained elsewhere, in the form of `_trained`; say which classes have no partner."""
+    threads = threads_available(args.threads)
+    model, facts = load_as_is(args.weights, args.classes, data.classes, args.trust_weights, threads)
+    size = args.image_size or facts["image_size"]
+    if facts["fixed"] and size != facts["image_size"]:
+        raise InputError(
+            f"--image-size {size}: {args.weights} was exported for {facts['image_size']} pixels only; wanted that"
+        )
+    for kind, whose in (("dropped", "the detector's classes"), ("unknown", "the data set's classes")):
+        if names := facts["as_is"][kind]:
+            logging.info("%s without a partner: %s", whose, some_of(names))
+    return model, size, {"seed": 0, "detector": facts["detector"], "as_is": facts["as_is"]}, {}
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m detection.test", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--weights", type=Path, required=True, help="weights.pt written by detection.train")
+    parser.add_argument(
+        "--weights", type=Path, required=True, help="weights.pt written by detection.train; with --as-is others, too"
+    )
+    parser.add_argument("--as-is", action="store_true", help="the detector was trained elsewhere and is used as it is")
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        default=[],
+        metavar="THEIRS=OURS",
+        help="with --as-is: the data set's class for each of the detector's that has a partner",
+    )
+    parser.add_argument(
+        "--trust-weights",
+        action="store_true",
+        help="with --as-is: --weights may be a pickle, which can run any code as it loads: only for files whose origin "
+        "you trust",
+    )
     parser.add_argument("--data", type=Path, required=True, help="a variant's data.yaml")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     parser.add_argument(

@@ -93,7 +93,9 @@ def score_by(truth: Mapping[str, Any], comparison: Comparison) -> tuple[dict[str
     return {
         "boxes": {name: int(count) for name, count in zip(classes, judged.boxes.sum(axis=1), strict=True)},
         "AP": means,
-        "seeds": {v: dict(zip(map(str, comparison.seeds), values, strict=True)) for v, values in rows.items()},
+        "seeds": {
+            v: dict(zip(map(str, sorted(comparison.files[v])), values, strict=True)) for v, values in rows.items()
+        },
         "order": sorted(means, key=lambda variant: -means[variant]["Average"]),  # of equal ones the first given
         **{
             key: judged.compared[key] for key in ("untested", "scenes", "scenes_effective", "training", "against_bands")

@@ -26,9 +26,14 @@ LATE = "late"  # both bands' boxes pooled (detection.late): not fused images, tr
 PER_METHOD = frozenset({"method", "fused_sha256", "manifest_sha256"})
 
 
-def fused_variants(variants: Iterable[str]) -> list[str]:
-    """Return the variants that are fused images: neither a band nor both bands' boxes pooled."""
-    return [variant for variant in variants if variant not in (*BANDS, LATE)]
+def fused_variants(variants: Iterable[str], brought: Collection[str] = ()) -> list[str]:
+    """Return the variants that are fused images: no band, not both bands' boxes pooled, none of those `brought`."""
+    return [variant for variant in variants if variant not in (*BANDS, LATE, *brought)]
+
+
+def brought_rows(table: pd.DataFrame) -> list[str]:
+    """Return the variants of Table II whose detections were brought from elsewhere."""
+    return table.loc[table["brought"].astype(bool), "variant"].tolist() if "brought" in table else []
 
 
 @dataclass(frozen=True)

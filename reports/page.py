@@ -18,11 +18,12 @@ from markupsafe import Markup
 
 from pipeline.artefacts import read_json, write_text
 from pipeline.stage import InputError, run
-from reports.collect import LATE, Split, fused_variants, read_split, read_table, required
+from reports.collect import LATE, Split, brought_rows, fused_variants, read_split, read_table, required
 from reports.conditions import condition_facts
 from reports.errors import confusion_table, error_facts, error_table, error_words, read_errors
 from reports.page_charts import average_chart, error_charts, fusion_charts, loss_charts, precision_charts
 from reports.page_tables import (
+    as_is_section,
     conditions_section,
     cost_section,
     detection_section,
@@ -52,15 +53,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{options.tables / 'table2.csv'} and {split.file} disagree: digest_test; make the tables again"
         )
     variants = table["variant"].tolist()
-    methods = fused_variants(variants)
+    without_images = [name for name in variants if name == LATE or name in brought_rows(table)]
+    methods = fused_variants(variants, without_images)
     fusion, fusion_facts = read_table(options.tables / "fusion.csv") if methods else (pd.DataFrame(), {})
     fused_facts = fusion_facts.get("fused", {})
     runs = read_runs(options.ap, variants)
     check_runs(runs, split)
     significance = read_significance(options.significance, split, runs) if options.significance else None
-    images = _paths_by_name(options.images, "--images", [variant for variant in variants if variant != LATE])
-    if LATE in variants:
-        images[LATE] = images["visible"]  # it has boxes and no images
+    images = _paths_by_name(options.images, "--images", [name for name in variants if name not in without_images])
+    images |= dict.fromkeys(without_images, images["visible"])  # they have boxes and no images
     predictions = _path_by_name(options.predictions, "--predictions", variants)
     costs = {name: read_json(path) for name, path in _path_by_name(options.costs, "--costs").items()}
     losses = _path_by_name(options.losses, "--losses")
@@ -89,18 +90,25 @@ def main(argv: Sequence[str] | None = None) -> None:
         tables.append(errors_section(kinds, kind_facts, words, drawn))
     if len(parts.columns) > 1:
         tables.append(parts_section(parts))
+    if options.as_is_table:
+        by_detector, as_is_facts = read_table(options.as_is_table, text=("variant", "against_bands"))
+        if as_is_facts["digest_test"] != facts["digest_test"]:
+            raise InputError(f"{options.as_is_table} is of another split than Table II; make the tables again")
+        tables.append(as_is_section(by_detector, as_is_facts))
     if methods:
         tables.append(fusion_section(fusion, fusion_facts))
     if options.cost_table:
         cost, cost_facts = read_table(options.cost_table)
-        if cost["variant"].tolist() != variants:
+        own = [name for name in variants if name not in brought_rows(table)]
+        if cost["variant"].tolist() != own:
             raise InputError(
-                f"{options.cost_table} has the rows {', '.join(cost['variant'])}, expected {', '.join(variants)}"
+                f"{options.cost_table} has the rows {', '.join(cost['variant'])}, expected {', '.join(own)}"
             )
         tables.append(cost_section(cost, cost_facts))
     test_sets = [block for file in options.test_set_tables for block in read_blocks(file)]
     best = lead.fused or variants[-1]
-    kept, shown = _draw_pictures(options, split.test, read_pictures(split, images, predictions), helps, best)
+    pictures = read_pictures(split, images, predictions, without_images)
+    kept, shown = _draw_pictures(options, split.test, pictures, helps, best)
     insides = _insides(options.insides, kept) if options.insides else None
     present = {
         "significance": significance is not None,
@@ -133,6 +141,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             *loss_charts(losses, detector_losses),
         ],
         "late": LATE in variants,
+        "without_images": without_images,
         "best": best,
         **shown,
         "insides": insides,
@@ -194,6 +203,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--curves", type=Path, help="pr_curves.csv of detection.errors: precision by recall")
     parser.add_argument("--cost-table", type=Path, help="cost.csv of reports.costs")
     parser.add_argument("--truth-table", type=Path, help="table2_truth.csv, where there are several label sets")
+    parser.add_argument("--as-is-table", type=Path, help="table2_as_is.csv: detectors that were not retrained")
     parser.add_argument("--insides", type=Path, help="folder that fusion.explain wrote of one test pair")
     parser.add_argument(
         "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv, table3.csv of reports.test_sets"

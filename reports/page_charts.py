@@ -11,19 +11,21 @@ from markupsafe import Markup
 from detection.errors import KINDS
 from pipeline.artefacts import read_csv
 from reports import charts
-from reports.collect import LATE
+from reports.collect import LATE, brought_rows
 from reports.correlation import correlation_sentence, rank_correlations
 from reports.errors import CONFUSION, mean_confusions
 from reports.tables_layout import fusion_metrics
 from reports.test_sets_layout import METRICS
+from reports.verdict import own_seeds
 
 
 def average_chart(table: pd.DataFrame, scores: pd.DataFrame, significance: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the chart of Table II's averages; `scores` are those of each seed."""
-    several = int(table["seeds"].min()) > 1
+    several = own_seeds(table) > 1
     text = (
         "Squares: single bands; diamonds: fused; dotted line: the better band."
         + (" Circle: both bands' boxes pooled." if LATE in set(table["variant"]) else "")
+        + (" Triangles: brought from elsewhere." if brought_rows(table) else "")
         + (" Bars: 95 % intervals." if significance else " Bars: lowest to highest seed." if several else "")
         + (" Rings: single seeds." if several else "")
     )

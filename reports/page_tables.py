@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from reports.as_is import as_is_cells, as_is_layout, as_is_notes
 from reports.collect import Split
 from reports.conditions import condition_cells, condition_layout, condition_notes, condition_table
 from reports.costs import cost_cells, cost_layout, cost_notes
@@ -73,6 +74,15 @@ def truth_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, An
     layout = replace(layout, columns=averages)
     rows = table_rows(table, layout, below=below)
     return _section("truths", "Whose boxes: Table II by every label set", rows, layout, truth_notes(facts))
+
+
+def as_is_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the table of detectors that were not retrained for the template; intervals stand below the averages."""
+    layout, cells = as_is_layout(table), as_is_cells(table)
+    below = {"Average": cells["Average_interval"].tolist()}
+    layout = replace(layout, columns={k: v for k, v in layout.columns.items() if k != "Average_interval"})
+    heading = "Not retrained: detectors of elsewhere on each variant"
+    return _section("as-is", heading, table_rows(table, layout, below=below), layout, as_is_notes(facts))
 
 
 def fusion_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from reports.collect import Split, require_equal, required
 
 # What rightly differs between two runs of one recipe, in ap.json's provenance and in the training's. Everything else
 # must agree: a new key is compared until somebody decides here that it need not be.
+# Versions need not agree to the last number, see `release`; devices and threads are named below the table.
 PER_TEST = frozenset({"weights", "training", "trained_on", "predictions", "data.images", "device", "threads"})
 PER_TRAINING = frozenset(
     {
@@ -31,6 +32,20 @@ class Run:
     variant: str
     seed: int
     scores: dict[str, Any]
+
+    @property
+    def brought(self) -> dict[str, Any] | None:
+        """What detection.brought says of the file that the detections were brought in; None for a detector of ours."""
+        return self.scores.get("brought")
+
+
+def brought_files(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
+    """Return what is known of the files of each variant whose detections were brought from elsewhere."""
+    files: dict[str, list[dict[str, Any]]] = {}
+    for run in runs:
+        if run.brought:
+            files.setdefault(run.variant, []).append(run.brought)
+    return files
 
 
 def read_runs(files: Sequence[Path], variants: Sequence[str]) -> list[Run]:
@@ -71,10 +86,11 @@ def check_runs(
         manifests: from `read_manifests`; the images tested on must be those that it describes.
 
     Returns:
-        `detector`, `protocol`, `training.<key>`, `testing.<key>`.
+        `detector`, `protocol`, `training.<key>`, `testing.<key>`, versions in full, all that there are; `machines` in
+        words where the runs come from several.
 
     Raises:
-        InputError: two runs disagree in recipe, protocol or versions, or one is of another split, of other images or
+        InputError: two runs disagree in recipe, protocol or releases, or one is of another split, of other images or
             has no training.
     """
     by_digest = {}
@@ -82,6 +98,8 @@ def check_runs(
         facts = read_json(file)
         by_digest[required(facts, "digest", file)] = (file, facts)
     tested, trained = _labels(split, "test"), _labels(split, "train") if trainings else None
+    first = next((run for run in runs if not run.brought), runs[0])
+    seen: dict[str, dict[str, None]] = {}
     shared: dict[str, Any] = {}
     orders: dict[int, tuple[Path, Any]] = {}
     for run in runs:
@@ -89,6 +107,8 @@ def check_runs(
         digests = manifests[run.variant][0] if manifests and run.variant in manifests else None
         _check_testing(run, split)
         _check_data(file, scores["provenance"], tested, split.test, digests)
+        if run.brought:
+            continue
         facts = {key: scores[key] for key in ("detector", "protocol")}
         if trained:
             detectors = scores["provenance"].get("training")
@@ -103,10 +123,47 @@ def check_runs(
                 first_file, first_order = orders.setdefault(run.seed, (training_file, order))
                 require_equal(first_file, {"data.order": first_order}, training_file, {"data.order": order})
                 facts |= {f"training.{key}": value for key, value in _without(training, PER_TRAINING).items()}
+                _note(seen, {f"trained on.{key}": training.get(key) for key in ("device", "threads")})
         facts |= {f"testing.{key}": value for key, value in _without(scores["provenance"], PER_TEST).items()}
+        _note(seen, {key: value for key, value in facts.items() if ".versions." in key})
+        facts = {key: release(key, value) for key, value in facts.items()}
         shared = shared or facts
-        require_equal(runs[0].file, shared, file, facts)
-    return shared
+        require_equal(first.file, shared, file, facts)
+    for run in runs:
+        if run.brought:  # scored as the others; how it was trained is not known
+            require_equal(first.file, _counting(first), run.file, _counting(run))
+    versions = {key: ", ".join(values) for key, values in seen.items() if ".versions." in key}
+    machines = machine_words(seen)
+    return shared | versions | ({"machines": machines} if machines else {})
+
+
+def release(key: str, value: Any) -> Any:
+    """Return what of a fact has to agree between runs: of a version major and minor number, of others all.
+
+    A third number and a build (2.7.1, +cu126) mend mistakes; that they change a result beyond its last digits is not
+    expected, nor excluded, so tables name them. Those of ultralytics bring new features and have to agree.
+    """
+    if ".versions." not in key or key.endswith(".ultralytics"):
+        return value
+    return ".".join(str(value).partition("+")[0].split(".")[:2])
+
+
+def machine_words(seen: Mapping[str, Mapping[str, None]]) -> str:
+    """Return in words what differs between the machines that runs come from; nothing where that is one machine.
+
+    `seen` holds the values of each version (`training.versions.torch`) and of `trained on.device` and `.threads`.
+    """
+    several: dict[str, dict[str, None]] = {}
+    for key, values in seen.items():
+        if len(values) > 1:
+            several.setdefault(key.rpartition(".")[2], {}).update(values)
+    return "; ".join(f"{name} {', '.join(values)}" for name, values in several.items())
+
+
+def _note(seen: dict[str, dict[str, None]], facts: Mapping[str, Any]) -> None:
+    for key, value in facts.items():
+        if value is not None:
+            seen.setdefault(key, {})[str(value)] = None
 
 
 def scores_table(runs: Sequence[Run]) -> pd.DataFrame:
@@ -186,6 +243,11 @@ def _without(provenance: Mapping[str, Any], keys: frozenset[str]) -> dict[str, A
     return {key: value for key, value in flatten(provenance).items() if key not in keys}
 
 
+def _counting(run: Run) -> dict[str, Any]:
+    """Return how a run's detections were counted: the protocol, and how many were kept of an image."""
+    return {"protocol": run.scores["protocol"], "max_detections": run.scores["provenance"].get("max_detections")}
+
+
 def _labels(split: Split, part: str) -> tuple[Path, str]:
     """Return the file of a split's true boxes, of `train` or `test`, and its digest."""
     truth = split.file.with_name(f"truth_{part}.json")
@@ -240,16 +302,17 @@ def _check_data(
 
 
 def _require_complete(runs: Sequence[Run], variants: Sequence[str]) -> None:
-    """Raise InputError unless every variant, and no other, was scored with the same seeds."""
+    """Raise InputError unless every variant, and no other, was scored with the same seeds, those brought with any."""
     seeds = {variant: {run.seed for run in runs if run.variant == variant} for variant in variants}
+    brought = brought_files(runs)
     for run in runs:
         if run.variant not in seeds:
             raise InputError(f"{run.file} holds variant {run.variant!r}, which --variants does not name")
-    everywhere = set().union(*seeds.values())
+    everywhere = {run.seed for run in runs if not run.brought}
     for variant, its_seeds in seeds.items():
         if not its_seeds:
             raise InputError(f"--ap: no file holds variant {variant!r}; wanted one for each of {', '.join(variants)}")
-        if its_seeds != everywhere:
+        if its_seeds != everywhere and variant not in brought:
             lacking, other = min(everywhere - its_seeds), next(v for v in variants if everywhere - its_seeds & seeds[v])
             raise InputError(
                 f"--ap: variant {variant!r} has no file with seed {lacking}, which variant {other!r} has; "

@@ -20,7 +20,7 @@ from detection.predictions import read_predictions
 from pipeline.artefacts import read_json, replacing
 from pipeline.pairs import find_images, read_image
 from pipeline.stage import InputError
-from reports.collect import LATE, Split
+from reports.collect import Split
 
 OVERLAP = 0.5  # least intersection over union of a detection and the box it finds
 WEBP_QUALITY = 78
@@ -138,8 +138,13 @@ class Pictures:
         return read_image(self.files[variant][name], self.infrared_range if variant == "infrared" else None)
 
 
-def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], predictions: Mapping[str, Path]) -> Pictures:
-    """Read truth and predictions, and find every variant's images.
+def read_pictures(
+    split: Split,
+    images: Mapping[str, Sequence[Path]],
+    predictions: Mapping[str, Path],
+    without_images: Sequence[str] = (),
+) -> Pictures:
+    """Read truth and predictions, and find every variant's images; those of `without_images` are the visible ones.
 
     Raises:
         InputError: the truth lacks a test image, or a predictions file is no list of COCO results of this split.
@@ -156,9 +161,10 @@ def read_pictures(split: Split, images: Mapping[str, Sequence[Path]], prediction
     for entry in truth["annotations"]:
         kind = crowds if entry.get("iscrowd") else boxes
         kind[names[entry["image_id"]]].append({"bbox": entry["bbox"], "class": classes[entry["category_id"]]})
+    bands = dict.fromkeys(without_images, "visible")
     return Pictures(
         files={
-            variant: find_images(folders, split.dataset.get(f"{'visible' if variant == LATE else variant}_suffix", ""))
+            variant: find_images(folders, split.dataset.get(f"{bands.get(variant, variant)}_suffix", ""))
             for variant, folders in images.items()
         },
         folders=images,

@@ -23,7 +23,7 @@ from reports.collect import LATE, Split, fused_variants, read_manifests, read_me
 from reports.conditions import condition_block, condition_facts, condition_table
 from reports.means import RESAMPLES, add_comparisons
 from reports.render import Block, rank_marks, write_texts
-from reports.runs import Run, check_runs, read_runs, read_significance, scores_table
+from reports.runs import Run, brought_files, check_runs, read_runs, read_significance, scores_table
 from reports.tables_layout import (
     detection_cells,
     detection_layout,
@@ -191,11 +191,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.ap and not options.metrics:
         raise InputError("neither --ap nor --metrics is given; wanted what Table II or the fusion metrics are made of")
     split = read_split(options.split)
-    methods = fused_variants(options.variants)
-    config = {"config": sha256_json(read_json(options.config_snapshot))} if options.config_snapshot else {}
-    manifests = read_manifests(options.fused_manifests, methods, split)
     # All tables are made before one is written.
     runs = read_runs(options.ap, options.variants) if options.ap else []
+    methods = fused_variants(options.variants, brought_files(runs))
+    config = {"config": sha256_json(read_json(options.config_snapshot))} if options.config_snapshot else {}
+    manifests = read_manifests(options.fused_manifests, methods, split)
     significance = read_significance(options.significance, split, runs) if runs and options.significance else None
     tables = [_detection_table(options, runs, split, manifests, config, significance)] if runs else []
     if options.truths and runs:
@@ -229,7 +229,7 @@ def _detection_table(
     on_m3fd = str(split.dataset["dataset"]).casefold() == "m3fd"
     papers = {name: paper.paper_row(name) for name in options.variants} if on_m3fd else None
     table = detection_table(scores_table(runs), split.classes, papers)
-    facts = detection_facts(split, shared, sorted({run.seed for run in runs})) | config
+    facts = detection_facts(split, shared, sorted({run.seed for run in runs if not run.brought})) | config
     if significance:
         table = add_significance(table, split.classes, significance)
         facts |= significance_facts(significance)
@@ -240,7 +240,12 @@ def _detection_table(
         facts["late"] = (
             "late: the boxes of the visible and the infrared detector pooled, nothing trained; not in the paper."
         )
-        table["remark"] = ["not in the paper" if variant == LATE else "" for variant in table["variant"]]
+    if brought := brought_files(runs):
+        facts["brought"] = {name: ", ".join(_file_words(file) for file in files) for name, files in brought.items()}
+        table["brought"] = [variant in brought for variant in table["variant"]]
+    remarks = {LATE: "not in the paper"} | dict.fromkeys(brought, "brought, its recipe unknown")
+    if not {*options.variants}.isdisjoint(remarks):
+        table["remark"] = [remarks.get(variant, "") for variant in table["variant"]]
     if on_m3fd:
         facts["paper"] = paper.SOURCE
     caption = (
@@ -248,6 +253,13 @@ def _detection_table(
     )
     cells, layout = detection_cells(table), detection_layout(table, split.classes)
     return table, facts, [Block("table2", cells, layout, rank_marks(cells, layout), caption, detection_notes(facts))]
+
+
+def _file_words(brought: Mapping[str, Any]) -> str:
+    """Return a brought file as tables print it."""
+    absent = brought["images_without_detection"]
+    silent = f", nothing found in {absent} images" if absent else ""
+    return f"{brought['file']} (sha256 {brought['sha256'][:12]}{silent})"
 
 
 def _condition_table(

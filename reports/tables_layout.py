@@ -159,10 +159,22 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
         )
     if "significance" in facts:
         notes += significance_notes(facts)
+    if "machines" in facts:
+        notes.append(
+            f"The detectors come from more than one machine or installation: {facts['machines']}. Recipe, data, the "
+            "code's revision, precision and the versions' first two numbers are the same; whether the rest moves a "
+            "result beyond its last digits was not measured."
+        )
     if "leakage" in facts:
         notes.append(facts["leakage"])
     if "late" in facts:
         notes.append(facts["late"])
+    for name, files in facts.get("brought", {}).items():
+        notes.append(
+            f"{name}: detections brought from elsewhere, {files}. How that detector was trained is not known: its row "
+            "says what it finds, not what its images are worth. Not in the variance of training, compared as these "
+            "trained detectors only, and without effect on the other rows' verdicts."
+        )
     if "paper" in facts:
         notes.append(f"Paper: {facts['paper']}.")
     return [*notes, MARKS]

@@ -10,7 +10,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.collect import BANDS, LATE, fused_variants
+from detection.significance import BROUGHT
+from reports.collect import BANDS, LATE, brought_rows, fused_variants
 
 # Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
 LEARNED = 0.05
@@ -28,7 +29,8 @@ class Leaders:
 def leaders(table: pd.DataFrame) -> Leaders:
     """Return which variants of Table II lead, by unrounded Average; of equal ones the first."""
     average = _averages(table)
-    groups = (average.index, [name for name in average.index if name in BANDS], fused_variants(average.index))
+    fused = fused_variants(average.index, brought_rows(table))
+    groups = (average.index, [name for name in average.index if name in BANDS], fused)
     return Leaders(*(str(average[list(names)].idxmax()) if len(names) else None for names in groups))
 
 
@@ -59,9 +61,10 @@ def _turned(entry: Mapping[str, Any]) -> dict[str, Any]:
 def against_best(table: pd.DataFrame, significance: Mapping[str, Any]) -> dict[str, str]:
     """Return how each variant of Table II compares with the best average: `best`, `tie`, `worse` or `not tested`.
 
-    A tie is not shown to differ. Variants without an Average are left out.
+    A tie is not shown to differ. Variants without an Average are left out. Of a variant that was brought from elsewhere
+    no statement about methods is made, only that about these trained detectors.
     """
-    best, average = leaders(table).best, _averages(table)
+    best, average, brought = leaders(table).best, _averages(table), brought_rows(table)
     told = {}
     for variant in average.index:
         if variant == best:
@@ -69,9 +72,15 @@ def against_best(table: pd.DataFrame, significance: Mapping[str, Any]) -> dict[s
         elif significance["untested"]:
             told[variant] = "not tested"
         else:
-            differ = comparison(significance, variant, best)[f"{statement(significance)}_differ"]
+            kind = "trained" if {variant, best} & {*brought} else statement(significance)
+            differ = comparison(significance, variant, best)[f"{kind}_differ"]
             told[variant] = "worse" if differ else "tie"
     return told
+
+
+def own_seeds(table: pd.DataFrame) -> int:
+    """Return how many seeds the rows of Table II have that were not brought from elsewhere."""
+    return int(table.loc[~table["variant"].isin(brought_rows(table)), "seeds"].min())
 
 
 def tied_with_best(table: pd.DataFrame, significance: Mapping[str, Any] | None) -> set[str]:
@@ -88,7 +97,8 @@ def against_bands(significance: Mapping[str, Any], variant: str, kind: str) -> s
     found = significance["against_bands"].get(variant)
     if found is None:
         return ""
-    return "not tested" if significance["untested"] else found[kind]["verdict"]
+    untested = significance["untested"] or found[kind].get("reason") == BROUGHT
+    return "not tested" if untested else found[kind]["verdict"]
 
 
 def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] | None = None) -> tuple[str, str]:
@@ -109,7 +119,7 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
         f"the best fused variant, {method}, reached a mean average precision of {printed[method]:.3f}; the better "
         f"single band, {band}, {printed[band]:.3f} ({gain:+.3f})."
     )
-    fused = fused_variants(printed.index)
+    fused = fused_variants(printed.index, brought_rows(table))
     if significance:
         answer, trust = _confirmed(fused, dataset, significance, method, [name for name in BANDS if name in printed])
         answer = f"{answer} {scores[0].upper()}{scores[1:]}"
@@ -117,7 +127,7 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
         said = "scored higher" if gain > 0 else "scored lower" if gain < 0 else "made no difference"
         answer = f"Fusion {said} on {dataset}, and no test says whether by more than chance: {scores}"
         trust = [f"{(printed[fused] > printed[band]).sum()} of {len(fused)} fused variants scored above {band}."]
-        trust.append(f"Seeds: {int(table['seeds'].min())}. A best of several flatters its winner.")
+        trust.append(f"Seeds: {own_seeds(table)}. A best of several flatters its winner.")
     if LATE in printed:
         trust.append(
             f"Pooling the boxes of both bands' detectors, without fusing any image, reached {printed[LATE]:.3f}."
@@ -214,7 +224,7 @@ def not_measured(
     listed = []
     if left_out:
         listed.append(f"Named by the configuration and not run, for want of weights: {', '.join(left_out)}.")
-    if int(table["seeds"].min()) == 1:
+    if own_seeds(table) == 1:
         listed.append("The spread between seeds: each detector was trained once.")
     if not present["significance"]:
         listed.append("Confidence intervals over test images, and tests of the differences between variants.")

@@ -58,6 +58,10 @@ class Plan:
             truth = self.sources.layout.truth(config["dataset"]["truth"])
             others = [name for name in self.sources.layout.set_names() if name != truth]
             remarks.append(f"boxes: {truth}; detectors are scored by {', '.join(others)} as well")
+        if targets.brought:
+            remarks.append(f"brought from elsewhere: {', '.join(targets.brought)}")
+        if targets.as_is:
+            remarks.append(f"tested as they are, in a table of their own: {', '.join(targets.as_is)}")
         dataset = config["dataset"]["name"]
         where = dataset if dataset == "synthetic" else f"{dataset} in {self.sources.root}"
 

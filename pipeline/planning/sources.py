@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.pairs import Bands, check_folders
-from pipeline.planning.words import BAND_KEYS, band_options
+from pipeline.planning.words import BAND_KEYS, band_options, chosen
 from pipeline.stage import InputError
 
 BANDS = ("visible", "infrared")
@@ -112,6 +112,14 @@ class Sources:
     def start_weights(self) -> list[str]:
         """Return the weights file that detectors start from, as a list."""
         return list(filter(None, [self.config["detection"]["weights"]]))
+
+    def start_options(self) -> list[str]:
+        """Return the options that name the weights file that detectors start from, and whether it is trusted.
+
+        Trust without such a file is in the weights of a detector that is not retrained, and trains nothing again.
+        """
+        detection = self.config["detection"]
+        return chosen(detection, "weights", "trust_weights") if detection["weights"] else []
 
     def architecture(self) -> list[str]:
         """Return the user's file that describes the detector, as a list; none where it is one of the package's."""

@@ -1,8 +1,10 @@
 """What jobs make: lists of files in the tables' order."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+from pipeline.planning.brought import read_as_is, read_brought
 from pipeline.planning.sources import BANDS
 
 TEST_SET_TABLES = ("table1", "table1_equal", "table3")
@@ -18,6 +20,8 @@ class Targets:
     late: whether Table II has a row more than there are trained variants: both bands' boxes pooled.
     test_sets: names of the sets without boxes.
     ablations: names of FNet's ablations.
+    brought: the files of each row of Table II whose detections were made elsewhere.
+    as_is: the settings of each detector that was trained elsewhere and is tested on every variant.
     """
 
     tables: Sequence[str]
@@ -26,6 +30,8 @@ class Targets:
     late: bool
     test_sets: Sequence[str]
     ablations: Sequence[str]
+    brought: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    as_is: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def variants(self) -> list[str]:
@@ -35,7 +41,7 @@ class Targets:
     @property
     def rows(self) -> list[str]:
         """The rows of Table II."""
-        return [*self.variants, *(["late"] if self.late else [])]
+        return [*self.variants, *(["late"] if self.late else []), *self.brought]
 
     @property
     def entries(self) -> list[str]:
@@ -46,7 +52,7 @@ class Targets:
         """Return the files of `tables`, and with the detector's table the report page and the trainings' cost."""
         # No training depends on the cost: another estimate trains nothing again.
         beside = ["<results>/report.html", "<results>/detection/cost.json"] if "table2" in self.tables else []
-        return [f"<results>/tables/{name}.csv" for name in self.tables] + beside
+        return [f"<results>/tables/{name}.csv" for name in self.tables] + beside + self.as_is_table()
 
     def test_set_tables(self) -> list[str]:
         """Return the tables of test sets among those that are asked for."""
@@ -58,19 +64,34 @@ class Targets:
 
     def of_variants(self, file: str) -> list[str]:
         """Return a file of the detector for every variant and seed."""
-        return _runs(self.variants, self.seeds, file)
+        return [f"<results>/detection/{run}/{file}" for name in self.variants for run in self._folders(name)]
 
     def of_rows(self, file: str) -> list[str]:
         """Return a file of the detector for every row of Table II and seed."""
-        return _runs(self.rows, self.seeds, file)
+        return [f"<results>/detection/{run}/{file}" for name in self.rows for run in self._folders(name)]
 
     def of_first_seed(self, names: Sequence[str], file: str) -> list[str]:
         """Return a file of the detector for every variant or row, of the first seed."""
-        return _runs(names, self.seeds[:1], file)
+        return [f"<results>/detection/{self._folders(name)[0]}/{file}" for name in names]
 
     def runs(self) -> list[str]:
         """Return `ROW/SEED` for every row of Table II and seed, as `of_rows` orders them."""
-        return [f"{row}/{seed}" for row in self.rows for seed in self.seeds]
+        return [f"{row}/{number}" for row in self.rows for number in self._numbers(row)]
+
+    def as_is_table(self) -> list[str]:
+        """Return the table of the detectors that are used as they are, as a list; none where there is no such one."""
+        return ["<results>/tables/table2_as_is.csv"] if self.as_is else []
+
+    def as_is_runs(self) -> list[str]:
+        """Return `DETECTOR/VARIANT` for every detector that is used as it is and variant."""
+        return [f"{name}/{variant}" for name in self.as_is for variant in self.variants]
+
+    def _folders(self, row: str) -> list[str]:
+        """Return the folders of a row's detectors below `detection`: one a seed, of a brought row one a file."""
+        return [f"{row}/{'run' if row in self.brought else 'seed'}{number}" for number in self._numbers(row)]
+
+    def _numbers(self, row: str) -> Sequence[int]:
+        return range(len(self.brought[row])) if row in self.brought else self.seeds
 
     def columns(self, table: str) -> list[str]:
         """Return the columns of a table of test sets."""
@@ -98,13 +119,14 @@ class Targets:
         ]
 
 
-def _runs(names: Sequence[str], seeds: Sequence[int], file: str) -> list[str]:
-    return [f"<results>/detection/{name}/seed{seed}/{file}" for name in names for seed in seeds]
-
-
 def choose_targets(config: Mapping, methods: Sequence[str], test_sets: Sequence[str]) -> Targets:
-    """Return what the configuration asks for, with these methods and test sets."""
+    """Return what the configuration asks for, with these methods and test sets.
+
+    Raises:
+        InputError: as `read_brought` and `read_as_is` of pipeline.planning.brought.
+    """
     detection = config["detection"]
-    return Targets(
+    targets = Targets(
         config["tables"], methods, detection["seeds"], detection["late"], test_sets, list(config["ablations"])
     )
+    return replace(targets, brought=read_brought(config, targets.rows), as_is=read_as_is(config))

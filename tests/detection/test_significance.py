@@ -115,6 +115,24 @@ def test_no_method_is_said_to_be_ahead_by_brought_detections(folder):
     assert verdict["methods"]["reason"] == "how brought detections vary with their training is unknown"
 
 
+def test_a_brought_row_of_any_number_of_files_changes_nothing_that_is_said_of_the_others(folder):
+    alone = run(folder, variants=("visible", "infrared", "fnet"), seeds=(0, 1, 2))
+    words = [f"{name}/{seed}={folder / name}.json" for name in ("visible", "infrared", "fnet") for seed in (0, 1, 2)]
+    words += [f"mine/{number}={folder / name}.json" for number, name in enumerate(("other", "visible"))]
+    written = run(folder, "--predictions", *words, "--brought", "mine")
+    own = [pair for pair in written["comparisons"] if "mine" not in (pair["first"], pair["second"])]
+    for key, value in alone.items():
+        if key not in ("comparisons", "variants", "against_bands", "provenance"):
+            assert written[key] == value, key
+    assert own == alone["comparisons"] and len(written["comparisons"]) == 6
+    assert written["against_bands"]["fnet"] == alone["against_bands"]["fnet"]
+    mine = written["against_bands"]["mine"]
+    assert mine["trained"]["verdict"] == "ahead" and mine["methods"]["reason"] == significance.BROUGHT
+    values = [score(read_json(folder / "truth.json"), read_json(folder / f"{name}.json")).table()["average"]["AP"]
+              for name in ("other", "visible")]  # fmt: skip
+    assert written["variants"]["mine"]["Average"]["AP"] == pytest.approx(sum(values) / 2)
+
+
 def test_more_detections_of_a_class_in_an_image_count_where_asked_for(tmp_path):
     box, wrong = [10.0, 10.0, 50.0, 50.0], [150.0, 150.0, 20.0, 20.0]
     truth = {

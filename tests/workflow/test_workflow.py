@@ -349,7 +349,7 @@ def deciding(folder, monkeypatch, overlay):
 def test_what_decides_a_result_is_in_the_params_of_the_rules_that_it_decides_and_of_no_others(tmp_path, monkeypatch):
     trained = {"methods": ["fnet", "itfuse", "average"], "missing_weights": "train"}
     calls, found = deciding(tmp_path, monkeypatch, {"fusion": trained, "ablations": {"full": {}}})
-    assert len(calls) == 25
+    assert len(calls) == 29
 
     def rules(what):
         return {f"{rule} {name}" for (rule, name), decides in found.items() if what in decides}

@@ -81,7 +81,7 @@ rule train_detector:
         runtime=1440,
     params:
         options=deciding(config["detection"]["training"]),
-        start=chosen(config["detection"], "weights", "trust_weights"),
+        start=plan.sources.start_options(),
         model=config["detection"]["model"],
         image_size=config["detection"]["image_size"],
         device=config["device"],
@@ -166,10 +166,11 @@ rule test_differences:
     params:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
         options=chosen(config["detection"]["testing"], "most_detections"),
+        brought=options({"brought": list(plan.targets.brought)}),
         code=digest("detection.significance"),
     shell:
         "python -m detection.significance --truth {input.truth:q} --scenes {input.scenes:q}"
-        " --conditions {input.conditions:q} {params.options:q}"
+        " --conditions {input.conditions:q} {params.options:q} {params.brought:q}"
         " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -190,9 +191,10 @@ rule score_by_truths:
     params:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
         options=chosen(config["detection"]["testing"], "most_detections"),
+        brought=options({"brought": list(plan.targets.brought)}),
         code=digest("detection.truths"),
     shell:
-        "python -m detection.truths --sets {input.sets:q} --scenes {input.scenes:q} {params.options:q}"
+        "python -m detection.truths --sets {input.sets:q} --scenes {input.scenes:q} {params.options:q} {params.brought:q}"
         " --predictions {params.runs:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -212,9 +214,10 @@ rule sort_errors:
     params:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
         options=chosen(config["detection"]["testing"], "most_detections"),
+        brought=options({"brought": list(plan.targets.brought)}),
         code=digest("detection.errors"),
     shell:
-        "python -m detection.errors --truth {input.truth:q} {params.options:q} --predictions {params.runs:q}"
+        "python -m detection.errors --truth {input.truth:q} {params.options:q} {params.brought:q} --predictions {params.runs:q}"
         " --output {output.errors:q} --curves {output.curves:q} 2>&1 | tee {log:q}"
 
 

@@ -98,7 +98,7 @@ rule build_cost_table:
         "<results>/logs/build_cost_table.log",
     localrule: True
     params:
-        variants=plan.targets.rows,
+        variants=[row for row in plan.targets.rows if row not in plan.targets.brought],  # of those nothing is known
         code=digest("reports.costs"),
     shell:
         "python -m reports.costs --variants {params.variants:q} --training {input.training:q} --costs {input.costs:q}"
@@ -178,6 +178,7 @@ rule build_report:
         errors="<results>/tables/errors.json",
         curves="<results>/tables/pr_curves.csv",
         truth_table=plan.truths("tables/table2_truth.csv"),
+        as_is_table=plan.targets.as_is_table(),
         ap=plan.targets.of_rows("ap.json"),
         predictions=plan.targets.of_first_seed(plan.targets.rows, "predictions.json"),
         significance="<results>/tables/significance.json",
@@ -214,6 +215,7 @@ rule build_report:
                 "costs": named(plan.methods.names, input.costs),
                 "test_set_tables": list(input.test_set_tables),
                 "truth_table": list(input.truth_table),
+                "as_is_table": list(input.as_is_table),
                 "insides": [Path(file).parent for file in input.insides],
             }
         ),

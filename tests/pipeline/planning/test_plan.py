@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.planning.brought import content_digest
 from pipeline.planning.imports import closure
 from pipeline.planning.machine import find_machine, memory
 from pipeline.planning.words import cost_line, dataset_options, deciding, indifferent, options, test_set_options
@@ -173,6 +174,50 @@ def test_the_rows_of_table_two_have_the_pooled_boxes_last(plan):
     assert targets.runs()[-2:] == ["late/3", "late/5"] and len(targets.of_rows("ap.json")) == 8
     assert targets.of_first_seed(["visible"], "ap.json") == ["<results>/detection/visible/seed3/ap.json"]
     assert "late" not in plan({"detection": {"late": False}}).targets.rows
+
+
+def test_brought_results_are_rows_of_a_run_each_file_and_watched_by_their_content(plan, tmp_path):
+    (tmp_path / "one.json").write_text("[]")
+    (tmp_path / "two.json").write_text("[] ")
+    brought = {"mine": "one.json", "theirs": ["one.json", "two.json"]}
+    targets = plan({"detection": {"results": brought, "seeds": [3, 4]}, "fusion": {"methods": ["average"]}}).targets
+    assert targets.rows == ["visible", "infrared", "average", "late", "mine", "theirs"]
+    assert targets.runs()[-5:] == ["late/3", "late/4", "mine/0", "theirs/0", "theirs/1"]
+    assert targets.of_rows("ap.json")[-2:] == [f"<results>/detection/theirs/run{n}/ap.json" for n in (0, 1)]
+    assert targets.of_first_seed(targets.rows, "x")[-3:] == [
+        f"<results>/detection/{run}/x" for run in ("late/seed3", "mine/run0", "theirs/run0")
+    ]
+    assert not any("mine" in file for file in targets.of_variants("weights.pt"))
+    assert content_digest("one.json") != content_digest("two.json")
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "message"),
+    [
+        ("average", "one.json", "results.average has the name of another row"),
+        ("mine", "none.json", "results.mine: none.json is no file here"),
+    ],
+)
+def test_brought_results_that_cannot_be_a_row_are_refused_before_anything_runs(plan, touch, name, file, message):
+    touch("one.json")
+    with pytest.raises(InputError, match=message):
+        plan({"detection": {"results": {name: file}}})
+
+
+def test_detectors_that_are_not_retrained_are_tested_on_every_variant_for_a_table_of_their_own(plan, touch):
+    touch("d.onnx")
+    settings = {"coco": {"weights": "d.onnx", "classes": {"person": "People"}}}
+    overlay = {"detection": {"as_is": settings, "trust_weights": True}, "fusion": {"methods": ["average"]}}
+    targets = plan(overlay).targets
+    assert targets.as_is_runs() == ["coco/visible", "coco/infrared", "coco/average"]
+    assert "<results>/tables/table2_as_is.csv" in targets.tables_and_page()
+    assert plan(overlay).sources.start_options() == plan().sources.start_options() == []  # trains nothing again
+    trusted = {"detection": {"weights": "start.pt", "trust_weights": True}}
+    assert plan(trusted).sources.start_options() == ["--trust-weights", "--weights", "start.pt"]
+    assert "table2_as_is" not in " ".join(plan({"tables": ["fusion"]}, overlay).targets.tables_and_page())
+    settings["coco"]["weights"] = "none.onnx"
+    with pytest.raises(InputError, match=r"as_is.coco: none.onnx is no file here; wanted its weights"):
+        plan(overlay)
 
 
 def test_more_detections_of_a_class_than_a_test_keeps_in_an_image_are_refused(plan):

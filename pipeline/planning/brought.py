@@ -1,0 +1,49 @@
+"""Detectors that were trained elsewhere, and their results: their files, and what says that one has changed."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.stage import InputError
+
+
+def read_brought(config: Mapping[str, Any], rows: Sequence[str]) -> dict[str, list[str]]:
+    """Return the files of each row of Table II that is brought, by its name; none where Table II is not asked for.
+
+    Raises:
+        InputError: a name is that of another row, `rows`, or a file does not exist.
+    """
+    if "table2" not in config["tables"]:
+        return {}
+    brought = {}
+    for name, files in config["detection"]["results"].items():
+        if name in rows:
+            raise InputError(f"config: detection.results.{name} has the name of another row; wanted one of its own")
+        brought[name] = [files] if isinstance(files, str) else list(files)
+        for file in brought[name]:
+            if not Path(file).is_file():
+                raise InputError(f"config: detection.results.{name}: {file} is no file here; wanted COCO results")
+    return brought
+
+
+def read_as_is(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Return the settings of each detector that is used as it is, by its name; none where Table II is not asked for.
+
+    Raises:
+        InputError: its weights do not exist.
+    """
+    if "table2" not in config["tables"]:
+        return {}
+    for name, settings in config["detection"]["as_is"].items():
+        if not Path(settings["weights"]).is_file():
+            raise InputError(
+                f"config: detection.as_is.{name}: {settings['weights']} is no file here; wanted its weights"
+            )
+    return dict(config["detection"]["as_is"])
+
+
+def content_digest(file: str) -> str:
+    """Return a digest of a file's bytes, for params: a time stamp says nothing of a file that is copied over."""
+    with Path(file).open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()[:12]
