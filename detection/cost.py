@@ -20,8 +20,9 @@ from typing import Any
 import torch
 
 from detection.loop import deterministic, explained, train
-from detection.recipe import Recipe, epoch_order, recipe_of
+from detection.recipe import Recipe, recipe_of
 from detection.train import add_options, workers_for
+from detection.trial import part_of
 from detection.variant import Data, read_data
 from pipeline.artefacts import versions, write_json
 from pipeline.devices import claimed_device, resolved_precision
@@ -36,21 +37,6 @@ class _TimedError(Exception):
     """Leaves a training once it has been timed."""
 
 
-def part_of(data: Data, recipe: Recipe, steps: int) -> Data:
-    """Return the first images of the first epoch, as many as `steps` take; all where there are not so many."""
-    order = epoch_order(recipe, len(data.images), 0)[: steps * recipe.batch]
-    images = [data.truth["images"][index] for index in order]
-    ids, names = {image["id"] for image in images}, [image["file_name"] for image in images]
-    annotations = [a for a in data.truth["annotations"] if a["image_id"] in ids]
-    truth = {**data.truth, "images": images, "annotations": annotations}
-    return replace(
-        data,
-        truth=truth,
-        images={name: data.images[name] for name in names},
-        sha256={name: data.sha256[name] for name in names},
-    )
-
-
 def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **reading: Any) -> tuple[int, float]:
     """Train for some steps and return how many were timed and the mean seconds of one.
 
@@ -59,7 +45,7 @@ def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **readin
         recipe: of the plan.
         device: `cpu` or `cuda:N`.
         trainings: of the plan, which decide how long timing may take.
-        reading: `workers` and `keep_images` of `train`.
+        reading: `workers`, `keep_images` and `augment_on_device` of `train`.
     """
 
     def now() -> float:
@@ -124,6 +110,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
         recipe = replace(recipe, precision=resolved_precision(recipe.precision, device))
         reading = {"workers": workers_for(device, args.workers), "keep_images": args.cache == "ram"}
+        reading["augment_on_device"] = args.augment_on_device
         with explained(recipe, device, reading["workers"], args.cache):
             timed, seconds = time_steps(data, recipe, device, len(args.variants) * len(args.seeds), **reading)
         threads = torch.get_num_threads()

@@ -54,6 +54,12 @@ def resized_sides(width: int, height: int, size: int) -> tuple[int, int]:
     return min(math.ceil(width * ratio), size), min(math.ceil(height * ratio), size)
 
 
+def resized_bytes(data: Data, size: int) -> int:
+    """Return the bytes of all images once they are resized."""
+    sides = (resized_sides(image["width"], image["height"], size) for image in data.truth["images"])
+    return sum(3 * width * height for width, height in sides)
+
+
 def _fitted(data: Data, size: int) -> tuple[int, int]:
     """Return the height and width in multiples of the stride that all images have once resized."""
     shapes = {}
@@ -161,10 +167,7 @@ class TrainingImages(YOLODataset):
         Raises:
             InputError: they do not fit. The system would end the process without a word.
         """
-        sides = (
-            resized_sides(width, height, self.imgsz) for height, width in (label["shape"] for label in self.labels)
-        )
-        needed, free = sum(3 * width * height for width, height in sides), memory_available()
+        needed, free = resized_bytes(self.source, self.imgsz), memory_available()
         if needed > free:
             raise InputError(
                 f"--cache ram keeps {len(self.labels)} images of {self.imgsz} pixels, {needed / 1e9:.1f} GB, and this "

@@ -33,6 +33,7 @@ from detection.detector import (  # first, as it keeps the package offline
 # isort: split
 from ultralytics.utils.torch_utils import ModelEMA
 
+from detection.device_images import NotedImages, Pixels
 from detection.images import TrainingImages
 from detection.muon import muon
 from detection.recipe import AUGMENTATION, Recipe, epoch_batches, learning_rate, step_seed
@@ -104,6 +105,7 @@ def train(
     trust: bool = False,
     workers: int = 0,
     keep_images: bool = False,
+    augment_on_device: bool = False,
     checkpoints: Path,
     save_every: float = 60.0,
     resume: bool = False,
@@ -123,6 +125,7 @@ def train(
         trust: `weights` may be a pickle.
         workers: processes that read and augment images; 0 is this one. They do not change the outcome.
         keep_images: hold the resized images in memory.
+        augment_on_device: hold them on the device instead, and augment them there.
         checkpoints: folder for progress.
         save_every: seconds after which progress is written again, at the end of a batch; it is written at the end, too.
         resume: go on from the progress there.
@@ -134,7 +137,8 @@ def train(
     """
     state = _start(data, recipe, device, weights, trust)
     augmentation = {name: getattr(recipe, name) for name in AUGMENTATION}
-    images = TrainingImages(
+    kind = NotedImages if augment_on_device else TrainingImages
+    images = kind(
         data, augmentation, recipe.image_size, recipe.seed, recipe.epochs - recipe.close_mosaic, recipe.canvas
     )
     steps = math.ceil(len(images) / recipe.batch)  # in an epoch
@@ -145,7 +149,10 @@ def train(
     if saved:
         within = f" and {skipped} of {steps} batches" if skipped else ""
         logging.info("going on after epoch %d of %d%s", first, recipe.epochs, within)
-    if keep_images:
+    pixels = Pixels(images, device) if augment_on_device else None
+    if pixels:
+        logging.info("%d images on %s: %.0f MB", len(images), device, pixels.pixels.nbytes / 1e6)
+    elif keep_images:
         images.check_cache_fits()
         with ThreadPoolExecutor(threads_available()) as pool:
             kept = sum(pool.map(images.keep, range(len(images))))
@@ -171,6 +178,7 @@ def train(
             asked = time.perf_counter()
             batch = next(batches)
             state.waited += time.perf_counter() - asked
+            batch = pixels.shown(batch) if pixels else batch
             _step(state, batch, recipe, device, steps)
             progress.step(len(batch["im_file"]), note)
             stop = stopping()

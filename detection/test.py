@@ -24,9 +24,10 @@ from detection.as_is import load_as_is
 from detection.average_precision import MOST_ASKED, MOST_DETECTIONS, check_most, read_conditions, write_scores
 from detection.detector import STRIDE, describe, is_transformer, lacks_memory, load_weights, raw_detections
 from detection.images import read_bgr, resize_long_side, resized_sides
+from detection.side_by_side import add_sharing_options, shared_device
 from detection.variant import Data, read_data
 from pipeline.artefacts import sha256_file, versions
-from pipeline.devices import DEVICES, claimed_device
+from pipeline.devices import DEVICES
 from pipeline.stage import InputError, Progress, run, some_of, threads_available
 
 GREY = 114  # around an image, as in training
@@ -160,7 +161,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     model, size, about, source = read(args, data)
     overlap = 1.0 if getattr(model, "suppressed", False) else args.iou
     conditions = read_conditions(args.conditions)
-    with claimed_device(args.device, args.threads) as device:
+    with shared_device(args) as (device, _):
         predictions = predict(model, data, device, size, args.batch, args.conf, overlap, kept)
         computed_on = {
             "device": device if device == "cpu" else torch.cuda.get_device_name(),
@@ -266,6 +267,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one (default: auto)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
+    add_sharing_options(parser)
     return parser.parse_args(argv)
 
 

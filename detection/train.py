@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +23,27 @@ import torch
 from detection.detector import describe, is_transformer, own_architecture, save_weights
 from detection.loop import deterministic, explained, train
 from detection.recipe import Recipe, add_recipe_options, epoch_order, recipe_of
+from detection.side_by_side import Trial, add_sharing_options, shared_device
+from detection.trial import try_at_once
 from detection.truth import objects_of
 from detection.variant import Data, read_data
 from pipeline.artefacts import only_writer, read_json, sha256_file, sha256_json, versions, write_csv, write_json
-from pipeline.devices import DEVICES, claimed_device, resolved_precision
+from pipeline.devices import DEVICES, resolved_precision
 from pipeline.stage import InputError, run, stop_asked, threads_available
 
 # Raise it when a change of the code changes what a recipe leads to: checkpoints of before are then passed over.
 REVISION = 2
+# What a trial of trainings at once hangs on.
+SPEED_OF = ("model", "image_size", "batch", "precision", "threads", "workers", "cache", "augment_on_device")
 STARVED = 0.2  # share of a training's time from which on waiting for images is worth a warning
 
 
 def identity_of(
-    data: Data, recipe: Recipe, weights: Path | None, architecture: Mapping[str, Any] | None
+    data: Data,
+    recipe: Recipe,
+    weights: Path | None,
+    architecture: Mapping[str, Any] | None,
+    augment_on_device: bool = False,
 ) -> dict[str, Any]:
     """Return all that decides a training's outcome; its digest names the folder of its progress."""
     order = [epoch_order(recipe, len(data.images), epoch).tolist() for epoch in range(recipe.epochs)]
@@ -45,6 +54,8 @@ def identity_of(
         "data": {**data.digests(), "order": sha256_json(order)},
         "versions": versions("torch", "ultralytics", "numpy", "opencv-python-headless"),
     }
+    if augment_on_device:
+        identity["augmented_on"] = "device"
     return identity if architecture is None else identity | {"architecture": sha256_json(architecture)}
 
 
@@ -61,11 +72,14 @@ def speed_of(history: Sequence[Mapping[str, float]], images: int) -> dict[str, f
     }
 
 
-def workers_for(device: str, wanted: int | None) -> int:
-    """Return the processes that read images: as wanted, else none on the CPU and up to eight beside a GPU."""
+def workers_for(device: str, wanted: int | None, sharing: int = 1) -> int:
+    """Return the processes that read images for one of `sharing` trainings on a GPU.
+
+    As wanted, else none on the CPU and up to eight beside a GPU, a share of the cores for each training.
+    """
     if wanted is not None:
         return wanted
-    return 0 if device == "cpu" else min(8, threads_available())
+    return 0 if device == "cpu" else min(8, max(1, threads_available() // sharing))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,14 +90,24 @@ def main(argv: Sequence[str] | None = None) -> None:
     data = read_data(args.data, "train")
     recipe = recipe_of(args)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: its matrix products repeat
-    with only_writer(args.output), claimed_device(args.device, args.threads) as device, deterministic():
+    of = {name: getattr(args, name) for name in SPEED_OF}
+    of["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+
+    def trial(device: str, most: int) -> list[Trial]:
+        tried = replace(recipe, precision=resolved_precision(recipe.precision, device))
+        threads, workers = threads_available(args.threads), partial(workers_for, device, args.workers)
+        reading = {"keep_images": args.cache == "ram", "augment_on_device": args.augment_on_device}
+        with explained(tried, device, workers(1), args.cache):
+            return try_at_once(data, tried, device, most, threads, workers, **reading)
+
+    with only_writer(args.output), shared_device(args, of, trial) as (device, sharing), deterministic():
         recipe = replace(recipe, precision=resolved_precision(recipe.precision, device))
-        _train_and_write(args, recipe, data, device)
+        _train_and_write(args, recipe, data, device, sharing)
 
 
-def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, device: str) -> None:
+def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, device: str, sharing: int) -> None:
     architecture = own_architecture(recipe.model)
-    identity = identity_of(data, recipe, args.weights, architecture)
+    identity = identity_of(data, recipe, args.weights, architecture, args.augment_on_device)
     digest = sha256_json(identity)
     if args.resume and _is_finished(args.output, digest):
         logging.info("%s is finished already, of the same recipe and data", args.output)
@@ -105,7 +129,7 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
         "digest": digest,
     }
     logging.info("%s on %d images of %s, %s", facts["detector"], len(data.images), data.variant, device)
-    workers = workers_for(device, args.workers)
+    workers = workers_for(device, args.workers, sharing)
     with stop_asked() as stopping, explained(recipe, device, workers, args.cache):
         model, history = train(
             data,
@@ -115,12 +139,13 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
             trust=args.trust_weights,
             workers=workers,
             keep_images=args.cache == "ram",
+            augment_on_device=args.augment_on_device,
             checkpoints=checkpoints,
             save_every=args.save_every,
             resume=args.resume,
             stopping=stopping,
         )
-    speed = speed_of(history, len(data.images))
+    speed = speed_of(history, len(data.images)) | {"per_gpu": sharing}
     waited = 100 * speed["waited_share"]
     logging.info("%s: %.1f images/s, %.0f %% of the time waiting for images", device, speed["images_per_s"], waited)
     if device != "cpu" and speed["waited_share"] > STARVED:
@@ -172,6 +197,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--cache", choices=("ram", "none"), default="none", help="ram: keep resized images (default: none)"
     )
     parser.add_argument(
+        "--augment-on-device",
+        action="store_true",
+        help="keep the images on the device and augment them there; where colours are varied, a pixel may be a grey "
+        "level off at the right edge",
+    )
+    parser.add_argument(
         "--save-every",
         type=float,
         default=60.0,
@@ -194,6 +225,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="--weights may be a pickle, which can run any code as it loads: only for files whose origin you trust",
     )
     parser.add_argument("--resume", action="store_true", help="go on where a killed run last wrote progress")
+    add_sharing_options(parser)
     add_options(parser)
     return parser.parse_args(argv)
 

@@ -18,15 +18,19 @@ from pipeline.stage import InputError, threads_available
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "auto")
+MOST_PER_GPU = 8  # trainings that may share one
 
 
 @contextlib.contextmanager
-def claimed_device(choice: Device, threads: int | None = None, wait_s: float = 86400.0) -> Iterator[str]:
+def claimed_device(
+    choice: Device, threads: int | None = None, per_gpu: int = 1, wait_s: float = 86400.0
+) -> Iterator[str]:
     """Yield `cpu` or `cuda:N`, a GPU that no other stage on this machine uses meanwhile.
 
-    `auto` is a GPU where torch sees one, else the CPU. On the CPU torch is given `threads` threads, and the process
-    keeps the memory that it frees (`keep_freed_memory`). Where every GPU is taken, waits for one, saying so: with
-    `--resources gpu=N` no more jobs start than there are GPUs.
+    `auto` is a GPU where torch sees one, else the CPU. Torch is given `threads` threads. On the CPU the process keeps
+    the memory that it frees (`keep_freed_memory`). Where every GPU is taken, waits for one, saying so: with
+    `--resources gpu=N` no more jobs start than there are GPUs. With a `per_gpu` above 1, up to so many stages that say
+    so share a GPU, and the threads beside it.
 
     Raises:
         InputError: `cuda` is wanted and torch sees no GPU, or none became free in `wait_s` seconds.
@@ -41,9 +45,10 @@ def claimed_device(choice: Device, threads: int | None = None, wait_s: float = 8
         keep_freed_memory()
         yield "cpu"
         return
+    torch.set_num_threads(max(1, torch.get_num_threads() // per_gpu))
     torch.backends.cudnn.allow_tf32 = False  # else float32 convolutions keep ten bits; bf16 is what asks for that
     identities = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
-    with claimed_one(identities, wait_s) as index:
+    with claimed_one(identities, wait_s * per_gpu, per_gpu) as index:
         use(f"cuda:{index}")
         yield f"cuda:{index}"
 
@@ -129,27 +134,41 @@ def resolved_precision(precision: str, device: str, bf16_on: Collection[str] = (
 
 
 @contextlib.contextmanager
-def claimed_one(identities: list[str], wait_s: float) -> Iterator[int]:
-    """Yield the index of the first of `identities` that no other process holds, waiting up to `wait_s` seconds."""
-    import fcntl  # POSIX; the CPU path works without it
+def claimed_one(identities: list[str], wait_s: float, sharing: int = 1) -> Iterator[int]:
+    """Yield the index of the first of `identities` that no other process holds, waiting up to `wait_s` seconds.
 
+    With `sharing` above 1, up to so many that say so hold one together; none gets a second before each has a first.
+    """
     folder = Path(tempfile.gettempdir()) / f"fusion-devices-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     deadline, told = time.monotonic() + wait_s, False
     while True:
-        for index, identity in enumerate(identities):
-            file = (folder / f"{identity}.lock").open("w")
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                file.close()
-                continue
-            with file:
-                yield index
-            return
+        for place in range(sharing):
+            for index, identity in enumerate(identities):
+                if locks := _locked(folder / identity, place if sharing > 1 else None):
+                    with locks:
+                        yield index
+                    return
         if time.monotonic() > deadline:
             raise InputError(f"all {len(identities)} GPUs stayed in use for {wait_s:.0f} s; wanted a free one")
         if not told:
             logging.info("all %d GPUs are in use; waiting for one", len(identities))
             told = True
         time.sleep(min(1.0, wait_s))
+
+
+def _locked(stem: Path, place: int | None) -> contextlib.ExitStack | None:
+    """Return the locks of a GPU, or of a place on it beside others; None where another process has them."""
+    import fcntl  # POSIX; the CPU path works without it
+
+    wanted = [(f"{stem}.lock", fcntl.LOCK_EX if place is None else fcntl.LOCK_SH)]
+    if place is not None:
+        wanted.append((f"{stem}.{place}.lock", fcntl.LOCK_EX))
+    with contextlib.ExitStack() as locks:
+        for name, kind in wanted:
+            file = locks.enter_context(Path(name).open("w"))
+            try:
+                fcntl.flock(file, kind | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return None
+        return locks.pop_all()

@@ -3,8 +3,9 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from shutil import which
-from typing import Any
+from typing import Any, Literal
 
+from pipeline.devices import MOST_PER_GPU
 from pipeline.stage import InputError, threads_available
 
 
@@ -18,6 +19,7 @@ class Machine:
     given_cores: Snakemake's --cores, None on a cluster.
     here: cores of them that this machine has.
     on_cluster: whether jobs share no cores with each other.
+    per_gpu: trainings that share a GPU, as the configuration says; 1 without a GPU.
     """
 
     on_gpu: bool
@@ -26,6 +28,7 @@ class Machine:
     given_cores: int | None
     here: int
     on_cluster: bool
+    per_gpu: int | Literal["auto"] = 1
 
     @property
     def side_by_side(self) -> int:
@@ -37,29 +40,46 @@ class Machine:
         return 1 if self.on_gpu else min(self.here, 4)
 
     @property
+    def most_per_gpu(self) -> int:
+        """How many trainings are sent to a GPU; with `auto`, those that do not pay wait for their turn."""
+        return min(MOST_PER_GPU, self.threads) if self.per_gpu == "auto" else self.per_gpu
+
+    @property
+    def gpu_places(self) -> int:
+        """What a whole GPU counts among jobs on this machine, in trainings."""
+        return 1 if self.on_cluster else self.most_per_gpu
+
+    @property
     def detector_slots(self) -> int:
-        """The threads that a detector's job reserves: all of `threads` on a GPU, else its share of --cores."""
+        """The threads that a detector's job reserves: its share of a GPU's `threads`, else of --cores."""
         if self.on_gpu:
-            return self.threads
+            return max(1, self.threads // self.most_per_gpu)
         return 1 if self.on_cluster else max(1, -(-self.given_cores // self.side_by_side))
 
     @property
+    def threads_alone(self) -> int:
+        """The threads that the job reserves in which one training is timed."""
+        return self.threads if self.on_gpu else self.detector_slots
+
+    @property
     def detector_threads(self) -> int:
-        """The CPU threads that a detector's job uses."""
+        """The CPU threads that a detector's job uses, or those on a GPU together."""
         if self.on_gpu:
             return self.threads
         return 1 if self.on_cluster else max(1, self.here // self.side_by_side)
 
     def gpu(
-        self, needed: Callable[[Any], bool] = lambda wildcards: True
+        self, needed: Callable[[Any], bool] = lambda wildcards: True, shared: bool = False
     ) -> dict[str, Callable[[Any], int | str | None]]:
         """Return the resources by which a job asks for a GPU, where jobs compute on one; `needed` says which jobs do.
 
-        Locally they are counters. SLURM is asked by --gpus or by --gres, never by both.
+        Locally they are counters, of places on GPUs where trainings share one; `shared` asks for one place. SLURM is
+        asked by --gpus or by --gres, never by both: for what is shared by --gres, as a group of jobs that ask for the
+        same text asks for it once, where numbers are added.
         """
         kind, _, model = self.gpu_request.partition(":")
-        if kind == "gpu":
-            asked = {"gpu": 1, **({"gpu_model": model} if model else {})}
+        if kind == "gpu" and not (shared and self.on_cluster and self.most_per_gpu > 1):
+            asked = {"gpu": 1 if shared else self.gpu_places, **({"gpu_model": model} if model else {})}
         else:
             asked = {"gres": f"gpu:{model}:1" if model else "gpu:1"}
 
@@ -104,4 +124,5 @@ def find_machine(config: Mapping[str, Any], given_cores: int | None, remote: boo
         given_cores=given_cores,
         here=min(given_cores or 1, threads_available()),
         on_cluster=given_cores is None or remote,
+        per_gpu=config["detection"]["per_gpu"] if on_gpu else 1,
     )

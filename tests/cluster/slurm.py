@@ -12,6 +12,7 @@ configuration of somebody else there is left alone, and nothing runs.
 
 import argparse
 import hashlib
+import json
 import os
 import pwd
 import re
@@ -307,6 +308,35 @@ def two_gpus_overlap(folder: Path) -> str:
     return _two_trainings(folder, 2, "gpu")
 
 
+def trainings_share_a_gpu(folder: Path) -> str:
+    """The trainings of two seeds are one job that asks for one GPU, overlap in it, and end as without a cluster."""
+    overlay = {
+        **SMALLEST,
+        "detection": {"image_size": 64, "per_gpu": 2, "seeds": [0, 1], "training": {"epochs": 20, "precision": "fp32"}},
+    }
+    weights = [f"results/detection/visible/seed{seed}/weights.pt" for seed in (0, 1)]
+    alone, shared = folder / "alone", folder / "shared"
+    for place, until in ((alone, []), (shared, ["--until", "describe_variant"])):
+        place.mkdir()
+        finish(start_workflow(place, overlay, *until, "--", *weights, local=True), place, 600)
+    with cluster(gpus=1):
+        finish(start_workflow(shared, overlay, "--", *weights), shared, 600)
+        found = jobs()
+    (job,) = found
+    assert (gpus_of(job), job["NumCPUs"], job["MinMemoryNode"], job["JobState"]) == (1, "2", "24000M", "COMPLETED"), job
+    ends, seconds = zip(*(_times(shared / f"results/detection/visible/seed{seed}") for seed in (0, 1)), strict=True)
+    overlap = min(ends) - max(end - taken for end, taken in zip(ends, seconds, strict=True))
+    assert overlap > 0, (ends, seconds)
+    assert [_digest(shared / name) for name in weights] == [_digest(alone / name) for name in weights]
+    return f"one job, two processes side by side for {overlap:.0f} of {max(seconds):.0f} s, weights identical"
+
+
+def _times(folder: Path) -> tuple[float, float]:
+    """Return when a training ended, and how many seconds it took."""
+    hours = json.loads((folder / "provenance.json").read_text())["speed"]["hours"]
+    return (folder / "weights.pt").stat().st_mtime, 3600 * hours
+
+
 def _running(rule: str, but: dict[str, str] | None = None) -> dict[str, str] | None:
     """Return a running job of the rule, other than the attempt `but`."""
     alive = [job for job in jobs() if job["rule"] == rule and job["JobState"] == "RUNNING"]
@@ -400,7 +430,10 @@ def _kill_step(job: dict[str, str], folder: Path) -> None:
 
 CHECKS = {
     check.__name__: check
-    for check in (smallest_jobs, smallest_run, one_gpu_queues, two_gpus_overlap, interrupted_trainings)
+    for check in (
+        *(smallest_jobs, smallest_run, one_gpu_queues, two_gpus_overlap),
+        *(trainings_share_a_gpu, interrupted_trainings),
+    )
 }
 
 

@@ -76,3 +76,14 @@ def test_a_detector_is_tested_in_the_job_that_trained_it():
     rules = re.split(r"^rule (\w+):$", (ROOT / "workflow/rules/detection.smk").read_text(), flags=re.MULTILINE)
     grouped = [name for name, text in zip(rules[1::2], rules[2::2], strict=True) if "\n    group:\n" in text]
     assert grouped == ["train_detector", "test_detector"]
+
+
+def test_a_detector_s_training_and_test_carry_the_same_texts_so_that_a_group_can_hold_both_at_once():
+    rules = dict(
+        re.findall(r"^rule (\w+):\n(.*?)(?=^rule|\Z)", (ROOT / "workflow/rules/detection.smk").read_text(), re.M | re.S)
+    )
+    texts = [
+        sorted(re.findall(r"^        (?:(?:per_gpu|indifferent)=|\*\*plan).*$", rules[name], re.MULTILINE))
+        for name in ("train_detector", "test_detector")
+    ]
+    assert texts[0] == texts[1] and len(texts[0]) == 3

@@ -12,7 +12,7 @@ from pipeline.stage import InputError
 HOLD = """
 import sys, time
 from pipeline.devices import claimed_one
-with claimed_one(sys.argv[1:], wait_s=0) as index:
+with claimed_one(sys.argv[2:], wait_s=0, sharing=int(sys.argv[1])) as index:
     print(index, flush=True)
     time.sleep(60)
 """
@@ -24,8 +24,10 @@ def own_locks(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
 
 
-def hold(*identities):
-    process = subprocess.Popen([sys.executable, "-c", HOLD, *identities], stdout=subprocess.PIPE, text=True)
+def hold(*identities, sharing=1):
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(sharing), *identities], stdout=subprocess.PIPE, text=True
+    )
     return process, int(process.stdout.readline())
 
 
@@ -49,7 +51,7 @@ def test_each_process_gets_its_own_gpu_and_a_killed_one_frees_it():
 def test_four_jobs_that_start_at_once_get_four_gpus():
     names = [f"GPU-{number}" for number in range(4)]
     # Slow to start, and so together: each is started before the first has answered.
-    command = [sys.executable, "-c", HOLD, *names]
+    command = [sys.executable, "-c", HOLD, "1", *names]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in names]
     try:
         assert sorted(int(process.stdout.readline()) for process in processes) == [0, 1, 2, 3]
@@ -57,6 +59,29 @@ def test_four_jobs_that_start_at_once_get_four_gpus():
         for process in processes:
             process.kill()
             process.wait()
+
+
+def test_as_many_as_say_so_share_a_gpu_and_each_has_a_first_before_one_has_a_second():
+    names = ["GPU-a", "GPU-b"]
+    held = [hold(*names, sharing=2) for _ in range(4)]
+    try:
+        assert sorted(index for _, index in held[:2]) == sorted(index for _, index in held[2:]) == [0, 1]
+        for sharing in (1, 2):
+            with pytest.raises(InputError, match="all 2 GPUs"), claimed_one(names, 0, sharing):
+                pass
+        first, index = held.pop()
+        first.kill()
+        first.wait()
+        with claimed_one(names, 0, 2) as place:
+            assert place == index
+        with pytest.raises(InputError), claimed_one(names, 0):  # one half is not enough for one that wants it alone
+            pass
+    finally:
+        for process, _ in held:
+            process.kill()
+            process.wait()
+    with claimed_one(names[:1], 0), pytest.raises(InputError), claimed_one(names[:1], 0, 2):
+        pass
 
 
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch):

@@ -32,7 +32,7 @@ rule estimate_cost:
     log:
         "<results>/logs/estimate_cost.log",
     priority: 100  # said before the bulk of the plan runs
-    threads: plan.machine.detector_slots
+    threads: plan.machine.threads_alone
     resources:
         **plan.machine.gpu(),
         torch_threads=plan.machine.detector_threads,
@@ -71,11 +71,12 @@ rule train_detector:
     benchmark:
         "<results>/benchmarks/train_detector-{variant}-seed{seed}.tsv"
     group:
-        "detector"
+        "detector-{variant}"
     threads: plan.machine.detector_slots
     resources:
-        **plan.machine.gpu(),
+        **plan.machine.gpu(shared=True),
         torch_threads=plan.machine.detector_threads,
+        per_gpu=f"--per-gpu {plan.machine.per_gpu}",
         indifferent=indifferent(config["detection"]["training"]),
         mem_mb=memory(12000),
         runtime=1440,
@@ -89,6 +90,7 @@ rule train_detector:
     shell:
         "python -m detection.train --data {input.data:q} --model {params.model:q} --image-size {params.image_size}"
         " {params.start:q} {params.options:q} {resources.indifferent} --seed {wildcards.seed} --device {params.device} --threads {resources.torch_threads} --resume"
+        ' {resources.per_gpu} --tried "$(dirname {output.weights:q})/../../per_gpu.json"'
         ' --output "$(dirname {output.weights:q})" 2>&1 | tee {log:q}'
 
 
@@ -107,11 +109,14 @@ rule test_detector:
     benchmark:
         "<results>/benchmarks/test_detector-{variant}-seed{seed}.tsv"
     group:
-        "detector"
+        "detector-{variant}"
     threads: plan.machine.detector_slots
     resources:
-        **plan.machine.gpu(),
+        **plan.machine.gpu(shared=True),
         torch_threads=plan.machine.detector_threads,
+        per_gpu=f"--per-gpu {plan.machine.per_gpu}",
+        # For training alone; but a group wants the same texts of all jobs that may run at once.
+        indifferent=indifferent(config["detection"]["training"]),
         mem_mb=memory(8000),
         runtime=60,
     params:
@@ -122,6 +127,7 @@ rule test_detector:
     shell:
         "python -m detection.test --data {input.data:q} --weights {input.weights:q} --image-size {params.image_size}"
         " {params.options:q} --conditions {input.conditions:q} --device {params.device} --threads {resources.torch_threads}"
+        ' {resources.per_gpu} --tried "$(dirname {output.ap:q})/../../per_gpu.json"'
         ' --output "$(dirname {output.ap:q})" 2>&1 | tee {log:q}'
 
 

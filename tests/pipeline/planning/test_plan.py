@@ -275,6 +275,29 @@ def test_a_gpu_is_asked_for_in_one_way_by_the_jobs_that_need_one(configure, aske
     assert find_machine(configure({"device": "cpu"}), 8, False).gpu() == {}
 
 
+def found(resources):
+    return {name: value({}) for name, value in resources.items()}
+
+
+@pytest.mark.parametrize(("per_gpu", "most"), [(1, 1), (3, 3), ("auto", 8)])
+def test_trainings_that_share_a_gpu_take_a_place_each_and_a_share_of_its_threads(configure, per_gpu, most):
+    config = configure({"device": "cuda", "detection": {"per_gpu": per_gpu}})
+    here = find_machine(config, 8, False)
+    assert (here.most_per_gpu, here.gpu_places, here.detector_slots) == (most, most, 8 // most)
+    assert (here.detector_threads, here.threads_alone) == (8, 8)
+    assert (found(here.gpu()), found(here.gpu(shared=True))) == ({"gpu": most}, {"gpu": 1})
+    # A cluster gives one GPU to the group of them, which asks for the same text as each.
+    there = find_machine(config, None, False)
+    assert found(there.gpu()) == {"gpu": 1}
+    assert found(there.gpu(shared=True)) == ({"gpu": 1} if most == 1 else {"gres": "gpu:1"})
+
+
+def test_a_gpu_of_a_named_model_can_be_shared(configure):
+    config = configure({"device": "cuda", "gpu_request": "gpu:a100", "detection": {"per_gpu": 2}})
+    assert found(find_machine(config, None, False).gpu(shared=True)) == {"gres": "gpu:a100:1"}
+    assert find_machine(configure(config, {"device": "cpu"}), 8, False).most_per_gpu == 1
+
+
 def test_a_job_that_lacked_memory_asks_for_more_at_its_next_attempt():
     assert [memory(12000)(None, attempt) for attempt in (1, 2, 3)] == [12000, 24000, 36000]
 
