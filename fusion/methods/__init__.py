@@ -24,24 +24,32 @@ METHODS: dict[str, Entry] = {
         packages=["pywavelets"],
     ),
     "guided": Entry("fusion.methods.guided", "Li, Kang and Hu 2013", needs_weights=False, trainable=False),
-    "auifnet": Entry("fusion.methods.auifnet", "Zhao et al., IEEE TCSVT 32(3), 2021"),
-    "swinfusion": Entry("fusion.methods.swinfusion", "Ma et al., IEEE/CAA J. Automatica Sinica 9(7), 2022"),
-    "u2fusion": Entry("fusion.methods.u2fusion", "Xu et al., IEEE TPAMI 44(1), 2022", frozen="perceptual_weights"),
+    "auifnet": Entry("fusion.methods.auifnet", "Zhao et al., IEEE TCSVT 32(3), 2021", revision=2),
+    "swinfusion": Entry("fusion.methods.swinfusion", "Ma et al., IEEE/CAA J. Automatica Sinica 9(7), 2022", revision=2),
+    "u2fusion": Entry(
+        "fusion.methods.u2fusion", "Xu et al., IEEE TPAMI 44(1), 2022", frozen="perceptual_weights", revision=2
+    ),
     "coconet": Entry(
         "fusion.methods.coconet",
         "Liu et al., International Journal of Computer Vision 132, 2024",
         frozen="perceptual_weights",
+        revision=2,
     ),
-    "laph": Entry("fusion.methods.laph", "Luo et al., IEEE TCSVT 33(12), 2023", training_revision=2),
+    "laph": Entry("fusion.methods.laph", "Luo et al., IEEE TCSVT 33(12), 2023", revision=2, training_revision=2),
     "murf": Entry("fusion.methods.murf", "Xu, Yuan, Ma, IEEE TPAMI 45(10), 2023", training_revision=2),
-    "lrrnet": Entry("fusion.methods.lrrnet", "Li et al., IEEE TPAMI 45(9), 2023", frozen="perceptual_weights"),
-    "cddfuse": Entry("fusion.methods.cddfuse", "Zhao et al., CVPR 2023"),
-    "mda": Entry(
-        "fusion.methods.mda", "Yang et al., Neurocomputing 2024, arXiv 2312.04328", frozen="perceptual_weights"
+    "lrrnet": Entry(
+        "fusion.methods.lrrnet", "Li et al., IEEE TPAMI 45(9), 2023", frozen="perceptual_weights", revision=2
     ),
-    "itfuse": Entry("fusion.methods.itfuse", "Tang, He, Liu, Pattern Recognition 156, 2024"),
-    "crossfuse": Entry("fusion.methods.crossfuse", "Li and Wu, Information Fusion 103, 2024"),
-    "emma": Entry("fusion.methods.emma", "Zhao et al., CVPR 2024", frozen="teacher_weights"),
+    "cddfuse": Entry("fusion.methods.cddfuse", "Zhao et al., CVPR 2023", revision=2),
+    "mda": Entry(
+        "fusion.methods.mda",
+        "Yang et al., Neurocomputing 2024, arXiv 2312.04328",
+        frozen="perceptual_weights",
+        revision=2,
+    ),
+    "itfuse": Entry("fusion.methods.itfuse", "Tang, He, Liu, Pattern Recognition 156, 2024", revision=2),
+    "crossfuse": Entry("fusion.methods.crossfuse", "Li and Wu, Information Fusion 103, 2024", revision=2),
+    "emma": Entry("fusion.methods.emma", "Zhao et al., CVPR 2024", frozen="teacher_weights", revision=2),
     "sage": Entry(
         "fusion.methods.sage",
         "Wu et al., CVPR 2025",

@@ -134,7 +134,7 @@ def network(weights: Path | None) -> AUIFNet:
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     """Return the network as a function, each of its steps as one small convolution."""
-    return as_fuser(collapse(network(weights)), device, precision)
+    return as_fuser(collapse(network(weights)), device, precision, channels_last=True)
 
 
 def training(frozen: Path | None) -> Training:

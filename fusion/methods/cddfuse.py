@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion.methods.method import Method, Phase, Published, Training
+from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 from fusion.methods.parts.filling import filled
 from fusion.methods.parts.finishing import stretched
-from fusion.methods.parts.restormer import HEADS, BaseBlock, ChannelNorm, Gated, attend
-from fusion.methods.parts.running import loader
+from fusion.methods.parts.restormer import HEADS, BaseBlock, ChannelNorm, Gated, Striped, attend, striped_base
+from fusion.methods.parts.running import as_fuser
 from fusion.methods.parts.schedules import halving
+from fusion.methods.parts.striping import striped
 from fusion.training.similarity import dissimilarity, gradient, slopes
 from fusion.weights import read_parts
 
@@ -170,6 +171,43 @@ def network(weights: Path | None) -> CDDFuse:
     return filled(CDDFuse(), weights, read_parts)
 
 
+class StripedDetail(nn.Module):
+    """Detail steps, without gradients, in stripes of an image."""
+
+    def __init__(self, detail: Detail) -> None:
+        super().__init__()
+        self.detail = detail
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(1, 64, H, W) to the same."""
+        return striped(self.detail, (x,), reach=2 * len(self.detail.net))  # a step sees two pixels far
+
+
+def in_stripes(network: CDDFuse) -> CDDFuse:
+    """Return the network, whose weights are final from now on, in stripes; changes the network."""
+
+    def transformer(block: TransformerBlock) -> Striped:
+        attention = block.attn
+        qkv = nn.Sequential(attention.qkv, attention.qkv_dwconv)
+        return Striped(block, qkv, attention.temperature, attention.project_out, block.ffn)
+
+    encoder, decoder = network.DIDF_Encoder, network.DIDF_Decoder
+    encoder.encoder_level1 = nn.Sequential(*map(transformer, encoder.encoder_level1))
+    decoder.encoder_level2 = nn.Sequential(*map(transformer, decoder.encoder_level2))
+    encoder.baseFeature = striped_base(encoder.baseFeature)
+    network.BaseFuseLayer = striped_base(network.BaseFuseLayer)
+    encoder.detailFeature = StripedDetail(encoder.detailFeature)
+    network.DetailFuseLayer = StripedDetail(network.DetailFuseLayer)
+    return network
+
+
+def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
+    """Return the network as a function, on a processor in stripes."""
+    made = network(weights)
+    # A GPU has work enough only in whole images.
+    return as_fuser(in_stripes(made) if device == "cpu" else made, device, precision, channels_last=True)
+
+
 def correlation(a: Tensor, b: Tensor) -> Tensor:
     """Return the mean over images and channels of the correlation of (N, C, H, W) maps over their pixels; flat: 0."""
     a, b = (maps.flatten(2) - maps.flatten(2).mean(-1, keepdim=True) for maps in (a, b))
@@ -242,7 +280,7 @@ def training(frozen: Path | None) -> Training:
 
 
 METHOD = Method(
-    loader(network),
+    load,
     network=network,
     published=Published("github.com/Zhaozixiang1228/MMIF-CDDFuse", {"CDDFuse_IVF.pth": ""}),
     authors_output=stretched,

@@ -16,12 +16,12 @@ from torchvision.transforms.functional import rotate
 
 from fusion.fnet.losses import distance
 from fusion.methods import auifnet
-from fusion.methods.method import Method, Phase, Published, Training
+from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 from fusion.methods.parts.borders import continued
 from fusion.methods.parts.filling import filled
 from fusion.methods.parts.finishing import stretched
-from fusion.methods.parts.restormer import BaseBlock
-from fusion.methods.parts.running import loader
+from fusion.methods.parts.restormer import BaseBlock, striped_base
+from fusion.methods.parts.running import as_fuser
 from fusion.methods.parts.schedules import halving
 from pipeline.stage import InputError
 
@@ -160,6 +160,20 @@ def network(weights: Path | None) -> UFuser:
     return filled(UFuser(), weights)
 
 
+def in_stripes(network: UFuser) -> UFuser:
+    """Return the network, whose weights are final from now on, its attention in stripes; changes the network."""
+    for block in [module for module in network.modules() if isinstance(module, Block)]:
+        block.GlobalFeature = striped_base(block.GlobalFeature)
+    return network
+
+
+def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
+    """Return the network as a function, on a processor in stripes."""
+    made = network(weights)
+    # A GPU has work enough only in whole images.
+    return as_fuser(in_stripes(made) if device == "cpu" else made, device, precision, channels_last=True)
+
+
 def moved(images: Tensor) -> Iterator[Tensor]:
     """Yield images (N, 1, H, W) as they are, rolled three times, turned three times, and flipped three times.
 
@@ -237,7 +251,7 @@ def training(frozen: Path | None) -> Training:
 
 
 METHOD = Method(
-    loader(network),
+    load,
     network=network,
     published=Published("github.com/Zhaozixiang1228/MMIF-EMMA", {"EMMA.pth": ""}),
     authors_output=stretched,

@@ -127,7 +127,7 @@ def network(weights: Path | None) -> LRRNet:
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     """Return the network as a function that stretches each source to 0..1, and goes from tile to tile."""
-    run = as_fuser(Tiled(network(weights)), device, precision)
+    run = as_fuser(Tiled(network(weights)), device, precision, channels_last=True)
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         return run(*(_stretched(255 * image) for image in (visible, infrared)))

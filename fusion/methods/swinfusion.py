@@ -5,7 +5,7 @@ the authors' 10000_E.pth; luma / 255 goes in, and what comes out is not stretche
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from torchvision.ops import StochasticDepth
 
 from fusion.fnet.losses import shared_similarity
+from fusion.fnet.merged import spans
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 from fusion.methods.parts.borders import continued
 from fusion.methods.parts.filling import filled
@@ -27,6 +28,7 @@ WIDTH, HEADS, WINDOW, SHIFT = 60, 6, 8, 4
 DEPTH, STAGES, STAGE_DEPTH = 4, 2, 2
 DROPPED = 0.1  # the last block's probability of being left out of a training step
 SLOPE = 0.2
+WINDOWS = 32  # whose attention is computed at once: their shares take 3 MB
 SCALE = (WIDTH // HEADS) ** -0.5
 INTENSITY, GRADIENT, SSIM = 20.0, 20.0, 10.0  # weights of the loss's terms
 
@@ -74,14 +76,18 @@ class Attention(nn.Module):
         self.register_buffer("positions", relative_positions(), persistent=False)
         self.proj = nn.Linear(WIDTH, WIDTH)
 
-    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    def bias(self, mask: Tensor | None = None) -> Tensor:
+        """Return what is added to attention, (heads, 64, 64), or with a mask (windows, heads, 64, 64)."""
+        bias = self.relative_position_bias_table[self.positions].permute(2, 0, 1)
+        return bias if mask is None else bias + mask
+
+    def attend(self, queries: Tensor, keys: Tensor, values: Tensor, bias: Tensor) -> Tensor:
         """Attend within windows, (N, windows, 64, 60) each, to the same."""
         queries, keys, values = (
             part.unflatten(-1, (HEADS, -1)).transpose(2, 3) for part in (queries * SCALE, keys, values)
         )
-        bias = self.relative_position_bias_table[self.positions].permute(2, 0, 1)
-        # Written out: with a mask, PyTorch's own attention on a CPU takes half as long again.
-        shares = (queries @ keys.mT + (bias if mask is None else bias + mask)).softmax(-1)
+        # Written out: with a mask, PyTorch's own attention takes half as long again on all of an image's windows.
+        shares = (queries @ keys.mT + bias).softmax(-1)
         return self.proj((shares @ values).transpose(2, 3).flatten(-2))
 
 
@@ -94,7 +100,11 @@ class SelfAttention(Attention):
 
     def forward(self, windows: Tensor, mask: Tensor | None) -> Tensor:
         """(N, windows, 64, 60) to the same."""
-        return self.attend(*self.qkv(windows).chunk(3, dim=-1), mask)
+        return self.attend(*self.parts(windows), self.bias(mask))
+
+    def parts(self, windows: Tensor) -> Sequence[Tensor]:
+        """Return queries, keys and values, (N, windows, 64, 60) each."""
+        return self.qkv(windows).chunk(3, dim=-1)
 
 
 class CrossAttention(Attention):
@@ -106,7 +116,11 @@ class CrossAttention(Attention):
 
     def forward(self, windows: Tensor, other: Tensor, mask: Tensor | None) -> Tensor:
         """(N, windows, 64, 60) each to the same."""
-        return self.attend(self.q(windows), *self.kv(other).chunk(2, dim=-1), mask)
+        return self.attend(*self.parts(windows, other), self.bias(mask))
+
+    def parts(self, windows: Tensor, other: Tensor) -> Sequence[Tensor]:
+        """Return queries of one source, keys and values of the other, (N, windows, 64, 60) each."""
+        return self.q(windows), *self.kv(other).chunk(2, dim=-1)
 
 
 class Shifted(nn.Module):
@@ -244,6 +258,76 @@ def _leaky(maps: Tensor) -> Tensor:
     return F.leaky_relu(maps, SLOPE)
 
 
+class Banded(nn.Module):
+    """A block, without gradients, on one band of an image's windows after another, whose values stay in the cache.
+
+    All that a block does to a window needs this window alone. Changes the tokens that it is given, and returns them.
+    """
+
+    def __init__(self, block: SelfBlock | CrossBlock) -> None:
+        super().__init__()
+        self.block = block
+        self.sources = ("_A", "_B") if isinstance(block, CrossBlock) else ("",)  # how the names of the parts end
+        for source in self.sources:
+            bias = self.part("attn", source).bias().detach().contiguous()
+            self.register_buffer(f"bias{source}", bias, persistent=False)
+
+    def part(self, name: str, source: str) -> nn.Module:
+        """Return a part of the block."""
+        return self.block.get_submodule(f"{name}{source}")
+
+    def forward(self, *tokens: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """(1, H, W, 60) each to the same."""
+        height, width = tokens[0].shape[1:3]
+        # Of all bands but the last, and of the last: only there, and in a band's last window, are strangers.
+        inner, outer = strangers(2 * WINDOW, width).to(tokens[0]).chunk(2)
+        for top in range(0, height, WINDOW):
+            bottom = top + WINDOW == height
+            bands = [self.cut(one, top) for one in tokens]
+            for first, last in spans(width // WINDOW, WINDOWS):
+                mask = (outer if bottom else inner)[first:last]
+                masked = self.block.shift and (bottom or last == width // WINDOW)
+                self.change([band[first:last] for band in bands], mask if masked else None)
+            for one, band in zip(tokens, bands, strict=True):
+                self.join(band, one, top)
+        return tokens if len(tokens) > 1 else tokens[0]
+
+    def change(self, windows: Sequence[Tensor], mask: Tensor | None) -> None:
+        """Do with windows, (windows, 64, 60) of each source, what the block does."""
+        normed = [self.part("norm1", source)(own) for source, own in zip(self.sources, windows, strict=True)]
+        for number, (source, own) in enumerate(zip(self.sources, windows, strict=True)):
+            # A source alone asks itself, one of two the other.
+            asked = normed[::-1] if number else normed
+            attention, bias = self.part("attn", source), self.get_buffer(f"bias{source}")
+            heads = (one.unflatten(-1, (HEADS, -1)).transpose(1, 2) for one in attention.parts(*asked))
+            found = F.scaled_dot_product_attention(*heads, bias[None] if mask is None else bias + mask)
+            own += attention.proj(found.transpose(1, 2).flatten(-2))
+            own += self.part("mlp", source)(self.part("norm2", source)(own))
+
+    def cut(self, tokens: Tensor, top: int) -> Tensor:
+        """Return a copy of a band's windows, (windows, 64, 60); below the last row comes the first."""
+        shift = self.block.shift
+        band = tokens[:, top + shift : top + shift + WINDOW]
+        if band.shape[1] < WINDOW:
+            band = torch.cat([band, tokens[:, :shift]], dim=1)
+        return to_windows(band.roll(-shift, 2))[0]
+
+    def join(self, windows: Tensor, tokens: Tensor, top: int) -> None:
+        """Write a band's windows where `cut` found them."""
+        shift = self.block.shift
+        band = from_windows(windows[None], WINDOW, tokens.shape[2]).roll(shift, 2)
+        below = min(WINDOW, tokens.shape[1] - top - shift)
+        tokens[:, top + shift : top + shift + below] = band[:, :below]
+        tokens[:, : WINDOW - below] = band[:, below:]
+
+
+def banded(network: SwinFusion) -> SwinFusion:
+    """Return the network, whose weights are final from now on, with its blocks in bands; changes the network."""
+    for group in [module for module in network.modules() if isinstance(module, Group)]:
+        group.blocks = nn.ModuleList(Banded(block) for block in group.blocks)
+    return network
+
+
 # Tables that follow from the window and the image size; the authors' files keep them beside the weights.
 _TABLES = re.compile(r"(^|\.)(attn_mask|relative_position_index)$")
 
@@ -260,7 +344,9 @@ def network(weights: Path | None) -> SwinFusion:
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
     """Return the network as a function; images are continued to the next larger multiple of 8, as the authors do."""
-    run = as_fuser(network(weights), device, precision)
+    made = network(weights)
+    # A GPU has work enough only in whole images.
+    run = as_fuser(banded(made) if device == "cpu" else made, device, precision, channels_last=True)
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         height, width = visible.shape

@@ -1,12 +1,15 @@
 """CDDFuse: the authors' network by the fact sheet's numbers, their checkpoint's layout, and its training."""
 
+import copy
+
 import pytest
 import torch
 from golden import check_golden, fill_by_rule, golden_pair
-from method_checks import check_sizes_and_batches, losses_of
+from method_checks import check_sizes_and_batches, losses_of, random_pairs
 
 from fusion.cost import count_parameters
-from fusion.methods.cddfuse import METHOD, DetailStep, correlation, network
+from fusion.methods.cddfuse import METHOD, DetailStep, correlation, in_stripes, network
+from fusion.methods.parts import striping
 from pipeline.stage import InputError
 
 
@@ -38,6 +41,16 @@ def test_the_fact_sheets_numbers_come_out():
 
 def test_any_size_and_batch():
     check_sizes_and_batches(filled(), sizes=((21, 33), (1, 5)))
+
+
+@pytest.mark.parametrize("size", [(2, 2), (3, 5), (33, 20)])
+def test_the_network_in_stripes_gives_the_plain_networks_values(size, monkeypatch):
+    monkeypatch.setattr(striping, "PIXELS", 60)
+    plain, (visible, infrared) = filled(), random_pairs(1, *size)
+    with torch.inference_mode():
+        wanted = plain(visible, infrared)
+        fused = in_stripes(copy.deepcopy(plain)).to(memory_format=torch.channels_last)(visible, infrared)
+    assert torch.allclose(fused, wanted, rtol=0, atol=1e-5 * float(wanted.max() - wanted.min()))
 
 
 def test_a_file_laid_out_as_the_authors_loads(tmp_path):

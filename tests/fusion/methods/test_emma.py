@@ -1,5 +1,7 @@
 """EMMA: the authors' networks by the fact sheet's numbers, and its training."""
 
+import copy
+
 import pytest
 import torch
 from golden import check_golden, fill_by_rule, golden_pair
@@ -7,7 +9,8 @@ from method_checks import check_sizes_and_batches, losses_of, random_pairs
 
 from fusion.cost import count_parameters
 from fusion.methods import auifnet
-from fusion.methods.emma import METHOD, Sensing, moved, network
+from fusion.methods.emma import METHOD, Sensing, in_stripes, moved, network
+from fusion.methods.parts import striping
 from fusion.methods.parts.borders import continued
 from fusion.weights import write_state
 from pipeline.stage import InputError
@@ -52,6 +55,16 @@ def test_the_sensing_network_is_the_fact_sheets():
 
 def test_any_size_and_batch():
     check_sizes_and_batches(filled(), sizes=((21, 33), (1, 5)))
+
+
+@pytest.mark.parametrize("size", [(1, 5), (33, 20)])
+def test_the_network_in_stripes_gives_the_plain_networks_values(size, monkeypatch):
+    monkeypatch.setattr(striping, "PIXELS", 60)
+    plain, (visible, infrared) = filled(), random_pairs(1, *size)
+    with torch.inference_mode():
+        wanted = plain(visible, infrared)
+        fused = in_stripes(copy.deepcopy(plain)).to(memory_format=torch.channels_last)(visible, infrared)
+    assert torch.allclose(fused, wanted, rtol=0, atol=1e-5 * float(wanted.max() - wanted.min()))
 
 
 def test_an_image_is_continued_by_mirroring():
