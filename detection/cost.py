@@ -1,9 +1,10 @@
 """Stage: what the trainings of a plan will cost, from some real steps of the recipe before the bulk of it runs.
 
 The steps are those of detection.train itself, on the training images of one variant; the others cost alike, as their
-images have the same sizes. Writes cost.json: seconds of a step and of an epoch, hours of a training, of each variant
-with all its seeds, and of all. Steps for a two-hundredth of the plan are timed, two to thirty of them. The estimate
-leaves out fusing, testing and tables.
+images have the same sizes. Those that the detector fuses inside itself have another network, and each is timed by
+itself. Writes cost.json: seconds of a step and of an epoch, hours of a training, of each variant with all its seeds,
+and of all; and the parameters and multiply-adds of each network. Steps for a two-hundredth of the plan are timed, two
+to thirty of them. The estimate leaves out fusing, testing and tables.
 """
 
 import argparse
@@ -12,13 +13,15 @@ import logging
 import math
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from detection.detector import build_model, network_cost  # first, as it keeps the package offline
+from detection.images import padded_sides
 from detection.loop import deterministic, explained, train
 from detection.recipe import Recipe, recipe_of
 from detection.train import add_options, workers_for
@@ -83,19 +86,36 @@ def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **readin
     return wanted, mean
 
 
+def network_of(data: Data, recipe: Recipe) -> dict[str, Any]:
+    """Return `network_cost` of the recipe's detector for an image of `data`, in its size in tests."""
+    model = build_model(recipe.model, data.classes, inside=data.inside)
+    return network_cost(model.eval(), data.channels, *padded_sides(data, recipe.image_size))
+
+
 def estimate(
-    seconds: float, recipe: Recipe, images: int, variants: Sequence[str], seeds: Sequence[int]
+    seconds: float,
+    recipe: Recipe,
+    images: int,
+    variants: Sequence[str],
+    seeds: Sequence[int],
+    others: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return what a plan costs whose steps take `seconds` each: hours of the device, one training after the other."""
-    epoch = seconds * math.ceil(images / recipe.batch)
+    """Return what a plan costs whose steps take `seconds` each: hours of the device, one training after the other.
+
+    `others` are the seconds of a step of variants that cost otherwise.
+    """
+    steps = math.ceil(images / recipe.batch)
+    epoch = seconds * steps
     training = epoch * recipe.epochs / 3600
+    by_variant = {variant: (others or {}).get(variant, seconds) for variant in variants}
+    hours = {variant: each * steps * recipe.epochs / 3600 * len(seeds) for variant, each in by_variant.items()}
     return {
         "seconds_per_step": seconds,
         "seconds_per_epoch": epoch,
         "images_per_s": images / epoch,
         "hours_per_training": training,
-        "hours": {variant: training * len(seeds) for variant in variants},
-        "hours_in_all": training * len(seeds) * len(variants),
+        "hours": hours,
+        "hours_in_all": sum(hours.values()),
     }
 
 
@@ -104,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parse(argv)
     if args.at_once < 1:
         raise InputError(f"--at-once {args.at_once}: wanted at least 1")
-    data = read_data(args.data, "train")
+    data, *others = (read_data(file, "train") for file in args.data)
     recipe = recipe_of(args)
     with claimed_device(args.device, args.threads) as device, deterministic():
         name = "CPU" if device == "cpu" else torch.cuda.get_device_name()
@@ -112,9 +132,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         reading = {"workers": workers_for(device, args.workers), "keep_images": args.cache == "ram"}
         reading["augment_on_device"] = args.augment_on_device
         with explained(recipe, device, reading["workers"], args.cache):
-            timed, seconds = time_steps(data, recipe, device, len(args.variants) * len(args.seeds), **reading)
+            trainings = len(args.variants) * len(args.seeds)
+            timed, seconds = time_steps(data, recipe, device, trainings, **reading)
+            apart = {one.variant: time_steps(one, recipe, device, trainings, **reading)[1] for one in others}
+            networks = {one.variant: network_of(one, recipe) for one in (data, *others)}
         threads = torch.get_num_threads()
-    cost = estimate(seconds, recipe, len(data.images), args.variants, args.seeds)
+    cost = estimate(seconds, recipe, len(data.images), args.variants, args.seeds, apart)
     write_json(
         args.output,
         {
@@ -123,6 +146,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             "seeds": args.seeds,
             "at_once": args.at_once,
             "timed_steps": timed,
+            "seconds_per_step_of": apart,
+            "networks": networks,
             "images": len(data.images),
             "variant": data.variant,
             "device": name,
@@ -132,7 +157,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "versions": versions("torch", "ultralytics", "numpy", "opencv-python-headless"),
         },
     )
-    each, every = next(iter(cost["hours"].values())), cost["hours_in_all"]
+    each, every = cost["hours_per_training"] * len(args.seeds), cost["hours_in_all"]
     logging.info(
         "estimated cost of the detectors, from %d steps on %s: %.1f s an epoch, %s a training of %d epochs",
         timed, name, cost["seconds_per_epoch"], duration(cost["hours_per_training"]), recipe.epochs,
@@ -155,7 +180,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m detection.cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", type=Path, required=True, help="data.yaml of the variant to time")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="data.yaml of the variant to time, and of those that cost otherwise, each timed by itself",
+    )
     parser.add_argument("--variants", nargs="+", required=True, help="names of all variants of the plan")
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="seeds of each variant")
     parser.add_argument("--at-once", type=int, default=1, help="trainings that run side by side (default: 1)")

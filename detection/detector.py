@@ -40,9 +40,10 @@ from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel  # noqa: E402
 from ultralytics.utils import SETTINGS  # noqa: E402
 
+from detection.inside import CHANNELS, TWOSTREAM, refuse, stream_names, two_streams  # noqa: E402
 from pipeline.artefacts import sha256_json  # noqa: E402
 from pipeline.stage import NO_MEMORY, InputError  # noqa: E402
-from pipeline.tensors import read_tensors, write_tensors  # noqa: E402
+from pipeline.tensors import count_multiply_adds, read_tensors, write_tensors  # noqa: E402
 
 SETTINGS.update(dict.fromkeys((key for key, value in SETTINGS.items() if value is True), False))
 
@@ -115,8 +116,15 @@ def _check_architecture(content: Any, path: Path) -> None:
         raise InputError(f"{path} has {found}, whose loss is not this loop's; wanted {' or '.join(HEADS)}")
 
 
+class _Split(torch.nn.Module):
+    """The first layer of two streams: the visible image's channels and the infrared luma, apart."""
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return image.split((3, CHANNELS - 3), dim=1)
+
+
 def build_model(
-    model: str, classes: Sequence[str], architecture: Mapping[str, Any] | None = None
+    model: str, classes: Sequence[str], architecture: Mapping[str, Any] | None = None, inside: str | None = None
 ) -> DetectionModel | RTDETRDetectionModel:
     """Return an architecture with torch's current random weights.
 
@@ -124,9 +132,10 @@ def build_model(
         model: a name of MODELS, or the path of a YAML file.
         classes: names in order.
         architecture: of the YAML file, where it is known already.
+        inside: how it fuses both bands, one of `detection.inside.INSIDE`; it is then shown four channels.
 
     Raises:
-        InputError: the name is unknown, or the file no architecture that can be built.
+        InputError: the name is unknown, or the file no architecture that can be built, or none of two streams.
     """
     architecture = own_architecture(model) if architecture is None else architecture
     if architecture is not None:
@@ -137,16 +146,47 @@ def build_model(
         path = Path(ultralytics.__file__).parent / "cfg" / "models" / MODELS[model][1]
         content = {**yaml.safe_load(path.read_text(encoding="utf-8")), "scale": model[-1]}
     kind = RTDETRDetectionModel if content["head"][-1][2] == "RTDETRDecoder" else DetectionModel
+    if inside == TWOSTREAM:
+        content = two_streams(content, Path(model).name)
+    channels = CHANNELS if inside else 3
     try:
-        built = kind({**content, "nc": len(classes), "yaml_file": Path(model).name}, verbose=False)
+        built = kind({**content, "nc": len(classes), "yaml_file": Path(model).name}, ch=channels, verbose=False)
     except Exception as error:  # the package checks nothing
         if architecture is None or lacks_memory(error):
             raise
         raise InputError(f"{model} cannot be built: {type(error).__name__}: {error}") from error
     if max(built.stride) > STRIDE:
         raise InputError(f"{model} has a stride of {max(built.stride):.0f} pixels; wanted at most {STRIDE}")
+    if inside == TWOSTREAM:
+        _finish_streams(built, Path(model).name)
     built.names, built.nc = dict(enumerate(classes)), len(classes)
     return built
+
+
+def _finish_streams(built: DetectionModel, model: str) -> None:
+    """Put the plain split in its place; InputError where a level has other channels than each backbone gives."""
+    split, placeholder = _Split(), built.model[0]
+    split.i, split.f, split.type, split.np = placeholder.i, placeholder.f, "split", 0  # what the package asks a layer
+    built.model[0] = split
+    backbone = len(built.yaml["backbone"])
+    for join in built.model[2 * built.yaml["stream_layers"] + 4 : backbone : 2]:
+        if join.conv.in_channels != 2 * join.conv.out_channels:
+            source = built.model[built.model[join.i - 1].f[0]]
+            refuse(model, f"{type(source).__name__} with {join.conv.in_channels // 2} channels")
+
+
+def network_cost(model: DetectionModel, channels: int, height: int, width: int) -> dict[str, Any]:
+    """Return what an evaluated detector is made of, and what one image of this size takes.
+
+    `parameters` are the values that training changes, `multiply_adds` those of convolutions, matrix products and
+    attention (one is two FLOPs), `image` its height and width.
+    """
+    image = torch.zeros(1, channels, height, width, device=next(model.parameters()).device)
+    return {
+        "parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
+        "multiply_adds": count_multiply_adds(lambda: model(image)),
+        "image": [height, width],
+    }
 
 
 def save_weights(path: Path, model: DetectionModel, facts: Mapping[str, Any]) -> None:
@@ -180,7 +220,7 @@ def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
     if not isinstance(stored, dict) or stored.get("format") != WEIGHTS_FORMAT:
         raise InputError(f"{path} is not a detector's weights as detection.train writes them")
     facts = stored["facts"]
-    model = build_model(facts["model"], facts["classes"], facts.get("architecture"))
+    model = build_model(facts["model"], facts["classes"], facts.get("architecture"), facts.get("inside"))
     model.load_state_dict(stored["weights"])
     return model.eval(), facts
 
@@ -190,6 +230,11 @@ def start_from(model: DetectionModel, path: Path, trust: bool) -> int:
 
     A file of ours, or any file of plain tensors, is read as data. Those of ultralytics are pickles, which can run code
     as they load, and are read only on `trust`.
+
+    A detector that fuses inside itself takes the weights of one that does not. With four channels, the kernel of the
+    infrared luma is the mean of the three colours' kernels. With two streams both backbones take the file's, the
+    infrared one's first kernels the sum of the three colours' (what they make of a grey image), and the layers that
+    join them stay random.
 
     Raises:
         InputError: the file is missing, or needs trust, or nothing in it fits.
@@ -207,15 +252,30 @@ def start_from(model: DetectionModel, path: Path, trust: bool) -> int:
     else:
         source = stored.state_dict() if isinstance(stored, torch.nn.Module) else stored
     own = model.state_dict()
-    fitting = {
-        name: tensor.float()
-        for name, tensor in (source.items() if isinstance(source, Mapping) else ())
-        if name in own and isinstance(tensor, torch.Tensor) and tensor.shape == own[name].shape
-    }
+    stored = source if isinstance(source, Mapping) else {}
+    tensors = {name: one for name, one in stored.items() if isinstance(one, torch.Tensor)}
+    if "stream_layers" in model.yaml and not own.keys() <= tensors.keys():
+        streams = {name: one for name, one in tensors.items() if re.match(r"model\.\d+\.", name)}
+        tensors = {new: one for name, one in streams.items() for new in stream_names(name, model.yaml)}
+    shown = {name: _for_channels(one.float(), own[name].shape) for name, one in tensors.items() if name in own}
+    fitting = {name: one for name, one in shown.items() if one.shape == own[name].shape}
     if not fitting:
         raise InputError(f"{path} holds no tensor that fits the model; wanted weights of the same architecture")
     model.load_state_dict(fitting, strict=False)
     return len(fitting)
+
+
+def _for_channels(kernels: torch.Tensor, shape: torch.Size) -> torch.Tensor:
+    """Return kernels (N, 3, H, W) of colours for the channels of `shape`, four or one, where it differs in these alone.
+
+    What is no such thing is returned as it is.
+    """
+    channels = shape[1] if len(shape) == 4 else 0
+    if channels not in (CHANNELS, 1) or kernels.shape != (shape[0], 3, *shape[2:]):
+        return kernels
+    if channels == 1:
+        return kernels.sum(dim=1, keepdim=True)
+    return torch.cat([kernels, kernels.mean(dim=1, keepdim=True)], dim=1)
 
 
 def _read_tensors(path: Path) -> Any:
@@ -273,7 +333,7 @@ def _float32(found: Any) -> Any:
 
 
 def raw_detections(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Return what an evaluated model finds in images (B, 3, H, W): (B, 4 + K, N).
+    """Return what an evaluated model finds in images (B, C, H, W): (B, 4 + K, N).
 
     Centre x and y, width and height in pixels, and a score for each of K classes.
     """

@@ -124,7 +124,9 @@ class NotedImages(TrainingImages):
     """`TrainingImages` whose items hold a `Picture` instead of pixels, and whose batches all that `Pixels` wants."""
 
     def __init__(self, data: Data, augmentation: Mapping[str, float], *args: Any, **kwargs: Any) -> None:
-        """As of `TrainingImages`; InputError where images are to be tilted."""
+        """As of `TrainingImages`; InputError where images are to be tilted, or hold both bands."""
+        if data.inside:
+            raise InputError(f"--augment-on-device with {data.inside}: wanted images of three channels, or without it")
         if augmentation["perspective"]:
             raise InputError(
                 f"--augment-on-device with --perspective {augmentation['perspective']}: wanted --perspective 0"

@@ -33,6 +33,7 @@ import numpy as np
 from scipy import stats
 
 from detection.accumulation import Matches, scene_parts
+from detection.inside import INSIDE
 from fusion.metrics.statistics import effective_number, holm
 
 LEVEL = 0.05  # of each family of differences, two-sided
@@ -101,6 +102,7 @@ def compare(
     boxes: np.ndarray,
     bands: Sequence[str] = ("visible", "infrared"),
     untrained: Sequence[str] = ("late",),
+    inside: Sequence[str] = INSIDE,
     brought: Sequence[str] = (),
     swaps: int = 10_000,
     seed: int = 0,
@@ -109,13 +111,18 @@ def compare(
 
     The comparison with the bands is confirmatory: a variant is ahead only if it is ahead of *both* (the larger of two
     one-sided p values, Holm over the variants), and behind if it is behind *either* (Holm over variants and bands),
-    each at half of LEVEL. All other pairs are exploration.
+    each at half of LEVEL. So is that with fusing in the detector, by the same rule: a variant is ahead only if it is
+    ahead of every one of `inside` and `untrained` that is there. All other pairs are exploration.
+
+    Variants of `inside` are compared with the bands in a family of their own: whether they are run changes nothing that
+    is said of the others against the bands.
 
     Args:
         parts: from `split_by_scene`.
         boxes: (K, G) boxes of each class in each scene.
         bands: the variants that are single bands; those that are absent are left out.
         untrained: variants that were not trained themselves, which tell nothing about the training's variance.
+        inside: variants whose detectors are given both bands; those that are absent are left out.
         brought: variants whose detections were made elsewhere: how their training varies is unknown, so they are not
             pooled, and no method is said to differ from theirs.
         swaps: random choices of signs.
@@ -125,14 +132,18 @@ def compare(
         `untested`: why no test is made, or empty.
         `scenes` that hold boxes, `scenes_effective`.
         `training`: the values of a TrainingVariance, or None with fewer than three seeds.
-        `comparisons`: for every pair `first`, `second`, `difference`, `confirmatory` (one of both is a band),
+        `comparisons`: for every pair `first`, `second`, `difference`, `confirmatory` (one of both is a band, or one of
+        `inside` and `untrained`, and the other is not),
         `p_trained` and `p_methods` (adjusted for the family), `trained_differ`, `methods_differ`, and `methods_low` and
         `methods_high`, the bounds of the 95 % t interval of the methods' difference (of this pair by itself).
         `against_bands`: for every other variant, for `trained` and `methods`, `p_ahead`, `p_behind` (adjusted) and
         `verdict`: `ahead`, `behind` or `not shown`.
+        `against_inside`: the same for every variant that is neither a band nor one of `inside` and `untrained`, against
+        these. `inside`: the names of those that are there.
         What is not tested or estimated is NaN.
     """
     names = list(parts)
+    rivals = [name for name in names if name in (*inside, *untrained)]
     values = np.stack([np.asarray(part, np.float64) for part in parts.values()])[:, :, boxes.any(axis=1)]
     effective, untested = effective_number(boxes.sum(axis=0)), too_few_scenes(boxes)
     pairs = list(combinations(range(len(names)), 2))
@@ -161,7 +172,7 @@ def compare(
             "first": names[i],
             "second": names[j],
             "difference": float(difference[n]),
-            "confirmatory": (names[i] in bands) != (names[j] in bands),
+            "confirmatory": (names[i] in bands) != (names[j] in bands) or (names[i] in rivals) != (names[j] in rivals),
             "p_trained": float(p_trained[n]),
             "trained_differ": bool(p_trained[n] < LEVEL),
             "p_methods": float(p_methods[n]),
@@ -172,21 +183,22 @@ def compare(
         for n, (i, j) in enumerate(pairs)
     ]
     one_sided = _one_sided(len(names), pairs, above, below)
-    verdicts = {
-        "trained": against_bands(names, bands, one_sided),
-        "methods": against_bands(
-            names, bands, np.maximum(one_sided, _one_sided(len(names), pairs, methods_above, methods_below))
-        ),
+    p_values = {
+        "trained": one_sided,
+        "methods": np.maximum(one_sided, _one_sided(len(names), pairs, methods_above, methods_below)),
     }
+    fused = [name for name in names if name not in bands and name not in rivals]
+    own_family = [name for name in names if name in inside]
+    apart = [name for name in names if name not in bands and name not in inside]
     return {
         "untested": untested,
         "scenes": int((boxes.sum(axis=0) > 0).sum()),
         "scenes_effective": effective,
         "training": None if training is None else {**vars(training), "training": training.training},
         "comparisons": comparisons,
-        "against_bands": {
-            name: {statement: by_name[name] for statement, by_name in verdicts.items()} for name in verdicts["trained"]
-        },
+        "against_bands": _verdicts(names, apart, bands, p_values) | _verdicts(names, own_family, bands, p_values),
+        "inside": rivals,
+        "against_inside": _verdicts(names, fused, rivals, p_values),
     }
 
 
@@ -303,22 +315,33 @@ def _one_sided(variants: int, pairs: Sequence[tuple[int, int]], above: np.ndarra
     return table
 
 
-def against_bands(names: Sequence[str], bands: Sequence[str], above: np.ndarray) -> dict[str, dict[str, Any]]:
-    """Return for every variant that is no band whether it is ahead of both bands, or behind either.
+def _verdicts(
+    names: Sequence[str], rows: Sequence[str], opponents: Sequence[str], p_values: Mapping[str, np.ndarray]
+) -> dict[str, dict[str, Any]]:
+    """Return the verdicts of `against` for each row and statement."""
+    found = {statement: against(names, rows, opponents, above) for statement, above in p_values.items()}
+    return {row: {statement: found[statement][row] for statement in found} for row in found["trained"]}
+
+
+def against(
+    names: Sequence[str], rows: Sequence[str], opponents: Sequence[str], above: np.ndarray
+) -> dict[str, dict[str, Any]]:
+    """Return for each of `rows` whether it is ahead of all opponents, or behind any; the rows are one family.
 
     Args:
         names: the variants, V of them.
-        bands: those that are single bands; absent ones are left out, and without any there is no verdict.
+        rows: those that are judged.
+        opponents: those that they are compared with; absent ones are left out, and without any there is no verdict.
         above: (V, V) one-sided p value for the row above the column.
     """
-    columns = [n for n, name in enumerate(names) if name in bands]
-    rows = [n for n, name in enumerate(names) if name not in bands]
-    if not columns or not rows:
+    columns = [n for n, name in enumerate(names) if name in opponents]
+    judged = [names.index(name) for name in rows]
+    if not columns or not judged:
         return {}
-    ahead = holm(above[np.ix_(rows, columns)].max(axis=1).tolist())
-    behind = np.reshape(holm([above[column, row] for row in rows for column in columns]), (len(rows), len(columns)))
+    ahead = holm(above[np.ix_(judged, columns)].max(axis=1).tolist())
+    behind = np.reshape(holm([above[column, row] for row in judged for column in columns]), (len(judged), len(columns)))
     verdicts = {}
-    for row, p_ahead, p_behind in zip(rows, ahead, np.fmin.reduce(behind, axis=1), strict=True):
+    for row, p_ahead, p_behind in zip(judged, ahead, np.fmin.reduce(behind, axis=1), strict=True):
         word = "ahead" if p_ahead < LEVEL / 2 else "behind" if p_behind < LEVEL / 2 else "not shown"
         verdicts[names[row]] = {"p_ahead": float(p_ahead), "p_behind": float(p_behind), "verdict": word}
     return verdicts

@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,14 +14,14 @@ import numpy as np
 from detection.detector import STRIDE  # first, as it keeps the package offline
 
 # isort: split
-from ultralytics.data.augment import Compose
+from ultralytics.data.augment import Compose, RandomHSV
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import IterableSimpleNamespace
 
 from detection.truth import objects_of
 from detection.variant import Data
 from pipeline.devices import memory_available
-from pipeline.pairs import read_image
+from pipeline.pairs import read_grey, read_image
 from pipeline.stage import InputError
 
 
@@ -32,13 +33,38 @@ def read_bgr(path: Path, height: int, width: int, counts: tuple[float, float] | 
     Raises:
         InputError: the file is unreadable, or of another size than its ground truth says.
     """
-    image = read_image(path, counts)
-    if image.shape[:2] != (height, width):
-        found = f"{image.shape[1]}x{image.shape[0]}"
-        raise InputError(f"{path} is {found}, expected {width}x{height} as its labels say")
+    image = _of_size(read_image(path, counts), path, height, width)
     if image.ndim == 2:
         return np.repeat(image[..., None], 3, axis=2)
     return np.ascontiguousarray(image[..., ::-1])
+
+
+def _of_size(image: np.ndarray, path: Path, height: int, width: int) -> np.ndarray:
+    if image.shape[:2] != (height, width):
+        found = f"{image.shape[1]}x{image.shape[0]}"
+        raise InputError(f"{path} is {found}, expected {width}x{height} as its labels say")
+    return image
+
+
+def read_shown(data: Data, image: Mapping[str, Any]) -> np.ndarray:
+    """Read an image of the ground truth as the detector is shown it: uint8, BGR (H, W, 3).
+
+    A detector that fuses inside itself is shown red, green, blue and infrared luma, (H, W, 4). The package turns BGR to
+    RGB before the network, and images of four channels it leaves as they are; `in_network_order` does the same.
+
+    Raises:
+        InputError: as `read_bgr`.
+    """
+    name, size = image["file_name"], (image["height"], image["width"])
+    if not data.inside:
+        return read_bgr(data.images[name], *size, data.infrared_range)
+    luma = _of_size(read_grey(data.infrared[name], data.infrared_range), data.infrared[name], *size)
+    return np.dstack([read_bgr(data.images[name], *size)[..., ::-1], luma])
+
+
+def in_network_order(image: np.ndarray) -> np.ndarray:
+    """Return an image of `read_shown` as the network wants its channels, (C, H, W)."""
+    return (image[..., ::-1] if image.shape[2] == 3 else image).transpose(2, 0, 1)
 
 
 def resize_long_side(image: np.ndarray, size: int) -> np.ndarray:
@@ -57,7 +83,31 @@ def resized_sides(width: int, height: int, size: int) -> tuple[int, int]:
 def resized_bytes(data: Data, size: int) -> int:
     """Return the bytes of all images once they are resized."""
     sides = (resized_sides(image["width"], image["height"], size) for image in data.truth["images"])
-    return sum(3 * width * height for width, height in sides)
+    return sum(data.channels * width * height for width, height in sides)
+
+
+class BothBandsHSV(RandomHSV):
+    """Varies the colours of images of both bands by the random numbers that each band is varied by as an image alone.
+
+    Visible colours change as those of the visible variant do; of the infrared luma the brightness alone does, as a grey
+    image has neither hue nor saturation. (The package's own transform leaves images of four channels as they are.)
+    """
+
+    def apply_image(self, labels: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Return `labels` with the image (H, W, 4) varied."""
+        image, before = labels["img"], np.random.get_state()
+        visible = super().apply_image({"img": np.ascontiguousarray(image[..., 2::-1])}, params)["img"]
+        np.random.set_state(before)
+        infrared = super().apply_image({"img": np.repeat(image[..., 3:], 3, axis=2)}, params)["img"]
+        labels["img"] = np.dstack([visible[..., ::-1], infrared[..., 0]])
+        return labels
+
+
+def padded_sides(data: Data, size: int) -> tuple[int, int]:
+    """Return the height and width in which most images of `data` go through the network in tests."""
+    sides = Counter(resized_sides(image["width"], image["height"], size) for image in data.truth["images"])
+    width, height = sides.most_common(1)[0][0]
+    return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
 def _fitted(data: Data, size: int) -> tuple[int, int]:
@@ -104,7 +154,7 @@ class TrainingImages(YOLODataset):
         values = IterableSimpleNamespace(**augmentation, **fixed, **unused)
         super().__init__(
             img_path=[], imgsz=size, cache=None, augment=True, hyp=values, rect=False, batch_size=1, stride=STRIDE,
-            pad=0.0, data={"names": dict(enumerate(data.classes)), "channels": 3}, task="detect",
+            pad=0.0, data={"names": dict(enumerate(data.classes)), "channels": data.channels}, task="detect",
         )  # fmt: skip
         values.mosaic = values.mixup = 0.0
         self.transforms_unmixed = self.build_transforms(values)
@@ -142,7 +192,12 @@ class TrainingImages(YOLODataset):
     def build_transforms(self, hyp: SimpleNamespace) -> Compose:
         """Return the package's transforms, mosaics drawn from all images rather than from those last read."""
         self.cache = "ram"  # what the package asks to decide it
-        return super().build_transforms(hyp)
+        built = super().build_transforms(hyp)
+        if self.source.inside:
+            for number, transform in enumerate(built.transforms):
+                if isinstance(transform, RandomHSV):
+                    built.transforms[number] = BothBandsHSV(transform.hgain, transform.sgain, transform.vgain)
+        return built
 
     def update_labels_info(self, label: dict[str, Any]) -> dict[str, Any]:
         """Tell the transforms the canvas, where it is no square."""
@@ -153,11 +208,11 @@ class TrainingImages(YOLODataset):
     def load_image(
         self, i: int, rect_mode: bool = True, resize_short: bool = False
     ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-        """Return image `i` as BGR with its long side resized to the training size, its size before and after."""
+        """Return image `i` with its long side resized to the training size, its size before and after."""
         shape = self.labels[i]["shape"]
         if i in self.kept:
             return self.kept[i], shape, self.kept[i].shape[:2]
-        image = read_bgr(Path(self.im_files[i]), *shape, self.source.infrared_range)
+        image = read_shown(self.source, self.source.truth["images"][i])
         image = resize_long_side(image, self.imgsz)
         return image, shape, image.shape[:2]
 

@@ -206,7 +206,7 @@ def train(
 
 def _start(data: Data, recipe: Recipe, device: str, weights: Path | None, trust: bool) -> State:
     torch.manual_seed(recipe.seed)
-    model = build_model(recipe.model, data.classes)
+    model = build_model(recipe.model, data.classes, inside=data.inside)
     if weights:
         taken = start_from(model, weights, trust)
         logging.info("%d of %d tensors start from %s", taken, len(model.state_dict()), weights)

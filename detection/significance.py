@@ -10,10 +10,13 @@ Writes significance.json:
     variants        for each variant, class and `Average`: AP, low, high, boxes, scenes, undefined draws, remark
     comparisons     for every two variants: the difference of the averages with the interval for these trained
                     detectors, and two statements, `trained_differ` (these trained detectors differ) and
-                    `methods_differ` (from three seeds on). Pairs of a band and another variant are `confirmatory` and
-                    hold the differences of the `classes`, too; all other pairs are exploration
+                    `methods_differ` (from three seeds on). Pairs of a band, or of a way of fusing in the detector, and
+                    another variant are `confirmatory` and hold the differences of the `classes`, too; all other pairs
+                    are exploration
     against_bands   for every variant that is no band, by both statements: ahead of both bands, behind either, or not
                     shown, and the reason
+    inside          the ways of fusing in the detector that were run, of stacked, twostream and late
+    against_inside  for every other variant that is no band, the same against these: ahead of each, behind any
     untested        why nothing can be said to differ, or empty
     conditions      with `--conditions`, for each condition the averages and their differences from the bands, with
                     intervals, and the boxes, images and scenes that they rest on; exploration
@@ -146,7 +149,7 @@ class Judgement:
     """What one ground truth says of the variants.
 
     Attributes:
-        compared: what `compare_rows` returns; each entry of `against_bands` with its `reason`.
+        compared: what `compare_rows` returns; each verdict with its `reason`.
         family: the number of differences for which those between rows that were not brought are corrected.
         matches: for each variant, for each seed, the classes' matches.
         boxes: (K, G) boxes of each class in each scene.
@@ -206,11 +209,12 @@ def judge(truth: Mapping[str, Any], comparison: Comparison) -> Judgement:
     boxes = scene_boxes(next(iter(matches.values()))[0], comparison.scene, comparison.scenes)
     parts = split_by_scene(matches, comparison.scene, comparison.scenes)
     compared, family = compare_rows(parts, boxes, comparison)
-    for name, by_statement in compared["against_bands"].items():
-        for statement, entry in by_statement.items():
-            entry["reason"] = why_not_shown(
-                entry, statement, compared, len(comparison.seeds), name in comparison.brought
-            )
+    for verdicts in (compared["against_bands"], compared["against_inside"]):
+        for name, by_statement in verdicts.items():
+            for statement, entry in by_statement.items():
+                entry["reason"] = why_not_shown(
+                    entry, statement, compared, len(comparison.seeds), name in comparison.brought
+                )
     return Judgement(compared, family, matches, boxes, digests)
 
 
@@ -235,7 +239,8 @@ def compare_rows(
         return together, len(together["comparisons"])
     compared = compare(own, boxes, **options)
     compared["comparisons"] += [e for e in together["comparisons"] if not {e["first"], e["second"]} <= set(own)]
-    compared["against_bands"] |= {n: e for n, e in together["against_bands"].items() if n not in own}
+    for verdicts in ("against_bands", "against_inside"):
+        compared[verdicts] |= {name: e for name, e in together[verdicts].items() if name not in own}
     return compared, len(own) * (len(own) - 1) // 2
 
 
@@ -316,7 +321,7 @@ def add_intervals(
 def why_not_shown(
     entry: Mapping[str, Any], statement: str, compared: Mapping[str, Any], seeds: int, brought: bool = False
 ) -> str:
-    """Return why a variant is neither ahead of both bands nor behind either; empty where it is."""
+    """Return why a variant is neither ahead of all that it is compared with nor behind any; empty where it is."""
     if entry["verdict"] != "not shown":
         return ""
     if compared["untested"]:
@@ -346,6 +351,9 @@ def _log(result: Mapping[str, Any]) -> None:
     for variant, by_statement in result["against_bands"].items():
         words = (f"{statement}: {entry['verdict']}" for statement, entry in by_statement.items())
         logging.info("%-12s against the bands: %s", variant, ", ".join(words))
+    for variant, by_statement in result["against_inside"].items():
+        words = (f"{statement}: {entry['verdict']}" for statement, entry in by_statement.items())
+        logging.info("%-12s against %s: %s", variant, ", ".join(result["inside"]), ", ".join(words))
 
 
 def runs_by_variant(words: Sequence[str], brought: Sequence[str] = ()) -> dict[str, dict[int, Path]]:

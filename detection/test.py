@@ -23,7 +23,7 @@ import torchvision
 from detection.as_is import load_as_is
 from detection.average_precision import MOST_ASKED, MOST_DETECTIONS, check_most, read_conditions, write_scores
 from detection.detector import STRIDE, describe, is_transformer, lacks_memory, load_weights, raw_detections
-from detection.images import read_bgr, resize_long_side, resized_sides
+from detection.images import in_network_order, read_shown, resize_long_side, resized_sides
 from detection.side_by_side import add_sharing_options, shared_device
 from detection.variant import Data, read_data
 from pipeline.artefacts import sha256_file, versions
@@ -35,16 +35,16 @@ MOST_CANDIDATES = 30000  # boxes of an image that go into suppression
 
 
 def letterbox(image: np.ndarray, size: int) -> tuple[np.ndarray, tuple[int, int]]:
-    """Resize uint8 (H, W, 3) to a long side of `size`, centred on grey whose sides are multiples of the stride.
+    """Resize uint8 (H, W, C) to a long side of `size`, centred on grey whose sides are multiples of the stride.
 
     Returns:
         The image and how far (x, y) its left upper corner lies from the grey's.
     """
     image = resize_long_side(image, size)
-    height, width = image.shape[:2]
+    height, width, channels = image.shape
     full = [-(-side // STRIDE) * STRIDE for side in (height, width)]
     top, left = (full[0] - height) // 2, (full[1] - width) // 2
-    boxed = np.full((*full, 3), GREY, np.uint8)
+    boxed = np.full((*full, channels), GREY, np.uint8)
     boxed[top : top + height, left : left + width] = image
     return boxed, (left, top)
 
@@ -91,9 +91,8 @@ def predict(
     progress = Progress(f"test {data.variant}", len(data.images), "images")
     results = []
     for images in _batches(data.truth["images"], batch):
-        read = (read_bgr(data.images[i["file_name"]], i["height"], i["width"], data.infrared_range) for i in images)
-        boxed = [letterbox(image, size) for image in read]
-        pixels = np.stack([image[..., ::-1].transpose(2, 0, 1) for image, _ in boxed])
+        boxed = [letterbox(read_shown(data, image), size) for image in images]
+        pixels = np.stack([in_network_order(image) for image, _ in boxed])
         try:
             found = raw_detections(model, torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float() / 255)
         except Exception as error:
@@ -194,6 +193,9 @@ def _trained(args: argparse.Namespace, data: Data) -> tuple[Any, int, dict[str, 
     model, facts = load_weights(args.weights)
     if tuple(facts["classes"]) != data.classes:
         raise InputError(f"{args.weights} knows the classes {facts['classes']}; {args.data} wants {list(data.classes)}")
+    if facts.get("inside") != data.inside:
+        kinds = [kind or "one image of three channels" for kind in (facts.get("inside"), data.inside)]
+        raise InputError(f"{args.weights} is a detector of {kinds[0]}, {args.data} of {kinds[1]}; wanted the same")
     if facts["variant"] != data.variant:
         logging.warning(
             "warning: %s was trained on %s and is tested on %s", args.weights, facts["variant"], data.variant

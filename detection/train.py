@@ -56,6 +56,8 @@ def identity_of(
     }
     if augment_on_device:
         identity["augmented_on"] = "device"
+    if data.inside:
+        identity["inside"] = data.inside
     return identity if architecture is None else identity | {"architecture": sha256_json(architecture)}
 
 
@@ -155,7 +157,8 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
     # The file that says what the others are goes first and comes last: after a kill none passes for another run's.
     provenance.unlink(missing_ok=True)
     # An architecture of the user's goes with its weights: the file may be changed or lost.
-    save_weights(weights, model, facts | ({"architecture": architecture} if architecture else {}))
+    network = {"architecture": architecture} if architecture else {}
+    save_weights(weights, model, facts | network | ({"inside": data.inside} if data.inside else {}))
     rows = pd.DataFrame(history)
     write_csv(args.output / "results.csv", rows, {key: facts[key] for key in ("variant", "seed", "digest")})
     write_json(

@@ -12,7 +12,7 @@ Writes truths.json:
     statement   what the verdicts are about: `methods` from three seeds on, else these `trained` detectors
     sets        for each set: `boxes` of each class, `AP` of each variant (means over the seeds) by class and `Average`,
                 `seeds` with the same of each seed, `order` of the variants from the best on; `untested`, `scenes`,
-                `training` and `against_bands` as in significance.json
+                `training`, `against_bands`, `inside` and `against_inside` as in significance.json
     agreement   for every two sets: Kendall's tau-b of the variants' averages, and the boxes that the other lacks
     changing    the variants whose verdict is not the same under all sets by which something was tested, with the
                 verdict under each of these
@@ -98,7 +98,11 @@ def score_by(truth: Mapping[str, Any], comparison: Comparison) -> tuple[dict[str
         },
         "order": sorted(means, key=lambda variant: -means[variant]["Average"]),  # of equal ones the first given
         **{
-            key: judged.compared[key] for key in ("untested", "scenes", "scenes_effective", "training", "against_bands")
+            key: judged.compared[key]
+            for key in (
+                *("untested", "scenes", "scenes_effective", "training"),
+                *("against_bands", "inside", "against_inside"),
+            )
         },
     }, judged.digests
 

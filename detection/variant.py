@@ -9,6 +9,13 @@
     suffix: _RGB                   where stems end with more than the name, that; else no such key
     infrared_range: [7000, 9000]   where files have 16-bit counts, those of levels 0 and 255; else no such key
 
+A variant that the detector fuses inside itself (`detection.inside`) has besides, `images` being those of the visible:
+
+    inside: twostream                   how the detector fuses
+    channels: 4                         red, green, blue, infrared luma
+    infrared: [../../data/pairs/Ir]     folders of the infrared images
+    infrared_suffix: _T                 as `suffix` is of the visible ones
+
 Paths are relative to the file. The form that ultralytics users have (path, train, val, test, names; labels as YOLO text
 in `labels/` beside `images/`, or beside the images) is read as well.
 """
@@ -17,7 +24,7 @@ import argparse
 import glob
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,9 +32,10 @@ import yaml
 
 from detection.boxes import read_yolo
 from detection.classes import check_order, names_of, read_yaml, stated_order
+from detection.inside import CHANNELS, INSIDE
 from detection.truth import build_truth, read_truth, without_boxes
 from pipeline.artefacts import read_csv, read_json, relative, sha256_file, sha256_json, sha256_lines, write_text
-from pipeline.pairs import EXTENSIONS, find_images, read_image
+from pipeline.pairs import EXTENSIONS, Pair, find_images, read_image, refuse_same_files
 from pipeline.stage import InputError, run, some_of
 
 SHOWN_WARNINGS = 10
@@ -36,7 +44,11 @@ Part = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class Data:
-    """One part of a variant: its classes, the ground truth, the image files by name and their digests."""
+    """One part of a variant: its classes, the ground truth, the image files by name and their digests.
+
+    Where the detector fuses the bands `inside` itself, `images` are the visible ones, and `infrared` and their digests
+    stand apart.
+    """
 
     variant: str
     classes: tuple[str, ...]
@@ -44,16 +56,30 @@ class Data:
     images: dict[str, Path]
     sha256: dict[str, str]
     infrared_range: tuple[float, float] | None = None
+    inside: str | None = None
+    infrared: dict[str, Path] = field(default_factory=dict)
+    infrared_sha256: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images that the detector is shown."""
+        return CHANNELS if self.inside else 3
 
     def digests(self) -> dict[str, Any]:
         """Return the SHA-256 of the names (as of a split's list), of the labels, and of the images' bytes by name.
 
-        Beside them stands the infrared range, where there is one.
+        Beside them stand that of the infrared images of a detector that fuses inside itself, as their own variant has
+        it, and the infrared range, each where there is one.
         """
         names = sorted(self.images)
-        lines = (f"{name} {self.sha256[name]}" for name in names)
-        digests = {"names": sha256_lines(names), "labels": sha256_json(self.truth), "images": sha256_lines(lines)}
+        digests = {"names": sha256_lines(names), "labels": sha256_json(self.truth), "images": _digest(self.sha256)}
+        if self.inside:
+            digests["infrared_images"] = _digest(self.infrared_sha256)
         return digests if self.infrared_range is None else digests | {"infrared_range": list(self.infrared_range)}
+
+
+def _digest(sha256: Mapping[str, str]) -> str:
+    return sha256_lines(f"{name} {sha256[name]}" for name in sorted(sha256))
 
 
 def read_data(path: Path, part: Part) -> Data:
@@ -69,9 +95,9 @@ def read_data(path: Path, part: Part) -> Data:
     # Nothing deeper is taken as text: aliases in YAML make a small file an endless one.
     if not isinstance(content.get("variant"), (str, int, float, type(None))):
         raise InputError(f"{path}: `variant` is no word")
-    for key in ("images", "manifest", "path", "train", "val", "test"):
+    for key in ("images", "infrared", "manifest", "path", "train", "val", "test"):
         value = content.get(key)
-        several = key == "images" or ("images" not in content and key in ("train", "val", "test"))
+        several = key in ("images", "infrared") or ("images" not in content and key in ("train", "val", "test"))
         words = value if isinstance(value, list) and several else [value or ""]
         if not all(isinstance(word, str) for word in words):
             raise InputError(f"{path}: `{key}` is no path{' and no list of paths' if several else ''}")
@@ -86,9 +112,16 @@ def read_data(path: Path, part: Part) -> Data:
         raise InputError(f"{path} names the classes {list(classes)}, its {part} ground truth {list(found)}")
     without_boxes(truth, f"{part} of {path}:")
     manifest = path.parent / content["manifest"] if content.get("manifest") else None
-    suffix, counts = content.get("suffix") or "", content.get("infrared_range")
-    if not isinstance(suffix, str):
+    suffix, infrared_suffix = (content.get(key) or "" for key in ("suffix", "infrared_suffix"))
+    counts, inside = content.get("infrared_range"), content.get("inside")
+    if not (isinstance(suffix, str) and isinstance(infrared_suffix, str)):
         raise InputError(f"{path}: `suffix` is no text")
+    stated = (inside in INSIDE, content.get("channels", 3) == CHANNELS, bool(content.get("infrared")))
+    if any(stated) != all(stated) or (inside and not all(stated)):
+        raise InputError(
+            f"{path} has inside {inside!r}, channels {content.get('channels')!r} and {'' if stated[2] else 'no '}"
+            f"infrared folders; wanted none of these keys, or inside {' or '.join(INSIDE)} with channels {CHANNELS}"
+        )
     if counts is not None and not (
         isinstance(counts, list) and len(counts) == 2 and all(isinstance(count, (int, float)) for count in counts)
     ):
@@ -101,7 +134,13 @@ def read_data(path: Path, part: Part) -> Data:
         changed = [name for name in images if digests[name] != stated[name]]
         if changed:
             raise InputError(f"{images[changed[0]]} is not the file that {manifest} describes: its sha256 differs")
-    return Data(str(content["variant"]), classes, truth, images, digests, None if counts is None else tuple(counts))
+    data = Data(str(content["variant"]), classes, truth, images, digests, None if counts is None else tuple(counts))
+    if not inside:
+        return data
+    infrared = match_images(truth, [path.parent / folder for folder in content["infrared"]], None, infrared_suffix)
+    refuse_same_files([Pair(name, images[name], infrared[name]) for name in images])
+    sha256 = {name: sha256_file(file) for name, file in infrared.items()}
+    return replace(data, inside=inside, infrared=infrared, infrared_sha256=sha256)
 
 
 def match_images(
@@ -123,9 +162,13 @@ def match_images(
 def band_of(variant: str, dataset: Mapping[str, Any]) -> dict[str, Any]:
     """Return what dataset.json says of the files of a band: `suffix`, `infrared_range`, each where there is one.
 
-    Fused images are named and levelled already: for other variants than the bands there is nothing.
+    Where the detector fuses inside itself, it is said of both bands, with `infrared_suffix`. Fused images are named and
+    levelled already: for other variants there is nothing.
     """
     found = {"suffix": dataset.get(f"{variant}_suffix"), "infrared_range": dataset.get(f"{variant}_range")}
+    if variant in INSIDE:
+        keys = {"suffix": "visible_suffix", "infrared_suffix": "infrared_suffix", "infrared_range": "infrared_range"}
+        found = {key: dataset.get(source) for key, source in keys.items()}
     return {key: value for key, value in found.items() if value}
 
 
@@ -252,16 +295,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--prepared", type=Path, required=True, help="folder written by detection.prepare")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of the variant's images")
     parser.add_argument("--manifest", type=Path, help="manifest.csv of a fused folder")
+    parser.add_argument(
+        "--infrared",
+        type=Path,
+        nargs="+",
+        help=f"folders of the infrared images, for the variants {' and '.join(INSIDE)}, whose --images are the visible",
+    )
     parser.add_argument("--output", type=Path, required=True, help="the data.yaml to write")
     args = parser.parse_args(argv)
+    if bool(args.infrared) != (args.variant in INSIDE):
+        raise InputError(
+            f"--variant {args.variant} {'with' if args.infrared else 'without'} --infrared; wanted --infrared for "
+            f"{' and '.join(INSIDE)}, and for no other variant"
+        )
     truths = {part: args.prepared / f"truth_{part}.json" for part in ("train", "test")}
     described = band_of(args.variant, read_json(args.prepared / "dataset.json"))
     for truth in truths.values():
         match_images(read_truth(truth), args.images, args.manifest, described.get("suffix", ""))
+        if args.infrared:
+            match_images(read_truth(truth), args.infrared, None, described.get("infrared_suffix", ""))
     here = args.output.parent
+    both = {"inside": args.variant, "channels": CHANNELS}
     content = {
         "variant": args.variant,
         "images": [relative(folder, here) for folder in args.images],
+        **(both | {"infrared": [relative(folder, here) for folder in args.infrared]} if args.infrared else {}),
         "manifest": relative(args.manifest, here) if args.manifest else None,
         **{part: relative(path, here) for part, path in truths.items()},
         "names": [category["name"] for category in read_truth(truths["train"])["categories"]],

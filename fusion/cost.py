@@ -50,21 +50,15 @@ def count_parameters(network: "nn.Module") -> int:
 def count_multiply_adds(network: "nn.Module", width: int, height: int) -> int:
     """Return the multiply-adds of one fusion of a (height, width) pair, traced without computing it.
 
-    Convolutions, transposed convolutions, matrix products and attention; element-wise work is not counted. One
-    multiply-add is two FLOPs.
+    What is counted is what `pipeline.tensors.count_multiply_adds` counts.
     """
     import torch
-    from torch.utils.flop_counter import FlopCounterMode
+
+    from pipeline import tensors
 
     image = torch.empty(1, 1, height, width, device="meta")
-    fused_kernels = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # it is one operator, which the counter passes over
-    try:
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            network.eval().to("meta")(image, image)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fused_kernels)
-    return counter.get_total_flops() // 2
+    network = network.eval().to("meta")
+    return tensors.count_multiply_adds(lambda: network(image, image))
 
 
 def random_pair(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:

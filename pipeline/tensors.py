@@ -1,6 +1,7 @@
-"""PyTorch files of tensors and plain values: read without running what is in them, written atomically."""
+"""PyTorch files of tensors and plain values, read without running what is in them; what a network computes, counted."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -35,3 +36,21 @@ def write_tensors(path: Path, value: Any) -> None:
             if isinstance(error.__context__, OSError):  # the disk is full, say, and torch does not say so
                 raise error.__context__ from None
             raise
+
+
+def count_multiply_adds(compute: Callable[[], Any]) -> int:
+    """Return the multiply-adds of what `compute` computes, without gradients.
+
+    Convolutions, transposed convolutions, matrix products and attention; element-wise work is not counted. One
+    multiply-add is two FLOPs.
+    """
+    from torch.utils.flop_counter import FlopCounterMode  # late: it loads much
+
+    fused_kernels = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it is one operator, which the counter passes over
+    try:
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            compute()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused_kernels)
+    return counter.get_total_flops() // 2

@@ -17,7 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
-from reports.collect import BANDS, LATE, brought_rows
+from reports.collect import BANDS, LATE, NO_IMAGES, brought_rows
 from reports.verdict import leaders
 
 # Okabe and Ito (2008): eight colours that colour-blind readers tell apart; here without black, which a dark page hides.
@@ -80,7 +80,8 @@ def average_intervals(table: pd.DataFrame, scores: pd.DataFrame, intervals: Mapp
             axes.hlines(row, low, high, color=colour, linewidth=3, alpha=0.55)
             if len(runs) > 1:
                 axes.plot(runs, [row] * len(runs), "o", ms=5, mfc="none", mec="#D55E00", mew=1.2)
-            marker = "s" if variant in BANDS else "o" if variant == LATE else "^" if variant in brought else "D"
+            own = "^" if variant in brought else "v" if variant in NO_IMAGES else "D"
+            marker = "s" if variant in BANDS else "o" if variant == LATE else own
             axes.plot([average], [row], marker, color=colour, ms=7)
             text = "n/a" if pd.isna(average) else f"{average:.3f}"
             edge = max([0.0, *(value for value in (average, high, runs.max()) if pd.notna(value))])

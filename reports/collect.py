@@ -12,6 +12,7 @@ from typing import Any
 
 import pandas as pd
 
+from detection.inside import INSIDE
 from pipeline.artefacts import read_csv, read_json, sha256_lines
 from pipeline.pairs import read_names
 from pipeline.stage import InputError
@@ -19,6 +20,7 @@ from reports.paper import CLASSES as PAPER_CLASSES
 
 BANDS = ("visible", "infrared")
 LATE = "late"  # both bands' boxes pooled (detection.late): not fused images, trained by two detectors
+NO_IMAGES = (*INSIDE, LATE)  # rows without images of their own: their boxes are shown on the visible ones
 
 
 # What rightly differs between the metrics of two methods. Everything else must agree: a new key is compared until
@@ -27,13 +29,22 @@ PER_METHOD = frozenset({"method", "fused_sha256", "manifest_sha256"})
 
 
 def fused_variants(variants: Iterable[str], brought: Collection[str] = ()) -> list[str]:
-    """Return the variants that are fused images: no band, not both bands' boxes pooled, none of those `brought`."""
-    return [variant for variant in variants if variant not in (*BANDS, LATE, *brought)]
+    """Return the variants that are fused images: no band, not fused in or after a detector, none of those `brought`."""
+    return [variant for variant in variants if variant not in (*BANDS, *NO_IMAGES, *brought)]
 
 
 def brought_rows(table: pd.DataFrame) -> list[str]:
     """Return the variants of Table II whose detections were brought from elsewhere."""
     return table.loc[table["brought"].astype(bool), "variant"].tolist() if "brought" in table else []
+
+
+def group_of(variant: str, brought: Collection[str] = ()) -> str:
+    """Return which group of Table II's rows a variant belongs to, where `brought` come from elsewhere."""
+    if variant in brought:
+        return "brought from elsewhere"
+    if variant in BANDS:
+        return "single band"
+    return "inside the detector" if variant in INSIDE else "after the detector" if variant == LATE else "fused images"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from pipeline.artefacts import read_json, write_text
 from pipeline.stage import InputError, run
-from reports.collect import LATE, Split, brought_rows, fused_variants, read_split, read_table, required
+from reports.collect import LATE, NO_IMAGES, Split, brought_rows, fused_variants, read_split, read_table, required
 from reports.conditions import condition_facts
 from reports.errors import confusion_table, error_facts, error_table, error_words, read_errors
 from reports.page_charts import average_chart, error_charts, fusion_charts, loss_charts, precision_charts
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             f"{options.tables / 'table2.csv'} and {split.file} disagree: digest_test; make the tables again"
         )
     variants = table["variant"].tolist()
-    without_images = [name for name in variants if name == LATE or name in brought_rows(table)]
+    without_images = [name for name in variants if name in (*NO_IMAGES, *brought_rows(table))]
     methods = fused_variants(variants, without_images)
     fusion, fusion_facts = read_table(options.tables / "fusion.csv") if methods else (pd.DataFrame(), {})
     fused_facts = fusion_facts.get("fused", {})

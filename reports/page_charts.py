@@ -11,7 +11,7 @@ from markupsafe import Markup
 from detection.errors import KINDS
 from pipeline.artefacts import read_csv
 from reports import charts
-from reports.collect import LATE, brought_rows
+from reports.collect import LATE, brought_rows, group_of
 from reports.correlation import correlation_sentence, rank_correlations
 from reports.errors import CONFUSION, mean_confusions
 from reports.tables_layout import fusion_metrics
@@ -24,6 +24,7 @@ def average_chart(table: pd.DataFrame, scores: pd.DataFrame, significance: Mappi
     several = own_seeds(table) > 1
     text = (
         "Squares: single bands; diamonds: fused; dotted line: the better band."
+        + (" Triangles: fused inside the detector." if "inside the detector" in map(group_of, table["variant"]) else "")
         + (" Circle: both bands' boxes pooled." if LATE in set(table["variant"]) else "")
         + (" Triangles: brought from elsewhere." if brought_rows(table) else "")
         + (" Bars: 95 % intervals." if significance else " Bars: lowest to highest seed." if several else "")

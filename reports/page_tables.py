@@ -13,6 +13,7 @@ from reports.collect import Split
 from reports.conditions import condition_cells, condition_layout, condition_notes, condition_table
 from reports.costs import cost_cells, cost_layout, cost_notes
 from reports.errors import error_layout, error_notes
+from reports.inside import told_column
 from reports.render import Layout, format_value, printed, rank_marks
 from reports.runs import Run, scores_table
 from reports.tables_layout import (
@@ -32,6 +33,7 @@ from reports.verdict import printed_p, tied_with_best
 TIES = "≈: Average is not shown to differ from the best one's (exploration; see Against the best)."
 SEEDS_BELOW = "Below an average: the lowest to the highest seed."
 INTERVAL_BELOW = "Below an average: its 95 % interval."
+DETECTOR_BELOW = "Below Against both bands: the same against fusing in the detector."
 
 
 def detection_section(
@@ -47,12 +49,17 @@ def detection_section(
     layout, cells = detection_layout(table, split.classes, bounds=False), detection_cells(table)
     tied = {(variant, "Average") for variant in tied_with_best(table, significance)}
     bounds = cells["Average_interval" if "Average_interval" in cells else "Average_seeds"].tolist()
+    words = told_column(table, "against_inside")
+    beside = [f"detector: {word}" if word else "" for word in table[words].fillna("")] if words in table else []
     below = {"Average": bounds, "variant": table["remark"].tolist() if "remark" in table else [""] * len(table)}
     if "ours_less_paper" in cells:
         below["Average_paper"] = cells["ours_less_paper"].tolist()
     notes = detection_notes(facts)
     if any(bounds):
         notes.append(INTERVAL_BELOW if "Average_interval" in cells else SEEDS_BELOW)
+    if beside:
+        below[told_column(table, "against_bands")] = beside
+        notes.append(DETECTOR_BELOW)
     if significance and tied:
         notes.append(TIES)
     rows = table_rows(table, layout, detection_tip(runs, fused, significance), tied, below)

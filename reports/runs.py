@@ -7,17 +7,20 @@ from typing import Any
 
 import pandas as pd
 
+from detection.inside import INSIDE
 from pipeline.artefacts import read_json, sha256_json, sha256_lines
 from pipeline.stage import InputError
-from reports.collect import Split, require_equal, required
+from reports.collect import BANDS, Split, require_equal, required
 
 # What rightly differs between two runs of one recipe, in ap.json's provenance and in the training's. Everything else
 # must agree: a new key is compared until somebody decides here that it need not be.
-# Versions need not agree to the last number, see `release`; devices and threads are named below the table.
-PER_TEST = frozenset({"weights", "training", "trained_on", "predictions", "data.images", "device", "threads"})
+# Versions need not agree to the last number, see `release`; devices and threads are named below the table. The bands'
+# images are compared by `_check_bands`; the infrared range is the data set's own.
+SEEN = ("data.images", "data.infrared_images", "data.infrared_range")
+PER_TEST = frozenset({"weights", "training", "trained_on", "predictions", *SEEN, "device", "threads"})
 PER_TRAINING = frozenset(
     {
-        *("variant", "seed", "recipe.seed", "data.images", "data.order"),
+        *("variant", "seed", "recipe.seed", *SEEN, "data.order", "inside"),
         *("digest", "weights_sha256", "device", "threads"),
         *("speed.hours", "speed.images_per_s", "speed.waited_share"),
     }
@@ -91,7 +94,7 @@ def check_runs(
 
     Raises:
         InputError: two runs disagree in recipe, protocol or releases, or one is of another split, of other images or
-            has no training.
+            has no training, or a detector that fuses inside itself saw other bands than those of the single bands.
     """
     by_digest = {}
     for file in map(Path, trainings):
@@ -102,6 +105,7 @@ def check_runs(
     seen: dict[str, dict[str, None]] = {}
     shared: dict[str, Any] = {}
     orders: dict[int, tuple[Path, Any]] = {}
+    bands: dict[Path, tuple[str, str, Mapping[str, Any]]] = {}
     for run in runs:
         file, scores = run.file, run.scores
         digests = manifests[run.variant][0] if manifests and run.variant in manifests else None
@@ -109,6 +113,7 @@ def check_runs(
         _check_data(file, scores["provenance"], tested, split.test, digests)
         if run.brought:
             continue
+        bands[file] = ("test", run.variant, scores["provenance"].get("data", {}))
         facts = {key: scores[key] for key in ("detector", "protocol")}
         if trained:
             detectors = scores["provenance"].get("training")
@@ -119,6 +124,7 @@ def check_runs(
                     )
                 training_file, training = by_digest[digest]
                 _check_data(training_file, training, trained, split.train, digests)
+                bands[training_file] = ("train", training.get("variant", run.variant), training["data"])
                 order = training["data"].get("order")
                 first_file, first_order = orders.setdefault(run.seed, (training_file, order))
                 require_equal(first_file, {"data.order": first_order}, training_file, {"data.order": order})
@@ -132,6 +138,7 @@ def check_runs(
     for run in runs:
         if run.brought:  # scored as the others; how it was trained is not known
             require_equal(first.file, _counting(first), run.file, _counting(run))
+    _check_bands(bands)
     versions = {key: ", ".join(values) for key, values in seen.items() if ".versions." in key}
     machines = machine_words(seen)
     return shared | versions | ({"machines": machines} if machines else {})
@@ -299,6 +306,19 @@ def _check_data(
             f"{file} saw other fused images than its variant's manifest describes (digest "
             f"{str(seen.get('data.images'))[:12]}, expected {wanted[:12]}); run the detector again"
         )
+
+
+def _check_bands(seen: Mapping[Path, tuple[str, str, Mapping[str, Any]]]) -> None:
+    """Raise InputError where a detector that fuses inside itself saw other images of a band than the band's own row.
+
+    `seen` holds the part of the split, the variant and the digests of each file. A band without a row is not compared.
+    """
+    known = {(part, variant): (file, data) for file, (part, variant, data) in seen.items() if variant in BANDS}
+    for file, (part, variant, data) in seen.items():
+        for band, key in zip(BANDS, ("images", "infrared_images"), strict=True):
+            if variant in INSIDE and (part, band) in known:
+                first, own = known[part, band]
+                require_equal(first, {f"data.{key}": own.get("images")}, file, {f"data.{key}": data.get(key)})
 
 
 def _require_complete(runs: Sequence[Run], variants: Sequence[str]) -> None:

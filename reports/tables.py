@@ -19,8 +19,9 @@ from detection.significance import method_of_draws, scenes_of, unit_of_split
 from pipeline.artefacts import read_json, sha256_json, write_csv
 from pipeline.stage import InputError, run
 from reports import paper
-from reports.collect import LATE, Split, fused_variants, read_manifests, read_metrics, read_split
+from reports.collect import NO_IMAGES, Split, fused_variants, group_of, read_manifests, read_metrics, read_split
 from reports.conditions import condition_block, condition_facts, condition_table
+from reports.inside import against_inside, group_starts, inside_facts, network_columns, read_cost, ways_run
 from reports.means import RESAMPLES, add_comparisons
 from reports.render import Block, rank_marks, write_texts
 from reports.runs import Run, brought_files, check_runs, read_runs, read_significance, scores_table
@@ -71,6 +72,7 @@ def add_significance(table: pd.DataFrame, classes: Sequence[str], significance: 
     `best`, `tie` (not shown to differ from the best average), `worse` or `not tested`, by the statement about methods
     where there is one. `against_bands` says of these trained detectors, and `against_bands_methods`, where seeds
     suffice, of the methods: `ahead` of both bands, `behind` either, `not shown` or `not tested`; empty for a band.
+    `against_inside` and `against_inside_methods` say the same against fusing in the detector, if a way of it was run.
     """
     table = table.copy()
     for name in (*classes, "Average"):
@@ -80,8 +82,11 @@ def add_significance(table: pd.DataFrame, classes: Sequence[str], significance: 
     compared = against_best(table, significance)
     table["against_best"] = [compared.get(name, "") for name in table["variant"]]
     table["against_bands"] = [against_bands(significance, name, "trained") for name in table["variant"]]
-    if statement(significance) == "methods":
+    kinds = {"trained": "", **({"methods": "_methods"} if statement(significance) == "methods" else {})}
+    if "methods" in kinds:
         table["against_bands_methods"] = [against_bands(significance, name, "methods") for name in table["variant"]]
+    for kind, ending in kinds.items() if significance["against_inside"] else ():
+        table[f"against_inside{ending}"] = [against_inside(significance, name, kind) for name in table["variant"]]
     return table
 
 
@@ -142,6 +147,8 @@ def significance_facts(significance: Mapping[str, Any]) -> dict[str, str]:
             f"{significance['correction']}"
         ),
     }
+    if significance["inside"]:
+        facts["ways"] = ways_run(significance)
     return facts | ({"untested": significance["untested"]} if significance["untested"] else {})
 
 
@@ -182,6 +189,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         type=Path,
         help="significance.json: intervals and paired comparisons, for Table II and for its conditions",
     )
+    parser.add_argument("--cost", type=Path, help="cost.json of detection.cost: what the detectors' networks take")
     parser.add_argument("--truths", type=Path, help="truths.json: the scores by every label set")
     parser.add_argument("--output", type=Path, required=True, help="folder for table2*.* and fusion.*")
     options = parser.parse_args(argv)
@@ -236,14 +244,15 @@ def _detection_table(
     leakage = split.file.with_name("leakage.json")
     if leakage.is_file():
         facts["leakage"] = _leakage_note(read_json(leakage))
-    if LATE in options.variants:
-        facts["late"] = (
-            "late: the boxes of the visible and the infrared detector pooled, nothing trained; not in the paper."
-        )
-    if brought := brought_files(runs):
+    cost = read_cost(options.cost, shared) if options.cost else None
+    table = pd.concat([table, network_columns(cost, options.variants)], axis=1)
+    brought = brought_files(runs)
+    facts |= inside_facts(cost, options.variants, brought)
+    table["group"] = [group_of(variant, brought) for variant in table["variant"]]
+    if brought:
         facts["brought"] = {name: ", ".join(_file_words(file) for file in files) for name, files in brought.items()}
         table["brought"] = [variant in brought for variant in table["variant"]]
-    remarks = {LATE: "not in the paper"} | dict.fromkeys(brought, "brought, its recipe unknown")
+    remarks = dict.fromkeys(NO_IMAGES, "not in the paper") | dict.fromkeys(brought, "brought, its recipe unknown")
     if not {*options.variants}.isdisjoint(remarks):
         table["remark"] = [remarks.get(variant, "") for variant in table["variant"]]
     if on_m3fd:
@@ -252,7 +261,8 @@ def _detection_table(
         f"Average precision, mAP@[0.5:0.95], of one detector trained and tested on each variant of {facts['dataset']}"
     )
     cells, layout = detection_cells(table), detection_layout(table, split.classes)
-    return table, facts, [Block("table2", cells, layout, rank_marks(cells, layout), caption, detection_notes(facts))]
+    marks, starts = rank_marks(cells, layout), group_starts(options.variants, brought)
+    return table, facts, [Block("table2", cells, layout, marks, caption, detection_notes(facts), starts)]
 
 
 def _file_words(brought: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports.inside import against_inside_notes, inside_notes, told_column
 from reports.means import ALPHA, tied_methods
 from reports.render import Block, Layout, format_value, rank_marks
 
@@ -51,8 +52,8 @@ def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
 def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool = True) -> Layout:
     """Return how `detection_cells` of Table II are printed: the paper's columns where it has rows.
 
-    `bounds` gives columns to the seeds' spread, where there are several, to the intervals and to the difference from
-    the paper.
+    `bounds` gives columns to the seeds' spread, where there are several, to the intervals, to the verdict against
+    fusing in the detector, and to the difference from the paper.
     """
     ranked = [*classes, "Average", "AP50", "AP75"]
     columns = {"variant": "Variant", **{name: name for name in (*classes, "Average")}}
@@ -72,6 +73,9 @@ def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool =
                 "against_bands": "Against both bands: detectors",
                 "against_bands_methods": "Against both bands: methods",
             }
+        # Of the two statements the one that the headline makes; both stand in the CSV.
+        told = told_column(table, "against_inside")
+        columns |= {told: "Against fusing in the detector"} if bounds and told in table else {}
     digits = {name: 3 for name in columns if name != "variant" and not name.startswith("against")}
     return Layout(columns, digits, dict.fromkeys(ranked, True))
 
@@ -167,8 +171,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
         )
     if "leakage" in facts:
         notes.append(facts["leakage"])
-    if "late" in facts:
-        notes.append(facts["late"])
+    notes += inside_notes(facts)
     for name, files in facts.get("brought", {}).items():
         notes.append(
             f"{name}: detections brought from elsewhere, {files}. How that detector was trained is not known: its row "
@@ -189,6 +192,7 @@ def significance_notes(facts: Mapping[str, Any]) -> list[str]:
         intervals,
         "Against both bands: ahead of both (the larger of two one-sided p values below 0.025, Holm over the variants), "
         "behind either (Holm over variants and bands), or not shown; the run's question, fixed before its results.",
+        *against_inside_notes(facts),
         f"Against the best: exploration. Tie: not shown to differ from the best average, as {facts['marks']}.",
     ]
 

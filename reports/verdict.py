@@ -12,6 +12,7 @@ import pandas as pd
 
 from detection.significance import BROUGHT
 from reports.collect import BANDS, LATE, brought_rows, fused_variants
+from reports.inside import inside_sentences
 
 # Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
 LEARNED = 0.05
@@ -132,6 +133,8 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
         trust.append(
             f"Pooling the boxes of both bands' detectors, without fusing any image, reached {printed[LATE]:.3f}."
         )
+    kind = statement(significance) if significance else "trained"
+    trust += inside_sentences(printed, significance, fused, kind)
     return answer, " ".join(trust)
 
 

@@ -61,6 +61,16 @@ def check_testing(config: Mapping[str, Any]) -> None:
         )
 
 
+def check_inside(config: Mapping[str, Any]) -> None:
+    """Raise InputError where a detector is wanted of two streams that cannot be made of them."""
+    detection = config["detection"]
+    if detection["twostream"] and detection["model"].startswith("rtdetr"):
+        raise InputError(
+            f"config: detection.twostream is true and detection.model {detection['model']}, of which no two streams "
+            "can be made; wanted yolov5, yolov8 or yolo11, or twostream: false"
+        )
+
+
 def check_trainings(config: Mapping[str, Any]) -> None:
     """Raise InputError where FNet, or one of its ablations, would be trained by this run for no iteration at all."""
     settings = config["fnet"]["training"]

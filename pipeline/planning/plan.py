@@ -5,7 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.planning.configuration import check_tables, check_testing, check_trainings, chosen_test_sets
+from pipeline.planning.configuration import (
+    check_inside,
+    check_tables,
+    check_testing,
+    check_trainings,
+    chosen_test_sets,
+)
 from pipeline.planning.doors import Doors, read_doors
 from pipeline.planning.machine import Machine, find_machine
 from pipeline.planning.methods import Entry, Methods, choose_methods
@@ -116,6 +122,7 @@ def make_plan(
     methods = choose_methods(config, table, own.methods, own_entry, packaged_weights)
     check_tables(config)
     check_testing(config)
+    check_inside(config)
     check_trainings(config)
     test_sets = chosen_test_sets(config)
     return Plan(

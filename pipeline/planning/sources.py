@@ -11,6 +11,7 @@ from pipeline.planning.words import BAND_KEYS, band_options, chosen
 from pipeline.stage import InputError
 
 BANDS = ("visible", "infrared")
+INSIDE = ("stacked", "twostream")  # what the detector is given both bands for, and fuses itself
 SPLIT = "data/split"
 LABEL_ENDINGS = (".xml", ".txt", ".names", ".yaml", ".json")
 CLASS_LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")  # as detection.classes finds them
@@ -127,16 +128,24 @@ class Sources:
         return [model] if model.endswith((".yaml", ".yml")) else []
 
     def variant_folders(self, variant: str) -> list[str]:
-        """Return the folders of the images that the detector sees as `variant`."""
+        """Return the folders of the images that the detector sees as `variant`: the visible where it fuses itself."""
+        if variant in INSIDE:
+            return self.folders("visible")
         return self.folders(variant) if variant in BANDS else [f"{self.results}/fused/{variant}"]
 
     def variant_files(self, variant: str) -> list[str]:
         """Return what a variant's images depend on."""
+        if variant in INSIDE:
+            return self.pairs(*BANDS)
         return self.pairs(variant) if variant in BANDS else [f"<results>/fused/{variant}/manifest.csv"]
 
     def variant_manifest(self, variant: str) -> list[str]:
         """Return the option that names a fused variant's manifest."""
-        return [] if variant in BANDS else ["--manifest", f"{self.results}/fused/{variant}/manifest.csv"]
+        return [] if variant in (*BANDS, *INSIDE) else ["--manifest", f"{self.results}/fused/{variant}/manifest.csv"]
+
+    def variant_infrared(self, variant: str) -> list[str]:
+        """Return the option that names the infrared images of a variant that the detector fuses itself."""
+        return ["--infrared", *self.folders("infrared")] if variant in INSIDE else []
 
     def test_set_folder(self, test_set: str, band: str) -> str:
         """Return a test set's folder of `visible` or `infrared` images."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.planning.brought import read_as_is, read_brought
-from pipeline.planning.sources import BANDS
+from pipeline.planning.sources import BANDS, INSIDE
 
 TEST_SET_TABLES = ("table1", "table1_equal", "table3")
 
@@ -17,6 +17,7 @@ class Targets:
     tables: those that are asked for.
     methods: the fusion methods that get a row.
     seeds: of the detector's trainings.
+    inside: the ways of fusing inside the detector that get a row: `stacked`, `twostream`.
     late: whether Table II has a row more than there are trained variants: both bands' boxes pooled.
     test_sets: names of the sets without boxes.
     ablations: names of FNet's ablations.
@@ -27,6 +28,7 @@ class Targets:
     tables: Sequence[str]
     methods: Sequence[str]
     seeds: Sequence[int]
+    inside: Sequence[str]
     late: bool
     test_sets: Sequence[str]
     ablations: Sequence[str]
@@ -36,6 +38,11 @@ class Targets:
     @property
     def variants(self) -> list[str]:
         """What the detector is trained on."""
+        return [*self.with_images, *self.inside]
+
+    @property
+    def with_images(self) -> list[str]:
+        """The variants that have images of their own."""
         return [*BANDS, *self.methods]
 
     @property
@@ -84,7 +91,7 @@ class Targets:
 
     def as_is_runs(self) -> list[str]:
         """Return `DETECTOR/VARIANT` for every detector that is used as it is and variant."""
-        return [f"{name}/{variant}" for name in self.as_is for variant in self.variants]
+        return [f"{name}/{variant}" for name in self.as_is for variant in self.with_images]
 
     def _folders(self, row: str) -> list[str]:
         """Return the folders of a row's detectors below `detection`: one a seed, of a brought row one a file."""
@@ -126,7 +133,8 @@ def choose_targets(config: Mapping, methods: Sequence[str], test_sets: Sequence[
         InputError: as `read_brought` and `read_as_is` of pipeline.planning.brought.
     """
     detection = config["detection"]
+    inside = [name for name in INSIDE if detection[name]]
     targets = Targets(
-        config["tables"], methods, detection["seeds"], detection["late"], test_sets, list(config["ablations"])
+        config["tables"], methods, detection["seeds"], inside, detection["late"], test_sets, list(config["ablations"])
     )
     return replace(targets, brought=read_brought(config, targets.rows), as_is=read_as_is(config))

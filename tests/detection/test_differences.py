@@ -10,7 +10,7 @@ from scipy import stats
 
 from detection import differences
 from detection.accumulation import accumulate_matches, scene_boxes
-from detection.differences import against_bands, compare, scene_variance, split_by_scene, swap_test, training_variance
+from detection.differences import against, compare, scene_variance, split_by_scene, swap_test, training_variance
 
 ONE_PAIR = [(0, 1)]
 
@@ -189,7 +189,7 @@ def test_ahead_is_of_both_bands_and_behind_of_either(over_visible, over_infrared
     above[:2, 2] = 1 - above[2, :2]
     if verdict == "not shown" and over_infrared == 0.99:
         above[1, 2] = 0.013  # .026 after Holm over both bands
-    found = against_bands(["visible", "infrared", "fnet"], ["visible", "infrared"], above)
+    found = against(["visible", "infrared", "fnet"], ["fnet"], ["visible", "infrared"], above)
     assert found["fnet"]["verdict"] == verdict
     assert found["fnet"]["p_ahead"] == max(over_visible, over_infrared)
 
@@ -198,13 +198,71 @@ def test_verdicts_are_corrected_for_the_number_of_variants():
     names = ["visible", "infrared", "a", "b", "c"]
     above = np.full((5, 5), 0.5)
     above[2, :2] = 0.01  # .03 of three variants
-    assert against_bands(names, ["visible", "infrared"], above)["a"] == {
+    assert against(names, names[2:], ["visible", "infrared"], above)["a"] == {
         "p_ahead": pytest.approx(0.03),
         "p_behind": 1.0,
         "verdict": "not shown",
     }
     above[2, :2] = 0.008
-    assert against_bands(names, ["visible", "infrared"], above)["a"]["verdict"] == "ahead"
+    assert against(names, names[2:], ["visible", "infrared"], above)["a"]["verdict"] == "ahead"
+
+
+ALONE = {"visible": 0.0, "infrared": 0.0, "fnet": 0.2, "average": 0.2, "late": 0.1}
+INSIDE = {"stacked": 0.19, "twostream": 0.1}
+
+
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_fusing_in_the_detector_changes_nothing_that_is_said_of_others_against_the_bands(rng, seeds):
+    parts, boxes = made(rng, ALONE | INSIDE, seeds=seeds, noise=0.6)
+    with_them, without = compare(parts, boxes), compare({name: parts[name] for name in ALONE}, boxes)
+    for name in ("fnet", "average", "late"):
+        found, expected = (result["against_bands"][name]["trained"] for result in (with_them, without))
+        assert found == expected
+    assert list(with_them["against_bands"]) == ["fnet", "average", "late", "stacked", "twostream"]
+    # Their own family: two variants, not five.
+    one_sided = swap_test(
+        np.stack([parts[name].mean(axis=(0, 1)) for name in ("visible", "infrared", "stacked", "twostream")]),
+        [(2, 0), (2, 1), (3, 0), (3, 1)],
+    )[1]
+    largest = one_sided.reshape(2, 2).max(axis=1)
+    assert with_them["against_bands"]["stacked"]["trained"]["p_ahead"] == pytest.approx(
+        min(1, 2 * largest[0]) if largest[0] <= largest[1] else max(largest[0], min(1, 2 * largest[1]))
+    )
+
+
+def test_ahead_of_fusing_in_the_detector_is_ahead_of_each_way_that_is_there(rng):
+    parts, boxes = made(rng, ALONE | {"stacked": 0.3, "twostream": 0.1})
+    result = compare(parts, boxes)
+    assert result["inside"] == ["late", "stacked", "twostream"] and list(result["against_inside"]) == [
+        "fnet",
+        "average",
+    ]
+    fnet = result["against_inside"]["fnet"]["trained"]
+    assert fnet["verdict"] == "behind" and fnet["p_ahead"] > 0.9  # of one; ahead of the other two
+    fewer = compare({name: part for name, part in parts.items() if name != "stacked"}, boxes)
+    assert fewer["inside"] == ["late", "twostream"]
+    assert {row["trained"]["verdict"] for row in fewer["against_inside"].values()} == {"ahead"}
+    none = compare({name: parts[name] for name in ("visible", "infrared", "fnet")}, boxes)
+    assert none["inside"] == [] and none["against_inside"] == {}
+
+
+def test_p_against_fusing_in_the_detector_is_the_largest_over_the_ways_after_holm(rng):
+    parts, boxes = made(rng, ALONE | {"stacked": 0.19, "twostream": 0.18}, noise=0.25)
+    result = compare(parts, boxes)["against_inside"]
+    rows, ways = ("fnet", "average"), ("late", "stacked", "twostream")
+    summed = np.stack([parts[name].mean(axis=(0, 1)) for name in (*rows, *ways)])
+    above = swap_test(summed, [(i, j) for i in (0, 1) for j in (2, 3, 4)])[1].reshape(2, 3).max(axis=1)
+    smaller = int(np.argmin(above))
+    expected = {rows[smaller]: 2 * above[smaller], rows[1 - smaller]: max(2 * above[smaller], above[1 - smaller])}
+    for row, p in expected.items():
+        assert result[row]["trained"]["p_ahead"] == pytest.approx(min(1, p))
+
+
+def test_detectors_that_fuse_themselves_are_trained_and_pooled(rng):
+    parts, boxes = made(rng, ALONE | INSIDE, seeds=3, training=0.01)
+    training = compare(parts, boxes)["training"]
+    assert list(training["deviations"]) == ["visible", "infrared", "fnet", "average", "stacked", "twostream"]
+    assert training["df"] == 5 * 2
 
 
 def test_pairs_with_a_band_are_confirmatory_and_others_exploration(rng):

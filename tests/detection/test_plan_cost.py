@@ -62,3 +62,18 @@ def test_hours_are_printed_as_they_are_read():
 def test_no_training_at_a_time_is_refused(tiny, tmp_path):
     with pytest.raises(InputError, match="--at-once 0: wanted at least 1"):
         run(tiny, tmp_path / "cost.json", "--at-once", "0")
+
+
+def test_variants_with_another_network_are_counted_by_their_own_steps(tiny, tmp_path):
+    found = cost.estimate(2.0, Recipe(batch=4, epochs=5), 10, ["visible", "fnet", "stacked"], [0, 1], {"stacked": 3.0})
+    training = 2.0 * 3 * 5 / 3600
+    assert found["hours_per_training"] == pytest.approx(training)
+    assert found["hours"] == pytest.approx({"visible": 2 * training, "fnet": 2 * training, "stacked": 3 * training})
+    assert found["hours_in_all"] == pytest.approx(7 * training)
+    infrared = tiny / "infrared" / "data.yaml"
+    cost.main(["--data", str(tiny / "visible" / "data.yaml"), str(infrared), "--output", str(tmp_path / "c"), *PLAN])
+    timed = read_json(tmp_path / "c")
+    assert timed["seconds_per_step_of"].keys() == {"infrared"}
+    assert timed["networks"]["visible"] == timed["networks"]["infrared"]
+    assert timed["networks"]["visible"]["image"] == [64, 64] and timed["networks"]["visible"]["multiply_adds"] > 1e6
+    assert timed["hours"]["infrared"] != timed["hours"]["fnet"] == timed["hours"]["visible"]

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 
 from detection.errors import ALL_AT_ONCE, KINDS
+from detection.inside import INSIDE
 from detection.truths import hanging
 from pipeline.artefacts import read_json, sha256_file, sha256_json, sha256_lines, write_csv, write_json, write_text
 from pipeline.pairs import write_image
-from reports.collect import BANDS, LATE
+from reports.collect import BANDS, LATE, NO_IMAGES
 
 CLASSES = ["People", "Car", "Bus", "Lamp", "Motorcycle", "Truck"]
 SIZE = (40, 64)
@@ -42,6 +43,11 @@ def significance_of(
         bands = [frozenset((variant, band)) in pairs for band in BANDS if band in variants]
         trained = {**unknown, "verdict": "ahead", "reason": ""} if all(bands) else unknown
         against[variant] = {"trained": trained, "methods": trained if methods else {**unknown, "reason": "seeds: 1"}}
+    ways = [name for name in variants if name in NO_IMAGES]
+    beaten = {}
+    for variant in (v for v in variants if ways and v not in (*BANDS, *ways)):
+        of_all = all(frozenset((variant, way)) in pairs for way in ways)
+        beaten[variant] = {**unknown, "verdict": "ahead", "reason": ""} if of_all else unknown
     return {
         **{"method": "bootstrap of 15 whole sequences", "samples": 1000, "correction": "the largest of 6 differences"},
         **{"unit": "sequence", "conditions": {"night": condition_of(variants)}},
@@ -59,6 +65,11 @@ def significance_of(
             for a, b in combinations(variants, 2)
         ],
         "against_bands": against,
+        "inside": ways,
+        "against_inside": {
+            name: {kind: ahead if kind == "trained" or methods else unknown for kind in ("trained", "methods")}
+            for name, ahead in beaten.items()
+        },
     }
 
 
@@ -124,6 +135,39 @@ class ExampleRun:
         predictions = read_json(self.ap("visible").with_name("predictions.json"))
         write_json(self.ap(LATE).with_name("predictions.json"), predictions)
         self.variants = (*self.variants, LATE)
+
+    def add_inside(self) -> None:
+        """Add the two rows of detectors that are given both bands: scores, predictions and trainings, no images."""
+        for number, variant in enumerate(INSIDE, 1):
+            for seed in self.seeds:
+                scores, training = (read_json(file("visible", seed)) for file in (self.ap, self.training))
+                infrared = read_json(self.ap("infrared", seed)), read_json(self.training("infrared", seed))
+                scores["provenance"]["data"]["infrared_images"] = infrared[0]["provenance"]["data"]["images"]
+                training["data"]["infrared_images"] = infrared[1]["data"]["images"]
+                digest = f"digest of {variant} {seed}"
+                scores["provenance"] |= {"trained_on": variant, "training": digest}
+                scores["average"] = {**scores["average"], "AP": scores["average"]["AP"] + 0.05 * number}
+                write_json(self.ap(variant, seed), scores | {"variant": variant})
+                write_json(
+                    self.training(variant, seed), training | {"variant": variant, "digest": digest, "inside": variant}
+                )
+                predictions = read_json(self.ap("visible", seed).with_name("predictions.json"))
+                write_json(self.ap(variant, seed).with_name("predictions.json"), predictions)
+        self.variants = (*self.variants, *INSIDE)
+
+    def write_cost(self, model: str = "yolov5n") -> list[str]:
+        """Write cost.json of detection.cost; return the argument that names it."""
+        takes = {"visible": (2e6, 4e8), "stacked": (2e6, 5e8), "twostream": (3e6, 6e8)}
+        content = {
+            "hours": dict.fromkeys([name for name in self.variants if name != LATE], 1.0),
+            "recipe": {"model": model, "image_size": 192},
+            "networks": {
+                name: {"parameters": parameters, "multiply_adds": adds, "image": [160, 192]}
+                for name, (parameters, adds) in takes.items()
+            },
+        }
+        write_json(self.folder / "cost.json", content)
+        return ["--cost", str(self.folder / "cost.json")]
 
     def write_significance(self, different: Iterable[tuple[str, str]] = (), untested: str = "") -> list[str]:
         """Write significance.json, in which the pairs of `different` differ; return the argument that names it."""
@@ -240,7 +284,7 @@ class ExampleRun:
         runs = [self.ap(variant, seed) for variant in self.variants for seed in self.seeds]
         return [
             *("--tables", str(self.tables), "--split", str(self.split), "--ap", *map(str, runs)),
-            *("--images", *(f"{name}={self.folder}/fused/{name}" for name in self.variants if name != LATE)),
+            *("--images", *(f"{name}={self.folder}/fused/{name}" for name in self.variants if name not in NO_IMAGES)),
             "--predictions",
             *(f"{name}={self.ap(name, self.seeds[0]).with_name('predictions.json')}" for name in self.variants),
             *("--losses", f"{self.methods[-1]}={self.folder}/losses.csv"),

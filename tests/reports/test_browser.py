@@ -59,6 +59,7 @@ def test_the_widest_table_of_the_detector_is_read_without_scrolling_sideways(bro
     run = example()
     dataset = read_json(run.split / "dataset.json")
     write_json(run.split / "dataset.json", dataset | {"dataset": "M3FD"})  # so that the paper's columns stand there
+    run.add_inside()
     run.add_late()
     significance = run.write_significance()
     tables.main([*run.tables_arguments(), *significance])

@@ -21,7 +21,7 @@ SMALLEST = {
     "synthetic": {"train": 8, "test": 8, "size": [96, 64]},
     "fusion": {"methods": ["fnet", "maximum"]},
     "fnet": {"training": {"stage1_iterations": 2, "stage2_iterations": 3, "batch": 2, "crop": 32}},
-    "detection": {"image_size": 64, "training": {"epochs": 1}},
+    "detection": {"image_size": 64, "stacked": True, "twostream": True, "training": {"epochs": 1}},
 }
 
 

@@ -21,11 +21,16 @@ def finished(tmp_path_factory):
 def test_one_command_ends_with_the_tables_and_the_report(finished):
     results = finished / "results"
     table, facts = read_csv(results / "tables/table2.csv")
-    assert table["variant"].tolist() == ["visible", "infrared", "fnet", "maximum", "late"]
+    assert table["variant"].tolist() == ["visible", "infrared", "fnet", "maximum", "stacked", "twostream", "late"]
     classes = ["People", "Car", "Truck", "Bus", "Lamp", "Motorcycle"]
     assert list(table.columns[:8]) == ["variant", *classes, "Average"]
     assert table[classes].stack().between(0, 1).all()
     assert "YOLOv5u" in facts["detector"]
+    cost = table.set_index("variant")[["parameters", "multiply_adds"]]
+    assert (cost.loc["stacked"] > cost.loc["visible"]).all() and (cost.loc["twostream"] > cost.loc["stacked"]).all()
+    np.testing.assert_allclose(cost.loc["late"], 2 * cost.loc["visible"])
+    assert "twostream" in (results / "report.html").read_text(encoding="utf-8")
+    assert set(json.loads((results / "detection/cost.json").read_text())["hours"]) == set(table["variant"]) - {"late"}
     for path in ("tables/table2.md", "tables/table2.tex", "tables/fusion.csv", "tables/fusion.md", "report.html"):
         assert (results / path).stat().st_size > 200, path
     fusion, _ = read_csv(results / "tables/fusion.csv")
@@ -35,7 +40,7 @@ def test_one_command_ends_with_the_tables_and_the_report(finished):
     assert config["detection"]["training"]["epochs"] == 1 and config["detection"]["training"]["weight_decay"] == 0.0005
     # The recipe and the order of training images are the same for all variants; only the pixels differ.
     recipes = [json.loads(path.read_text()) for path in results.glob("detection/*/seed0/provenance.json")]
-    assert len(recipes) == 4 and len({json.dumps(recipe["recipe"]) for recipe in recipes}) == 1
+    assert len(recipes) == 6 and len({json.dumps(recipe["recipe"]) for recipe in recipes}) == 1
 
 
 @pytest.mark.slow

@@ -75,7 +75,7 @@ rule test_as_is_differences:
         dataset="<results>/data/split/dataset.json",  # the unit of the split
         predictions=expand(
             "<results>/as_is/{{detector}}/{variant}/predictions.json",
-            variant=plan.targets.variants,
+            variant=plan.targets.with_images,
         ),
     output:
         "<results>/as_is/{detector}/significance.json",
@@ -87,7 +87,7 @@ rule test_as_is_differences:
         runtime=60,
     params:
         runs=lambda wildcards, input: named(
-            [f"{variant}/0" for variant in plan.targets.variants], input.predictions
+            [f"{variant}/0" for variant in plan.targets.with_images], input.predictions
         ),
         known=lambda wildcards: sorted(
             set(plan.targets.as_is[wildcards.detector]["classes"].values())

@@ -15,17 +15,24 @@ rule describe_variant:
     params:
         folders=lambda wildcards: plan.sources.variant_folders(wildcards.variant),
         manifest=lambda wildcards: plan.sources.variant_manifest(wildcards.variant),
+        infrared=lambda wildcards: plan.sources.variant_infrared(wildcards.variant),
         code=digest("detection.variant", within="detection"),
     shell:
         'python -m detection.variant --variant {wildcards.variant} --prepared "$(dirname {input.train:q})"'
-        " --images {params.folders:q} {params.manifest:q} --output {output:q} 2>&1 | tee {log:q}"
+        " --images {params.folders:q} {params.manifest:q} {params.infrared:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
 rule estimate_cost:
     input:
-        data="<results>/detection/visible/data.yaml",
+        # Detectors that fuse inside themselves have other networks: each is timed by itself.
+        data=[
+            f"<results>/detection/{variant}/data.yaml"
+            for variant in ["visible", *plan.targets.inside]
+        ],
         truth="<results>/data/split/truth_train.json",
-        images=plan.sources.pairs("visible"),
+        images=plan.sources.pairs(
+            "visible", *(["infrared"] if plan.targets.inside else [])
+        ),
         architecture=plan.sources.architecture(),
     output:
         "<results>/detection/cost.json",

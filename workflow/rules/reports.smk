@@ -23,6 +23,7 @@ rule build_table2:
         split="<results>/data/split/dataset.json",
         ap=plan.targets.of_rows("ap.json"),
         training=plan.targets.of_variants("provenance.json"),
+        cost="<results>/detection/cost.json",
         significance="<results>/tables/significance.json",
         manifests=plan.targets.of_methods("fused/{method}/manifest.csv"),
         truths=plan.truths("tables/truths.json"),
@@ -55,7 +56,7 @@ rule build_table2:
     shell:
         'python -m reports.tables --split "$(dirname {input.split:q})" --ap {input.ap:q} --training {input.training:q}'
         " --fused-manifests {input.manifests:q} --variants {params.variants:q} --significance {input.significance:q}"
-        " {params.truths:q}"
+        " --cost {input.cost:q} {params.truths:q}"
         ' --config-snapshot {input.config:q} --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'
 
 
@@ -205,7 +206,7 @@ rule build_report:
     params:
         images=[
             f"{variant}={folder}"
-            for variant in plan.targets.variants
+            for variant in plan.targets.with_images
             for folder in plan.sources.variant_folders(variant)
         ],
         predictions=lambda wildcards, input: named(plan.targets.rows, input.predictions),

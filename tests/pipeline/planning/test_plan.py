@@ -220,6 +220,25 @@ def test_detectors_that_are_not_retrained_are_tested_on_every_variant_for_a_tabl
         plan(overlay)
 
 
+def test_detectors_that_fuse_themselves_stand_after_the_methods_and_are_given_both_bands(plan):
+    both = {"detection": {"stacked": True, "twostream": True}, "fusion": {"methods": ["average"]}}
+    targets = plan(both).targets
+    assert targets.variants == ["visible", "infrared", "average", "stacked", "twostream"]
+    assert targets.rows == [*targets.variants, "late"] and targets.with_images == targets.variants[:3]
+    assert plan().targets.inside == [] and plan("paper", {"fusion": {"methods": ["average"]}}).targets.inside == [
+        "stacked",
+        "twostream",
+    ]
+    sources = plan("paper", {"fusion": {"methods": ["average"]}}).sources
+    assert sources.variant_folders("stacked") == ["data/M3FD/Vis"] and sources.variant_manifest("stacked") == []
+    assert sources.variant_infrared("twostream") == ["--infrared", "data/M3FD/Ir"]
+    assert sources.variant_infrared("infrared") == [] and sources.variant_infrared("average") == []
+    assert sources.variant_files("twostream") == ["data/M3FD/Vis", "data/M3FD/Ir"]
+    with pytest.raises(InputError, match=r"twostream is true and detection\.model rtdetr-l, of which no two streams"):
+        plan({"detection": {"model": "rtdetr-l", "twostream": True}})
+    plan({"detection": {"model": "rtdetr-l", "stacked": True}})
+
+
 def test_more_detections_of_a_class_than_a_test_keeps_in_an_image_are_refused(plan):
     with pytest.raises(InputError, match="most_detections is 300 and max_detections 100; wanted as many kept"):
         plan({"detection": {"testing": {"most_detections": 300, "max_detections": 100}}})
