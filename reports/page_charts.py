@@ -24,9 +24,9 @@ def average_chart(table: pd.DataFrame, scores: pd.DataFrame, significance: Mappi
     several = own_seeds(table) > 1
     text = (
         "Squares: single bands; diamonds: fused; dotted line: the better band."
-        + (" Triangles: fused inside the detector." if "inside the detector" in map(group_of, table["variant"]) else "")
+        + (" Triangles pointing down: fused inside the detector." if "inside the detector" in map(group_of, table["variant"]) else "")
         + (" Circle: both bands' boxes pooled." if LATE in set(table["variant"]) else "")
-        + (" Triangles: brought from elsewhere." if brought_rows(table) else "")
+        + (" Triangles pointing up: brought from elsewhere." if brought_rows(table) else "")
         + (" Bars: 95 % intervals." if significance else " Bars: lowest to highest seed." if several else "")
         + (" Rings: single seeds." if several else "")
     )

@@ -79,5 +79,5 @@ def test_the_page_shows_a_brought_row_on_the_visible_images(example):
     page.main(words)
     html = (run.folder / "report.html").read_text()
     assert "mine has no images of its own: boxes stand on the visible ones" in html
-    assert "Triangles: brought from elsewhere." in html
+    assert "Triangles pointing up: brought from elsewhere." in html
     assert read_table(run.tables / "table2.csv")[1]["brought"]["mine"].startswith("mine.json")
