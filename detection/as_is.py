@@ -61,6 +61,7 @@ class AsIs(torch.nn.Module):
     A class's score is the largest of those that are named as it, 0 for a class that none is named as.
 
     suppressed: whether its detections need no suppression.
+    shared: whether one object may stand twice in suppressed detections, as two of its classes that are one of ours.
 
     Raises:
         InputError: the detector gives none of the three layouts.
@@ -71,6 +72,8 @@ class AsIs(torch.nn.Module):
         self.foreign, self.columns, self.inner = foreign, columns, foreign.module
         with torch.inference_mode():
             self.suppressed = self._raw(torch.full((1, 3, foreign.stride, foreign.stride), GREY))[1] or foreign.finished
+        of_one = foreign.finished or foreign.fractions  # boxes with a score for each class
+        self.shared = self.suppressed and not of_one and any(len(group) > 1 for group in columns)
 
     def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, None]:
         """Return what is found, and nothing besides: the form of an evaluated model."""
@@ -204,6 +207,8 @@ def _load(path: Path, trust: bool, threads: int) -> Foreign:
                 "trust_weights), or export it as ONNX"
             ) from None
         return _load_pickle(path)
+    if facts.get("inside"):
+        raise InputError(f"{path} is a detector of {facts['inside']}, two bands; wanted one of one image")
     return _of_module(model, tuple(facts["classes"]), int(facts["image_size"]))
 
 

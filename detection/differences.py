@@ -114,8 +114,9 @@ def compare(
     each at half of LEVEL. So is that with fusing in the detector, by the same rule: a variant is ahead only if it is
     ahead of every one of `inside` and `untrained` that is there. All other pairs are exploration.
 
-    Variants of `inside` are compared with the bands in a family of their own: whether they are run changes nothing that
-    is said of the others against the bands.
+    Variants of `inside` are compared with the bands in a family of their own, and their seeds count in the variance of
+    training only for pairs that hold one of them. So whether they are run changes nothing that is said of the others
+    against the bands.
 
     Args:
         parts: from `split_by_scene`.
@@ -131,7 +132,7 @@ def compare(
     Returns:
         `untested`: why no test is made, or empty.
         `scenes` that hold boxes, `scenes_effective`.
-        `training`: the values of a TrainingVariance, or None with fewer than three seeds.
+        `training`: the values of a TrainingVariance, for pairs without one of `inside`; None with too few seeds.
         `comparisons`: for every pair `first`, `second`, `difference`, `confirmatory` (one of both is a band, or one of
         `inside` and `untrained`, and the other is not),
         `p_trained` and `p_methods` (adjusted for the family), `trained_differ`, `methods_differ`, and `methods_low` and
@@ -158,11 +159,18 @@ def compare(
         if values.shape[1] >= LEAST_SEEDS and len(trained) > 1:
             shares = boxes[boxes.any(axis=1)]
             shares = shares / shares.sum(axis=1, keepdims=True)
-            training = training_variance([names[n] for n in trained], by_seed[trained], shares.mean(axis=0))
+            # Of the rows that are shown images, so that rows that fuse inside the detector change nothing for these.
+            shown = [n for n in trained if names[n] not in inside]
+            training = training_variance([names[n] for n in shown], by_seed[shown], shares.mean(axis=0))
             by_class = values.mean(axis=1)
             by_scenes = np.array([scene_variance(by_class[i] - by_class[j], shares) for i, j in pairs])
             by_scenes[[names[i] in brought or names[j] in brought for i, j in pairs]] = np.nan
             error, df = _standard_error(by_scenes, effective, training)
+            if shown != trained:
+                wider = training_variance([names[n] for n in trained], by_seed[trained], shares.mean(axis=0))
+                concerned = np.array([names[i] in inside or names[j] in inside for i, j in pairs])
+                wider_error, wider_df = _standard_error(by_scenes, effective, wider)
+                error, df = np.where(concerned, wider_error, error), np.where(concerned, wider_df, df)
             statistic = np.divide(difference, error, out=np.zeros(len(pairs)), where=error != 0)
             p_methods = np.maximum(holm((2 * stats.t.sf(np.abs(statistic), df)).tolist()), p_trained)
             methods_above, methods_below = stats.t.sf(statistic, df), stats.t.sf(-statistic, df)

@@ -13,11 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.artefacts import read_json, write_json
+from pipeline.artefacts import only_writer, read_json, write_json
 from pipeline.devices import MOST_PER_GPU, claimed_device
 from pipeline.stage import InputError, threads_available
 
 LEAST_GAIN = 0.05  # of the rate of all together, for which one more is worth its memory
+TRIAL_S = 3600.0  # for which another's trial is waited for
 CONTEXT = 2**30  # bytes that a process takes of a GPU besides what torch counts
 
 
@@ -89,13 +90,11 @@ def shared_device(
             raise InputError("--per-gpu auto without --tried: wanted the file for what a trial finds")
         number = _known(args.tried, of)
         if number is None and trial is not None:
-            with claimed_device(args.device, args.threads) as device:
-                number = _known(args.tried, of)  # another training may have tried meanwhile
-                if number is None and device != "cpu":
-                    trials = trial(device, min(MOST_PER_GPU, threads_available(args.threads)))
-                    number = worthwhile(trials)
-                    write_json(args.tried, {"per_gpu": number, "of": of, "trials": [asdict(one) for one in trials]})
-                    logging.info("%d at once on a GPU", number)
+            # Who waits here for another's trial does not wait for the GPU alone, on which that one goes on to train.
+            with only_writer(args.tried.with_suffix(".trial"), TRIAL_S):
+                number = _known(args.tried, of)
+                if number is None:
+                    number = _try(args, of, trial)
         number = number or 1
     elif args.per_gpu.isdecimal() and 1 <= int(args.per_gpu) <= MOST_PER_GPU:
         number = int(args.per_gpu)
@@ -105,11 +104,30 @@ def shared_device(
         yield device, 1 if device == "cpu" else number
 
 
+def _try(
+    args: argparse.Namespace, of: Mapping[str, Any] | None, trial: Callable[[str, int], list[Trial]]
+) -> int | None:
+    """Return the number that a trial on a GPU of its own finds, kept beside those of other trials; None on a CPU."""
+    with claimed_device(args.device, args.threads) as device:
+        if device == "cpu":
+            return None
+        trials = trial(device, min(MOST_PER_GPU, threads_available(args.threads)))
+    number = worthwhile(trials)
+    found = {"per_gpu": number, "of": of, "trials": [asdict(one) for one in trials]}
+    write_json(args.tried, {"tried": [*_tried(args.tried), found]})
+    logging.info("%d at once on a GPU", number)
+    return number
+
+
 def _known(path: Path, of: Mapping[str, Any] | None) -> int | None:
-    """Return the number that a trial of `of` found, of anything without it; None where the file does not say."""
+    """Return the number that a trial of `of` found, without it the least of all; None where the file does not say."""
+    return min((found["per_gpu"] for found in _tried(path) if of in (None, found["of"])), default=None)
+
+
+def _tried(path: Path) -> list[dict[str, Any]]:
+    """Return what is kept of the trials so far; nothing where the file is missing or of another kind."""
     try:
-        found = read_json(path)
-        number = found["per_gpu"]
-        return number if of in (None, found["of"]) and number in range(1, MOST_PER_GPU + 1) else None
+        found = read_json(path)["tried"]
+        return [one for one in found if one["per_gpu"] in range(1, MOST_PER_GPU + 1) and "of" in one]
     except (OSError, InputError, KeyError, TypeError):
-        return None
+        return []

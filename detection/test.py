@@ -158,7 +158,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise InputError("--classes and --trust-weights belong to --as-is")
     read = _as_is if args.as_is else _trained
     model, size, about, source = read(args, data)
-    overlap = 1.0 if getattr(model, "suppressed", False) else args.iou
+    overlap = 1.0 if getattr(model, "suppressed", False) and not model.shared else args.iou
     conditions = read_conditions(args.conditions)
     with shared_device(args) as (device, _):
         predictions = predict(model, data, device, size, args.batch, args.conf, overlap, kept)
@@ -207,6 +207,8 @@ def _trained(args: argparse.Namespace, data: Data) -> tuple[Any, int, dict[str, 
 
 def _as_is(args: argparse.Namespace, data: Data) -> tuple[Any, int, dict[str, Any], dict[str, Any]]:
     """Return a detector that was trained elsewhere, in the form of `_trained`; say which classes have no partner."""
+    if data.inside:
+        raise InputError(f"--as-is: {args.data} is of {data.inside}, two bands; wanted a variant of one image")
     threads = threads_available(args.threads)
     model, facts = load_as_is(args.weights, args.classes, data.classes, args.trust_weights, threads)
     size = args.image_size or facts["image_size"]

@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     recipe = recipe_of(args)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: its matrix products repeat
     of = {name: getattr(args, name) for name in SPEED_OF}
-    of["device"] = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
+    of |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "inside": data.inside}
 
     def trial(device: str, most: int) -> list[Trial]:
         tried = replace(recipe, precision=resolved_precision(recipe.precision, device))

@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Collection, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Literal
 
@@ -143,18 +144,28 @@ def claimed_one(identities: list[str], wait_s: float, sharing: int = 1) -> Itera
     folder.mkdir(mode=0o700, exist_ok=True)
     deadline, told = time.monotonic() + wait_s, False
     while True:
-        for place in range(sharing):
-            for index, identity in enumerate(identities):
-                if locks := _locked(folder / identity, place if sharing > 1 else None):
-                    with locks:
-                        yield index
-                    return
+        by_load = sorted(range(len(identities)), key=lambda index: _held(folder / identities[index], sharing))
+        for index, place in product(by_load, range(sharing)):
+            if locks := _locked(folder / identities[index], place if sharing > 1 else None):
+                with locks:
+                    yield index
+                return
         if time.monotonic() > deadline:
             raise InputError(f"all {len(identities)} GPUs stayed in use for {wait_s:.0f} s; wanted a free one")
         if not told:
             logging.info("all %d GPUs are in use; waiting for one", len(identities))
             told = True
         time.sleep(min(1.0, wait_s))
+
+
+def _held(stem: Path, sharing: int) -> int:
+    """Return how many places on a GPU are held."""
+    free = 0
+    for place in range(sharing if sharing > 1 else 0):
+        if locks := _locked(stem, place):
+            locks.close()
+            free += 1
+    return sharing - free
 
 
 def _locked(stem: Path, place: int | None) -> contextlib.ExitStack | None:

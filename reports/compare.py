@@ -208,7 +208,10 @@ def side_by_side(finished: Sequence[Finished]) -> pd.DataFrame:
         for one in finished:
             found = one.table[one.table["variant"] == name]
             for _, row in found.iterrows():
+                methods = "against_bands_methods" in row
                 words = row.get("against_bands_methods", row.get("against_bands", ""))
+                if isinstance(words, str) and words:
+                    words += " (methods)" if methods else " (these detectors)"
                 rows.append(
                     {"variant": name, "run": one.name, **{key: row[key] for key in (*classes, "Average")}}
                     | {"seeds": int(row["seeds"]), "against_bands": words}

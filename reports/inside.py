@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from detection.inside import INSIDE
+from detection.significance import BROUGHT
 from pipeline.artefacts import read_json
 from reports.collect import LATE, NO_IMAGES, group_of, require_equal, required
 
@@ -101,7 +102,8 @@ def against_inside(significance: Mapping[str, Any], variant: str, kind: str) -> 
     found = significance["against_inside"].get(variant)
     if found is None:
         return ""
-    return "not tested" if significance["untested"] else found[kind]["verdict"]
+    untested = significance["untested"] or found[kind].get("reason") == BROUGHT
+    return "not tested" if untested else found[kind]["verdict"]
 
 
 def ways_run(significance: Mapping[str, Any]) -> str:

@@ -9,9 +9,10 @@ import pandas as pd
 from markupsafe import Markup
 
 from detection.errors import KINDS
+from detection.inside import INSIDE
 from pipeline.artefacts import read_csv
 from reports import charts
-from reports.collect import LATE, brought_rows, group_of
+from reports.collect import LATE, brought_rows
 from reports.correlation import correlation_sentence, rank_correlations
 from reports.errors import CONFUSION, mean_confusions
 from reports.tables_layout import fusion_metrics
@@ -24,7 +25,7 @@ def average_chart(table: pd.DataFrame, scores: pd.DataFrame, significance: Mappi
     several = own_seeds(table) > 1
     text = (
         "Squares: single bands; diamonds: fused; dotted line: the better band."
-        + (" Triangles pointing down: fused inside the detector." if "inside the detector" in map(group_of, table["variant"]) else "")
+        + (" Triangles pointing down: fused inside the detector." if {*INSIDE} & {*table["variant"]} else "")
         + (" Circle: both bands' boxes pooled." if LATE in set(table["variant"]) else "")
         + (" Triangles pointing up: brought from elsewhere." if brought_rows(table) else "")
         + (" Bars: 95 % intervals." if significance else " Bars: lowest to highest seed." if several else "")
@@ -72,11 +73,11 @@ def fusion_charts(
 
 
 def precision_charts(curves: pd.DataFrame, classes: Sequence[str], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the chart of precision against recall, of the first seed; none where no class has a box.
+    """Return the chart of precision against recall, of each variant's first seed; none where no class has a box.
 
     `curves` are those of `detection.errors`.
     """
-    first = curves[curves["seed"] == curves["seed"].min()]
+    first = curves[curves["seed"] == curves.groupby("variant")["seed"].transform("min")]
     by_class = {
         name: {variant: part.loc[part["variant"] == variant, "precision"].to_numpy() for variant in variants}
         for name, part in first.groupby("class")

@@ -22,7 +22,7 @@ PER_TRAINING = frozenset(
     {
         *("variant", "seed", "recipe.seed", *SEEN, "data.order", "inside"),
         *("digest", "weights_sha256", "device", "threads"),
-        *("speed.hours", "speed.images_per_s", "speed.waited_share"),
+        *("speed.hours", "speed.images_per_s", "speed.waited_share", "speed.per_gpu"),
     }
 )
 

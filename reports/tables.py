@@ -235,7 +235,9 @@ def _detection_table(
     shared = check_runs(runs, split, options.training, manifests)
     # The paper's numbers belong beside numbers on its own data only.
     on_m3fd = str(split.dataset["dataset"]).casefold() == "m3fd"
-    papers = {name: paper.paper_row(name) for name in options.variants} if on_m3fd else None
+    brought = brought_files(runs)
+    rows = [name for name in options.variants if name not in brought]  # of others it is not known what they are
+    papers = {name: paper.paper_row(name) for name in rows} if on_m3fd else None
     table = detection_table(scores_table(runs), split.classes, papers)
     facts = detection_facts(split, shared, sorted({run.seed for run in runs if not run.brought})) | config
     if significance:
@@ -246,7 +248,6 @@ def _detection_table(
         facts["leakage"] = _leakage_note(read_json(leakage))
     cost = read_cost(options.cost, shared) if options.cost else None
     table = pd.concat([table, network_columns(cost, options.variants)], axis=1)
-    brought = brought_files(runs)
     facts |= inside_facts(cost, options.variants, brought)
     table["group"] = [group_of(variant, brought) for variant in table["variant"]]
     if brought:

@@ -165,7 +165,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
         notes += significance_notes(facts)
     if "machines" in facts:
         notes.append(
-            f"The detectors come from more than one machine or installation: {facts['machines']}. Recipe, data, the "
+            f"Not all detectors were trained alike: {facts['machines']}. Recipe, data, the "
             "code's revision, precision and the versions' first two numbers are the same; whether the rest moves a "
             "result beyond its last digits was not measured."
         )

@@ -12,7 +12,7 @@ def read_brought(config: Mapping[str, Any], rows: Sequence[str]) -> dict[str, li
     """Return the files of each row of Table II that is brought, by its name; none where Table II is not asked for.
 
     Raises:
-        InputError: a name is that of another row, `rows`, or a file does not exist.
+        InputError: a name is that of another row, `rows`, a file does not exist, or two are the same.
     """
     if "table2" not in config["tables"]:
         return {}
@@ -24,6 +24,10 @@ def read_brought(config: Mapping[str, Any], rows: Sequence[str]) -> dict[str, li
         for file in brought[name]:
             if not Path(file).is_file():
                 raise InputError(f"config: detection.results.{name}: {file} is no file here; wanted COCO results")
+        if len({content_digest(file) for file in brought[name]}) < len(brought[name]):
+            raise InputError(
+                f"config: detection.results.{name} names the same results twice; wanted one file for each training"
+            )
     return brought
 
 

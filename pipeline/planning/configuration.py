@@ -62,12 +62,17 @@ def check_testing(config: Mapping[str, Any]) -> None:
 
 
 def check_inside(config: Mapping[str, Any]) -> None:
-    """Raise InputError where a detector is wanted of two streams that cannot be made of them."""
+    """Raise InputError where a detector that is given both bands cannot be made or trained as the settings say."""
     detection = config["detection"]
     if detection["twostream"] and detection["model"].startswith("rtdetr"):
         raise InputError(
             f"config: detection.twostream is true and detection.model {detection['model']}, of which no two streams "
             "can be made; wanted yolov5, yolov8 or yolo11, or twostream: false"
+        )
+    if detection["training"]["augment_on_device"] and (detection["stacked"] or detection["twostream"]):
+        raise InputError(
+            "config: detection.training.augment_on_device is true, and so is stacked or twostream, whose four channels "
+            "it cannot augment; wanted one of them false"
         )
 
 

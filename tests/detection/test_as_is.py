@@ -71,6 +71,14 @@ def test_of_several_classes_with_one_partner_the_largest_score_counts():
     assert AsIs(foreign, [[0, 1], []])(torch.zeros(1, 3, 64, 64))[0][0, 4:, 0].tolist() == pytest.approx([0.9, 0.0])
 
 
+def test_suppressed_boxes_are_suppressed_again_only_where_two_classes_are_one_of_ours():
+    rows = torch.tensor([[[8.0, 8, 24, 24, 0.9, 0], [8, 8, 24, 24, 0.8, 1]]])
+    foreign = Foreign(lambda pixels: rows, ("car", "truck"), 64)
+    assert AsIs(foreign, [[0, 1]]).shared and not AsIs(foreign, [[0], [1]]).shared
+    plain = Foreign(lambda pixels: torch.tensor(PLAIN), ("a", "b", "c"), 64)
+    assert not AsIs(plain, [[0, 1, 2]]).shared
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 100), (1, 300, 7), (1, 6), (1, 300, 38)])
 def test_other_layouts_are_refused_with_what_was_found(shape):
     foreign = Foreign(lambda pixels: torch.zeros(shape), ("a", "b", "c"), 64)

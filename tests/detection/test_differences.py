@@ -214,10 +214,12 @@ INSIDE = {"stacked": 0.19, "twostream": 0.1}
 @pytest.mark.parametrize("seeds", [1, 3])
 def test_fusing_in_the_detector_changes_nothing_that_is_said_of_others_against_the_bands(rng, seeds):
     parts, boxes = made(rng, ALONE | INSIDE, seeds=seeds, noise=0.6)
+    parts["stacked"] += rng.normal(0, 1, (seeds, 1, 1))  # one whose training is noisier than all others'
     with_them, without = compare(parts, boxes), compare({name: parts[name] for name in ALONE}, boxes)
     for name in ("fnet", "average", "late"):
-        found, expected = (result["against_bands"][name]["trained"] for result in (with_them, without))
-        assert found == expected
+        for statement in ("trained", "methods") if seeds > 1 else ("trained",):
+            found, expected = (result["against_bands"][name][statement] for result in (with_them, without))
+            assert found == expected
     assert list(with_them["against_bands"]) == ["fnet", "average", "late", "stacked", "twostream"]
     # Their own family: two variants, not five.
     one_sided = swap_test(
@@ -258,11 +260,24 @@ def test_p_against_fusing_in_the_detector_is_the_largest_over_the_ways_after_hol
         assert result[row]["trained"]["p_ahead"] == pytest.approx(min(1, p))
 
 
-def test_detectors_that_fuse_themselves_are_trained_and_pooled(rng):
+def test_detectors_that_fuse_themselves_are_pooled_for_their_own_pairs_alone(rng):
     parts, boxes = made(rng, ALONE | INSIDE, seeds=3, training=0.01)
-    training = compare(parts, boxes)["training"]
-    assert list(training["deviations"]) == ["visible", "infrared", "fnet", "average", "stacked", "twostream"]
-    assert training["df"] == 5 * 2
+    result, without = compare(parts, boxes), compare({name: parts[name] for name in ALONE}, boxes)
+    assert list(result["training"]["deviations"]) == ["visible", "infrared", "fnet", "average"]
+    assert result["training"] == without["training"] and result["training"]["df"] == 3 * 2
+    # Of all that are trained where one is not told apart from other rows: `inside` is empty.
+    alike = compare(parts, boxes, inside=())
+    assert alike["training"]["df"] == 5 * 2
+    spans = {
+        (e["first"], e["second"]): [
+            next(o[key] for o in other["comparisons"] if (o["first"], o["second"]) == (e["first"], e["second"]))
+            for other in (result, alike)
+            for key in ("methods_low", "methods_high")
+        ]
+        for e in result["comparisons"]
+    }
+    assert spans["fnet", "stacked"][:2] == spans["fnet", "stacked"][2:]
+    assert spans["visible", "fnet"][:2] != spans["visible", "fnet"][2:]
 
 
 def test_pairs_with_a_band_are_confirmatory_and_others_exploration(rng):

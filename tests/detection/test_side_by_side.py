@@ -99,6 +99,7 @@ def test_a_trial_is_made_alone_on_the_gpu_once_for_all_trainings_of_its_kind(tmp
             assert found == ("cuda:0", 2)
     assert (asked, claims) == ([("cuda:0", 8)], [1, 2, 2])
     kept = read_json(tmp_path / "per_gpu.json")
+    (kept,) = kept["tried"]
     assert (kept["per_gpu"], kept["of"], len(kept["trials"])) == (2, {"batch": 16}, 3)
     with shared_device(auto) as found:  # a test, which tries nothing
         assert found == ("cuda:0", 2)
@@ -108,7 +109,8 @@ def test_a_trial_is_made_alone_on_the_gpu_once_for_all_trainings_of_its_kind(tmp
 
 def test_without_a_trial_or_with_a_broken_one_a_test_has_the_gpu_alone(tmp_path, claims):
     file = tmp_path / "per_gpu.json"
-    for content in (None, "{", '{"per_gpu": 99, "of": {}}', '{"per_gpu": "2", "of": {}}'):
+    of_another_kind = ('{"per_gpu": 2}', *(f'{{"tried": [{{"per_gpu": {n}, "of": {{}}}}]}}' for n in ("99", '"2"')))
+    for content in (None, "{", *of_another_kind):
         if content is not None:
             file.write_text(content)
         with shared_device(options("--per-gpu", "auto", "--tried", str(file))) as found:

@@ -84,6 +84,21 @@ def test_as_many_as_say_so_share_a_gpu_and_each_has_a_first_before_one_has_a_sec
         pass
 
 
+def test_a_gpu_that_has_become_idle_is_taken_before_a_second_place_on_another():
+    names = ["GPU-c", "GPU-d"]
+    (a, _), (b, _), (_c, on) = held = [hold(*names, sharing=2) for _ in range(3)]
+    try:
+        for process in (a, b):
+            process.kill()
+            process.wait()
+        with claimed_one(names, 0, 2) as index:
+            assert index == 1 - on
+    finally:
+        for process, _ in held:
+            process.kill()
+            process.wait()
+
+
 def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with claimed_device("auto", 1) as device:

@@ -1,5 +1,6 @@
 """Rows of detections that were brought from elsewhere, in Table II, in the verdict and on the page."""
 
+import numpy as np
 import pandas as pd
 import pytest
 from example_run import significance_of
@@ -8,6 +9,7 @@ from pipeline.artefacts import read_csv, read_json, write_json
 from pipeline.stage import InputError
 from reports import page, tables
 from reports.collect import brought_rows, read_table
+from reports.page_charts import precision_charts
 from reports.verdict import against_best, leaders, not_measured, verdict
 
 
@@ -68,6 +70,17 @@ def test_a_brought_row_is_no_fused_variant_whatever_it_scores():
         if "mine" in (entry["first"], entry["second"]):
             entry["methods_differ"] = False
     assert against_best(table, significance) == {"visible": "tie", "infrared": "tie", "fnet": "worse", "mine": "best"}
+
+
+def test_each_row_is_drawn_by_its_own_first_seed():
+    rows = [("fnet", 3, 0.5), ("fnet", 4, 0.9), ("mine", 0, 0.25)]
+    curves = pd.concat(
+        pd.DataFrame(
+            {"variant": name, "seed": seed, "class": "Car", "recall": np.linspace(0, 1, 101), "precision": level}
+        )
+        for name, seed, level in rows
+    )
+    assert len(precision_charts(curves, ["Car"], ["fnet", "mine"])) == 1
 
 
 def test_the_page_shows_a_brought_row_on_the_visible_images(example):

@@ -35,7 +35,15 @@ def test_one_machine_has_no_note(example):
     run = two_machines(example, torch="2.7.0+cu126", python="3.11.7")
     tables.main(run.tables_arguments())
     assert "machines" not in read_csv(run.tables / "table2.csv")[1]
-    assert "more than one machine" not in (run.tables / "table2.md").read_text()
+    assert "the same surroundings" not in (run.tables / "table2.md").read_text()
+
+
+def test_how_many_trainings_shared_a_gpu_need_not_agree(example):
+    run = two_machines(example, torch="2.7.0+cu126", python="3.11.7")
+    for variant, number in zip(run.variants, (1, 3, *[None] * len(run.variants)), strict=False):
+        if number:
+            run.change(run.training(variant, 1), "speed", value={"hours": 1.0, "per_gpu": number})
+    tables.main(run.tables_arguments())
 
 
 @pytest.mark.parametrize(

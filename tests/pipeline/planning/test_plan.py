@@ -196,6 +196,7 @@ def test_brought_results_are_rows_of_a_run_each_file_and_watched_by_their_conten
     [
         ("average", "one.json", "results.average has the name of another row"),
         ("mine", "none.json", "results.mine: none.json is no file here"),
+        ("mine", ["one.json", "one.json"], "results.mine names the same results twice"),
     ],
 )
 def test_brought_results_that_cannot_be_a_row_are_refused_before_anything_runs(plan, touch, name, file, message):
@@ -237,6 +238,8 @@ def test_detectors_that_fuse_themselves_stand_after_the_methods_and_are_given_bo
     with pytest.raises(InputError, match=r"twostream is true and detection\.model rtdetr-l, of which no two streams"):
         plan({"detection": {"model": "rtdetr-l", "twostream": True}})
     plan({"detection": {"model": "rtdetr-l", "stacked": True}})
+    with pytest.raises(InputError, match=r"augment_on_device is true, and so is stacked or twostream"):
+        plan({"detection": {"stacked": True, "training": {"augment_on_device": True}}})
 
 
 def test_more_detections_of_a_class_than_a_test_keeps_in_an_image_are_refused(plan):
