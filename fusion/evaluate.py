@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from fusion.metrics import CONVENTIONS, METRICS, REVISION, find_convention, luma, prepare, score
+from fusion.metrics import CONVENTIONS, EXTRA, METRICS, REVISION, find_convention, luma, prepare, score
 from fusion.metrics.conventions import convention_facts
 from fusion.own.metric import OwnMetric, read_own_metric
 from pipeline import artefacts
@@ -29,6 +29,7 @@ from pipeline.planning.own import WATCH_HELP
 from pipeline.stage import InputError, Progress, check_memory, run, some_of, threads_available
 
 PACKAGES = ("numpy", "numba", "opencv-python-headless")  # what the metrics are computed by
+EXTRA_PACKAGES = (*PACKAGES, "scipy")  # and those that are scored by name only
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def score_pair(
     convention: str,
     own: Sequence[OwnMetric],
     finished: Sequence[Mapping[str, Row]],
+    extra: Sequence[str] = (),
 ) -> list[Row]:
     """Return a pair's row for each folder: the finished one where all three files are as they were, else a new one.
 
@@ -111,7 +113,7 @@ def score_pair(
         itself = pair.infrared_range is not None and path.samefile(pair.infrared)  # a source that is scored as fused
         fused = _read(path, pair.infrared_range if itself else None)
         _check_same_size(path, fused, pair.visible, sources.visible)
-        scores = score(sources, fused)
+        scores = score(sources, fused, [*METRICS, *extra])
         scores |= {metric.name: metric.of(sources.visible, sources.infrared, fused, pair.name) for metric in own}
         rows.append(Row(pair.name, digests, scores))
     return rows
@@ -124,19 +126,21 @@ def evaluate(
     workers: int,
     own: Sequence[OwnMetric] = (),
     bands: Bands = Bands(),  # noqa: B008  # frozen
+    extra: Sequence[str] = (),
 ) -> list[list[Row]]:
     """Score every pair's fused images on `workers` threads and return the rows of each folder, in the pairs' order.
 
+    Every table holds METRICS; `extra` names those of EXTRA that are scored too.
     Finished rows are kept in a file beside each output as they come and taken up again by the next call.
     """
-    names = [*METRICS, *(metric.name for metric in own)]
+    names = [*METRICS, *extra, *(metric.name for metric in own)]
     described = [metric.describe() for metric in own]
     settings = artefacts.sha256_json(
         {
             "convention": convention_facts(convention),
-            "revision": [*METRICS, REVISION],
+            "revision": [*METRICS, *extra, REVISION],
             "own": described,
-            "versions": artefacts.versions(*PACKAGES),
+            "versions": artefacts.versions(*(EXTRA_PACKAGES if extra else PACKAGES)),
             **bands.facts(),
         }
     )
@@ -146,7 +150,7 @@ def evaluate(
     progress = Progress("evaluate", len(pairs), "pairs")
     files = [_open_partial(path, settings, known.values()) for path, known in zip(partials, finished, strict=True)]
     try:
-        jobs = ((pair, folders, convention, own, finished) for pair in pairs)
+        jobs = ((pair, folders, convention, own, finished, extra) for pair in pairs)
         for pair_rows in _in_parallel(score_pair, jobs, workers):
             rows[pair_rows[0].name] = pair_rows
             for row, known, file in zip(pair_rows, finished, files, strict=True):
@@ -168,9 +172,10 @@ def write_table(
     convention: str,
     own: Sequence[OwnMetric] = (),
     bands: Bands = Bands(),  # noqa: B008  # frozen
+    extra: Sequence[str] = (),
 ) -> None:
     """Write a folder's CSV: `name` and the metrics of each image, below what they were computed by and from."""
-    columns = ["name", *METRICS, *(metric.name for metric in own)]
+    columns = ["name", *METRICS, *extra, *(metric.name for metric in own)]
     frame = pd.DataFrame([{"name": row.name, **row.scores} for row in rows], columns=columns)
     facts = {
         **({"method": folder.facts["method"]} if "method" in folder.facts else {}),
@@ -184,7 +189,7 @@ def write_table(
         "manifest_sha256": "none" if folder.manifest is None else artefacts.sha256_file(folder.folder / "manifest.csv"),
         "metrics_revision": REVISION,
         **({"own_metrics": "; ".join(metric.describe() for metric in own)} if own else {}),
-        "versions": artefacts.versions(*PACKAGES),
+        "versions": artefacts.versions(*(EXTRA_PACKAGES if extra else PACKAGES)),
     }
     artefacts.write_csv(folder.output, frame, facts)
     _partial_path(folder.output).unlink(missing_ok=True)
@@ -233,6 +238,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         default="reference",
         help="what the definitions leave open: units, sums or means, SSIM's window and range (default: reference)",
     )
+    add(
+        "--extra",
+        nargs="+",
+        choices=list(EXTRA),
+        default=[],
+        metavar="NAME",
+        help=f"metrics beside the usual ones: {', '.join(EXTRA)}",
+    )
     add("--workers", type=int, metavar="N", help="images scored at the same time (default: the CPU cores at hand)")
     add(
         "--own-metric",
@@ -246,6 +259,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     own = [read_own_metric(text, options.watch) for text in options.own_metric]
     bands = given_bands(options)
+    extra = list(dict.fromkeys(options.extra))
     names = None if options.names is None else read_names(options.names, bands.suffixes)
     pairs = find_pairs(options.visible, options.infrared, names, bands)
     look_at_bands(pairs, "auto")
@@ -255,9 +269,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     ]
     workers = threads_available(options.workers)
     logging.info("evaluate: %d pairs, %d fused folders, convention %s", len(pairs), len(folders), options.convention)
-    for folder, rows in zip(folders, evaluate(pairs, folders, options.convention, workers, own, bands), strict=True):
+    scored = evaluate(pairs, folders, options.convention, workers, own, bands, extra)
+    for folder, rows in zip(folders, scored, strict=True):
         _warn_undefined(folder, rows)
-        write_table(folder, rows, options.convention, own, bands)
+        write_table(folder, rows, options.convention, own, bands, extra)
         print(f"{folder.output.stem}: {mean_row(rows)}")
 
 

@@ -21,6 +21,7 @@ TIED_MEANS = (
     f"not shown to differ from the best of its column: paired sign-flip test over whole scenes, two-sided, p at least "
     f"{ALPHA} after Holm's correction for the number of methods. Exploration."
 )
+METRIC_DIGITS = {"NCIE": 4}  # whose values lie close together; of the other metrics 2, as the paper prints
 SMOKE = 1000  # images, each as often as it was shown to a detector in training: with fewer none has learned
 MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
 
@@ -84,9 +85,15 @@ def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> 
     """Return how the fusion metrics are printed; a metric of unknown direction is printed but not ranked."""
     metrics = fusion_metrics(table)
     counts = [name for name in table.columns if name.endswith("_undefined")]
-    columns = {"method": "Method"} | {name: name.replace("_", " ") for name in (*metrics, *counts)}
     ranked = {name: higher_is_better[name] for name in metrics if name in higher_is_better}
-    return Layout(columns, dict.fromkeys(metrics, 2), ranked)
+    headings = {name: name.replace("_", " ") for name in (*metrics, *counts)}
+    columns = {"method": "Method"} | headings | {name: headings[name] + arrow(ranked[name]) for name in ranked}
+    return Layout(columns, {name: METRIC_DIGITS.get(name, 2) for name in metrics}, ranked)
+
+
+def arrow(higher_is_better: bool) -> str:
+    """Return what follows a metric's name in a heading: up where a higher value is the better, else down."""
+    return " ↑" if higher_is_better else " ↓"
 
 
 def fusion_metrics(table: pd.DataFrame) -> list[str]:
@@ -105,11 +112,15 @@ def fusion_blocks(table: pd.DataFrame, facts: Mapping[str, Any], higher_is_bette
     layout, caption = fusion_layout(table, higher_is_better), f"Fusion metrics on {facts['dataset']}"
     ties, cells, bounds = fusion_ties(table, higher_is_better), table.copy(), table.copy()
     for name in fusion_metrics(table):
-        means = [format_value(value, 2) for value in table[name]]
+        digits = layout.digits[name]
+        means = [format_value(value, digits) for value in table[name]]
         stars = ["*" if (method, name) in ties else "" for method in table["method"]]
         cells[name] = [mean + star for mean, star in zip(means, stars, strict=True)]
         pairs = zip(table[f"{name}_low"], table[f"{name}_high"], strict=True)
-        bounds[name] = [format_value(low, 2) if math.isnan(low) else f"{low:.2f} to {high:.2f}" for low, high in pairs]
+        bounds[name] = [
+            format_value(low, digits) if math.isnan(low) else f"{low:.{digits}f} to {high:.{digits}f}"
+            for low, high in pairs
+        ]
     plain = Layout({name: layout.columns[name] for name in ("method", *fusion_metrics(table))}, layout.digits, {})
     notes = [*fusion_notes(table, facts), *([f"*: {TIED_MEANS}"] if ties else [])]
     below, drawn = f"{caption}: 95 % intervals of the means", [f"Intervals: {facts['intervals']}."]
@@ -122,10 +133,10 @@ def fusion_blocks(table: pd.DataFrame, facts: Mapping[str, Any], higher_is_bette
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
     """Return for each fusion metric, and those of the user's own in `facts`, whether a higher value is the better."""
     # Here, because Table II needs no compiled metrics.
-    from fusion.metrics import METRICS
+    from fusion.metrics import EXTRA, METRICS
     from fusion.own.metric import directions
 
-    known = {name: metric.higher_is_better for name, metric in METRICS.items()}
+    known = {name: metric.higher_is_better for name, metric in (METRICS | EXTRA).items()}
     return known | directions(facts.get("own_metrics", ""))
 
 

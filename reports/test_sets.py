@@ -19,17 +19,19 @@ import numpy as np
 import pandas as pd
 
 from detection.significance import scenes_of
+from fusion.metrics import EXTRA
 from pipeline.artefacts import read_csv, read_json, sha256_file, sha256_json, write_csv, write_text
 from pipeline.stage import InputError, run
 from reports import paper
 from reports.collect import BANDS, fused_variants
 from reports.means import compare_means
 from reports.render import to_html, write_texts
+from reports.tables_layout import metric_directions
 from reports.test_sets_layout import CAPTIONS, COSTS, METRICS, printed_blocks
 
 
 def read_scores(
-    files: Sequence[Path], datasets: Sequence[str], columns: Sequence[str]
+    files: Sequence[Path], datasets: Sequence[str], columns: Sequence[str], metrics: Sequence[str] = METRICS
 ) -> tuple[dict[tuple[str, str], pd.DataFrame], dict[tuple[str, str], dict[str, str]]]:
     """Read the metrics of every data set and column: one row an image each, and the files' facts.
 
@@ -43,7 +45,7 @@ def read_scores(
             raise InputError(f"{file} and {read[key]} both hold {key[1]} on {key[0]}; wanted one")
         read[key] = file
         frame, facts = read_csv(file)
-        if missing := [name for name in ("name", *METRICS) if name not in frame]:
+        if missing := [name for name in ("name", *metrics) if name not in frame]:
             raise InputError(f"{file} lacks the columns {', '.join(missing)}; wanted a file of fusion.evaluate")
         scores[key], all_facts[key] = frame, facts
     _require(read, datasets, columns, "--scores")
@@ -135,7 +137,10 @@ def read_scene_words(words: Sequence[str], names: Mapping[str, Sequence[str]], u
 
 
 def metric_row(
-    values: Mapping[str, np.ndarray], paper_values: Mapping[str, float], scene: Sequence[str] | None = None
+    values: Mapping[str, np.ndarray],
+    paper_values: Mapping[str, float],
+    scene: Sequence[str] | None = None,
+    higher_is_better: bool = True,
 ) -> dict[str, Any]:
     """Return the means (N,) of one metric over one data set's images, and what stands beside them.
 
@@ -144,7 +149,7 @@ def metric_row(
     `tied`, the columns that are not shown to differ from it. With `scene` (N,), the scene of each image, intervals and
     tests take scenes as wholes.
     """
-    found = compare_means(values, [name for name in values if name not in BANDS], scene)
+    found = compare_means(values, [name for name in values if name not in BANDS], scene, higher_is_better)
     row: dict[str, Any] = {**found.means, "images": len(next(iter(values.values())))}
     row |= {"best": found.best, "tied": " ".join(found.tied)}
     for name, own in values.items():
@@ -162,13 +167,14 @@ def score_table(
     columns: Sequence[str],
     paper_columns: Mapping[str, Mapping[tuple[str, str], float]],
     scenes: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
     """Return the table: a row for each cost and for each data set and metric, full precision, undefined as NaN.
 
     Columns are `dataset` (empty for costs), `quantity`, then `columns`, then what `metric_row` puts beside them.
     `scenes` holds each image's scene for the data sets where it is known.
     """
-    rows = []
+    rows, directions = [], metric_directions({})
     for quantity, (key, scale) in COSTS.items() if costs else ():
         row: dict[str, Any] = {"dataset": "", "quantity": quantity, "best": "", "tied": ""}
         for column in columns:
@@ -179,14 +185,15 @@ def score_table(
             row |= _beside(column, row[column], theirs, comparable=key == "parameters")
         rows.append(row)
     for dataset in datasets:
-        for metric in METRICS:
+        for metric in metrics:
             values = {column: scores[dataset, column][metric].to_numpy(np.float64) for column in columns}
             beside = {
                 name: numbers[dataset, metric]
                 for name, numbers in paper_columns.items()
                 if (dataset, metric) in numbers
             }
-            rows.append({"dataset": dataset, "quantity": metric, **metric_row(values, beside, scenes.get(dataset))})
+            row = metric_row(values, beside, scenes.get(dataset), directions[metric])
+            rows.append({"dataset": dataset, "quantity": metric, **row})
     frame = pd.DataFrame(rows)
     if not frame[[name for name in frame if name.endswith("_undefined")]].any(axis=None):
         frame = frame.drop(columns=[name for name in frame if name.endswith("_undefined")])
@@ -218,6 +225,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--unit", choices=("sequence", "place"), default="sequence", help="the scenes' column (default: %(default)s)"
     )
+    parser.add_argument(
+        "--extra",
+        nargs="+",
+        choices=list(EXTRA),
+        default=[],
+        help="metrics beside the paper's four, of fusion.evaluate",
+    )
     parser.add_argument("--costs", type=Path, nargs="*", default=[], help="COLUMN.json of each method")
     parser.add_argument(
         "--config-snapshot", type=Path, help="the run's whole configuration (JSON); its digest is printed"
@@ -229,13 +243,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         values = getattr(options, name)
         if len(set(values)) < len(values):
             raise InputError(f"--{name} {' '.join(values)}: wanted each once")
-    scores, score_facts = read_scores(options.scores, options.datasets, options.columns)
+    metrics = [*METRICS, *dict.fromkeys(options.extra)]
+    scores, score_facts = read_scores(options.scores, options.datasets, options.columns, metrics)
     names = {dataset: scores[dataset, options.columns[0]]["name"].tolist() for dataset in options.datasets}
     scenes = read_scene_words(options.scenes, names, options.unit)
     shared, treatments = read_manifests(options.manifests, options.datasets, options.columns, score_facts)
     costs = read_costs(options.costs, options.columns)
     papers = {column: paper.paper_column(options.table.removesuffix("_equal"), column) for column in options.columns}
-    table = score_table(scores, costs, options.datasets, options.columns, papers, scenes)
+    table = score_table(scores, costs, options.datasets, options.columns, papers, scenes, metrics)
     first = score_facts[options.datasets[0], options.columns[0]]
     facts = {
         **{key: first[key] for key in ("convention", "definition", "metrics_revision") if key in first},

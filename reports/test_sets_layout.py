@@ -12,10 +12,11 @@ from reports import paper
 from reports.collect import BANDS, fused_variants, read_table
 from reports.means import ALPHA
 from reports.render import Block, Layout, format_value, rank_marks
+from reports.tables_layout import METRIC_DIGITS, arrow, metric_directions
 
-METRICS = ("MI", "VIF", "Qabf", "SSIM")  # higher is better in all four
+METRICS = ("MI", "VIF", "Qabf", "SSIM")  # of the paper
 COSTS = {"Params (K)": ("parameters", 1e-3), "MACs (G)": ("multiply_adds", 1e-9), "Runtime (s)": ("median_s", 1)}
-DIGITS = {"Params (K)": 0, "MACs (G)": 2, "Runtime (s)": 3}  # of the others: 2, as the paper prints
+DIGITS = {"Params (K)": 0, "MACs (G)": 2, "Runtime (s)": 3, **METRIC_DIGITS}  # of the others: 2, as the paper prints
 CAPTIONS = {
     "table1": "Fusion metrics and cost, each data set treated as FNet's authors did",
     "table1_equal": "Fusion metrics and cost, all data sets treated alike and without loss",
@@ -42,8 +43,10 @@ def printed_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts
     scored = table[~table["quantity"].isin(COSTS)].reset_index(drop=True)
     intervals = {
         column: [
-            f"{format_value(low, 2)} to {format_value(high, 2)}" if not math.isnan(low) else format_value(low, 2)
-            for low, high in zip(scored[f"{column}_low"], scored[f"{column}_high"], strict=True)
+            f"{_number(low, quantity)} to {_number(high, quantity)}" if not math.isnan(low) else _number(low, quantity)
+            for low, high, quantity in zip(
+                scored[f"{column}_low"], scored[f"{column}_high"], scored["quantity"], strict=True
+            )
         ]
         for column in columns
     }
@@ -92,9 +95,10 @@ def row_marks(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     if (table["quantity"] == "MACs (G)").any():
         counted = table.loc[table["quantity"] == "MACs (G)", fused].notna().any()
         networks = [column for column in fused if counted[column]]
+    directions = metric_directions({})
     for index, quantity in enumerate(table["quantity"]):
         ranked = networks if quantity in COSTS else fused
-        layout = Layout({"x": ""}, {"x": DIGITS.get(quantity, 2)}, {"x": quantity not in COSTS})
+        layout = Layout({"x": ""}, {"x": DIGITS.get(quantity, 2)}, {"x": directions.get(quantity, False)})
         column = pd.DataFrame({"x": table.loc[index, ranked].to_numpy(np.float64)})
         marks.loc[index, ranked] = rank_marks(column, layout)["x"].to_numpy()
     return marks
@@ -113,11 +117,16 @@ def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str,
         "after Holm's correction for the number of methods in the row.",
     ]
     if any(band in columns for band in BANDS):
-        beaten = scored[scored[[b for b in BANDS if b in columns]].max(axis=1) > scored[fused].max(axis=1)]
+        # Turned round where a lower value is the better.
+        sign = scored["quantity"].map(metric_directions({})).map({True: 1, False: -1})
+        bands, methods = (
+            scored[names].mul(sign, axis=0).max(axis=1) for names in ([b for b in BANDS if b in columns], fused)
+        )
+        beaten = scored[bands > methods]
         where = ", ".join(f"{metric} {n}" for metric, n in beaten["quantity"].value_counts(sort=False).items())
         notes.append(
             "visible and infrared are the sources themselves in place of a fused image; they are not ranked. One of "
-            f"them scores above every method in {len(beaten)} of {len(scored)} rows"
+            f"them scores better than every method in {len(beaten)} of {len(scored)} rows"
             + (f" ({where})." if where else ".")
         )
     if "cost" in facts:
@@ -146,7 +155,9 @@ def _block(
     datasets, quantities = table["dataset"].tolist(), table["quantity"].tolist()
     starts = [row for row, name in enumerate(datasets) if name and (row == 0 or datasets[row - 1] != name)]
     names = [f"{datasets[row]} ({table['images'].iloc[row]:.0f})" if row in starts else "" for row in range(len(table))]
-    frame = pd.DataFrame({"dataset": names, "quantity": quantities, **cells})
+    directions = metric_directions({})
+    printed = [name.replace("_", " ") + (arrow(directions[name]) if name in directions else "") for name in quantities]
+    frame = pd.DataFrame({"dataset": names, "quantity": printed, **cells})
     layout = Layout({"dataset": "Data set", "quantity": "", **headings}, dict.fromkeys(headings, 2), {})
     marks = rank_marks(frame, layout) if marks is None else marks
     return Block(name, frame, layout, marks, caption, notes, [row for row in starts if row])

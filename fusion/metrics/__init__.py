@@ -3,6 +3,7 @@
     from fusion.metrics import mi, prepare, score, vif
     print(mi(visible, infrared, fused), vif(visible, infrared, fused, convention="means"))
     print(score(prepare(visible, infrared), fused))  # all of METRICS; `prepare` once for all images of a pair
+    print(score(prepare(visible, infrared), fused, ["QCB", "NCIE"]))  # of EXTRA, by name
 
 Needs neither torch nor a detector.
 """
@@ -10,6 +11,7 @@ Needs neither torch nor a detector.
 from fusion.metrics.comparison import Sources, prepare
 from fusion.metrics.conventions import CONVENTIONS, Convention, find_convention
 from fusion.metrics.definitions import (
+    EXTRA,
     METRICS,
     REVISION,
     Metric,
@@ -28,10 +30,12 @@ from fusion.metrics.definitions import (
     ssim,
     vif,
 )
+from fusion.metrics.extra import fmi_gradient, fmi_pixel, ncie, qcb, qcv, qp, viff
 from fusion.metrics.images import luma
 
 __all__ = [
     "CONVENTIONS",
+    "EXTRA",
     "METRICS",
     "REVISION",
     "Convention",
@@ -41,17 +45,24 @@ __all__ = [
     "cc",
     "en",
     "find_convention",
+    "fmi_gradient",
+    "fmi_pixel",
     "luma",
     "mi",
     "mse",
     "nabf",
+    "ncie",
     "prepare",
     "psnr",
     "qabf",
+    "qcb",
+    "qcv",
+    "qp",
     "scd",
     "score",
     "sd",
     "sf",
     "ssim",
     "vif",
+    "viff",
 ]

@@ -12,6 +12,8 @@ import numpy as np
 from fusion.metrics import kernels
 from fusion.metrics.conventions import Convention, find_convention
 from fusion.metrics.images import luma, stretched
+from fusion.metrics.perception import masked_contrast
+from fusion.metrics.phase import Features, phase_congruency
 from pipeline.stage import InputError
 
 
@@ -74,6 +76,16 @@ class Sources:
         check_fits(self.visible, VIF_SMALLEST, "VIF")
         return tuple(zip(source_scales(self.visible), source_scales(self.infrared), strict=True))
 
+    @cached_property
+    def contrasts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Masked contrast of visible and infrared (Chen and Blum)."""
+        return masked_contrast(self.visible), masked_contrast(self.infrared)
+
+    @cached_property
+    def features(self) -> tuple[Features, Features]:
+        """Phase congruency of visible and infrared."""
+        return phase_congruency(self.visible), phase_congruency(self.infrared)
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -120,6 +132,11 @@ def compare(sources: Sources, fused: np.ndarray) -> Comparison:
     fused = _as_seen(fused, sources.convention)
     _check_same_size(fused, sources.visible, "fused")
     return Comparison(sources, fused)
+
+
+def compared(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str) -> Comparison:
+    """Return a fused image beside its sources, seen by a convention; InputError as for `prepare`."""
+    return compare(prepare(visible, infrared, convention), fused)
 
 
 def check_fits(image: np.ndarray, smallest: int, metric: str) -> None:

@@ -16,8 +16,16 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from fusion.metrics import kernels
-from fusion.metrics.comparison import VIF_FILLED, VIF_WINDOWS, Comparison, Sources, check_fits, compare, prepare
+from fusion.metrics import extra, kernels
+from fusion.metrics.comparison import (
+    VIF_FILLED,
+    VIF_WINDOWS,
+    Comparison,
+    Sources,
+    check_fits,
+    compare,
+    compared,
+)
 from fusion.metrics.conventions import Convention
 from pipeline.stage import InputError
 
@@ -36,7 +44,7 @@ def mi(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention:
 
     Source: G. Qu, D. Zhang and P. Yan, Information measure for performance of image fusion, 2002.
     """
-    return _mi(_compared(visible, infrared, fused, convention))
+    return _mi(compared(visible, infrared, fused, convention))
 
 
 def _mi(comparison: Comparison) -> float:
@@ -66,7 +74,7 @@ def vif(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention
 
     Source: H. R. Sheikh and A. C. Bovik, Image information and visual quality, 2006; their pixel-domain version.
     """
-    return _vif(_compared(visible, infrared, fused, convention))
+    return _vif(compared(visible, infrared, fused, convention))
 
 
 def _vif(comparison: Comparison) -> float:
@@ -96,7 +104,7 @@ def qabf(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, conventio
 
     Source: C. S. Xydeas and V. Petrovic, Objective image fusion performance measure, 2000.
     """
-    return _qabf(_compared(visible, infrared, fused, convention))
+    return _qabf(compared(visible, infrared, fused, convention))
 
 
 def _qabf(comparison: Comparison) -> float:
@@ -117,7 +125,7 @@ def ssim(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, conventio
     Source: Z. Wang, A. C. Bovik, H. R. Sheikh and E. P. Simoncelli, Image quality assessment: from error visibility to
     structural similarity, 2004.
     """
-    return _ssim(_compared(visible, infrared, fused, convention))
+    return _ssim(compared(visible, infrared, fused, convention))
 
 
 def _ssim(comparison: Comparison) -> float:
@@ -153,7 +161,7 @@ def en(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention:
     Source: J. W. Roberts, J. van Aardt and F. Ahmed, Assessment of image fusion procedures using entropy, image
     quality, and multispectral classification, 2008.
     """
-    return _en(_compared(visible, infrared, fused, convention))
+    return _en(compared(visible, infrared, fused, convention))
 
 
 def _en(comparison: Comparison) -> float:
@@ -168,7 +176,7 @@ def sd(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention:
 
     Source: Y.-J. Rao, In-fibre Bragg grating sensors, 1997, to whom the field refers; the textbook's definition.
     """
-    return _sd(_compared(visible, infrared, fused, convention))
+    return _sd(compared(visible, infrared, fused, convention))
 
 
 def _sd(comparison: Comparison) -> float:
@@ -184,7 +192,7 @@ def sf(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention:
 
     Source: A. M. Eskicioglu and P. S. Fisher, Image quality measures and their performance, 1995.
     """
-    return _sf(_compared(visible, infrared, fused, convention))
+    return _sf(compared(visible, infrared, fused, convention))
 
 
 def _sf(comparison: Comparison) -> float:
@@ -203,7 +211,7 @@ def ag(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention:
     Source: G. Cui, H. Feng, Z. Xu, Q. Li and Y. Chen, Detail preserved fusion of visible and infrared images using
     regional saliency extraction and multi-scale image decomposition, 2015.
     """
-    return _ag(_compared(visible, infrared, fused, convention))
+    return _ag(compared(visible, infrared, fused, convention))
 
 
 def _ag(comparison: Comparison) -> float:
@@ -224,7 +232,7 @@ def scd(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention
     Source: V. Aslantas and E. Bendes, A new image quality metric for image fusion: the sum of the correlations of
     differences, 2015.
     """
-    return _scd(_compared(visible, infrared, fused, convention))
+    return _scd(compared(visible, infrared, fused, convention))
 
 
 def _scd(comparison: Comparison) -> float:
@@ -240,7 +248,7 @@ def cc(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention:
 
     Source: J. Ma, Y. Ma and C. Li, Infrared and visible image fusion methods and applications: a survey, 2019.
     """
-    return _cc(_compared(visible, infrared, fused, convention))
+    return _cc(compared(visible, infrared, fused, convention))
 
 
 def _cc(comparison: Comparison) -> float:
@@ -256,7 +264,7 @@ def mse(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention
 
     Source: J. Ma, Y. Ma and C. Li, Infrared and visible image fusion methods and applications: a survey, 2019.
     """
-    return _mse(_compared(visible, infrared, fused, convention))
+    return _mse(compared(visible, infrared, fused, convention))
 
 
 def _mse(comparison: Comparison) -> float:
@@ -272,7 +280,7 @@ def psnr(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, conventio
 
     Source: J. Ma, Y. Ma and C. Li, Infrared and visible image fusion methods and applications: a survey, 2019.
     """
-    return _psnr(_compared(visible, infrared, fused, convention))
+    return _psnr(compared(visible, infrared, fused, convention))
 
 
 def _psnr(comparison: Comparison) -> float:
@@ -290,7 +298,7 @@ def nabf(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, conventio
     Source: B. K. Shreyamsha Kumar, Multifocus and multispectral image fusion based on pixel significance using
     discrete cosine harmonic wavelet transform, 2013, after V. Petrovic and C. Xydeas, 2005; with Qabf's constants here.
     """
-    return _nabf(_compared(visible, infrared, fused, convention))
+    return _nabf(compared(visible, infrared, fused, convention))
 
 
 def _nabf(comparison: Comparison) -> float:
@@ -328,7 +336,18 @@ METRICS = {
     "Nabf": Metric(nabf, _nabf, False, "", "Shreyamsha Kumar 2013"),
 }
 
-# Raise when a value that METRICS gives may change: unfinished evaluations of an earlier one are then not taken up.
+# Scored by name only: `extra`.
+EXTRA = {
+    "QCB": Metric(extra.qcb, extra.qcb_of, True, "", "Chen and Blum 2009"),
+    "QCV": Metric(extra.qcv, extra.qcv_of, False, "squared grey levels", "Chen and Varshney 2007"),
+    "VIFF": Metric(extra.viff, extra.viff_of, True, "", "Han et al. 2013"),
+    "FMI_pixel": Metric(extra.fmi_pixel, extra.fmi_pixel_of, True, "", "Haghighat and Razian 2014"),
+    "FMI_gradient": Metric(extra.fmi_gradient, extra.fmi_gradient_of, True, "", "Haghighat and Razian 2014"),
+    "NCIE": Metric(extra.ncie, extra.ncie_of, True, "", "Wang et al. 2008"),
+    "QP": Metric(extra.qp, extra.qp_of, True, "", "Zhao et al. 2007"),
+}
+
+# Raise when a value of METRICS or EXTRA may change: unfinished evaluations of an earlier one are then not taken up.
 REVISION = 2
 
 
@@ -341,7 +360,7 @@ def score(sources: Sources, fused: np.ndarray, names: Iterable[str] = tuple(METR
         InputError: the fused array is no 8-bit image, or has another size than the sources.
     """
     comparison = compare(sources, fused)
-    return {name: _value_or_nan(METRICS[name], comparison) for name in names}
+    return {name: _value_or_nan((METRICS | EXTRA)[name], comparison) for name in names}
 
 
 def _value_or_nan(metric: Metric, comparison: Comparison) -> float:
@@ -349,10 +368,6 @@ def _value_or_nan(metric: Metric, comparison: Comparison) -> float:
         return metric.of(comparison)
     except InputError:  # the image is smaller than the window: all else was checked before
         return math.nan
-
-
-def _compared(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str) -> Comparison:
-    return compare(prepare(visible, infrared, convention), fused)
 
 
 def _over_sources(first: float, second: float, convention: Convention) -> float:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fusion.metrics import METRICS
+from fusion.metrics import EXTRA, METRICS
 from fusion.own.binding import metric_order
 from fusion.own.functions import files_digest, import_function, reason
 from pipeline.planning.own import Own, source_files
@@ -71,7 +71,7 @@ def read_own_metric(text: str, watch: Sequence[Path] = ()) -> OwnMetric:
     if not match:
         raise InputError(f"--own-metric {text}: wanted NAME:higher=package.module:function, or NAME:lower=...")
     name, direction, target = match.groups()
-    if name in METRICS or name in ("name", "method", "images"):
+    if name in (*METRICS, *EXTRA) or name in ("name", "method", "images"):
         raise InputError(f"--own-metric {text}: {name} is taken; wanted another name")
     function = import_function(target)
     order = metric_order(function, f"the metric {name}, {target},")

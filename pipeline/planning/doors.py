@@ -1,4 +1,4 @@
-"""The user's own methods and metrics in a run: their options, the files that jobs depend on, their checks."""
+"""The user's own methods and metrics, and the extra metrics, in a run: options, files that jobs depend on, checks."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,13 @@ class Doors:
     dataset: the name of the run's data set, for which a folder may hold `{dataset}`.
     methods: by name.
     metrics: by name, with `higher` or `lower` for the better.
+    extra: the project's metrics that are scored by name only.
     """
 
     dataset: str
     methods: Mapping[str, Own]
     metrics: Mapping[str, tuple[str, Own]]
+    extra: Sequence[str]
 
     def options(self, name: str, dataset: str | None = None) -> list[str]:
         """Return the option that hands an own method to a stage; nothing for the others."""
@@ -41,11 +43,16 @@ class Doors:
         return folder + [os.path.relpath(path) for path in source_files(own)]
 
     def metric_options(self) -> list[str]:
-        """Return the options that hand the user's own metrics to the scoring."""
+        """Return the options that hand the extra metrics and the user's own to the scoring."""
         if not self.metrics:
-            return []
+            return self.extra_options()
         metrics = [f"{name}:{better}={own.target}" for name, (better, own) in self.metrics.items()]
-        return ["--own-metric", *metrics, *_watch([own for _, own in self.metrics.values()])]
+        watched = _watch([own for _, own in self.metrics.values()])
+        return [*self.extra_options(), "--own-metric", *metrics, *watched]
+
+    def extra_options(self) -> list[str]:
+        """Return the option that names the extra metrics; nothing where there are none."""
+        return ["--extra", *self.extra] if self.extra else []
 
     def metric_files(self) -> list[str]:
         """Return the files that the user's own metrics are made of."""
@@ -75,6 +82,7 @@ class Doors:
         doors = [f"{name} ({self._text(name, '{dataset}')})" for name in names if name in self.methods]
         remarks = {
             "own methods, each tried on one pair before the first job": doors,
+            "extra metrics": self.extra,
             "own metrics": sorted(self.metrics),
         }
         return [f"{what}: {', '.join(found)}" for what, found in remarks.items() if found]
@@ -111,7 +119,7 @@ def read_doors(config: Mapping[str, Any]) -> Doors:
     }
     for _, own in metrics.values():
         watched_files(own.watch)
-    return Doors(config["dataset"]["name"], methods, metrics)
+    return Doors(config["dataset"]["name"], methods, metrics, config["metrics"]["extra"])
 
 
 def _check(name: str, own: Own) -> None:

@@ -60,6 +60,15 @@ def test_table_has_one_row_an_image_and_the_paper_metrics_first(folders):
     assert list(table.columns[:5]) == ["name", "MI", "VIF", "Qabf", "SSIM"]
 
 
+def test_extra_metrics_stand_behind_the_usual_ones_where_they_are_named(folders):
+    usual, facts = artefacts.read_csv(run(folders))
+    table, extra_facts = artefacts.read_csv(run(folders, "--extra", "NCIE", "QCV", output="extra.csv"))
+    assert list(table.columns) == ["name", *METRICS, "NCIE", "QCV"]
+    pd.testing.assert_frame_equal(table[usual.columns], usual)
+    assert table[["NCIE", "QCV"]].notna().all(axis=None)
+    assert "scipy" in extra_facts["versions"] and "scipy" not in facts["versions"]
+
+
 def test_table_holds_what_the_functions_give(folders):
     table, _ = artefacts.read_csv(run(folders))
     for row in table.to_dict("records"):

@@ -507,7 +507,7 @@ def test_fusion_metrics_are_drawn_and_tested_by_the_whole_scenes_of_the_split(ex
     assert table["MI_p"][1 - table["MI"].idxmax()] == pytest.approx(p)
     assert table["mine_p"].isna().all()  # which is the better direction of it is unknown
     text = (run.tables / "fusion.md").read_text()
-    assert "| Method | MI | MSE | mine |" in text and text.count("Intervals: bootstrap of 3 whole places") == 1
+    assert "| Method | MI ↑ | MSE ↓ | mine |" in text and text.count("Intervals: bootstrap of 3 whole places") == 1
     assert re.search(r"<u>\d\.\d\d\\\*</u>", text) and "not shown to differ from the best of its column" in text
 
 

@@ -156,6 +156,26 @@ def test_sources_are_not_ranked_and_costs_are_ranked_among_networks_with_less_as
     assert marks.loc[2].tolist()[2:] == ["", "second", "best", ""]
 
 
+def test_extra_metrics_are_rows_and_the_lowest_qcv_is_the_best(files):
+    for dataset in files.datasets:
+        for column in COLUMNS:
+            frame, facts = read_csv(files.scores(dataset, column))
+            write_csv(files.scores(dataset, column), frame.assign(QCV=10 * frame["MI"], NCIE=0.8), facts)
+    table, _ = files.run(extra=["QCV", "NCIE"])
+    assert table["quantity"].tolist() == [*COSTS, *[*METRICS, "QCV", "NCIE"] * 2]
+    rows = table[table["dataset"] == "mine"].set_index("quantity")
+    assert rows.at["MI", "best"] == "fnet" and rows.at["QCV", "best"] == "maximum"
+    marks = row_marks(table, COLUMNS)
+    assert (marks.loc[table["quantity"] == "QCV", "maximum"] == "best").all()
+    text = (files.folder / "tables/table1.md").read_text()
+    assert "0.8000 to 0.8000" in text
+    assert "| MI ↑ |" in text and "| QCV ↓ |" in text and r"QCV $\downarrow$" in (
+        files.folder / "tables/table1.tex"
+    ).read_text()  # fmt: skip
+    with pytest.raises(InputError, match="lacks the columns QP"):
+        files.run(extra=["QP"])
+
+
 def test_an_undefined_value_takes_no_part_and_is_counted(files):
     values = {metric: np.array([1.0, 2.0, math.nan, 4.0] + [3.0] * 4) for metric in METRICS}
     files.write("mine", "fnet", values)
@@ -206,7 +226,7 @@ def test_a_source_that_beats_every_method_is_counted_in_the_notes(files):
     files.write("mine", "infrared", {metric: np.full(8, 9.0) for metric in METRICS})
     files.run()
     assert (
-        "above every method in 4 of 8 rows (MI 1, VIF 1, Qabf 1, SSIM 1)"
+        "better than every method in 4 of 8 rows (MI 1, VIF 1, Qabf 1, SSIM 1)"
         in (files.folder / "tables/table1.html").read_text()
     )
 

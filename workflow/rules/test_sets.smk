@@ -53,9 +53,10 @@ rule score_test_set:
         runtime=60,
     params:
         bands=lambda wildcards: plan.sources.test_set_bands(wildcards.dataset),
+        extra=plan.own.extra_options(),
         code=digest("fusion.evaluate"),
     shell:
-        "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q} {params.bands:q}"
+        "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q} {params.bands:q} {params.extra:q}"
         ' --fused "$(dirname {input.manifest:q})" --workers {threads} --output {output:q} 2>&1 | tee {log:q}'
 
 
@@ -79,9 +80,10 @@ rule score_source:
         itself=lambda wildcards: plan.sources.test_set_folder(
             wildcards.dataset, wildcards.band
         ),
+        extra=plan.own.extra_options(),
         code=digest("fusion.evaluate"),
     shell:
-        "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q} {params.bands:q}"
+        "python -m fusion.evaluate --visible {input.pairs[0]:q} --infrared {input.pairs[1]:q} {params.bands:q} {params.extra:q}"
         " --fused {params.itself:q} --workers {threads} --output {output:q} 2>&1 | tee {log:q}"
 
 
@@ -144,8 +146,9 @@ rule build_test_set_table:
                 ]
             }
         ),
+        extra=plan.own.extra_options(),
         code=digest("reports.test_sets"),
     shell:
         "python -m reports.test_sets --table {wildcards.table} --datasets {params.datasets:q} --columns {params.columns:q}"
-        " --scores {input.scores:q} --manifests {input.manifests:q} {params.costs:q} {params.scenes:q} --config-snapshot {input.config:q}"
+        " --scores {input.scores:q} --manifests {input.manifests:q} {params.costs:q} {params.scenes:q} {params.extra:q} --config-snapshot {input.config:q}"
         ' --output "$(dirname {output.csv:q})" 2>&1 | tee {log:q}'

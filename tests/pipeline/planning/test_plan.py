@@ -421,6 +421,12 @@ def test_own_metrics_are_handed_on_with_what_they_watch(plan, tmp_path, touch):
     assert plan().own.metric_options() == plan().own.metric_files() == []
 
 
+def test_extra_metrics_are_handed_on_by_name(plan):
+    own = plan({"metrics": {"extra": ["QCV", "NCIE"]}}).own
+    assert own.metric_options() == own.extra_options() == ["--extra", "QCV", "NCIE"]
+    assert plan().own.extra_options() == []
+
+
 @pytest.mark.parametrize("overlays", [[], ["msrs"], [{"device": "auto"}], [{"device": "cuda"}]])
 def test_a_run_on_a_cluster_that_does_not_say_what_to_ask_for_is_refused(configure, overlays):
     with pytest.raises(
