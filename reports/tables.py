@@ -236,8 +236,8 @@ def _detection_table(
     # The paper's numbers belong beside numbers on its own data only.
     on_m3fd = str(split.dataset["dataset"]).casefold() == "m3fd"
     brought = brought_files(runs)
-    rows = [name for name in options.variants if name not in brought]  # of others it is not known what they are
-    papers = {name: paper.paper_row(name) for name in rows} if on_m3fd else None
+    # A brought row is nobody's of the paper, whatever its name.
+    papers = {name: paper.paper_row("" if name in brought else name) for name in options.variants} if on_m3fd else None
     table = detection_table(scores_table(runs), split.classes, papers)
     facts = detection_facts(split, shared, sorted({run.seed for run in runs if not run.brought})) | config
     if significance:
