@@ -145,14 +145,7 @@ def _batches(images: Sequence[dict[str, Any]], batch: int) -> Iterator[list[dict
 def main(argv: Sequence[str] | None = None) -> None:
     """Predict, score, write."""
     args = _parse(argv)
-    if args.batch < 1:
-        raise InputError(f"--batch {args.batch}: wanted at least 1")
-    check_most(args.most_detections)
-    kept = args.most_detections if args.max_detections is None else args.max_detections
-    if kept < args.most_detections > MOST_DETECTIONS:
-        raise InputError(
-            f"--most-detections {args.most_detections} cannot count: --max-detections {kept} keeps fewer in an image"
-        )
+    kept = detections_kept(args)
     data = read_data(args.data, "test")
     if (args.classes or args.trust_weights) and not args.as_is:
         raise InputError("--classes and --trust-weights belong to --as-is")
@@ -188,21 +181,49 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
 
 
+def detections_kept(args: argparse.Namespace) -> int:
+    """Return how many detections of an image are kept; InputError for numbers that cannot be."""
+    if args.batch < 1:
+        raise InputError(f"--batch {args.batch}: wanted at least 1")
+    check_most(args.most_detections)
+    kept = args.most_detections if args.max_detections is None else args.max_detections
+    if kept < args.most_detections > MOST_DETECTIONS:
+        raise InputError(
+            f"--most-detections {args.most_detections} cannot count: --max-detections {kept} keeps fewer in an image"
+        )
+    return kept
+
+
 def _trained(args: argparse.Namespace, data: Data) -> tuple[Any, int, dict[str, Any], dict[str, Any]]:
-    """Return a detector of detection.train, the image size, what it says of itself, and where it comes from."""
-    model, facts = load_weights(args.weights)
+    """Return what `read_trained` does of the options' weights."""
+    return read_trained(args.weights, data, args.data, args.image_size)
+
+
+def read_trained(
+    weights: Path, data: Data, described: Path, image_size: int | None
+) -> tuple[Any, int, dict[str, Any], dict[str, Any]]:
+    """Return a detector of detection.train, the image size, what it says of itself, and where it comes from.
+
+    Args:
+        weights: the file that detection.train wrote.
+        data: what it is to be tested on.
+        described: the data.yaml of that, for a message.
+        image_size: long side in pixels; None for that of the training.
+
+    Raises:
+        InputError: the detector is one of other classes, or of images of another kind.
+    """
+    model, facts = load_weights(weights)
     if tuple(facts["classes"]) != data.classes:
-        raise InputError(f"{args.weights} knows the classes {facts['classes']}; {args.data} wants {list(data.classes)}")
+        raise InputError(f"{weights} knows the classes {facts['classes']}; {described} wants {list(data.classes)}")
     if facts.get("inside") != data.inside:
         kinds = [kind or "one image of three channels" for kind in (facts.get("inside"), data.inside)]
-        raise InputError(f"{args.weights} is a detector of {kinds[0]}, {args.data} of {kinds[1]}; wanted the same")
+        raise InputError(f"{weights} is a detector of {kinds[0]}, {described} of {kinds[1]}; wanted the same")
     if facts["variant"] != data.variant:
-        logging.warning(
-            "warning: %s was trained on %s and is tested on %s", args.weights, facts["variant"], data.variant
-        )
+        logging.warning("warning: %s was trained on %s and is tested on %s", weights, facts["variant"], data.variant)
     about = {"seed": facts["seed"], "detector": describe(facts["model"], facts.get("architecture"))}
     source = {"training": facts["digest"], "trained_on": facts["variant"], "start": facts["start"]}
-    return model, args.image_size or facts["image_size"], about, source
+    return model, image_size or facts["image_size"], about, source
 
 
 def _as_is(args: argparse.Namespace, data: Data) -> tuple[Any, int, dict[str, Any], dict[str, Any]]:
@@ -250,6 +271,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         help="conditions.json of the split, to score day, night, ... apart; where it does not exist none is known",
     )
+    add_testing_options(parser)
+    return parser.parse_args(argv)
+
+
+def add_testing_options(parser: argparse.ArgumentParser, sharing: bool = True) -> None:
+    """Add the options that say how a detector is tested, and on which device; which may be shared, if `sharing`."""
     parser.add_argument("--image-size", type=int, help="long side in pixels (default: as in training)")
     parser.add_argument("--batch", type=int, default=16, help="images at a time (default: 16)")
     parser.add_argument("--conf", type=float, default=0.001, help="least score of a detection (default: 0.001)")
@@ -271,8 +298,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one (default: auto)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: all)")
-    add_sharing_options(parser)
-    return parser.parse_args(argv)
+    if sharing:
+        add_sharing_options(parser)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,9 @@
 
 Writes one image for each visible image, named by its stem, and manifest.csv. A run that was killed goes on where it
 stopped: a journal in the output folder lists what was written, with what settings, from which source bytes.
+
+With `--worse`, pairs of which one band was made worse by pipeline.corruptions are fused in the place of these, each
+level into a folder of its own in the output. How colour is treated is still decided by the pairs as they are.
 """
 
 import argparse
@@ -22,6 +25,7 @@ from fusion.methods import METHODS, Fuser, find_method, packaged_weights
 from fusion.own.method import own_bf16_on, own_entry, own_method, provenance
 from pipeline.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
 from pipeline.colour import COLOURS, Colour, join_chroma, look_at_bands, split_pair
+from pipeline.corruptions import worse_pairs
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision, use
 from pipeline.pairs import (
     EXTENSIONS,
@@ -233,6 +237,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
     add_band_options(parser)
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to fuse; default all")
+    parser.add_argument(
+        "--worse", type=Path, help="folder that pipeline.corruptions wrote of these pairs, to be fused instead"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for the fused images and manifest.csv")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see pipeline/colour.py")
     parser.add_argument(
@@ -258,12 +265,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = options.weights or (packaged_weights(options.method) if own is None else None)
     if entry.needs_weights and weights is None:
         raise InputError(f"--method {options.method} needs --weights; found none, and this project ships none for it")
+    if options.worse and own is not None and own.kind == "folder":
+        raise InputError(f"--worse with --own {options.own}: images that are already made cannot be fused anew")
     # Most authors clip, too: then the two treatments are one.
     finish = (method.authors_output if options.treatment == "authors" else None) or clip
     bands = given_bands(options)
     names = [name for path in options.names for name in read_names(path, bands.suffixes)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names, bands)
     colour, colours = look_at_bands(pairs, options.colour)
+    folders = {options.output: pairs}
+    worse: dict[str, Any] = {}
+    if options.worse:
+        facts, by_level = worse_pairs(options.worse, pairs)
+        folders = {options.output / level: chosen for level, chosen in by_level.items()}
+        worse = {"worse": facts["kind"]}
     # Without torch a method takes no GPU from others, and torch need not be imported.
     claim = claimed_device(options.device, options.threads) if entry.in_torch else contextlib.nullcontext("cpu")
     with only_writer(options.output), claim as device:
@@ -292,12 +307,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             **({"threads": threads_available(options.threads)} if entry.in_torch and device == "cpu" else {}),
             "versions": versions("numpy", "opencv-python-headless", *packages),
             **(provenance(own) if own else {}),
+            **worse,
         }
         # On the CPU the method has all threads for itself; while a GPU computes they read and write.
         at_once = 1 if device == "cpu" else min(threads_available(options.threads), MOST_AT_ONCE)
         with helpers(at_once, device) as pool:
-            frame = fuse_pairs(pairs, make, options.output, settings, f".{options.format}", options.quality, pool)
-    write_csv(options.output / "manifest.csv", frame, settings | {"colours": colours, "images": len(frame)})
+            for folder, chosen in folders.items():
+                frame = fuse_pairs(chosen, make, folder, settings, f".{options.format}", options.quality, pool)
+                write_csv(folder / "manifest.csv", frame, settings | {"colours": colours, "images": len(frame)})
 
 
 if __name__ == "__main__":

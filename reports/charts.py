@@ -129,6 +129,25 @@ def precision_recall(curves: Mapping[str, Mapping[str, np.ndarray]], variants: S
         return _svg(figure, "recall")
 
 
+def level_averages(averages: Mapping[str, Sequence[float]], levels: Sequence[str], prefix: str) -> str:
+    """Return Average against the level of what made a band worse: a line for each variant, in the order of `averages`.
+
+    `levels` are the words below the axis, the first of the images as they are; `prefix` begins the SVG's ids.
+    """
+    styles = variant_styles(list(averages))
+    with plt.rc_context(_STYLE | {"svg.hashsalt": prefix}):
+        figure, axes = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+        for variant, values in averages.items():
+            axes.plot(range(len(levels)), values, marker="o", ms=3.5, label=variant, **styles[variant])
+        axes.set_xticks(range(len(levels)), levels, parse_math=False)
+        axes.set_ylim(bottom=0)
+        axes.set_ylabel("mAP@[0.5:0.95]")
+        legend = axes.legend(fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), ncols=4, borderaxespad=0)
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        return _svg(figure, prefix)
+
+
 def error_gains(gains: pd.DataFrame) -> str:
     """Return what mending each kind of errors would bring: a panel for each kind, a bar for each variant.
 

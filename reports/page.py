@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,19 @@ import pandas as pd
 from markupsafe import Markup
 
 from pipeline.artefacts import read_json, write_text
+from pipeline.corruptions import CORRUPTIONS
 from pipeline.stage import InputError, run
 from reports.collect import LATE, NO_IMAGES, Split, brought_rows, fused_variants, read_split, read_table, required
 from reports.conditions import condition_facts
 from reports.errors import confusion_table, error_facts, error_table, error_words, read_errors
-from reports.page_charts import average_chart, error_charts, fusion_charts, loss_charts, precision_charts
+from reports.page_charts import (
+    average_chart,
+    error_charts,
+    fusion_charts,
+    loss_charts,
+    precision_charts,
+    robustness_chart,
+)
 from reports.page_tables import (
     as_is_section,
     conditions_section,
@@ -33,9 +42,10 @@ from reports.page_tables import (
     parts_table,
     truth_section,
 )
-from reports.render import to_html
+from reports.render import printed, to_html
+from reports.robustness import losses_block, losses_words, read_losses, robustness_facts, robustness_notes
 from reports.runs import Run, check_runs, check_source, read_runs, read_significance, scores_table
-from reports.scenes import Images, Pictures, choose_scenes, gallery, read_pictures, scaled, viewer_scenes
+from reports.scenes import Images, Pictures, choose_scenes, gallery, read_pictures, scaled, viewer_scenes, worse_strip
 from reports.tables_layout import smoke_note
 from reports.test_sets_layout import read_blocks
 from reports.verdict import changes, leaders, not_measured, verdict
@@ -105,10 +115,11 @@ def main(argv: Sequence[str] | None = None) -> None:
                 f"{options.cost_table} has the rows {', '.join(cost['variant'])}, expected {', '.join(own)}"
             )
         tables.append(cost_section(cost, cost_facts))
+    robustness = read_losses(options.robustness, split, runs)
     test_sets = [block for file in options.test_set_tables for block in read_blocks(file)]
     best = lead.fused or variants[-1]
     pictures = read_pictures(split, images, predictions, without_images)
-    kept, shown = _draw_pictures(options, split.test, pictures, helps, best)
+    kept, shown = _draw_pictures(options, split.test, pictures, helps, best, robustness)
     insides = _insides(options.insides, kept) if options.insides else None
     present = {
         "significance": significance is not None,
@@ -116,6 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "errors": bool(options.errors),
         "helps": bool(helps),
         "costs": bool(costs),
+        "robustness": bool(robustness),
         "test_sets": bool(test_sets),
     }
     left_out = [name for name in config.get("fusion", {}).get("methods", []) if name not in variants]
@@ -144,6 +156,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "without_images": without_images,
         "best": best,
         **shown,
+        **_robustness(robustness, split, variants, shown["strips"]),
         "insides": insides,
         "score": options.score,
         "least_score": options.least_score,
@@ -159,6 +172,28 @@ def main(argv: Sequence[str] | None = None) -> None:
     kept.finish()
     beside = f", its pictures in {kept.folder}" if kept.folder else ""
     logging.info("report: %s, %.1f MB%s", options.output, options.output.stat().st_size / 1e6, beside)
+
+
+def _robustness(
+    kinds: Sequence[Mapping[str, Any]], split: Split, variants: Sequence[str], strips: Sequence[Any]
+) -> dict[str, Any]:
+    """Return what each variant loses where a band is made worse, kind by kind, for the template; `strips` of each."""
+    if not kinds:
+        return {"robustness": [], "robustness_notes": []}
+    facts = robustness_facts(kinds, split, variants)
+    shown = [
+        {
+            "kind": losses["kind"],
+            "about": CORRUPTIONS[losses["kind"]].about,
+            "words": losses_words(losses),
+            "strip": strip,
+            "chart": robustness_chart(losses),
+            "block": replace(block, frame=printed(block.frame, block.layout), notes=[]),
+        }
+        for losses, strip in zip(kinds, strips, strict=True)
+        for block in [losses_block(losses, facts)]
+    ]
+    return {"robustness": shown, "robustness_notes": robustness_notes(facts)}
 
 
 def _read_truth_table(options: argparse.Namespace, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
@@ -204,6 +239,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--cost-table", type=Path, help="cost.csv of reports.costs")
     parser.add_argument("--truth-table", type=Path, help="table2_truth.csv, where there are several label sets")
     parser.add_argument("--as-is-table", type=Path, help="table2_as_is.csv: detectors that were not retrained")
+    parser.add_argument(
+        "--robustness", type=Path, nargs="*", default=[], help="losses.json of every kind of detection.losses"
+    )
     parser.add_argument("--insides", type=Path, help="folder that fusion.explain wrote of one test pair")
     parser.add_argument(
         "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv, table3.csv of reports.test_sets"
@@ -247,8 +285,11 @@ def _draw_pictures(
     pictures: Pictures,
     helps: Mapping[str, Mapping[str, Any]],
     best: str,
+    robustness: Sequence[Mapping[str, Any]],
 ) -> tuple[Images, dict[str, Any]]:
     """Return where the page's pictures are, and for the template the scenes and the objects found and lost.
+
+    Of each kind of `robustness`, `strips` show the first scene at its levels.
 
     The pictures are in the page if that is small enough, else in a folder beside it. `names` are those of the test
     images; scenes in which `best` found or lost an object come after the chosen ones.
@@ -265,10 +306,16 @@ def _draw_pictures(
         ]
         telling = [name for name in dict.fromkeys(told) if name not in chosen]
         scenes = viewer_scenes(pictures, chosen + telling, options.least_score, options.image_width, kept)
+        strips = [
+            worse_strip(pictures, name, losses["kind"], losses["levels"], kept)
+            for losses in robustness
+            for name in chosen[:1]
+        ]
         if kept.folder or kept.total <= 1e6 * options.embed_mb:
             break
     viewer = {"variants": list(pictures.files), "classes": pictures.classes, "best": best, "scenes": scenes}
-    return kept, {"scenes": scenes, "telling": len(telling), "gallery": crops, "viewer": _script_json(viewer)}
+    shown = {"scenes": scenes, "telling": len(telling), "gallery": crops, "viewer": _script_json(viewer)}
+    return kept, {**shown, "strips": strips or [[] for _ in robustness]}
 
 
 def _insides(folder: Path, images: Images) -> dict[str, Any]:

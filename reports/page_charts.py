@@ -10,11 +10,13 @@ from markupsafe import Markup
 
 from detection.errors import KINDS
 from detection.inside import INSIDE
+from detection.losses import AS_IS
 from pipeline.artefacts import read_csv
 from reports import charts
 from reports.collect import LATE, brought_rows
 from reports.correlation import correlation_sentence, rank_correlations
 from reports.errors import CONFUSION, mean_confusions
+from reports.robustness import level_words
 from reports.tables_layout import fusion_metrics
 from reports.test_sets_layout import METRICS
 from reports.verdict import own_seeds
@@ -108,6 +110,20 @@ def error_charts(table: pd.DataFrame, confusion: pd.DataFrame) -> list[dict[str,
             folded=True,
         ),
     ]
+
+
+def robustness_chart(losses: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the chart of losses.json of one kind."""
+    averages = {
+        variant: [
+            math.nan if bounds["value"] is None else bounds["value"]
+            for bounds in (found["AP"], *found["levels"].values())
+        ]
+        for variant, found in losses["variants"].items()
+    }
+    levels = [AS_IS, *(level_words(losses["kind"], level) for level in losses["levels"])]
+    svg = charts.level_averages(averages, levels, losses["kind"])
+    return _chart("Average precision by level", svg, "Grey: single bands, infrared dotted.")
 
 
 def loss_charts(losses: Mapping[str, Path], detector_losses: Mapping[str, Path]) -> list[dict[str, Any]]:

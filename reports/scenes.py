@@ -18,6 +18,7 @@ import numpy as np
 from detection.average_precision import in_crowds, read_conditions
 from detection.predictions import read_predictions
 from pipeline.artefacts import read_json, replacing
+from pipeline.corruptions import CORRUPTIONS, worsen
 from pipeline.pairs import find_images, read_image
 from pipeline.stage import InputError
 from reports.collect import Split
@@ -25,6 +26,7 @@ from reports.collect import Split
 OVERLAP = 0.5  # least intersection over union of a detection and the box it finds
 WEBP_QUALITY = 78
 CROP = 120  # side of a gallery crop on the page, pixels
+WORSE_CROP = (160, 120)  # width and height of what is shown of an image made worse, pixels of the image
 
 
 @dataclass
@@ -241,6 +243,27 @@ def gallery(
             entry[kind] = {"total": len(objects), "objects": [_crops(pictures, variant, o, images) for o in one_each]}
         shown.append(entry)
     return shown
+
+
+def worse_strip(
+    pictures: Pictures, name: str, kind: str, levels: Sequence[str], images: Images
+) -> list[dict[str, Any]]:
+    """Return a piece of an image's band as it is and at each level, around its largest object, none resized.
+
+    Each has `image`, `level` (empty for the image as it is), `width` and `height`.
+    """
+    band = CORRUPTIONS[kind].band
+    image = pictures.image(band, name)
+    x, y, w, h = max((box["bbox"] for box in pictures.boxes[name]), key=lambda box: box[2] * box[3])
+    width, height = (min(side, full) for side, full in zip(WORSE_CROP, image.shape[1::-1], strict=True))
+    left = round(min(max(x + w / 2 - width / 2, 0), image.shape[1] - width))
+    top = round(min(max(y + h / 2 - height / 2, 0), image.shape[0] - height))
+    shown = {"": image} | {level: worsen(image, kind, level, name) for level in levels}
+    return [
+        {"image": images.add(one[top : top + height, left : left + width])}
+        | {"level": level, "width": width, "height": height}
+        for level, one in shown.items()
+    ]
 
 
 def _crops(pictures: Pictures, variant: str, item: Mapping[str, Any], images: Images) -> dict[str, Any]:

@@ -243,6 +243,8 @@ def not_measured(
         listed.append("What each method costs in time and memory: in this run no cost was measured.")
     elif uncosted:
         listed.append(f"What these cost in time and memory: {', '.join(uncosted)}.")
+    if not present["robustness"]:
+        listed.append("What each variant loses where a band is shifted, noisy or missing: see config/robustness.yaml.")
     if not present["test_sets"]:
         listed.append("The fusion metrics on the paper's six test sets (Tables I and III): see config/table1.yaml.")
     empty = [name for name, count in facts["boxes"].items() if not count]

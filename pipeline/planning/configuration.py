@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.corruptions import chosen_levels
 from pipeline.stage import InputError, with_home
 
 MOST_VALUES = 100_000  # of a configuration, far above any; YAML's aliases can make billions of a few lines
@@ -86,3 +87,23 @@ def check_trainings(config: Mapping[str, Any]) -> None:
     for name, training in trained.items():
         if not training["stage1_iterations"] and not training["stage2_iterations"]:
             raise InputError(f"config: {name} has no iterations in either stage; wanted at least one to train by")
+
+
+def chosen_corruptions(config: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the levels of each kind by which one band of the test pairs is made worse.
+
+    Raises:
+        InputError: a kind stands twice, or has no such level; there is no table of the detector.
+    """
+    chosen: dict[str, list[str]] = {}
+    for entry in config["robustness"]:
+        kind = entry["kind"]
+        if kind in chosen:
+            raise InputError(f"config: robustness names {kind} twice; wanted each kind once")
+        try:
+            chosen[kind] = chosen_levels(kind, entry.get("levels"))
+        except InputError as error:
+            raise InputError(f"config: robustness: {error}") from None
+    if chosen and "table2" not in config["tables"]:
+        raise InputError("config: robustness is of the detectors of table2, which tables does not name")
+    return chosen

@@ -26,6 +26,10 @@ class Doors:
     metrics: Mapping[str, tuple[str, Own]]
     extra: Sequence[str]
 
+    def made(self, names: Sequence[str]) -> list[str]:
+        """Return those of `names` that are methods whose images the user has made."""
+        return [name for name in names if name in self.methods and self.methods[name].kind == "folder"]
+
     def options(self, name: str, dataset: str | None = None) -> list[str]:
         """Return the option that hands an own method to a stage; nothing for the others."""
         return ["--own", self._text(name, dataset or self.dataset)] if name in self.methods else []

@@ -66,6 +66,8 @@ class Plan:
             remarks.append(f"boxes: {truth}; detectors are scored by {', '.join(others)} as well")
         if targets.brought:
             remarks.append(f"brought from elsewhere: {', '.join(targets.brought)}")
+        if targets.worse:
+            remarks.append(f"tested where one band is made worse, without training: {', '.join(targets.worse)}")
         if targets.as_is:
             remarks.append(f"tested as they are, in a table of their own: {', '.join(targets.as_is)}")
         dataset = config["dataset"]["name"]
@@ -130,6 +132,6 @@ def make_plan(
         methods,
         own,
         find_sources(config, test_sets, find_dataset),
-        choose_targets(config, methods.names, list(test_sets)),
+        choose_targets(config, methods.names, list(test_sets), own.made(methods.names)),
         find_machine(config, given_cores, remote, submits),
     )

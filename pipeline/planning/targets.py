@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.planning.brought import read_as_is, read_brought
+from pipeline.planning.configuration import chosen_corruptions
 from pipeline.planning.sources import BANDS, INSIDE
 
 TEST_SET_TABLES = ("table1", "table1_equal", "table3")
@@ -23,6 +24,8 @@ class Targets:
     ablations: names of FNet's ablations.
     brought: the files of each row of Table II whose detections were made elsewhere.
     as_is: the settings of each detector that was trained elsewhere and is tested on every variant.
+    worse: the levels of each kind by which one band of the test pairs is made worse.
+    made: the methods whose images the user has made, which cannot be made anew of worse pairs.
     """
 
     tables: Sequence[str]
@@ -34,6 +37,8 @@ class Targets:
     ablations: Sequence[str]
     brought: Mapping[str, Sequence[str]] = field(default_factory=dict)
     as_is: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    worse: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    made: Sequence[str] = ()
 
     @property
     def variants(self) -> list[str]:
@@ -59,7 +64,8 @@ class Targets:
         """Return the files of `tables`, and with the detector's table the report page and the trainings' cost."""
         # No training depends on the cost: another estimate trains nothing again.
         beside = ["<results>/report.html", "<results>/detection/cost.json"] if "table2" in self.tables else []
-        return [f"<results>/tables/{name}.csv" for name in self.tables] + beside + self.as_is_table()
+        beside += self.as_is_table() + self.robustness_table()
+        return [f"<results>/tables/{name}.csv" for name in self.tables] + beside
 
     def test_set_tables(self) -> list[str]:
         """Return the tables of test sets among those that are asked for."""
@@ -92,6 +98,33 @@ class Targets:
     def as_is_runs(self) -> list[str]:
         """Return `DETECTOR/VARIANT` for every detector that is used as it is and variant."""
         return [f"{name}/{variant}" for name in self.as_is for variant in self.with_images]
+
+    @property
+    def tested_worse(self) -> list[str]:
+        """The variants whose detectors are tested on worse images: all but those of images that the user has made."""
+        return [variant for variant in self.variants if variant not in self.made]
+
+    @property
+    def rows_worse(self) -> list[str]:
+        """The rows of Table II that are compared on worse images: those tested, and both bands' boxes pooled."""
+        return [*self.tested_worse, *(["late"] if self.late else [])]
+
+    def seeing(self, kind: str) -> list[str]:
+        """Return the variants that see the band that a kind makes worse: all that are tested but the other band."""
+        other = "visible" if kind.startswith("infrared") else "infrared"
+        return [variant for variant in self.tested_worse if variant != other]
+
+    def of_worse(self, file: str) -> list[str]:
+        """Return a file of the detector for every row of `rows_worse` and seed."""
+        return [f"<results>/detection/{name}/seed{seed}/{file}" for name in self.rows_worse for seed in self.seeds]
+
+    def losses(self) -> list[str]:
+        """Return what each variant loses, a file for every kind by which a band is made worse."""
+        return [f"<results>/robustness/{kind}/losses.json" for kind in self.worse]
+
+    def robustness_table(self) -> list[str]:
+        """Return the table of these, as a list; none where nothing is made worse."""
+        return ["<results>/tables/robustness.csv"] if self.worse else []
 
     def _folders(self, row: str) -> list[str]:
         """Return the folders of a row's detectors below `detection`: one a seed, of a brought row one a file."""
@@ -126,15 +159,18 @@ class Targets:
         ]
 
 
-def choose_targets(config: Mapping, methods: Sequence[str], test_sets: Sequence[str]) -> Targets:
-    """Return what the configuration asks for, with these methods and test sets.
+def choose_targets(
+    config: Mapping, methods: Sequence[str], test_sets: Sequence[str], made: Sequence[str] = ()
+) -> Targets:
+    """Return what the configuration asks for, with these methods, `made` by the user among them, and test sets.
 
     Raises:
-        InputError: as `read_brought` and `read_as_is` of pipeline.planning.brought.
+        InputError: as `read_brought` and `read_as_is` of pipeline.planning.brought, and as `chosen_corruptions`.
     """
     detection = config["detection"]
     inside = [name for name in INSIDE if detection[name]]
     targets = Targets(
         config["tables"], methods, detection["seeds"], inside, detection["late"], test_sets, list(config["ablations"])
     )
-    return replace(targets, brought=read_brought(config, targets.rows), as_is=read_as_is(config))
+    doors = {"brought": read_brought(config, targets.rows), "as_is": read_as_is(config)}
+    return replace(targets, **doors, worse=chosen_corruptions(config), made=made)

@@ -17,6 +17,7 @@ from fusion.fuse import fuse_pair, fuse_pairs, helpers, main, one_at_a_time
 from fusion.methods import METHODS, find_method, murf
 from fusion.methods.laplacian import pyramid
 from fusion.weights import write_state
+from pipeline import corruptions
 from pipeline.artefacts import read_csv, sha256_file
 from pipeline.pairs import find_pairs, read_image, write_image
 from pipeline.stage import InputError
@@ -272,3 +273,27 @@ def test_the_authors_weights_give_the_authors_images(shared, tmp_path, dataset, 
         ours = read_image(tmp_path / "out" / f"{name}.png").astype(int)
         (path,) = (shared / "data/reference_fused/FNet" / dataset).glob(f"{name}.*")
         assert np.abs(ours - read_image(path)).max() <= most
+
+
+def test_worse_pairs_are_fused_level_by_level_with_the_colour_of_the_pairs_as_they_are(folders):
+    names = folders / "names.txt"
+    names.write_text("a\nb c\n")
+    where = ["--visible", folders / "vi", "--infrared", folders / "ir", "--names", names]
+    what = ["--kind", "visible_missing", "--output", folders / "worse"]
+    corruptions.main([str(word) for word in (*where, *what)])
+    output = fuse(folders, "--worse", folders / "worse", "--names", names)
+    clean = fuse(folders, "--names", names, output="clean")
+    for level in ("black", "grey"):
+        manifest, facts = read_csv(output / level / "manifest.csv")
+        assert manifest["name"].tolist() == ["a", "b c"] and facts["worse"] == "visible_missing"
+        assert (
+            manifest["colour"].tolist()
+            == read_csv(clean / "manifest.csv")[0]["colour"].tolist()
+            == ["ycbcr-studio"] * 2
+        )
+    grey = read_image(folders / "worse/grey/a.png")
+    pair = replace(find_pairs(folders / "vi", folders / "ir", ["a"])[0], visible=folders / "worse/grey/a.png")
+    image, _ = fuse_pair(pair, find_method("average").load(None, "cpu", "fp32"), "ycbcr-studio")
+    assert np.array_equal(read_image(output / "grey/a.png"), image) and np.ptp(grey) == 0
+    with pytest.raises(InputError, match=r"--worse with --own folder=.*: images that are already made cannot be fused"):
+        fuse(folders, "--worse", folders / "worse", "--own", f"folder={folders / 'vi'}", output="never")

@@ -61,7 +61,9 @@ def test_a_brought_row_is_no_fused_variant_whatever_it_scores():
     assert "the best fused variant, fnet" in verdict(table, "msrs")[0]
     facts = {"boxes": {}, "dataset": "msrs"}
     said = not_measured(
-        table, facts, dict.fromkeys(("significance", "conditions", "helps", "errors", "costs", "test_sets"), True)
+        table,
+        facts,
+        dict.fromkeys(("significance", "conditions", "helps", "errors", "costs", "robustness", "test_sets"), True),
     )
     assert not any("trained once" in line for line in said)
     # Of methods nothing can be said of it, of these detectors it can.

@@ -180,6 +180,7 @@ rule build_report:
         curves="<results>/tables/pr_curves.csv",
         truth_table=plan.truths("tables/table2_truth.csv"),
         as_is_table=plan.targets.as_is_table(),
+        losses_worse=plan.targets.losses(),
         ap=plan.targets.of_rows("ap.json"),
         predictions=plan.targets.of_first_seed(plan.targets.rows, "predictions.json"),
         significance="<results>/tables/significance.json",
@@ -217,6 +218,7 @@ rule build_report:
                 "test_set_tables": list(input.test_set_tables),
                 "truth_table": list(input.truth_table),
                 "as_is_table": list(input.as_is_table),
+                "robustness": list(input.losses_worse),
                 "insides": [Path(file).parent for file in input.insides],
             }
         ),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from pipeline.corruptions import CORRUPTIONS
 from pipeline.planning.brought import content_digest
 from pipeline.planning.imports import closure
 from pipeline.planning.machine import find_machine, memory
@@ -489,3 +490,49 @@ def test_a_class_left_out_that_is_none_is_refused_before_anything_runs(plan, tou
     dataset = {"name": "folders", "root": "set", "classes": ["car"], "leave_out": ["dog"]}
     with pytest.raises(InputError, match="config: dataset: --leave-out dog: wanted some of --classes car"):
         plan({"dataset": dataset})
+
+
+def test_worse_pairs_are_tested_by_every_variant_that_sees_the_band_and_can_be_made_anew(plan, tmp_path, touch):
+    touch("data/mine/1.png")
+    asked = {"robustness": [{"kind": "infrared_shift", "levels": [16, 4]}, {"kind": "visible_missing"}]}
+    own = {"fusion": {"methods": ["average", "mine"], "own": {"mine": {"folder": "data/mine"}}}}
+    targets = plan(asked, own, {"detection": {"stacked": True}}).targets
+    assert targets.worse == {"infrared_shift": ["4", "16"], "visible_missing": ["black", "grey"]}
+    assert targets.seeing("infrared_shift") == ["infrared", "average", "stacked"]
+    assert targets.seeing("visible_missing") == ["visible", "average", "stacked"]
+    assert targets.rows_worse == ["visible", "infrared", "average", "stacked", "late"]
+    assert targets.tables_and_page()[-1] == "<results>/tables/robustness.csv"
+    assert "where one band is made worse, without training: infrared_shift, visible_missing" in plan(asked).text()
+    assert plan().targets.losses() == plan().targets.robustness_table() == []
+
+
+@pytest.mark.parametrize(
+    ("overlay", "message"),
+    [
+        (
+            {"robustness": [{"kind": "infrared_shift", "levels": [5]}]},
+            "robustness: infrared_shift has no level 5; wanted",
+        ),
+        ({"robustness": [{"kind": "visible_fog"}] * 2}, "robustness names visible_fog twice"),
+        ({"robustness": [{"kind": "visible_fog"}], "tables": ["fusion"]}, "robustness is of the detectors of table2"),
+    ],
+)
+def test_worse_pairs_that_cannot_be_made_are_refused_before_anything_runs(plan, overlay, message):
+    with pytest.raises(InputError, match=f"config: {message}"):
+        plan(overlay)
+
+
+def test_the_robustness_overlay_and_the_schema_name_every_kind_and_level(plan):
+    worse = plan("robustness").targets.worse
+    assert worse == {kind: list(corruption.values) for kind, corruption in CORRUPTIONS.items()}
+    schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["properties"]["robustness"]
+    properties = schema["items"]["properties"]
+    assert properties["kind"]["enum"] == list(CORRUPTIONS)
+    levels = {str(level) for level in properties["levels"]["items"]["enum"]}
+    assert levels == {level for corruption in CORRUPTIONS.values() for level in corruption.values}
+    assert list(plan("robustness-small").targets.worse.values()) == [
+        ["4", "16"],
+        ["3", "5"],
+        ["3", "5"],
+        ["black", "grey"],
+    ]

@@ -1,0 +1,259 @@
+"""Write what each variant loses where one band is made worse (`detection.losses`), kind by kind.
+
+Writes robustness.csv, one row for each kind, variant and level, and robustness.md and .tex, a table a kind.
+"""
+
+import argparse
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from detection.losses import AS_IS
+from pipeline.artefacts import read_json, write_csv
+from pipeline.corruptions import CORRUPTIONS
+from pipeline.stage import InputError, run
+from reports.collect import Split, read_split, require_equal, required
+from reports.render import Block, Layout, format_value, rank_marks, write_texts
+from reports.runs import Run, check_runs, check_source, read_runs
+from reports.verdict import LEARNED
+
+DIGITS = 3
+MEAN = "mean"
+_ROUNDING = 1e-9  # the averages of ap.json and of losses.json are sums in another order
+
+Losses = Mapping[str, Any]
+
+
+def read_losses(files: Sequence[Path], split: Split, runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Read losses.json of every kind, and check that they are of this split's labels and of the predictions of `runs`.
+
+    Raises:
+        InputError: one is of other labels or predictions, gives another average than the ap.json of `runs`, has other
+            draws than the first, or is of the kind of another one.
+    """
+    kinds: dict[str, dict[str, Any]] = {}
+    for file in files:
+        losses = read_json(file)
+        for key in ("kind", "band", "levels", "variants", "least", "compared", "method", "samples", "provenance"):
+            required(losses, key, file)
+        if losses["kind"] not in CORRUPTIONS or losses["kind"] in kinds:
+            raise InputError(f"{file} is of {losses['kind']!r}; wanted one of each kind of {', '.join(CORRUPTIONS)}")
+        kinds[losses["kind"]] = losses
+        stated, first = losses["provenance"], next(iter(kinds.values()))
+        own = [one for one in runs if one.variant in losses["variants"]]
+        check_source(file, "detection.losses", stated["labels"], stated["predictions"], split, own)
+        require_equal(files[0], first, file, losses, ["method", "samples", "seed", "seeds"])
+        for variant, found in losses["variants"].items():
+            averages = [one.scores["average"]["AP"] for one in own if one.variant == variant]
+            expected = np.mean([math.nan if value is None else value for value in averages])
+            value = found["AP"]["value"]
+            if value is not None and not abs(value - expected) <= _ROUNDING:
+                raise InputError(
+                    f"{file} gives {variant!r} the average {value:.6f}, its ap.json {expected:.6f}; run "
+                    "detection.losses again"
+                )
+    return list(kinds.values())
+
+
+def robustness_table(kinds: Sequence[Losses]) -> pd.DataFrame:
+    """Return a row for each kind, variant and level: as it is, the kind's levels, and their mean.
+
+    Columns `kind`, `band`, `variant`, `sees` (yes or no: whether it sees the band), `level`, `AP`, `AP_low`, `AP_high`;
+    in the rows of the mean also `loss`, `kept` and `beyond_least`, each with `_low` and `_high`, NaN elsewhere. A
+    variant that does not see the band loses 0.
+    """
+    rows = []
+    for losses in kinds:
+        for variant, found in losses["variants"].items():
+            sees = found["sees"]
+            head = {"kind": losses["kind"], "band": losses["band"], "variant": variant, "sees": "yes" if sees else "no"}
+            for level, bounds in {AS_IS: found["AP"], **found["levels"]}.items():
+                rows.append({**head, "level": level, **_bounded("AP", bounds)})
+            exactly = {share: dict.fromkeys(("value", "low", "high"), share) for share in (0.0, 1.0)}
+            beyond = losses["compared"].get(variant, exactly[0.0] if variant == losses["least"] else {})
+            rows.append(
+                {
+                    **head,
+                    "level": MEAN,
+                    **_bounded("AP", found["mean"] if sees else found["AP"]),
+                    **_bounded("loss", found["loss"] if sees else exactly[0.0]),
+                    **_bounded("kept", found["kept"] if sees else exactly[1.0]),
+                    **_bounded("beyond_least", {"value": beyond.get("difference"), **beyond}),
+                }
+            )
+    frame = pd.DataFrame(rows)
+    numbers = frame.columns.difference(["kind", "band", "variant", "sees", "level"])
+    return frame.astype(dict.fromkeys(numbers, float))
+
+
+def robustness_facts(kinds: Sequence[Losses], split: Split, variants: Sequence[str]) -> dict[str, Any]:
+    """Return what the table says about itself; `variants` are the rows of Table II, some of which may be left out."""
+    first = kinds[0]
+    return {
+        "dataset": split.dataset["dataset"],
+        "digest_test": split.dataset["split"]["digest_test"],
+        "seeds": " ".join(map(str, first["seeds"])),
+        "method": first["method"],
+        "samples": first["samples"],
+        "left_out": " ".join(name for name in variants if name not in first["variants"]),
+        "versions": first["provenance"]["versions"],
+    }
+
+
+def losses_words(losses: Losses) -> str:
+    """Return which variant loses least of those that see the band, whether that holds, and which is best off."""
+    variants = losses["variants"]
+    if max(_number(one["AP"]["value"]) for one in variants.values()) < LEARNED:
+        return "This run cannot say which variant loses least: no detector has learned."
+    least = losses["least"]
+    if least is None:
+        return "Fewer than two variants see it: there is nothing to compare."
+    one = variants[least]
+    kept = _number(one["kept"]["value"])
+    words = (
+        f"Of the variants that see {losses['band']}, {least} loses least: "
+        f"{_shown(one['loss']['value'])} of {_shown(one['AP']['value'])}"
+        + ("." if math.isnan(kept) else f", {100 * kept:.0f} % kept.")
+    )
+    more = [name for name, entry in losses["compared"].items() if entry["more"]]
+    alike = [name for name in losses["compared"] if name not in more]
+    if not alike:
+        words += " That holds against the interval of each other one."
+    elif not more:
+        words += " That does not hold against the intervals: none of the others is shown to lose more."
+    else:
+        words += f" It holds against the intervals of {', '.join(more)}, not of {', '.join(alike)}."
+    best = max(variants, key=lambda name: _number(_after(variants[name])["value"]))
+    blind = "" if variants[best]["sees"] else f", which does not see {losses['band']}"
+    return (
+        f"{words} The highest average afterwards is that of {best}{blind}: {_shown(_after(variants[best])['value'])}."
+    )
+
+
+def losses_block(losses: Losses, facts: Mapping[str, Any]) -> Block:
+    """Return the table of one kind as it is printed."""
+    rows = []
+    for variant, found in losses["variants"].items():
+        loss = found["loss"] if found["sees"] else {"value": 0.0, "low": None, "high": None}
+        levels = {level: bounds["value"] for level, bounds in found["levels"].items()}
+        rows.append(
+            {
+                "variant": variant,
+                AS_IS: found["AP"]["value"],
+                **levels,
+                MEAN: _after(found)["value"],
+                "loss": loss["value"],
+                "interval": _interval(loss),
+                "kept": found["kept"]["value"] if found["sees"] else 1.0,
+                "told": told(losses, variant),
+            }
+        )
+    frame = pd.DataFrame(rows)
+    numbers = [AS_IS, *losses["levels"], MEAN, "loss", "kept"]
+    frame = frame.astype(dict.fromkeys(numbers, float))
+    headings = {level: level_words(losses["kind"], level) for level in losses["levels"]}
+    columns = {"variant": "Variant", AS_IS: AS_IS, **headings, MEAN: "mean of levels"}
+    columns |= {"loss": "loss", "interval": "95 % interval", "kept": "kept", "told": "against the least"}
+    layout = Layout(
+        columns, dict.fromkeys([*numbers, "interval"], DIGITS), dict.fromkeys([AS_IS, *losses["levels"], MEAN], True)
+    )
+    about = CORRUPTIONS[losses["kind"]].about
+    caption = f"{losses['kind']}, {about}: mAP@[0.5:0.95] on {facts['dataset']}, detectors as trained"
+    return Block(losses["kind"], frame, layout, rank_marks(frame, layout), caption, [losses_words(losses)])
+
+
+def level_words(kind: str, level: str) -> str:
+    """Return what a level of a kind is called in a table."""
+    if kind == "infrared_shift":
+        return f"{level} px"
+    return f"level {level}" if level.isdigit() else level
+
+
+def told(losses: Losses, variant: str) -> str:
+    """Return how a variant's loss stands to the least, in words."""
+    if not losses["variants"][variant]["sees"]:
+        return f"does not see {losses['band']}"
+    if variant == losses["least"]:
+        return "least"
+    entry = losses["compared"].get(variant)
+    if entry is None:
+        return ""
+    bounds = f" ({_interval(entry)})" if _interval(entry) else ""
+    return f"{'more' if entry['more'] else 'not shown'}: {_shown(entry['difference'])}{bounds}"
+
+
+def robustness_notes(facts: Mapping[str, Any]) -> list[str]:
+    """Return the footnotes that all tables share."""
+    seeds = facts["seeds"].split()
+    notes = [
+        "Nothing is trained again: test pairs are made worse in one band, fused anew by each method, and shown to the "
+        "detectors of Table II. Boxes stay those of the images as they are: where infrared is shifted, the visible's.",
+        "loss: AP as it is less the mean over the levels; kept: that mean over AP as it is. Kinds and levels: "
+        "docs/robustness.md.",
+        f"Intervals: {facts['method']}, {facts['samples']} draws, 95 %, of these trained detectors. Exploration: the "
+        "least is picked after looking, and no interval is adjusted for the number of others.",
+        f"Means over the seeds {', '.join(seeds)}." if len(seeds) > 1 else f"One seed ({seeds[0]}).",
+    ]
+    if facts["left_out"]:
+        notes.append(
+            f"Left out: {', '.join(facts['left_out'].split())}. Images or detections that were made elsewhere cannot "
+            "be made anew."
+        )
+    return notes
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Read, check, write."""
+    parser = argparse.ArgumentParser(
+        prog="python -m reports.robustness", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--split", type=Path, required=True, help="folder of the prepared split (dataset.json, ...)")
+    parser.add_argument("--ap", type=Path, nargs="+", required=True, help="ap.json of every variant and seed")
+    parser.add_argument("--losses", type=Path, nargs="+", required=True, help="losses.json of every kind")
+    parser.add_argument("--variants", nargs="+", required=True, help="rows of Table II in order")
+    parser.add_argument("--output", type=Path, required=True, help="folder for robustness.*")
+    options = parser.parse_args(argv)
+    split = read_split(options.split)
+    runs = read_runs(options.ap, options.variants)
+    check_runs(runs, split)
+    kinds = read_losses(options.losses, split, runs)
+    facts = robustness_facts(kinds, split, options.variants)
+    blocks = [losses_block(losses, facts) for losses in kinds]
+    blocks[-1] = replace(blocks[-1], notes=[*blocks[-1].notes, *robustness_notes(facts)])
+    write_csv(options.output / "robustness.csv", robustness_table(kinds), facts)
+    write_texts(options.output / "robustness", blocks)
+    for losses in kinds:
+        logging.info("%s: %s", losses["kind"], losses_words(losses))
+
+
+def _after(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the mean over the levels; of a variant that does not see the band its AP as it is."""
+    return found["mean"] if found["sees"] else found["AP"]
+
+
+def _bounded(name: str, bounds: Mapping[str, Any]) -> dict[str, float]:
+    keys = {name: "value", f"{name}_low": "low", f"{name}_high": "high"}
+    return {column: _number(bounds.get(key)) for column, key in keys.items()}
+
+
+def _number(value: float | None) -> float:
+    return math.nan if value is None else float(value)
+
+
+def _shown(value: float | None) -> str:
+    return format_value(_number(value), DIGITS)
+
+
+def _interval(bounds: Mapping[str, Any]) -> str:
+    known = bounds["low"] is not None and not math.isnan(bounds["low"])
+    return f"{_shown(bounds['low'])} to {_shown(bounds['high'])}" if known else ""
+
+
+if __name__ == "__main__":
+    run(main)
