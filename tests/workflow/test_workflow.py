@@ -60,8 +60,8 @@ def test_the_order_in_which_the_rules_are_included_does_not_matter(tmp_path):
     shutil.copytree(ROOT / "workflow", tmp_path / "workflow")
     text = (ROOT / "workflow/Snakefile").read_text()
     includes = re.findall(r"^include: .*\n", text, re.MULTILINE)
-    assert len(includes) == 6
-    for first, last in zip(includes[:3], includes[:2:-1], strict=True):
+    assert len(includes) == 8
+    for first, last in zip(includes[:4], includes[:3:-1], strict=True):
         text = text.replace(first, "FIRST").replace(last, first).replace("FIRST", last)
     (tmp_path / "workflow/Snakefile").write_text(text)
     assert plan(dry_run(tmp_path, "--snakefile", str(tmp_path / "workflow/Snakefile"))) == wanted
@@ -97,7 +97,7 @@ def test_the_papers_plan_is_right_with_the_data_laid_out_as_the_readme_says(tmp_
     stats = plan(text)
     # Visible, infrared and thirteen methods, three seeds each.
     jobs = [stats[rule] for rule in ("train_fnet", "fuse_pairs", "train_detector", "test_detector")]
-    assert jobs == [1, 13, 45, 45] and "left out" not in text
+    assert jobs == [1, 13, 51, 51] and "left out" not in text
     assert "generate_pairs" not in stats
     for wanted in ("--dataset m3fd", "--split random-3800-400"):
         assert wanted in re.search(r"python -m detection.prepare .*", text)[0]
@@ -349,18 +349,19 @@ def deciding(folder, monkeypatch, overlay):
 def test_what_decides_a_result_is_in_the_params_of_the_rules_that_it_decides_and_of_no_others(tmp_path, monkeypatch):
     trained = {"methods": ["fnet", "itfuse", "average"], "missing_weights": "train"}
     calls, found = deciding(tmp_path, monkeypatch, {"fusion": trained, "ablations": {"full": {}}})
-    assert len(calls) == 29
+    assert len(calls) == 37
 
     def rules(what):
         return {f"{rule} {name}" for (rule, name), decides in found.items() if what in decides}
 
-    raised_by_hand = {"fusion.synthetic", "fusion.train", "fusion.fuse", "detection.train"}
+    raised_by_hand = {"fusion.synthetic", "fusion.train", "fusion.fuse", "detection.train", "pipeline.corruptions"}
     for rule, module in calls.items():
         wanted = f"{'revision' if module in raised_by_hand else 'code'} of {module}"
         numbers = {f"revision of {name}" for name in METHODS} | {f"training of {name}" for name in METHODS}
         named = {f"code of {entry.module}" for entry in METHODS.values()}
         assert found[rule, "itfuse"] - numbers - named == {wanted}, rule
-    assert rules("revision of itfuse") == {"fuse_pairs itfuse", "fuse_test_set itfuse", "measure_cost itfuse"}
+    fused = {f"{rule} itfuse" for rule in ("fuse_pairs", "fuse_worse_pairs", "fuse_test_set", "measure_cost")}
+    assert rules("revision of itfuse") == fused
     assert rules("training of itfuse") == {"train_method itfuse"}
     assert {rule.split()[0] for rule in rules("training of fnet")} == {"train_fnet", "train_method", "train_ablation"}
     assert "measure_cost full" in rules("revision of fnet") and "measure_cost itfuse" not in rules("revision of fnet")
