@@ -7,6 +7,7 @@ Crowds (`iscrowd`) are no boxes to be found, and a detection that finds no box a
 right nor wrong.
 """
 
+import argparse
 import contextlib
 import copy
 import io
@@ -79,6 +80,26 @@ class Scores:
             "average": {column: _mean_of_defined(array) for column, array in values.items()},
             "classes_without_boxes": [name for name, some in zip(self.classes, has_boxes, strict=True) if not some],
         }
+
+
+def add_most_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says how many detections of a class in an image count."""
+    parser.add_argument(
+        "--most-detections",
+        type=int,
+        default=MOST_DETECTIONS,
+        help=f"best detections of each class in an image that count, up to {MOST_ASKED} (default: %(default)s)",
+    )
+
+
+def add_kept_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how many detections of an image are kept, and how many of a class count."""
+    parser.add_argument(
+        "--max-detections",
+        type=int,
+        help="best detections kept in an image, of all classes together (default: as many as --most-detections)",
+    )
+    add_most_option(parser)
 
 
 def check_most(most: int) -> None:

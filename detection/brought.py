@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from detection.average_precision import MOST_ASKED, MOST_DETECTIONS, check_most, read_conditions, write_scores
+from detection.average_precision import add_kept_options, check_most, read_conditions, write_scores
 from detection.predictions import check_predictions, doubts, is_number, read_results
 from detection.truth import objects_of, read_truth
 from pipeline.artefacts import sha256_file, sha256_json, versions
@@ -208,17 +208,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--run", type=int, default=0, help="number of the file among the row's (default: %(default)s)")
     parser.add_argument("--truth", type=Path, required=True, help="truth_test.json of the prepared split")
     parser.add_argument("--conditions", type=Path, help="conditions.json of the split; may be absent")
-    parser.add_argument(
-        "--max-detections",
-        type=int,
-        help="best detections kept in an image, of all classes together (default: as many as --most-detections)",
-    )
-    parser.add_argument(
-        "--most-detections",
-        type=int,
-        default=MOST_DETECTIONS,
-        help=f"best detections of each class in an image that count, up to {MOST_ASKED} (default: %(default)s)",
-    )
+    add_kept_options(parser)
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     return parser.parse_args(argv)
 

@@ -39,7 +39,6 @@ and with --curves a CSV of every detector's precision by recall at an overlap of
 import argparse
 import logging
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -51,12 +50,19 @@ from pycocotools import mask
 from pycocotools.cocoeval import COCOeval
 
 from detection.accumulation import Matches, weighted_average_precision
-from detection.average_precision import MATCH_OVERLAP, MOST_ASKED, MOST_DETECTIONS, accumulate, check_most, evaluate
-from detection.predictions import read_predictions
+from detection.average_precision import (
+    MATCH_OVERLAP,
+    MOST_DETECTIONS,
+    accumulate,
+    add_most_option,
+    check_most,
+    evaluate,
+)
+from detection.predictions import each_file, read_predictions
 from detection.significance import runs_by_variant
 from detection.truth import objects_of, read_truth, without_boxes
 from pipeline.artefacts import sha256_json, versions, write_csv, write_json
-from pipeline.stage import Progress, run, threads_available
+from pipeline.stage import run
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 ALL_AT_ONCE = ("false_positive", "false_negative")
@@ -66,7 +72,6 @@ FOREGROUND, BACKGROUND_OVERLAP = MATCH_OVERLAP, 0.1
 PEOPLE = ("person", "people", "pedestrian")  # the class of the miss rate, whatever its case; the first that there is
 FALSE_PER_IMAGE = np.logspace(-2, 0, 9)
 LEAST_MISS_RATE = 1e-10  # whose logarithm stands for that of 0
-_FEW_FILES = 6  # fewer are sorted in this process: starting others takes longer
 
 
 @dataclass(frozen=True)
@@ -277,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = runs_by_variant(args.predictions, args.brought)
     detectors = [(variant, seed) for variant in files for seed in sorted(files[variant])]
     work = partial(_describe_file, truth, args.most_detections)
-    found = _each(work, [files[variant][seed] for variant, seed in detectors])
+    found = each_file("sorting errors", work, [files[variant][seed] for variant, seed in detectors])
     digests: dict[str, dict[str, str]] = {variant: {} for variant in files}
     seeds: dict[str, dict[str, Any]] = {variant: {} for variant in files}
     curves = []
@@ -313,23 +318,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.info("%-12s AP50 %.3f; mended, more by %s", variant, one["AP50"], ", ".join(words))
 
 
-def _each(work: Any, files: Sequence[Path]) -> list[Any]:
-    """Return what `work` makes of each file; many are worked on in two processes."""
-    progress, results = Progress("sorting errors", len(files), "detectors"), []
-
-    def collect(found: Any) -> None:
-        for result in found:
-            results.append(result)
-            progress.step()
-
-    if len(files) < _FEW_FILES or threads_available() == 1:
-        collect(map(work, files))
-    else:
-        with ProcessPoolExecutor(2) as pool:
-            collect(pool.map(work, files))
-    return results
-
-
 def _describe_file(
     truth: Mapping[str, Any], most: int, file: Path
 ) -> tuple[str, dict[str, Any], dict[str, np.ndarray]]:
@@ -352,12 +340,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--brought", nargs="*", default=[], metavar="VARIANT", help="variants made elsewhere: their seeds may be others"
     )
-    parser.add_argument(
-        "--most-detections",
-        type=int,
-        default=MOST_DETECTIONS,
-        help=f"best detections of each class in an image that count, up to {MOST_ASKED} (default: %(default)s)",
-    )
+    add_most_option(parser)
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     parser.add_argument("--curves", type=Path, help="the CSV of precision by recall to write; default none")
     return parser.parse_args(argv)

@@ -5,16 +5,20 @@ that end outside their images or all lie within 0..1, is warned of.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.artefacts import read_json
-from pipeline.stage import InputError, some_of
+from pipeline.stage import InputError, Progress, some_of, threads_available
 
 _KEYS = ("image_id", "category_id", "bbox", "score")
 # Boxes may reach beyond the image by so much of its side before they look like xmin, ymin, xmax, ymax.
 OUTSIDE_FRACTION = 0.1
+_FEW_FILES = 6  # fewer are worked on in this process: starting others takes longer
+
+Result = TypeVar("Result")
 
 
 def read_predictions(path: Path, truth: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -28,6 +32,26 @@ def read_predictions(path: Path, truth: Mapping[str, Any]) -> list[dict[str, Any
     for doubt in doubts(truth, predictions):
         logging.warning("warning: %s: %s", path, doubt)
     return predictions
+
+
+def each_file(doing: str, work: Callable[[Path], Result], files: Sequence[Path]) -> list[Result]:
+    """Return what `work` makes of each detector's file, in order; many are worked on in two processes.
+
+    `doing` is said of the progress.
+    """
+    progress, results = Progress(doing, len(files), "detectors"), []
+
+    def collect(found: Iterable[Result]) -> None:
+        for result in found:
+            results.append(result)
+            progress.step()
+
+    if len(files) < _FEW_FILES or threads_available() == 1:
+        collect(map(work, files))
+    else:
+        with ProcessPoolExecutor(2) as pool:
+            collect(pool.map(work, files))
+    return results
 
 
 def read_results(path: Path) -> list[Any]:

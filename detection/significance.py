@@ -26,7 +26,6 @@ import argparse
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,20 +34,19 @@ from typing import Any
 import numpy as np
 
 from detection.accumulation import Matches, accumulate_matches, number_scenes, scene_boxes
-from detection.average_precision import MOST_ASKED, MOST_DETECTIONS, check_most, read_conditions
+from detection.average_precision import MOST_DETECTIONS, add_most_option, check_most, read_conditions
 from detection.by_condition import describe_conditions
 from detection.differences import LEAST_SEEDS, LEVEL, compare, split_by_scene
 from detection.intervals import bootstrap, describe
 from detection.late import BANDS
-from detection.predictions import read_predictions
+from detection.predictions import each_file, read_predictions
 from detection.scenes import read_scenes
 from detection.truth import read_truth
 from pipeline.artefacts import read_json, sha256_file, sha256_json, versions, write_json
-from pipeline.stage import InputError, Progress, run, some_of, threads_available
+from pipeline.stage import InputError, run, some_of
 
 UNITS = ("sequence", "place", "image")
 BROUGHT = "how brought detections vary with their training is unknown"  # why no method is said to differ from theirs
-_FEW_FILES = 6  # fewer are matched in this process: starting others takes longer
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -273,23 +271,13 @@ def match_all(
     Many files are matched in two processes.
     """
     detectors = [(variant, seed) for variant in files for seed in sorted(files[variant])]
-    progress = Progress("matching", len(detectors), "detectors")
     matches: dict[str, list[list[Matches]]] = {variant: [] for variant in files}
     digests: dict[str, dict[str, str]] = {variant: {} for variant in files}
     work = partial(_match, truth, most)
-    paths = [files[variant][seed] for variant, seed in detectors]
-
-    def collect(found: Any) -> None:
-        for (variant, seed), (digest, classes) in zip(detectors, found, strict=True):
-            matches[variant].append(classes)
-            digests[variant][str(seed)] = digest
-            progress.step()
-
-    if len(paths) < _FEW_FILES or threads_available() == 1:
-        collect(map(work, paths))
-    else:
-        with ProcessPoolExecutor(2) as pool:
-            collect(pool.map(work, paths))
+    found = each_file("matching", work, [files[variant][seed] for variant, seed in detectors])
+    for (variant, seed), (digest, classes) in zip(detectors, found, strict=True):
+        matches[variant].append(classes)
+        digests[variant][str(seed)] = digest
     return matches, digests
 
 
@@ -406,12 +394,7 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         help="variants whose detectors were trained elsewhere, with any number of files: no statement about methods is "
         "made of them, and none about the others is changed by them",
     )
-    parser.add_argument(
-        "--most-detections",
-        type=int,
-        default=MOST_DETECTIONS,
-        help=f"best detections of each class in an image that count, up to {MOST_ASKED} (default: %(default)s)",
-    )
+    add_most_option(parser)
     parser.add_argument("--swaps", type=int, default=10_000, help="random signs of the test (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of draws and signs (default: %(default)s)")
 

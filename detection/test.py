@@ -21,7 +21,7 @@ import torch
 import torchvision
 
 from detection.as_is import load_as_is
-from detection.average_precision import MOST_ASKED, MOST_DETECTIONS, check_most, read_conditions, write_scores
+from detection.average_precision import MOST_DETECTIONS, add_kept_options, check_most, read_conditions, write_scores
 from detection.detector import STRIDE, describe, is_transformer, lacks_memory, load_weights, raw_detections
 from detection.images import in_network_order, read_shown, resize_long_side, resized_sides
 from detection.side_by_side import add_sharing_options, shared_device
@@ -283,17 +283,7 @@ def add_testing_options(parser: argparse.ArgumentParser, sharing: bool = True) -
     parser.add_argument(
         "--iou", type=float, default=0.7, help="overlap above which the weaker of two detections goes (default: 0.7)"
     )
-    parser.add_argument(
-        "--max-detections",
-        type=int,
-        help="best detections kept in an image, of all classes together (default: as many as --most-detections)",
-    )
-    parser.add_argument(
-        "--most-detections",
-        type=int,
-        default=MOST_DETECTIONS,
-        help=f"best detections of each class in an image that count, up to {MOST_ASKED} (default: %(default)s)",
-    )
+    add_kept_options(parser)
     parser.add_argument(
         "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one (default: auto)"
     )

@@ -311,7 +311,7 @@ def test_many_files_are_sorted_in_two_processes_with_the_same_result(rng, tmp_pa
     words = [f"v{n}/0={tmp_path / 'p.json'}" for n in range(6)]
     texts = []
     for threads in (1, 2):
-        monkeypatch.setattr(errors, "threads_available", lambda threads=threads: threads)
+        monkeypatch.setattr("detection.predictions.threads_available", lambda threads=threads: threads)
         errors.main(
             ["--truth", str(tmp_path / "truth.json"), "--output", str(tmp_path / "e.json"), "--predictions", *words]
         )

@@ -92,10 +92,10 @@ def test_the_unit_is_that_of_the_split_where_dataset_json_states_one(folder):
 
 
 def test_many_files_matched_in_two_processes_and_few_in_one_give_the_same_bytes(folder, monkeypatch):
-    monkeypatch.setattr(significance, "threads_available", lambda: 2)
+    monkeypatch.setattr("detection.predictions.threads_available", lambda: 2)
     several = run(folder, seeds=(0, 1, 2))
     first = (folder / "s.json").read_bytes()
-    monkeypatch.setattr(significance, "threads_available", lambda: 1)
+    monkeypatch.setattr("detection.predictions.threads_available", lambda: 1)
     assert run(folder, seeds=(0, 1, 2)) == several and (folder / "s.json").read_bytes() == first
     assert several["seeds"] == [0, 1, 2] and several["training"]["seeds"] == 3
     assert several["against_bands"]["fnet"]["methods"]["verdict"] == "ahead"
