@@ -2,7 +2,7 @@
 
 Blocks are merged (`fusion.fnet.merged`), and computed as suits the device: on a CPU by `fusion.fnet.cpu`, whose
 products are of float32 whatever the precision asked for, on a GPU by `fusion.fnet.gpu`; other number types than float32
-take plain operations. Networks with LCSC blocks, an ablation, run as they are.
+take plain operations. Both kinds of coding block, LZSC and LCSC, take this path.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,6 @@ from fusion.fnet.cpu.memory import Memory
 from fusion.fnet.cpu.workers import workers
 from fusion.fnet.gpu.columns import apply_columns
 from fusion.fnet.inverse import IFNet
-from fusion.fnet.lzsc import LZSC
 from fusion.fnet.merged import REACH, Merged, apply_block, connect, merge_network, tiled
 from fusion.fnet.network import FNet
 
@@ -36,8 +35,6 @@ def trainable(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[
     kind, memory = KINDS[precision], Memory()
 
     def fast(*inputs: Tensor) -> Outputs:
-        if not isinstance(network.code_infrared, LZSC):
-            return _as_it_is(network, inputs, precision)
         blocks = merge_network(network)
         if blocks[0].theta.dtype != torch.float32:
             return _float(connect(blocks, apply_block, inputs))
@@ -56,16 +53,12 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
     Weights that change later do not reach it.
     """
     device, kind = next(network.parameters()).device.type, KINDS[precision]
-    if not isinstance(network.code_infrared, LZSC):
-
-        def plain(*inputs: Tensor) -> Outputs:
-            with torch.inference_mode():
-                return _as_it_is(network, inputs, precision)
-
-        return plain
     with torch.no_grad():
-        # The first step's filters are the network's own, not a product of merging.
-        blocks = [replace(block, up=[block.up[0].clone(), *block.up[1:]]) for block in merge_network(network)]
+        # Some of the merged weights are the network's own tensors, not products of merging.
+        blocks = [
+            replace(block, up=[weight.clone() for weight in block.up], down=[weight.clone() for weight in block.down])
+            for block in merge_network(network)
+        ]
     reach = REACH if isinstance(network, IFNet) else 2 * REACH
     float32 = blocks[0].theta.dtype == torch.float32
     if float32 and device == "cpu":
@@ -91,11 +84,6 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     return fast
-
-
-def _as_it_is(network: FNet | IFNet, inputs: tuple[Tensor, ...], precision: Precision) -> Outputs:
-    with torch.autocast(inputs[0].device.type, torch.bfloat16, enabled=precision == "bf16"):
-        return _float(network(*inputs))
 
 
 def _float(outputs: Outputs) -> Outputs:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.fnet.inverse import IFNet
+from fusion.fnet.lcsc import LCSC, soft_threshold
 from fusion.fnet.lzsc import HALF, LZSC, STEPS, threshold
 from fusion.fnet.network import FNet
 
@@ -34,21 +35,31 @@ TILE = 1024  # side of what is kept of a tile; pictures below its area times 1.5
 
 @dataclass(frozen=True)
 class Merged:
-    """An LZSC block and its readers, the convolutions that read its last code, merged.
+    """An LZSC or LCSC block merged with its readers, the convolutions that read its last code.
 
-    up: of step k, (64, n c, 9, 9); n = 1, 2, 3, 3, 3 for the block's input and the images of u^{k-1} and u^{k-2}.
-    down: of u^k, (m, 64, 9, 9); m = 2c for steps k + 1 and k + 2, c where k + 2 is none, any number for the last code.
-    theta, rho: of step k, (5,).
+    up: the weights to step k, (64, n c, 9, 9); n = 1, 2, 3, 3, 3 for the block's input and the images of u^{k-1} and
+        u^{k-2}; an LCSC block has no image of u^{k-2}, n = 1, 2, 2, 2, 2.
+    down: the weights from u^k, (m, 64, 9, 9); m = 2c for steps k + 1 and k + 2, c if no step k + 2 reads u^k, any
+        number for the last code.
+    theta, rho: of step k, (5,); LCSC's sizes, which may be negative, and zeros.
+    soft: the threshold is LCSC's soft one instead of LZSC's.
     """
 
     up: list[Tensor]
     down: list[Tensor]
     theta: Tensor
     rho: Tensor
+    soft: bool
 
 
-def merge(block: LZSC, readers: Sequence[nn.Conv2d]) -> Merged:
+def merge(block: LZSC | LCSC, readers: Sequence[nn.Conv2d]) -> Merged:
     """Merge a block's convolutions, and those that read its last code; differentiable."""
+    last = torch.cat([reader.weight for reader in readers])
+    if isinstance(block, LCSC):
+        encode, theta = block.encode.weight, torch.cat(list(block.sizes))
+        up = [encode, *(torch.cat([encode, -project.up.weight], dim=1) for project in block.project)]
+        down = [*(project.down.weight for project in block.project), last]
+        return Merged(up, down, theta, torch.zeros_like(theta), soft=True)
     theta, rho = torch.cat(block.thresholds()), torch.cat(block.momenta())
     up, down = [block.encode[0].weight], []
     for k in range(1, STEPS + 1):
@@ -60,8 +71,7 @@ def merge(block: LZSC, readers: Sequence[nn.Conv2d]) -> Merged:
         if k < STEPS:
             parts.append(block.project_previous[k - 1].down.weight)
         down.append(torch.cat(parts))
-    down.append(torch.cat([reader.weight for reader in readers]))
-    return Merged(up, down, theta, rho)
+    return Merged(up, [*down, last], theta, rho, soft=False)
 
 
 def merge_network(network: FNet | IFNet) -> list[Merged]:
@@ -84,20 +94,20 @@ def apply_block(image: Tensor, block: Merged) -> Tensor:
     def convolve(maps: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(maps, weight, padding=HALF)
 
-    channels = image.shape[1]
+    channels, apply = image.shape[1], soft_threshold if block.soft else threshold
     u_before, u, images_before, images = None, None, None, None
     for k in range(STEPS + 1):
         maps = [image]
         if k > 0:
             maps.append(images[:, :channels])
         if k > 1:
-            maps.append(images_before[:, channels:])
+            maps.append(images_before[:, channels:])  # of no channels for LCSC, whose rho is 0
         v = convolve(torch.cat(maps, dim=1), block.up[k])
         if k > 0:
             v = v + (1 + block.rho[k]) * u
         if k > 1:
             v = v - block.rho[k] * u_before
-        u_before, u = u, threshold(v, block.theta[k])
+        u_before, u = u, apply(v, block.theta[k])
         images_before, images = images, convolve(u, block.down[k])
     return images
 

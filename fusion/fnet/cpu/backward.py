@@ -93,7 +93,7 @@ def backward(
         # What does not exist has the factor 0, or its sum is not used: anything stands in for it.
         later = kernels.Neighbours(of_v[(k + 1) % 2], of_v[k % 2], np.float32(ahead[k]), np.float32(back[k]))
         before, before_last = codes[max(k - 1, 0)], codes[max(k - 2, 0)]
-        past = kernels.Forward(maps[k], before, before_last, np.float32(theta[k]), kept[k], codes[k])
+        past = kernels.Forward(maps[k], before, before_last, np.float32(theta[k]), block.soft, kept[k], codes[k])
         with memory.scratch(3) as scratch:
             return kernels.step_backward(
                 of_readers[k],
@@ -125,29 +125,29 @@ def backward(
             targets = [whole(image_step)]
             if k > 0:
                 targets.append(within(of_readers[k - 1], 0, channels))
-            if k > 1:
+            if k > 1 and not block.soft:
                 targets.append(within(of_readers[k - 2], channels, 2 * channels))
             assemble(results, shape, targets, run)
             image += image_step
         memory.give([results, *sums])
     memory.give(of_v)
-    found = Merged(of_up[::-1], of_down[::-1], torch.tensor(of_theta[::-1]), torch.tensor(of_rho[::-1]))
+    found = Merged(of_up[::-1], of_down[::-1], torch.tensor(of_theta[::-1]), torch.tensor(of_rho[::-1]), block.soft)
     return (torch.from_numpy(image).permute(0, 3, 1, 2) if of_image else None), found
 
 
 class _ApplyWithGradients(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, memory: Memory, run: Map, image: Tensor, theta: Tensor, rho: Tensor, *weights: Tensor
+        ctx: Any, memory: Memory, run: Map, soft: bool, image: Tensor, theta: Tensor, rho: Tensor, *weights: Tensor
     ) -> Tensor:
-        block = Merged(list(weights[: STEPS + 1]), list(weights[STEPS + 1 :]), theta, rho)
+        block = Merged(list(weights[: STEPS + 1]), list(weights[STEPS + 1 :]), theta, rho, soft)
         n, _, height, width = image.shape
         shape = n, height, width
         memory.fit(shape)
         codes, kept = ([memory.take(*code_shape(shape)) for _ in range(STEPS + 1)] for _ in range(2))
         last, maps = forward(image.detach(), lay_out(block, run), codes, memory, run, kept)
         ctx.save_for_backward(theta, rho, *weights)
-        ctx.memory, ctx.codes, ctx.kept, ctx.maps = memory, codes, kept, maps
+        ctx.memory, ctx.soft, ctx.codes, ctx.kept, ctx.maps = memory, soft, codes, kept, maps
         return torch.from_numpy(last).permute(0, 3, 1, 2)
 
     @staticmethod
@@ -156,15 +156,15 @@ class _ApplyWithGradients(torch.autograd.Function):
         if ctx.codes is None:
             raise RuntimeError("a second backward pass: what it needs was given back by the first")
         theta, rho, *weights = ctx.saved_tensors
-        block = Merged(weights[: STEPS + 1], weights[STEPS + 1 :], theta, rho)
-        of_image = ctx.needs_input_grad[2]
+        block = Merged(weights[: STEPS + 1], weights[STEPS + 1 :], theta, rho, ctx.soft)
+        of_image = ctx.needs_input_grad[3]
         with workers() as run:
             image, found = backward(gradient, block, ctx.codes, ctx.kept, ctx.maps, of_image, ctx.memory, run)
         ctx.memory.give(ctx.codes + ctx.kept)
         ctx.codes = ctx.kept = None
-        return None, None, image, found.theta, found.rho, *found.up, *found.down
+        return None, None, None, image, found.theta, found.rho, *found.up, *found.down
 
 
 def apply_with_gradients(image: Tensor, block: Merged, memory: Memory, run: Map) -> Tensor:
     """Do as `fusion.fnet.merged.apply_block`; differentiable once. Codes stay in `memory` until the backward pass."""
-    return _ApplyWithGradients.apply(memory, run, image, block.theta, block.rho, *block.up, *block.down)
+    return _ApplyWithGradients.apply(memory, run, block.soft, image, block.theta, block.rho, *block.up, *block.down)

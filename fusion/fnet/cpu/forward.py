@@ -96,12 +96,14 @@ class Spectra:
 
     weights: spectra of `up` and `down`, of each step.
     theta, rho: of each step.
+    soft: as in `Merged`.
     maps_in, maps_out: how many maps each step reads, and its code gives.
     """
 
     weights: list[kernels.Weights]
     theta: list[float]
     rho: list[float]
+    soft: bool
     maps_in: list[int]
     maps_out: list[int]
 
@@ -115,6 +117,7 @@ def lay_out(block: Merged, run: Map) -> Spectra:
         [kernels.Weights(*pair) for pair in zip(spectra[:steps], spectra[steps:], strict=True)],
         block.theta.tolist(),
         block.rho.tolist(),
+        block.soft,
         [weight.shape[1] for weight in block.up],
         [weight.shape[0] for weight in block.down],
     )
@@ -170,6 +173,7 @@ def forward(
                 maps[k],
                 kernels.Neighbours(codes[k - 1], codes[k - 2], ahead, back),
                 np.float32(block.theta[k]),
+                block.soft,
                 v,
                 codes[k],
                 block.weights[k],
@@ -182,7 +186,7 @@ def forward(
         results = memory.take(*results_shape(shape, block.maps_out[k]))
         run(partial(step, k, results), runs)
         targets = [within(maps[k + 1], channels, 2 * channels) if k < STEPS else whole(last)]
-        if k + 2 <= STEPS:
+        if k + 2 <= STEPS and not block.soft:
             targets.append(within(maps[k + 2], 2 * channels, 3 * channels))
         assemble(results, shape, targets, run)
         memory.give([results])

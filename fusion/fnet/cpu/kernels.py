@@ -84,33 +84,47 @@ def _sign(value):
 
 
 @part_in_order
-def _activate(v, theta, code):
-    """Write u = T(v; theta) to the code and in the place of v, rows of it."""
-    for x in range(v.size):
-        magnitude = abs(v[x])
-        u = (v[x] - _ALPHA * theta * _sign(v[x])) * _gate(magnitude, theta)
-        code[x] = u
-        v[x] = u
+def _step_gate(magnitude, theta):
+    """Return 0 up to theta, else 1; NaN passes."""
+    return np.float32(not magnitude <= theta)
 
 
-@part_in_order
-def _activate_backward(g, v, theta, before, before_last, of_v, sums):
-    """Write the gradient of v, from that of u = T(v; theta), to `of_v` and in the place of g, rows of it.
+def _threshold_of(alpha: np.float32, gate: Callable) -> tuple[Callable, Callable]:
+    """Return the functions that apply T(v; theta) = sign(v) (|v| - alpha theta) gate(|v|, theta), and its gradient."""
 
-    `sums` (3, values) takes, value by value, the gradients of theta and of the factors of `before` and `before_last`
-    in v.
-    """
-    by_theta, by_ahead, by_back = sums[0], sums[1], sums[2]
-    for x in range(g.size):
-        sign, magnitude = _sign(v[x]), abs(v[x])
-        gate = _gate(magnitude, theta)
-        slope = (magnitude - _ALPHA * theta) * _GAMMA * gate * (np.float32(1) - gate)
-        by_theta[x] -= g[x] * sign * (_ALPHA * gate + slope)
-        of = g[x] * sign * sign * (gate + slope)
-        by_ahead[x] += of * before[x]
-        by_back[x] += of * before_last[x]
-        of_v[x] = of
-        g[x] = of
+    @part_in_order
+    def activate(v, theta, code):
+        """Write u = T(v; theta) to the code and in the place of v, rows of it."""
+        for x in range(v.size):
+            magnitude = abs(v[x])
+            u = (v[x] - alpha * theta * _sign(v[x])) * gate(magnitude, theta)
+            code[x] = u
+            v[x] = u
+
+    @part_in_order
+    def activate_backward(g, v, theta, before, before_last, of_v, sums):
+        """Write the gradient of v, from that of u = T(v; theta), to `of_v` and in the place of g, rows of it.
+
+        `sums` (3, values) takes, value by value, the gradients of theta and of the factors of `before` and
+        `before_last` in v.
+        """
+        by_theta, by_ahead, by_back = sums[0], sums[1], sums[2]
+        for x in range(g.size):
+            sign, magnitude = _sign(v[x]), abs(v[x])
+            share = gate(magnitude, theta)
+            slope = (magnitude - alpha * theta) * _GAMMA * share * (np.float32(1) - share)
+            by_theta[x] -= g[x] * sign * (alpha * share + slope)
+            of = g[x] * sign * sign * (share + slope)
+            by_ahead[x] += of * before[x]
+            by_back[x] += of * before_last[x]
+            of_v[x] = of
+            g[x] = of
+
+    return activate, activate_backward
+
+
+_activate, _activate_backward = _threshold_of(_ALPHA, _gate)  # LZSC's
+_activate_soft, _activate_soft_backward = _threshold_of(np.float32(1), _step_gate)  # LCSC's
 
 
 @part
@@ -312,12 +326,13 @@ class Neighbours(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What a step back needs of the step forward: `maps` as in `step`, v and codes (N, H, W 64)."""
+    """What a step back needs of the step forward: `maps`, `theta`, `soft` as in `step`, v and codes (N, H, W 64)."""
 
     maps: np.ndarray
     before: np.ndarray
     before_last: np.ndarray
     theta: np.float32
+    soft: bool
     v: np.ndarray
     code: np.ndarray
 
@@ -374,19 +389,25 @@ def _convolved(row, n, y, span, line, neighbours):
 
 
 @part
-def _make_code(row, n, y, span, line, neighbours, theta, kept, code):
+def _make_code(row, n, y, span, line, neighbours, theta, soft, kept, code):
     v = _convolved(row, n, y, span, line, neighbours)
     _drop_noise(v)
     if kept.size:
         _copy(v, kept[n, y, span])
-    _activate(v, theta, code[n, y, span])
+    if soft:
+        _activate_soft(v, theta, code[n, y, span])
+    else:
+        _activate(v, theta, code[n, y, span])
 
 
 @part
 def _make_gradient(row, n, y, span, line, neighbours, forward, of_v, sums):
     g = _convolved(row, n, y, span, line, neighbours)
     before, before_last = forward.before[n, y, span], forward.before_last[n, y, span]
-    _activate_backward(g, forward.v[n, y, span], forward.theta, before, before_last, of_v[n, y, span], sums)
+    if forward.soft:
+        _activate_soft_backward(g, forward.v[n, y, span], forward.theta, before, before_last, of_v[n, y, span], sums)
+    else:
+        _activate_backward(g, forward.v[n, y, span], forward.theta, before, before_last, of_v[n, y, span], sums)
 
 
 @part
@@ -398,12 +419,13 @@ _make_codes, _make_gradients, _copy_codes = _each_row(_make_code), _each_row(_ma
 
 
 @kernel
-def step(maps, neighbours, theta, kept, code, weights, tiles, results, scratch):
+def step(maps, neighbours, theta, soft, kept, code, weights, tiles, results, scratch):
     """Take a step for a run of tiles: u = T(v; theta), v = up(maps) + what neighbours add, and down(u).
 
     Args:
         maps: (N, rows, columns, channels), with margins and filled up to whole tiles.
         neighbours: the codes of the two steps before, `Neighbours`.
+        soft: T is LCSC's soft threshold instead of LZSC's.
         kept: takes v, (N, H, W 64), or is empty.
         code: takes u, (N, H, W 64), possibly in the place of a code before.
         weights: `Weights`.
@@ -417,7 +439,7 @@ def step(maps, neighbours, theta, kept, code, weights, tiles, results, scratch):
         group = tiles[start : start + TOGETHER]
         _spectra_of(maps, group, spectra, line)
         _up(spectra, weights.up, maps.shape[3], group.shape[0], line, columns, rows)
-        _make_codes(rows, group, height, width, line, neighbours, theta, kept, code)
+        _make_codes(rows, group, height, width, line, neighbours, theta, soft, kept, code)
         spectra[:] = _ZERO
         for x in range(SIDE):
             _columns_of(rows, x, group.shape[0], line, columns)

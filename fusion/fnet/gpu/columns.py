@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from fusion.fnet.lcsc import soft_threshold
 from fusion.fnet.lzsc import HALF, KERNEL, STEPS, threshold
 from fusion.fnet.merged import Merged
 
@@ -121,35 +122,42 @@ def products(fixed: Tensor, moved: Tensor) -> Tensor:
     return found.sum(0, dtype=torch.promote_types(found.dtype, torch.float32)).unflatten(1, (KERNEL, channels))
 
 
-def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int) -> Tensor:
+def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int, soft: bool) -> Tensor:
     """Return u^k = T(v + (1 + rho^k) u^{k-1} - rho^k u^{k-2}) in the number type of v, computed in float32 at least.
 
-    before: u^{k-2}, u^{k-1}, as far as there are any. rho, theta: of all steps.
+    before: u^{k-2}, u^{k-1}, as far as there are any. rho, theta: of all steps. soft: T is LCSC's instead of LZSC's.
     """
     if module := kernels(v):
-        return module.step(v, before, rho, theta, k)
+        return module.step(v, before, rho, theta, k, soft)
     exact = torch.promote_types(v.dtype, torch.float32)
     moved = v.to(exact)
     for u, factor in zip(reversed(before), (1 + rho[k], -rho[k]), strict=False):
         moved = moved + factor * u.to(exact)
-    return threshold(moved, theta[k]).to(v.dtype)
+    return (soft_threshold if soft else threshold)(moved, theta[k]).to(v.dtype)
 
 
 def step_backward(
-    gradient: Tensor, later: Sequence[Tensor], v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int
+    gradient: Tensor,
+    later: Sequence[Tensor],
+    v: Tensor,
+    before: Sequence[Tensor],
+    rho: Tensor,
+    theta: Tensor,
+    k: int,
+    soft: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of v, rho^k and theta^k by `step`.
 
     gradient: of u^k, by its readers. later: of v^{k+1} and v^{k+2}, in which u^k is, as far as there are any.
     """
     if module := kernels(v):
-        return module.step_backward(gradient, later, v, before, rho, theta, k)
+        return module.step_backward(gradient, later, v, before, rho, theta, k, soft)
     above = gradient.to(torch.promote_types(v.dtype, torch.float32))
     for index, of_v in enumerate(later, k + 1):
         above = above + (1 + rho[index] if index == k + 1 else -rho[index]) * of_v
     with torch.enable_grad():
         wanted = [tensor.detach().requires_grad_() for tensor in (v, rho, theta)]
-        result = step(wanted[0], before, *wanted[1:], k)
+        result = step(wanted[0], before, *wanted[1:], k, soft)
         found = torch.autograd.grad(result, wanted, above.to(v.dtype), materialize_grads=True)
     return found[0], found[1][k], found[2][k]
 
@@ -178,9 +186,16 @@ def down_weight(found: Tensor, count: int) -> Tensor:
 class _ApplyColumns(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, image: Tensor, kind: torch.dtype, learns: bool, theta: Tensor, rho: Tensor, *weights: Tensor
+        ctx: Any,
+        image: Tensor,
+        kind: torch.dtype,
+        learns: bool,
+        soft: bool,
+        theta: Tensor,
+        rho: Tensor,
+        *weights: Tensor,
     ) -> Tensor:
-        channels = image.shape[1]
+        channels, past = image.shape[1], 1 if soft else 2  # codes that a step reads
         up = [up_taps(weight, kind) for weight in weights[: STEPS + 1]]
         down = [down_taps(weight, kind) for weight in weights[STEPS + 1 :]]
         kept, before, images_before, images = [], [], None, None
@@ -189,14 +204,15 @@ class _ApplyColumns(torch.autograd.Function):
             if k > 0:
                 maps.append(images[:, :channels])
             if k > 1:
-                maps.append(images_before[:, channels:])
+                maps.append(images_before[:, channels:])  # of no channels for LCSC
             wide = spread(torch.cat(maps, dim=1), up[k].shape[1], False, kind)
             v = column(wide, up[k])
-            before = [*before[-1:], step(v, before, rho, theta, k)]
+            before = [*before, step(v, before, rho, theta, k, soft)][-past:]
             images_before, images = images, gather(column(before[-1], down[k]), len(weights[STEPS + 1 + k]), False)
             if learns:
                 kept += [wide, v, before[-1]]
-        ctx.channels, ctx.counts = channels, [len(weight) for weight in weights[STEPS + 1 :]]
+        ctx.channels, ctx.soft, ctx.past = channels, soft, past
+        ctx.counts = [len(weight) for weight in weights[STEPS + 1 :]]
         if learns:
             ctx.save_for_backward(theta, rho, *up, *down, *kept)
         return images
@@ -216,8 +232,8 @@ class _ApplyColumns(torch.autograd.Function):
             spread_gradient = spread(gradient, down[k].shape[2], True, codes[k].dtype)
             of_down.append(down_weight(products(codes[k], spread_gradient).flip(1).transpose(0, 1), ctx.counts[k]))
             of_u = column(spread_gradient, down[k].transpose(1, 2), backwards=True)
-            before = codes[max(k - 2, 0) : k]
-            of_newest, of_rho_k, of_theta_k = step_backward(of_u, of_v, vs[k], before, rho, theta, k)
+            before = codes[max(k - ctx.past, 0) : k]
+            of_newest, of_rho_k, of_theta_k = step_backward(of_u, of_v, vs[k], before, rho, theta, k, ctx.soft)
             of_rho.append(of_rho_k)
             of_theta.append(of_theta_k)
             count = channels * (len(before) + 1)
@@ -225,9 +241,9 @@ class _ApplyColumns(torch.autograd.Function):
             if k > 0 or ctx.needs_input_grad[0]:
                 maps = gather(column(of_newest, up[k].transpose(1, 2), backwards=True), count, True)
                 of_image = of_image + maps[:, :channels]
-                of_v, of_maps = [of_newest, *of_v[:1]], [maps, *of_maps[:1]]
+                of_v, of_maps = [of_newest, *of_v][: ctx.past], [maps, *of_maps][: ctx.past]
         scalars = torch.stack([*reversed(of_theta), *reversed(of_rho)]).chunk(2)
-        return of_image, None, None, *scalars, *reversed(of_up), *reversed(of_down)
+        return of_image, None, None, None, *scalars, *reversed(of_up), *reversed(of_down)
 
 
 def apply_columns(image: Tensor, block: Merged, kind: torch.dtype) -> Tensor:
@@ -237,4 +253,4 @@ def apply_columns(image: Tensor, block: Merged, kind: torch.dtype) -> Tensor:
     """
     # Asked here: within the function no gradient is recorded, whatever its caller wants.
     learns = torch.is_grad_enabled()
-    return _ApplyColumns.apply(image, kind, learns, block.theta, block.rho, *block.up, *block.down)
+    return _ApplyColumns.apply(image, kind, learns, block.soft, block.theta, block.rho, *block.up, *block.down)

@@ -194,11 +194,26 @@ def _moved(v, u, u_before, rho, place, known, steps: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=["k"])
-def _step(v, u, u_before, rho, theta, k, result, size, steps: tl.constexpr, block: tl.constexpr):
+def _step(
+    v,
+    u,
+    u_before,
+    rho,
+    theta,
+    k,
+    result,
+    size,
+    steps: tl.constexpr,
+    soft: tl.constexpr,
+    block: tl.constexpr,
+):
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     known = place < size
     x, limit = _moved(v, u, u_before, rho + k, place, known, steps), tl.load(theta + k)
-    kept = (tl.abs(x) - limit * SHRINK) / (1 + tl.exp((limit - tl.abs(x)) * STEEPNESS))
+    if soft:
+        kept = tl.where(tl.abs(x) <= limit, 0.0, tl.abs(x) - limit)
+    else:
+        kept = (tl.abs(x) - limit * SHRINK) / (1 + tl.exp((limit - tl.abs(x)) * STEEPNESS))
     value = tl.where(x > 0, kept, tl.where(x < 0, -kept, x))  # what is no number stays none
     tl.store(result + place, value.to(result.dtype.element_ty), mask=known)
 
@@ -220,24 +235,29 @@ def _step_backward(
     size,
     later: tl.constexpr,
     steps: tl.constexpr,
+    soft: tl.constexpr,
     block: tl.constexpr,
 ):
     place = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
     known = place < size
     x, limit = _moved(v, u, u_before, rho + k, place, known, steps), tl.load(theta + k)
-    share = 1 / (1 + tl.exp((limit - tl.abs(x)) * STEEPNESS))
-    kept = tl.abs(x) - limit * SHRINK
-    steep = kept * STEEPNESS * share * (1 - share)
+    if soft:
+        slope = tl.where(tl.abs(x) <= limit, 0.0, 1.0)
+        shrinking = slope
+    else:
+        share = 1 / (1 + tl.exp((limit - tl.abs(x)) * STEEPNESS))
+        steep = (tl.abs(x) - limit * SHRINK) * STEEPNESS * share * (1 - share)
+        slope, shrinking = share + steep, share * SHRINK + steep
     above = tl.load(gradient + place, mask=known, other=0).to(tl.float32)
     if later > 0:
         above += (1 + tl.load(rho + k + 1)) * tl.load(of_v_next + place, mask=known, other=0).to(tl.float32)
     if later > 1:
         above -= tl.load(rho + k + 2) * tl.load(of_v_after + place, mask=known, other=0).to(tl.float32)
     above = tl.where(x == 0, 0.0, above)
-    through = above * (share + steep)
+    through = above * slope
     tl.store(of_v + place, through.to(of_v.dtype.element_ty), mask=known)
     signed = tl.where(x > 0, above, -above)
-    tl.store(of_theta + tl.program_id(0), -tl.sum(signed * (share * SHRINK + steep)))
+    tl.store(of_theta + tl.program_id(0), -tl.sum(signed * shrinking))
     if steps > 0:
         moved = tl.load(u + place, mask=known, other=0).to(tl.float32)
         if steps > 1:
@@ -358,16 +378,25 @@ def _lanes(channels: int) -> int:
     return max(16, triton.next_power_of_2(channels))
 
 
-def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int) -> Tensor:
+def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int, soft: bool) -> Tensor:
     """Return u^k of v and of the last codes before it, two at most, the last one last; of the number type of v."""
     result, size, steps = torch.empty_like(v), v.numel(), len(before)
     codes = [v, *reversed(before)]
-    _step[(triton.cdiv(size, VALUES),)](*_filled(codes), rho, theta, k, result, size, steps=steps, block=VALUES)
+    _step[(triton.cdiv(size, VALUES),)](
+        *_filled(codes), rho, theta, k, result, size, steps=steps, soft=soft, block=VALUES
+    )
     return result
 
 
 def step_backward(
-    gradient: Tensor, later: Sequence[Tensor], v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int
+    gradient: Tensor,
+    later: Sequence[Tensor],
+    v: Tensor,
+    before: Sequence[Tensor],
+    rho: Tensor,
+    theta: Tensor,
+    k: int,
+    soft: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of v^k, rho^k and theta^k.
 
@@ -379,7 +408,18 @@ def step_backward(
     of_rho, of_theta = torch.zeros((2, programs), dtype=torch.float32, device=v.device)
     codes = [*_filled([gradient, *later]), *_filled([v, *reversed(before)])]
     _step_backward[(programs,)](
-        *codes, rho, theta, k, of_v, of_rho, of_theta, size, later=len(later), steps=len(before), block=VALUES
+        *codes,
+        rho,
+        theta,
+        k,
+        of_v,
+        of_rho,
+        of_theta,
+        size,
+        later=len(later),
+        steps=len(before),
+        soft=soft,
+        block=VALUES,
     )
     return of_v, of_rho.sum(), of_theta.sum()
 

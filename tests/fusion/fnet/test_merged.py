@@ -8,10 +8,11 @@ from fusion.fnet.merged import REACH, apply_block, connect, merge_network, spans
 from fusion.fnet.network import FNet
 
 
+@pytest.mark.parametrize("block", ["lzsc", "lcsc"])
 @pytest.mark.parametrize(("make", "images"), [(FNet, 2), (IFNet, 1)])
-def test_merged_networks_have_the_values_and_gradients_of_the_plain_ones(make, images):
+def test_merged_networks_have_the_values_and_gradients_of_the_plain_ones(make, images, block):
     torch.manual_seed(7)
-    network, inputs = make().double(), torch.rand(images, 1, 1, 10, 9, dtype=torch.float64)
+    network, inputs = make(block).double(), torch.rand(images, 1, 1, 10, 9, dtype=torch.float64)
     results = {}
     for name in ("plain", "merged"):
         network.zero_grad()

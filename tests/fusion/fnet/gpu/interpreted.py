@@ -3,6 +3,8 @@
 Started apart, since Triton decides at its import whether it compiles or interprets (TRITON_INTERPRET=1).
 """
 
+from itertools import product
+
 import torch
 
 from fusion.fnet.gpu import columns, kernels
@@ -54,18 +56,22 @@ def main():
         assert torch.allclose(kernels.products(result, maps), columns.products(result, maps), rtol=1e-4, atol=1e-2)
     codes = [torch.randn(2, 64, 5, 6) for _ in range(6)]
     rho, theta = torch.rand(2, 5)
-    for k in range(5):
-        before, later = codes[max(k - 2, 0) : k], codes[k + 1 : 5][:2]
-        arguments = codes[k], before, rho, theta, k
+    for k, soft in product(range(5), (False, True)):
+        past = 1 if soft else 2
+        before, later = codes[max(k - past, 0) : k], codes[k + 1 : 5][:past]
+        arguments = codes[k], before, rho, theta - 0.5 if soft else theta, k, soft
         assert torch.allclose(kernels.step(*arguments), columns.step(*arguments), atol=1e-5)
         arguments = codes[5], later, *arguments
         steps = kernels.step_backward(*arguments), columns.step_backward(*arguments)
         for found, wanted in zip(*steps, strict=True):
             assert torch.allclose(found, wanted, rtol=1e-3, atol=1e-3), (found - wanted).abs().max()
-    assert kernels.step(codes[0] * torch.nan, [], rho, theta, 0).isnan().all()
+    for soft in (False, True):
+        assert kernels.step(codes[0] * torch.nan, [], rho, theta, 0, soft).isnan().all()
+        assert not kernels.step(codes[0] * 0, [], rho, -theta if soft else theta, 0, soft).any()
     columns.kernels = columns.multiplying_kernels = lambda tensor: kernels
     compare(FNet(), *torch.rand(2, 1, 1, 10, 7))
     compare(IFNet(), torch.rand(2, 1, 5, 9))
+    compare(IFNet("lcsc"), torch.rand(1, 1, 5, 6))
 
 
 if __name__ == "__main__":

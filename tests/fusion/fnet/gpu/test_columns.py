@@ -29,10 +29,13 @@ def gradients(network, function):
     return [parameter.grad.clone() for parameter in network.parameters()]
 
 
-@pytest.mark.parametrize("shape", [(2, 1, 30, 22), (1, 1, 7, 5), (1, 1, 1, 3)])
-def test_values_and_gradients_are_those_of_the_plain_network(shape):
+@pytest.mark.parametrize(
+    ("block", "shape"),
+    [("lzsc", (2, 1, 30, 22)), ("lzsc", (1, 1, 7, 5)), ("lzsc", (1, 1, 1, 3)), ("lcsc", (2, 1, 13, 22))],
+)
+def test_values_and_gradients_are_those_of_the_plain_network(block, shape):
     torch.manual_seed(0)
-    fnet, pair = FNet().double(), torch.rand(2, *shape, dtype=torch.float64)
+    fnet, pair = FNet(block).double(), torch.rand(2, *shape, dtype=torch.float64)
     assert torch.allclose(by_columns(fnet, *pair), fnet(*pair), atol=1e-11)
     expected, found = gradients(fnet, lambda: fnet(*pair)), gradients(fnet, lambda: by_columns(fnet, *pair))
     for one, other in zip(found, expected, strict=True):
@@ -92,10 +95,12 @@ def test_the_gpu_s_kernels_are_the_plain_operations_and_the_networks_the_plain_o
 
 
 @on_gpu
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 2e-4), ("bf16", 0.1)])
-def test_a_gpu_agrees_with_the_cpu(precision, most):
+@pytest.mark.parametrize(
+    ("block", "precision", "most"), [("lzsc", "fp32", 2e-4), ("lzsc", "bf16", 0.1), ("lcsc", "fp32", 2e-4)]
+)
+def test_a_gpu_agrees_with_the_cpu(block, precision, most):
     torch.manual_seed(3)
-    fnet, pair = FNet(), torch.rand(2, 1, 1, 50, 41)
+    fnet, pair = FNet(block), torch.rand(2, 1, 1, 50, 41)
     with torch.inference_mode():
         expected = fnet(*pair)
     with claimed_device("cuda") as device:  # which also sees to it that fp32 is that
@@ -104,10 +109,12 @@ def test_a_gpu_agrees_with_the_cpu(precision, most):
 
 
 @on_gpu
-@pytest.mark.parametrize(("precision", "most"), [("fp32", 1e-3), ("bf16", 0.1)])
-def test_a_gpu_s_gradients_are_those_of_the_cpu(precision, most):
+@pytest.mark.parametrize(
+    ("block", "precision", "most"), [("lzsc", "fp32", 1e-3), ("lzsc", "bf16", 0.1), ("lcsc", "fp32", 1e-3)]
+)
+def test_a_gpu_s_gradients_are_those_of_the_cpu(block, precision, most):
     torch.manual_seed(5)
-    fnet, pair = FNet(), torch.rand(2, 2, 1, 33, 26)
+    fnet, pair = FNet(block), torch.rand(2, 2, 1, 33, 26)
     expected = gradients(fnet, lambda: fnet(*pair))
     with claimed_device("cuda") as device:
         fnet, pair = fnet.to(device), pair.to(device)
