@@ -112,6 +112,16 @@ def test_the_papers_plan_is_right_with_the_data_laid_out_as_the_readme_says(tmp_
         assert wanted in recipe
 
 
+@pytest.mark.parametrize(
+    ("overlay", "sections"),
+    [("paper", ("fnet", "detection")), ("msrs", ("fnet", "detection")), ("ablation", ("fnet",))],
+)
+def test_no_training_option_of_the_default_reaches_the_papers_experiments(overlay, sections):
+    default, papers = (yaml.safe_load((ROOT / file).read_text()) for file in ("config.yaml", f"config/{overlay}.yaml"))
+    for section in sections:
+        assert default[section]["training"].keys() <= papers[section]["training"].keys()
+
+
 def test_a_hostile_folder_name_stays_one_quoted_word(tmp_path):
     root = tmp_path / "a b'c\"d $(touch owned); é"
     for kind in ("Vis", "Ir", "Annotation"):
