@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion.fnet.fast import KINDS, prepare, trainable
-from fusion.fnet.gpu.graphs import recorded
+from fusion.fnet.fast import DTYPES, prepare, trainable
+from fusion.fnet.gpu.graphs import captured
 from fusion.fnet.losses import stage2_loss
 from fusion.fnet.merged import apply_block, connect, merge_network
 from fusion.fnet.network import FNet
@@ -153,7 +153,7 @@ def measure_inference(
 ) -> dict[str, dict[str, float]]:
     width, height = size
     crop = [image[..., :height, :width].contiguous() for image in as_tensors(pairs[0], device)]
-    fast = {precision: prepare(plain, precision) for precision in KINDS}
+    fast = {precision: prepare(plain, precision) for precision in DTYPES}
     functions: dict[str, Callable[[], object]] = {name: (lambda f=f: f(*crop)) for name, f in fast.items()}
     with torch.inference_mode():
         times = medians({"naive": lambda: plain(*crop), **functions}, rounds, device)
@@ -183,7 +183,7 @@ def training_step(network: FNet, precision: str | None, example: Tensor) -> Call
         loss.backward()
         return loss.detach()
 
-    run_fill = recorded(fill, example) if precision is not None and example.is_cuda else fill
+    run_fill = captured(fill, example) if precision is not None and example.is_cuda else fill
 
     def step(pair: Tensor) -> Tensor:
         loss = run_fill(pair)
@@ -208,7 +208,7 @@ def measure_training(
     plain: FNet, pairs: Sequence[Pair], size: int, rates: dict[str, float], rounds: int, device: str
 ) -> dict[str, dict[str, float]]:
     batch = batch_of(pairs, size, 0).to(device)
-    networks = {name: copy.deepcopy(plain) for name in ("naive", *KINDS)}
+    networks = {name: copy.deepcopy(plain) for name in ("naive", *DTYPES)}
     # The first step of each starts from the same weights, so that losses and gradients compare.
     steps, losses, gradients = {}, {}, {}
     for name, network in networks.items():
@@ -222,7 +222,7 @@ def measure_training(
     stage2_loss(connect(merge_network(exact), apply_block, batch.double()), *batch.double())["total"].backward()
     exact_gradients = [parameter.grad for parameter in exact.parameters()]
     results = {}
-    for name in KINDS:
+    for name in DTYPES:
         results[name] = {
             **compared(times["naive"], times[name]),
             "limit_s": 3 * MULTIPLY_ADDS * batch[0].numel() / rates[name],
@@ -238,7 +238,7 @@ def measure_training(
 def measure_long(plain: FNet, pairs: Sequence[Pair], size: int, steps: int, device: str) -> float:
     """Return by how much bfloat16's loss differs from float32's at the end, relative: means of the last 20 steps."""
     ends = {}
-    for name in KINDS:
+    for name in DTYPES:
         example = batch_of(pairs, size, 0).to(device)
         step, losses = training_step(copy.deepcopy(plain), name, example), []
         for index in range(steps):
@@ -299,7 +299,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("W", "H"), help="of a fused pair")
     parser.add_argument("--batch", type=int, default=4, metavar="N", help="crops in a training step")
     parser.add_argument("--folder", type=int, default=4, metavar="N", help="pairs in the folder, whole ones")
-    parser.add_argument("--precision", choices=list(KINDS), default="fp32", help="of fusing the folder")
+    parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="of fusing the folder")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed calls; the median is taken")
     parser.add_argument("--long", action="store_true", help="also train 200 steps in both number types")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
@@ -318,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     folder = measure_folder(plain, pairs, options, device)
     with claimed_device(options.device, options.threads) as device:
         plain = plain.to(device)
-        rates = {name: multiply_adds_a_second(kind, device) for name, kind in KINDS.items()}
+        rates = {name: multiply_adds_a_second(kind, device) for name, kind in DTYPES.items()}
         inference = measure_inference(plain, pairs, options.size, rates, options.rounds, device)
         training = measure_training(plain, pairs, options.batch, rates, options.rounds, device)
         results: dict[str, Any] = {f"inference_{name}": values for name, values in inference.items()}
@@ -340,7 +340,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results["folder"] = folder
     write_json(options.json, results)
     for name, values in results.items():
-        print(f"{name}:", {k: float(f"{v:.4g}") for k, v in values.items()} if name[-4:] in KINDS else values)
+        print(f"{name}:", {k: float(f"{v:.4g}") for k, v in values.items()} if name[-4:] in DTYPES else values)
 
 
 if __name__ == "__main__":

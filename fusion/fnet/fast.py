@@ -1,8 +1,8 @@
-"""FNet and IFNet computed fast, as functions of images: `prepare` for fusing, `trainable` for training.
+"""The fast path of FNet and IFNet, as functions of images: `prepare` for fusing, `trainable` for training.
 
-Blocks are merged (`fusion.fnet.merged`), and computed as suits the device: on a CPU by `fusion.fnet.cpu`, whose
-products are of float32 whatever the precision asked for, on a GPU by `fusion.fnet.gpu`; other number types than float32
-take plain operations. Both kinds of coding block, LZSC and LCSC, take this path.
+Blocks, LZSC and LCSC alike, are merged (`fusion.fnet.merged`) and computed by an implementation for the device:
+`fusion.fnet.cpu` on a CPU, which uses float32 regardless of the requested precision, and `fusion.fnet.gpu` on a GPU.
+Networks whose weights are not float32 are computed by plain operations.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from fusion.fnet.cpu.backward import apply_with_gradients
 from fusion.fnet.cpu.forward import apply_spectra, lay_out
-from fusion.fnet.cpu.memory import Memory
+from fusion.fnet.cpu.memory import BufferPool
 from fusion.fnet.cpu.workers import workers
 from fusion.fnet.gpu.columns import apply_columns
 from fusion.fnet.inverse import IFNet
@@ -22,17 +22,18 @@ from fusion.fnet.merged import REACH, Merged, apply_block, connect, merge_networ
 from fusion.fnet.network import FNet
 
 Precision = Literal["fp32", "bf16"]
-Outputs = Tensor | tuple[Tensor, Tensor]  # of FNet, of IFNet
+Outputs = Tensor | tuple[Tensor, Tensor]  # of FNet and of IFNet
 
-KINDS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def trainable(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..., Outputs]:
-    """Return the network as a function with gradients; inputs and outputs as its own, outputs float32.
+    """Return a function that computes the network with gradients; its inputs and outputs are the network's.
 
-    Weights are merged anew at every call. On a CPU the function keeps memory from one training step to the next.
+    Outputs are float32. Every call merges the current weights. On a CPU, the function keeps its buffers from one
+    training step to the next.
     """
-    kind, memory = KINDS[precision], Memory()
+    dtype, pool = DTYPES[precision], BufferPool()
 
     def fast(*inputs: Tensor) -> Outputs:
         blocks = merge_network(network)
@@ -40,21 +41,21 @@ def trainable(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[
             return _float(connect(blocks, apply_block, inputs))
         if inputs[0].device.type == "cpu":
             with workers() as run:
-                return connect(blocks, lambda image, block: apply_with_gradients(image, block, memory, run), inputs)
-        return connect(blocks, lambda image, block: apply_columns(image, block, kind), inputs)
+                return connect(blocks, lambda image, block: apply_with_gradients(image, block, pool, run), inputs)
+        return connect(blocks, lambda image, block: apply_columns(image, block, dtype), inputs)
 
     return fast
 
 
 def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..., Outputs]:
-    """Return the network as a function without gradients, its weights merged once; inputs and outputs as its own.
+    """Return a function that computes the network without gradients; its inputs and outputs are the network's.
 
-    Outputs are float32. The function keeps the memory for the last size that it saw; one thread at a time may call it.
-    Weights that change later do not reach it.
+    Outputs are float32. The weights are merged and copied once; later changes of the network have no effect. On a CPU,
+    the function keeps its buffers for the last size of images. Only one thread at a time may call it.
     """
-    device, kind = next(network.parameters()).device.type, KINDS[precision]
+    device, dtype = next(network.parameters()).device.type, DTYPES[precision]
     with torch.no_grad():
-        # Some of the merged weights are the network's own tensors, not products of merging.
+        # Cloned, because some of the merged weights are the network's own tensors.
         blocks = [
             replace(block, up=[weight.clone() for weight in block.up], down=[weight.clone() for weight in block.down])
             for block in merge_network(network)
@@ -62,18 +63,18 @@ def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..
     reach = REACH if isinstance(network, IFNet) else 2 * REACH
     float32 = blocks[0].theta.dtype == torch.float32
     if float32 and device == "cpu":
-        memory = Memory()
+        pool = BufferPool()
         with workers() as run:
             spectra = [lay_out(block, run) for block in blocks]
 
         def whole(*inputs: Tensor) -> list[Tensor]:
             with workers() as run:
-                return _listed(connect(spectra, lambda image, block: apply_spectra(image, block, memory, run), inputs))
+                return _listed(connect(spectra, lambda image, block: apply_spectra(image, block, pool, run), inputs))
 
     else:
 
         def apply(image: Tensor, block: Merged) -> Tensor:
-            return apply_columns(image, block, kind) if float32 else apply_block(image, block)
+            return apply_columns(image, block, dtype) if float32 else apply_block(image, block)
 
         def whole(*inputs: Tensor) -> list[Tensor]:
             return _listed(_float(connect(blocks, apply, inputs)))

@@ -1,11 +1,11 @@
-"""IFNet: the inverse fusion network that stage I of training needs (Section III-C, Eq. 24).
+"""IFNet: the inverse fusion network, which stage I of training uses (Section III-C, Eq. 24).
 
 Paper        here
-x_1, x_2     codes of infrared and visible, both of the fused image
+x_1, x_2     codes of infrared and visible, both computed from the fused image
 D_x1, D_x2   synthesis_infrared, synthesis_visible
 
-The authors' public code sends both outputs through one synthesis convolution and leaves a second one unused; here
-each source has its own, as in Eq. 24. The count, 207,368 parameters, is the same.
+The authors' public code computes both outputs with one synthesis convolution and does not use a second one; here each
+source has its own, as in Eq. 24. The number of parameters, 207,368, is the same.
 """
 
 from torch import Tensor, nn

@@ -1,7 +1,7 @@
-"""LCSC: the l1-regularised convolutional sparse coding block that the paper's ablation puts in LZSC's place.
+"""LCSC: the l1-regularised convolutional sparse coding block that replaces LZSC in the paper's ablation.
 
 Sreter and Giryes, "Learned convolutional sparse coding", ICASSP 2018, as used in CU-Net (Deng and Dragotti, IEEE
-TPAMI 2021): soft threshold, one analysis convolution shared by all steps, no momentum.
+TPAMI 2021), with a soft threshold, one analysis convolution shared by all steps, and no momentum.
 """
 
 from collections.abc import Iterator
@@ -18,9 +18,9 @@ def soft_threshold(x: Tensor, size: Tensor) -> Tensor:
 
 
 class LCSC(nn.Module):
-    """Sparse code of an image: (N, channels, H, W) to (N, 64, H, W).
+    """Computes the sparse code of an image, (N, channels, H, W) to (N, 64, H, W).
 
-    The five thresholds are free scalars, started at 0.01 and not kept positive, as in CU-Net.
+    The five thresholds are unconstrained scalars, which start at 0.01 and may become negative, as in CU-Net.
     """
 
     def __init__(self, channels: int) -> None:
@@ -30,7 +30,7 @@ class LCSC(nn.Module):
         self.sizes = nn.ParameterList(nn.Parameter(torch.tensor([0.01])) for _ in range(STEPS + 1))
 
     def steps(self, image: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield each step's value before and after its threshold."""
+        """Yield each step's values before and after the threshold."""
         encoded = v = self.encode(image)
         code = soft_threshold(v, self.sizes[0])
         yield v, code

@@ -1,15 +1,16 @@
-"""The convolutions of FNet and IFNet merged: the same weights, the same values up to rounding, fewer operations.
+"""FNet and IFNet with merged convolutions: the same weights, the same values up to rounding, fewer operations.
 
-Eq. 20 is linear up to its threshold. A step's three c -> 64 convolutions (of the block's input and of the images that
-the last two codes synthesise) are therefore one 3c -> 64 convolution, with 1 + rho and rho in its weights; the
-convolutions that read one code u^k (for steps k + 1 and k + 2, or for what the network makes of the last code) are one
-64 -> 2c convolution:
+Everything inside the threshold of Eq. 20 is linear. A step's three c -> 64 convolutions (of the block's input and of
+the images that the last two codes synthesise) can therefore be merged into one 3c -> 64 convolution, whose weights
+include the factors 1 + rho and rho. The convolutions that read one code u^k (those of steps k + 1 and k + 2, or those
+that the network applies to the last code) are merged into one 64 -> 2c convolution:
 
     u^k = T( conv([image, image of u^{k-1}, image of u^{k-2}]; up_k) + (1 + rho_k) u^{k-1} - rho_k u^{k-2} )
     images of u^k = conv(u^k; down_k)
 
-A network is then three blocks (IFNet: two) and a few sums. `apply_block` computes a block by plain operations, in any
-number type; `fusion.fnet.cpu` and `fusion.fnet.gpu` compute it faster. Large pictures are computed in tiles.
+A network then consists of three blocks (IFNet: two) and a few sums. LCSC blocks have the same form with rho = 0,
+without the image of u^{k-2}, and with another threshold. `apply_block` computes a block by plain operations, in any
+number type; `fusion.fnet.cpu` and `fusion.fnet.gpu` compute it faster. Large images are computed in tiles.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,11 +27,12 @@ from fusion.fnet.lcsc import LCSC, soft_threshold
 from fusion.fnet.lzsc import HALF, LZSC, STEPS, threshold
 from fusion.fnet.network import FNet
 
-Block = TypeVar("Block")  # a merged block, in whatever form
+Block = TypeVar("Block")  # a merged block, in the form that the device needs
 
-# How far a block and its readers see: through the encoder, two convolutions for each step, and the readers'.
+# Pixels from an output of a block's readers to the farthest input that it depends on: HALF for each convolution in
+# between, which are the encoder, two for each step, and the readers.
 REACH = HALF * (1 + 2 * STEPS + 1)
-TILE = 1024  # side of what is kept of a tile; pictures below its area times 1.5 are computed whole
+TILE = 1024  # side of a tile without its overlap; images of at most 1.5 times its area are not cut
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Merged:
 
 
 def merge(block: LZSC | LCSC, readers: Sequence[nn.Conv2d]) -> Merged:
-    """Merge a block's convolutions, and those that read its last code; differentiable."""
+    """Return a block merged with the convolutions that read its last code; differentiable."""
     last = torch.cat([reader.weight for reader in readers])
     if isinstance(block, LCSC):
         encode, theta = block.encode.weight, torch.cat(list(block.sizes))
@@ -75,7 +77,7 @@ def merge(block: LZSC | LCSC, readers: Sequence[nn.Conv2d]) -> Merged:
 
 
 def merge_network(network: FNet | IFNet) -> list[Merged]:
-    """Merge every block of a network with what reads it; in the order infrared, visible, common."""
+    """Return every block of a network merged with its readers, in the order infrared, visible, common."""
     if isinstance(network, IFNet):
         return [
             merge(network.code_infrared, [network.synthesis_infrared]),
@@ -89,7 +91,7 @@ def merge_network(network: FNet | IFNet) -> list[Merged]:
 
 
 def apply_block(image: Tensor, block: Merged) -> Tensor:
-    """Return what the readers make of an image's code, (N, c, H, W) to (N, m, H, W); differentiable."""
+    """Return the readers' outputs for an image, (N, c, H, W) to (N, m, H, W), by plain operations; differentiable."""
 
     def convolve(maps: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(maps, weight, padding=HALF)
@@ -101,7 +103,7 @@ def apply_block(image: Tensor, block: Merged) -> Tensor:
         if k > 0:
             maps.append(images[:, :channels])
         if k > 1:
-            maps.append(images_before[:, channels:])  # of no channels for LCSC, whose rho is 0
+            maps.append(images_before[:, channels:])  # LCSC: no channels, and rho is 0
         v = convolve(torch.cat(maps, dim=1), block.up[k])
         if k > 0:
             v = v + (1 + block.rho[k]) * u
@@ -115,25 +117,33 @@ def apply_block(image: Tensor, block: Merged) -> Tensor:
 def connect(
     blocks: Sequence[Block], apply: Callable[[Tensor, Block], Tensor], inputs: Sequence[Tensor]
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Run FNet (three blocks; visible, infrared) or IFNet (two blocks; fused); outputs as the network's own.
+    """Return the outputs of FNet (three blocks) or IFNet (two blocks), in the network's own form.
 
     Args:
-        blocks: in the order of `merge_network`, in the form that `apply` takes.
-        apply: does as `apply_block`.
-        inputs: (N, 1, H, W) each.
+        blocks: the merged blocks in the order of `merge_network`, in the form that `apply` takes.
+        apply: computes a block as `apply_block` does.
+        inputs: visible and infrared for FNet, fused for IFNet, (N, 1, H, W) each.
     """
     if len(blocks) == 2:
         infrared, visible = (apply(inputs[0], block) for block in blocks)
         return visible, infrared
     visible, infrared = inputs
-    # Of each unique code: the image that it synthesises, and its part of the fused image.
-    of_infrared, of_visible = apply(infrared, blocks[0]), apply(visible, blocks[1])
-    residual = torch.cat([infrared - of_infrared[:, :1], visible - of_visible[:, :1]], dim=1)
-    return apply(residual, blocks[2]) + of_infrared[:, 1:] + of_visible[:, 1:]
+    # Channel 0 is the image that a unique code synthesises, channel 1 its contribution to the fused image.
+    from_infrared, from_visible = apply(infrared, blocks[0]), apply(visible, blocks[1])
+    residual = torch.cat([infrared - from_infrared[:, :1], visible - from_visible[:, :1]], dim=1)
+    return apply(residual, blocks[2]) + from_infrared[:, 1:] + from_visible[:, 1:]
 
 
 def tiled(whole: Callable[..., list[Tensor]], inputs: Sequence[Tensor], reach: int, tile: int = TILE) -> list[Tensor]:
-    """Apply `whole`, whose values see `reach` pixels far, to (N, 1, H, W) in tiles; the result is the untiled one."""
+    """Return the outputs of `whole` for images (N, 1, H, W), computed in overlapping tiles if the images are large.
+
+    Args:
+        whole: a function of the images, whose outputs have their size.
+        inputs: the images.
+        reach: how many pixels away an input can influence an output of `whole`. Tiles overlap by as much, so that the
+            result is the same as without tiles.
+        tile: the longest side of a tile without its overlap.
+    """
     height, width = inputs[0].shape[-2:]
     if height * width <= 1.5 * tile**2:
         return whole(*inputs)
@@ -150,7 +160,7 @@ def tiled(whole: Callable[..., list[Tensor]], inputs: Sequence[Tensor], reach: i
 
 
 def spans(length: int, longest: int) -> list[tuple[int, int]]:
-    """Cut a length into the fewest spans of nearly equal length."""
+    """Return (start, end) of the fewest spans of at most `longest`, nearly equally long, that cover `length`."""
     count = -(-length // longest)
     edges = [length * index // count for index in range(count + 1)]
     return list(pairwise(edges))

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fusion.fnet.fast import prepare, trainable
-from fusion.fnet.gpu.graphs import recorded_when_repeated
+from fusion.fnet.gpu.graphs import captured_when_repeated
 from fusion.fnet.inverse import IFNet
 from fusion.fnet.losses import stage1_loss, stage2_loss
 from fusion.fnet.network import FNet
@@ -65,7 +65,7 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
         return network(pair[0], pair[1])[0, 0]
 
     if device != "cpu":
-        fuse_pair = recorded_when_repeated(fuse_pair)
+        fuse_pair = captured_when_repeated(fuse_pair)
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         pair = torch.from_numpy(np.stack([visible, infrared])[:, None, None]).to(device)

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from fusion.fnet.gpu.graphs import recorded
+from fusion.fnet.gpu.graphs import captured
 from fusion.methods import Phase, Training
 from fusion.training.batches import drawn_batches
 from fusion.training.soap import SOAP
@@ -235,7 +235,7 @@ def _gradients(phase: Phase, device: str, example: Tensor | None) -> Callable[[T
                 nn.utils.clip_grad_norm_(parameters, phase.clip)
         return torch.stack([*terms.values(), norm]).detach()
 
-    run_fill = fill if example is None else recorded(fill, example.to(device))
+    run_fill = fill if example is None else captured(fill, example.to(device))
 
     def gradients(pair: Tensor) -> Callable[[], dict[str, float]]:
         if device != "cpu":

@@ -1,8 +1,9 @@
-"""A merged LZSC block on a CPU, by Fourier transforms of tiles.
+"""A merged coding block on a CPU, computed by Fourier transforms of tiles.
 
 fourier    transforms of a tile, compiled
-kernels    what a step does to tiles, forward and backward, compiled
-memory     arrays that are used again
+kernels    a step of a block on tiles, forward and backward, compiled
+memory     a pool of buffers
 workers    threads
-forward    a block; `backward` its gradients
+forward    a block
+backward   the gradients of a block
 """

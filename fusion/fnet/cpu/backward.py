@@ -1,10 +1,10 @@
-"""Gradients of `fusion.fnet.cpu.forward`: its forward mirrored, step by step from the last.
+"""Gradients of `fusion.fnet.cpu.forward`: the forward pass mirrored, from the last step to the first.
 
-The gradient of u^k has the form of v^k itself: a convolution of what the readers of u^k send back (few channels) plus
-(1 + rho_{k+1}) and -rho_{k+2} times the gradients of v^{k+1} and v^{k+2}. Times the threshold's slope it is the
-gradient of v^k; another convolution makes of it the gradient of what step k has read. The gradient of weights is, in
-either direction, a sum over pixels of products of a code with shifted maps; of transformed tiles it is a sum of
-products at each frequency.
+The gradient of u^k has the same form as v^k: a convolution of the gradients of its readers' outputs (few channels),
+plus (1 + rho_{k+1}) and -rho_{k+2} times the gradients of v^{k+1} and v^{k+2}. Multiplied by the threshold's slope, it
+is the gradient of v^k, from which another convolution computes the gradient of the maps that step k has read. The
+gradient of the weights, to and from a code, is a sum over pixels of products of the code with shifted maps; with
+transformed tiles, it is a sum of products at each frequency.
 """
 
 from functools import partial
@@ -31,25 +31,28 @@ from fusion.fnet.cpu.forward import (
     within,
 )
 from fusion.fnet.cpu.fourier import LINE, POINT, SIDE
-from fusion.fnet.cpu.kernels import TOGETHER
-from fusion.fnet.cpu.memory import Memory
+from fusion.fnet.cpu.kernels import GROUP
+from fusion.fnet.cpu.memory import BufferPool
 from fusion.fnet.cpu.workers import Map, workers
 from fusion.fnet.lzsc import KERNEL, STEPS
 from fusion.fnet.merged import Merged, spans
 
-SHARES = 8  # of the tiles, at most, each with sums of its own: the more, the more threads, and the more memory
+# Shares of the tiles, at most, which threads take one at a time, each with its own sums for the gradients of weights:
+# more shares can use more threads, but take more memory.
+SHARES = 8
 
 
 def mirrored(weight: Tensor) -> Tensor:
-    """Return the weights of the convolution that carries gradients back: (a, b, 9, 9) to (b, a, 9, 9)."""
+    """Return the weights of the adjoint convolution, which propagates gradients: (a, b, 9, 9) to (b, a, 9, 9)."""
     return weight.transpose(0, 1).flip(2, 3)
 
 
 def weights_of(sums: np.ndarray) -> Tensor:
-    """Return sum over pixels p of code[p, f] maps[p + d, j], d = 0..8 down and across: (64, maps, 9, 9).
+    """Return the sum over pixels p of code[p, f] maps[p + d, j], d = 0..8 down and across: (64, maps, 9, 9).
 
     Args:
-        sums: of shares of the tiles, of codes' spectra times the conjugate of maps', (shares, 32 32 maps 64).
+        sums: for each share of the tiles, the sum of the code's spectra times the conjugate of the maps' spectra,
+            (shares, 32 32 maps 64).
     """
     weights = np.empty((sums.shape[1] // (SIDE * LINE), KERNEL, KERNEL, POINT), np.float32)
     kernels.from_spectra(sums, weights)
@@ -60,41 +63,44 @@ def backward(
     gradient: Tensor,
     block: Merged,
     codes: list[np.ndarray],
-    kept: list[np.ndarray],
+    vs: list[np.ndarray],
     maps: list[np.ndarray],
     of_image: bool,
-    memory: Memory,
+    pool: BufferPool,
     run: Map,
 ) -> tuple[Tensor | None, Merged]:
-    """Return the gradients of the image, (N, c, H, W), where wanted, and of the block.
+    """Return the gradients of the image, (N, c, H, W) or None, and of the block.
 
     Args:
-        gradient: of what the readers make of the last code, (N, m, H, W).
-        block: as merged, not laid out.
-        codes, kept, maps: u^k, v^k and what was read, of the forward pass, all five steps'.
+        gradient: the gradient of the readers' outputs, (N, m, H, W).
+        block: the merged block, with weights that are not transformed.
+        codes, vs, maps: u^k, v^k and the maps that were read in the forward pass, of all five steps.
+        of_image: whether the gradient of the image is needed.
+        pool: the source of work arrays.
+        run: runs independent pieces of work on several threads.
     """
     n, _, height, width = gradient.shape
     shape = n, height, width
     channels = block.up[0].shape[1]
-    first = 0 if of_image else channels  # of the maps that a step has read, whose gradient is wanted
+    first = 0 if of_image else channels  # the first of a step's maps whose gradient is needed
     theta, rho = block.theta.tolist(), block.rho.tolist()
     ahead = [*(1 + x for x in rho[1:]), 0]  # the factor of u^k in v^{k+1}
-    back = [*(-x for x in rho[2:]), 0, 0]  # and in v^{k+2}
-    # Gradients of what the readers of each u^k make of it, of v^k (two in turn), and of the image by step k.
+    back = [*(-x for x in rho[2:]), 0, 0]  # the factor of u^k in v^{k+2}
+    # Gradients of the outputs of each u^k's readers, of v^k (two alternating arrays), of the image through one step.
     of_readers = [new_maps(shape, weight.shape[0]) for weight in block.down]
     interior(of_readers[STEPS], shape)[:] = gradient.permute(0, 2, 3, 1)
-    of_v = [memory.take(*code_shape(shape)) for _ in range(2)]
+    of_v = [pool.take(*code_shape(shape)) for _ in range(2)]
     image_step = np.empty((*shape, channels - first), np.float32)
     tiles = tiles_of(shape)
-    groups = -(-len(tiles) // TOGETHER)
-    shares = [slice(TOGETHER * start, TOGETHER * end) for start, end in spans(groups, -(-groups // SHARES))]
+    groups = -(-len(tiles) // GROUP)
+    shares = [slice(GROUP * start, GROUP * end) for start, end in spans(groups, -(-groups // SHARES))]
 
     def step(k: int, results: np.ndarray, weights: kernels.Weights, sums: kernels.Weights, share: int) -> np.ndarray:
-        # What does not exist has the factor 0, or its sum is not used: anything stands in for it.
+        # Any array can take the place of steps that do not exist: their factor is 0, or their sum is not used.
         later = kernels.Neighbours(of_v[(k + 1) % 2], of_v[k % 2], np.float32(ahead[k]), np.float32(back[k]))
         before, before_last = codes[max(k - 1, 0)], codes[max(k - 2, 0)]
-        past = kernels.Forward(maps[k], before, before_last, np.float32(theta[k]), block.soft, kept[k], codes[k])
-        with memory.scratch(3) as scratch:
+        past = kernels.Forward(maps[k], before, before_last, np.float32(theta[k]), block.soft, vs[k], codes[k])
+        with pool.scratch(3) as scratch:
             return kernels.step_backward(
                 of_readers[k],
                 later,
@@ -110,10 +116,10 @@ def backward(
     image = np.zeros_like(image_step)
     carried = [mirrored(weight[:, first:]) for weight in block.up]
     ups, downs = run(up_spectra, map(mirrored, block.down)), run(down_spectra, carried)
-    of_theta, of_rho, of_up, of_down = [], [], [], []  # from the last step on
+    of_theta, of_rho, of_up, of_down = [], [], [], []  # in reverse order of the steps
     for k in reversed(range(STEPS + 1)):
-        results = memory.take(*results_shape(shape, len(carried[k])))
-        sums = kernels.Weights(*(memory.take(len(shares), SIDE * LINE * x[k].shape[3]) for x in (maps, of_readers)))
+        results = pool.take(*results_shape(shape, len(carried[k])))
+        sums = kernels.Weights(*(pool.take(len(shares), SIDE * LINE * x[k].shape[3]) for x in (maps, of_readers)))
         scalars = run(partial(step, k, results, kernels.Weights(ups[k], downs[k]), sums), range(len(shares)))
         by_theta, by_ahead, by_back = np.sum(scalars, axis=0)
         of_theta.append(float(by_theta))
@@ -129,8 +135,8 @@ def backward(
                 targets.append(within(of_readers[k - 2], channels, 2 * channels))
             assemble(results, shape, targets, run)
             image += image_step
-        memory.give([results, *sums])
-    memory.give(of_v)
+        pool.give([results, *sums])
+    pool.give(of_v)
     found = Merged(of_up[::-1], of_down[::-1], torch.tensor(of_theta[::-1]), torch.tensor(of_rho[::-1]), block.soft)
     return (torch.from_numpy(image).permute(0, 3, 1, 2) if of_image else None), found
 
@@ -138,33 +144,36 @@ def backward(
 class _ApplyWithGradients(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, memory: Memory, run: Map, soft: bool, image: Tensor, theta: Tensor, rho: Tensor, *weights: Tensor
+        ctx: Any, pool: BufferPool, run: Map, soft: bool, image: Tensor, theta: Tensor, rho: Tensor, *weights: Tensor
     ) -> Tensor:
         block = Merged(list(weights[: STEPS + 1]), list(weights[STEPS + 1 :]), theta, rho, soft)
         n, _, height, width = image.shape
         shape = n, height, width
-        memory.fit(shape)
-        codes, kept = ([memory.take(*code_shape(shape)) for _ in range(STEPS + 1)] for _ in range(2))
-        last, maps = forward(image.detach(), lay_out(block, run), codes, memory, run, kept)
+        pool.fit(shape)
+        codes, vs = ([pool.take(*code_shape(shape)) for _ in range(STEPS + 1)] for _ in range(2))
+        last, maps = forward(image.detach(), lay_out(block, run), codes, pool, run, vs)
         ctx.save_for_backward(theta, rho, *weights)
-        ctx.memory, ctx.soft, ctx.codes, ctx.kept, ctx.maps = memory, soft, codes, kept, maps
+        ctx.pool, ctx.soft, ctx.codes, ctx.vs, ctx.maps = pool, soft, codes, vs, maps
         return torch.from_numpy(last).permute(0, 3, 1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         if ctx.codes is None:
-            raise RuntimeError("a second backward pass: what it needs was given back by the first")
+            raise RuntimeError("a second backward pass is not possible: the first one freed the codes that it needs")
         theta, rho, *weights = ctx.saved_tensors
         block = Merged(weights[: STEPS + 1], weights[STEPS + 1 :], theta, rho, ctx.soft)
         of_image = ctx.needs_input_grad[3]
         with workers() as run:
-            image, found = backward(gradient, block, ctx.codes, ctx.kept, ctx.maps, of_image, ctx.memory, run)
-        ctx.memory.give(ctx.codes + ctx.kept)
-        ctx.codes = ctx.kept = None
+            image, found = backward(gradient, block, ctx.codes, ctx.vs, ctx.maps, of_image, ctx.pool, run)
+        ctx.pool.give(ctx.codes + ctx.vs)
+        ctx.codes = ctx.vs = None
         return None, None, None, image, found.theta, found.rho, *found.up, *found.down
 
 
-def apply_with_gradients(image: Tensor, block: Merged, memory: Memory, run: Map) -> Tensor:
-    """Do as `fusion.fnet.merged.apply_block`; differentiable once. Codes stay in `memory` until the backward pass."""
-    return _ApplyWithGradients.apply(memory, run, block.soft, image, block.theta, block.rho, *block.up, *block.down)
+def apply_with_gradients(image: Tensor, block: Merged, pool: BufferPool, run: Map) -> Tensor:
+    """Return the same as `fusion.fnet.merged.apply_block`; differentiable once.
+
+    Codes are in arrays of `pool`, which are returned to it by the backward pass.
+    """
+    return _ApplyWithGradients.apply(pool, run, block.soft, image, block.theta, block.rho, *block.up, *block.down)

@@ -1,17 +1,18 @@
-"""A merged LZSC block on a CPU by Fourier transforms of tiles, forward; `fusion.fnet.cpu.backward` has its gradients.
+"""A merged block on a CPU by Fourier transforms of tiles; `fusion.fnet.cpu.backward` computes its gradients.
 
-A 9x9 convolution of every channel with every map is, of a transformed tile, one product at each frequency instead of 81
-at each pixel. Tiles are of 32 x 32 pixels, of which 24 x 24 count: a convolution from maps to a code reads four pixels
-around them, and what one from a code to maps gives to four pixels around them is added up. A tile goes through a whole
-step in a core's cache: maps, their transform, products, the code's transform back, momentum and threshold, and the same
-the other way.
+For each pair of a channel and a map, a 9x9 convolution takes one product at each frequency of a transformed tile
+instead of 81 at each pixel. Tiles have 32 x 32 pixels, with an inner part of 24 x 24. A convolution from maps to a code
+reads the inner part and four pixels around it. A convolution from a code to maps gives values for the same 32 x 32
+pixels; where those of neighbouring tiles overlap, they are added up. A tile stays in a core's cache for a whole step:
+transform of the maps, products, inverse transform to the code, momentum and threshold, transform of the code, products,
+inverse transform to maps.
 
-Channels c and c + 32 of a code are the real and the imaginary part of one complex channel, so that a code is
-transformed at half the cost: weights w_c + i w_{c+32} make it from real maps, and of the product with w_c - i w_{c+32}
-the real part is what a convolution from both channels gives. Transforms back are those of reversed or conjugated
-spectra, so that there is one transform.
+Channels c and c + 32 of a code are the real and the imaginary part of one complex channel, which halves the cost of its
+transform. The weights w_c + i w_{c+32} compute it from real maps. In the product with w_c - i w_{c+32}, the real part
+is the convolution from both channels. An inverse transform is the transform of a reversed or conjugated spectrum, so
+that one transform serves both directions.
 
-All is float32. Maps (few channels) and codes (64) are channels-last.
+Everything is float32. Maps (few channels) and codes (64 channels) are channels-last.
 """
 
 from collections.abc import Sequence
@@ -25,39 +26,41 @@ from torch import Tensor
 
 from fusion.fnet.cpu import kernels
 from fusion.fnet.cpu.fourier import LINE, PAIRS, SIDE
-from fusion.fnet.cpu.kernels import KEPT, TOGETHER
-from fusion.fnet.cpu.memory import Memory, Shape
+from fusion.fnet.cpu.kernels import GROUP, INNER
+from fusion.fnet.cpu.memory import BufferPool, Shape
 from fusion.fnet.cpu.workers import Map
 from fusion.fnet.lzsc import FEATURES, HALF, STEPS
 from fusion.fnet.merged import Merged
 
-LONG, LAST = 4 * TOGETHER, 24 * TOGETHER  # tiles that a thread takes at once, and those at the end that it does not
+LONG_RUN = 4 * GROUP  # tiles in a long run
+TAIL = 24 * GROUP  # tiles at the end that are in short runs
 
 
 def tiles_of(shape: Shape) -> np.ndarray:
-    """Return all tiles of a batch, (tiles, 3): picture, down, across."""
+    """Return the image, row and column of all tiles of a batch, (tiles, 3)."""
     n, height, width = shape
-    return np.stack(np.indices((n, -(-height // KEPT), -(-width // KEPT))), axis=-1).reshape(-1, 3)
+    return np.stack(np.indices((n, -(-height // INNER), -(-width // INNER))), axis=-1).reshape(-1, 3)
 
 
 def runs_of(tiles: np.ndarray) -> list[np.ndarray]:
-    """Return runs of tiles that a thread takes at once: long ones are fewer calls, short ones share out the end.
+    """Return the runs of tiles that threads take one at a time.
 
-    They do not depend on the number of threads.
+    Long runs need fewer calls; short runs at the end keep all threads busy. The runs do not depend on the number of
+    threads.
     """
-    long = max(len(tiles) - LAST, len(tiles) // 2) // LONG * LONG
-    starts = [*range(0, long, LONG), *range(long, len(tiles), TOGETHER)]
+    long = max(len(tiles) - TAIL, len(tiles) // 2) // LONG_RUN * LONG_RUN
+    starts = [*range(0, long, LONG_RUN), *range(long, len(tiles), GROUP)]
     return [tiles[start:end] for start, end in pairwise([*starts, len(tiles)])]
 
 
 def new_maps(shape: Shape, channels: int) -> np.ndarray:
-    """Return maps of zeros with a margin, filled up to whole tiles."""
+    """Return maps of zeros with a margin, padded to whole tiles."""
     n, *sides = shape
-    return np.zeros((n, *(-(-side // KEPT) * KEPT + 2 * HALF for side in sides), channels), np.float32)
+    return np.zeros((n, *(-(-side // INNER) * INNER + 2 * HALF for side in sides), channels), np.float32)
 
 
 def interior(maps: np.ndarray, shape: Shape) -> np.ndarray:
-    """Return maps without what was put around them, (N, H, W, channels)."""
+    """Return a view of maps without margin and padding, (N, H, W, channels)."""
     return maps[:, HALF : HALF + shape[1], HALF : HALF + shape[2]]
 
 
@@ -67,37 +70,37 @@ def code_shape(shape: Shape) -> Shape:
 
 
 def results_shape(shape: Shape, channels: int) -> tuple[int, ...]:
-    """Return the shape of what tiles make of a code, (N, down, across, 32, 32, channels)."""
+    """Return the shape of the maps that all tiles of a code give, (N, tiles down, tiles across, 32, 32, channels)."""
     n, height, width = shape
-    return n, -(-height // KEPT), -(-width // KEPT), SIDE, SIDE, channels
+    return n, -(-height // INNER), -(-width // INNER), SIDE, SIDE, channels
 
 
 def _spectra(weight: Tensor) -> np.ndarray:
-    """Transform weights, (maps, 9, 9, 64), to the kernels' (32 32 maps 64)."""
+    """Return the spectra of weights, (maps, 9, 9, 64), as the kernels read them, (32 32 maps 64)."""
     spectra = np.empty(SIDE * LINE * len(weight), np.float32)
     kernels.to_spectra(weight.contiguous().numpy(), spectra)
     return spectra
 
 
 def up_spectra(weight: Tensor) -> np.ndarray:
-    """Transform weights from maps to a code, (64, maps, 9, 9)."""
+    """Return the spectra of the weights from maps to a code, (64, maps, 9, 9)."""
     return _spectra(weight.detach().permute(1, 2, 3, 0))
 
 
 def down_spectra(weight: Tensor) -> np.ndarray:
-    """Transform weights from a code to maps, (maps, 64, 9, 9)."""
+    """Return the spectra of the weights from a code to maps, (maps, 64, 9, 9)."""
     real, imaginary = weight.detach().flip(2, 3).permute(0, 2, 3, 1).split(PAIRS, dim=3)
     return _spectra(torch.cat([real, -imaginary], dim=3))
 
 
 @dataclass(frozen=True)
 class Spectra:
-    """A merged block as the kernels want it.
+    """A merged block in the form that the kernels need.
 
-    weights: spectra of `up` and `down`, of each step.
+    weights: spectra of `up` and `down` of each step.
     theta, rho: of each step.
     soft: as in `Merged`.
-    maps_in, maps_out: how many maps each step reads, and its code gives.
+    maps_in, maps_out: the number of maps that each step reads, and that are computed from its code.
     """
 
     weights: list[kernels.Weights]
@@ -109,7 +112,7 @@ class Spectra:
 
 
 def lay_out(block: Merged, run: Map) -> Spectra:
-    """Transform a block's weights."""
+    """Return a block with its weights transformed."""
     pieces = [*(partial(up_spectra, weight) for weight in block.up), *(partial(down_spectra, w) for w in block.down)]
     spectra = run(lambda piece: piece(), pieces)
     steps = len(block.up)
@@ -124,19 +127,19 @@ def lay_out(block: Merged, run: Map) -> Spectra:
 
 
 def within(maps: np.ndarray, first: int, end: int) -> kernels.Target:
-    """Return those channels of maps as a target of `assemble`."""
+    """Return channels `first` to `end` of maps with a margin as a target of `assemble`."""
     return kernels.Target(maps, HALF, first, end)
 
 
 def whole(maps: np.ndarray) -> kernels.Target:
-    """Return maps without a margin as a target of `assemble`."""
+    """Return all channels of maps without a margin as a target of `assemble`."""
     return kernels.Target(maps, 0, 0, maps.shape[3])
 
 
 def assemble(results: np.ndarray, shape: Shape, targets: Sequence[kernels.Target], run: Map) -> None:
-    """Put maps together from what tiles gave; they go to up to three targets."""
-    nothing = kernels.Target(targets[0].maps, 0, 0, 0)
-    three = [*targets, nothing, nothing][:3]
+    """Add up the overlapping results of tiles, and write the maps in order to up to three targets."""
+    empty = kernels.Target(targets[0].maps, 0, 0, 0)
+    three = [*targets, empty, empty][:3]
     bands = [(n, band) for n in range(len(results)) for band in range(results.shape[1] + 1)]
     run(lambda place: kernels.assemble(results, *place, shape[1:], *three), bands)
 
@@ -145,16 +148,19 @@ def forward(
     image: Tensor,
     block: Spectra,
     codes: Sequence[np.ndarray],
-    memory: Memory,
+    pool: BufferPool,
     run: Map,
-    kept: Sequence[np.ndarray] | None = None,
+    vs: Sequence[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return what the readers make of the last code, (N, H, W, m), and the maps that each step reads.
+    """Return the readers' outputs, (N, H, W, m), and the maps that each step reads.
 
     Args:
         image: (N, c, H, W).
-        codes: memory for u^k; two codes in turn are enough where u^k is not wanted afterwards.
-        kept: memory for v^k, likewise, or None.
+        block: the block with its weights transformed.
+        codes: arrays that receive u^k; two alternating arrays are enough if the codes are not needed afterwards.
+        pool: the source of work arrays.
+        run: runs independent pieces of work on several threads.
+        vs: arrays that receive v^k, or None.
     """
     n, channels, height, width = image.shape
     shape = n, height, width
@@ -167,8 +173,8 @@ def forward(
     def step(k: int, results: np.ndarray, tiles: np.ndarray) -> None:
         ahead = np.float32(1 + block.rho[k] if k > 0 else 0)
         back = np.float32(-block.rho[k] if k > 1 else 0)
-        v = kept[k] if kept else codes[k][:0]
-        with memory.scratch(1) as scratch:
+        v = vs[k] if vs else codes[k][:0]
+        with pool.scratch(1) as scratch:
             kernels.step(
                 maps[k],
                 kernels.Neighbours(codes[k - 1], codes[k - 2], ahead, back),
@@ -183,22 +189,22 @@ def forward(
             )
 
     for k in range(STEPS + 1):
-        results = memory.take(*results_shape(shape, block.maps_out[k]))
+        results = pool.take(*results_shape(shape, block.maps_out[k]))
         run(partial(step, k, results), runs)
         targets = [within(maps[k + 1], channels, 2 * channels) if k < STEPS else whole(last)]
         if k + 2 <= STEPS and not block.soft:
             targets.append(within(maps[k + 2], 2 * channels, 3 * channels))
         assemble(results, shape, targets, run)
-        memory.give([results])
+        pool.give([results])
     return last, maps
 
 
-def apply_spectra(image: Tensor, block: Spectra, memory: Memory, run: Map) -> Tensor:
-    """Do as `fusion.fnet.merged.apply_block` with a block that was laid out; no gradients."""
+def apply_spectra(image: Tensor, block: Spectra, pool: BufferPool, run: Map) -> Tensor:
+    """Return the same as `fusion.fnet.merged.apply_block` for a block from `lay_out`, without gradients."""
     n, _, height, width = image.shape
     shape = n, height, width
-    memory.fit(shape)
-    pair = [memory.take(*code_shape(shape)) for _ in range(2)]
-    last, _ = forward(image, block, [pair[k % 2] for k in range(STEPS + 1)], memory, run)
-    memory.give(pair)
+    pool.fit(shape)
+    pair = [pool.take(*code_shape(shape)) for _ in range(2)]
+    last, _ = forward(image, block, [pair[k % 2] for k in range(STEPS + 1)], pool, run)
+    pool.give(pair)
     return torch.from_numpy(last).permute(0, 3, 1, 2)

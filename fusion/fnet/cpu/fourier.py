@@ -1,11 +1,12 @@
-"""Fourier transforms of tiles of 32 x 32 pixels, 32 complex numbers a pixel, compiled.
+"""Compiled Fourier transforms of tiles of 32 x 32 pixels with 32 complex numbers per pixel.
 
-A pixel is 64 float32, the real parts and then the imaginary ones, so that two real maps side by side are a complex one
-and every step of a transform is a loop over 32 neighbours in memory, which the compiler does sixteen at a time. A line
-of 32 pixels is transformed as 4 x 8: butterflies of four pixels eight apart, factors, butterflies of eight.
+A pixel is 64 float32, first all real parts and then all imaginary parts. Two real channels therefore form one complex
+channel without being moved, and every step of a transform is a loop over 32 contiguous values, which the compiler
+vectorises. A line of 32 pixels is transformed as 4 x 8: radix-4 butterflies of pixels that are eight apart, twiddle
+factors, radix-8 butterflies.
 
-Lines lie in flat arrays, and steps between pixels are constants when compiled: only so does the compiler know that
-what it reads is not what it writes.
+Lines are slices of flat arrays, and the distances between pixels are compile-time constants. Otherwise the compiler
+could not prove that reads and writes do not overlap.
 """
 
 from collections.abc import Callable
@@ -15,44 +16,46 @@ import numpy as np
 
 from pipeline.compiled import PART
 
-SIDE = 32  # of a tile, in pixels or frequencies
-PAIRS = 32  # complex numbers a pixel
-POINT = 2 * PAIRS  # floats a pixel
-LINE = SIDE * POINT  # floats a line
-# Floats from row to row of a tile: at a power of two all pixels of a column would fall to the same places of a cache.
+SIDE = 32  # side of a tile, in pixels or frequencies
+PAIRS = 32  # complex numbers per pixel
+POINT = 2 * PAIRS  # floats per pixel
+LINE = SIDE * POINT  # floats per line
+# Floats from row to row of a tile. With a power of two, all pixels of a column would map to the same few cache sets.
 ROW = LINE + POINT
 
 _ANGLES = -2 * np.pi * np.outer(range(8), range(4)) / SIDE
 _COS, _SIN = np.cos(_ANGLES).astype(np.float32), np.sin(_ANGLES).astype(np.float32)
 _HALF_ROOT = np.float32(np.sqrt(0.5))
-# Numbers of a type, not Python's: of those numba makes a compilation for each value.
+# Typed numbers, because numba would compile a function again for each value of a Python number.
 START, ALL, _HALF = np.int64(0), np.int64(PAIRS), np.int64(PAIRS // 2)
 
 
-ANY_ORDER = {"nogil": True, "fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}  # of sums
-part = numba.njit(**PART, **ANY_ORDER)  # of kernels, see `pipeline.compiled.part`
-# A part that is little more than calls: compiled where it is called, not by itself before, which takes as long again.
-glue = numba.njit(inline="always", **ANY_ORDER)
+# Sums may be reordered.
+ANY_ORDER = {"nogil": True, "fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}
+inlined = numba.njit(**PART, **ANY_ORDER)  # see `pipeline.compiled`
+# For functions that mostly call others: numba expands them in the caller instead of also compiling them separately,
+# which would double their compile time.
+expanded = numba.njit(inline="always", **ANY_ORDER)
 
 
-@part
+@inlined
 def _rotate(re, im, j, k):
     """Multiply by e^{-2 pi i j k / 32}."""
     return re * _COS[j, k] - im * _SIN[j, k], re * _SIN[j, k] + im * _COS[j, k]
 
 
 def _fours(step: int, padded: bool) -> Callable:
-    """Return the first half of a line's transform, from pixels `step` floats apart to a line.
+    """Return a function that computes the first half of a line's transform, from pixels of a tile to a line.
+
+    The function transforms the first `numbers` complex numbers of each pixel and does not change the others.
 
     Args:
-        step: POINT or ROW.
-        padded: the line's last eight pixels are zero, whatever is in memory.
-
-    The function transforms the first `numbers` of a pixel's complex numbers, and leaves the others as they are.
+        step: floats between the pixels that are read, POINT for a row and ROW for a column.
+        padded: take the line's last eight pixels as zeros and do not read them.
     """
     far = 8 * step
 
-    @part
+    @inlined
     def fours(source, at, line, numbers):
         for j in range(8):
             x = source[at + j * step : at + j * step + (2 if padded else 3) * far + POINT]
@@ -74,15 +77,15 @@ def _fours(step: int, padded: bool) -> Callable:
 
 
 def _eights(step: int, cut: bool) -> Callable:
-    """Return the second half of a line's transform, from a line to pixels `step` floats apart.
+    """Return a function that computes the second half of a line's transform, from a line to pixels of a tile.
 
     Args:
-        step: POINT or ROW.
-        cut: leave the last eight pixels as they are.
+        step: floats between the pixels that are written, POINT for a row and ROW for a column.
+        cut: do not write the last eight pixels.
     """
     far = 4 * step
 
-    @part
+    @inlined
     def eights(line, target, at, numbers):
         for k in range(4):
             x = line[8 * k * POINT : 8 * (k + 1) * POINT]
@@ -119,25 +122,25 @@ def _eights(step: int, cut: bool) -> Callable:
     return eights
 
 
-# Of rows or columns of a tile, to or from a line; a column that was taken out of its tile is a line, hence a row.
+# Between the rows or columns of a tile and a line. A column that was copied out of its tile is contiguous, like a row.
 fours_of_row, fours_of_padded_row = _fours(POINT, False), _fours(POINT, True)
 fours_of_column, fours_of_padded_column = _fours(ROW, False), _fours(ROW, True)
 eights_to_row, eights_to_cut_row = _eights(POINT, False), _eights(POINT, True)
 eights_to_column, eights_to_cut_column = _eights(ROW, False), _eights(ROW, True)
 
 
-@glue
+@expanded
 def transform_rows(tile, line, numbers):
-    """Transform the rows of a tile in place; of a pixel's complex numbers those after so many are 0."""
+    """Transform the rows of a tile in place; in every pixel, only the first `numbers` complex numbers are not 0."""
     for first in range(0, numbers, _HALF):
         for y in range(SIDE):
             fours_of_row(tile, y * ROW + first, line, _HALF)
             eights_to_row(line, tile, y * ROW + first, _HALF)
 
 
-@glue
+@expanded
 def transform_column(tile, x, line, numbers):
-    """Transform a column of a tile in place, likewise."""
+    """Transform a column of a tile in place; in every pixel, only the first `numbers` complex numbers are not 0."""
     for first in range(0, numbers, _HALF):
         fours_of_column(tile, x * POINT + first, line, _HALF)
         eights_to_column(line, tile, x * POINT + first, _HALF)

@@ -1,13 +1,14 @@
-"""What a block's step does to tiles of a picture on a CPU, compiled; see `fusion.fnet.cpu.forward`.
+"""Compiled kernels for a step of a block on tiles of an image; `fusion.fnet.cpu.forward` explains the method.
 
-Arrays are float32. A pass takes a run of tiles, on one thread without the interpreter's lock, TOGETHER at a time: as
-many share the weights that are read, and what they need at once fits a core's second cache. Loops read rows as slices,
-so that the compiler does several values at once. What they work in is given, `Scratch`: memory got anew in every call
-would be cleared by the system each time. Arguments that belong together come as named tuples.
+Arrays are float32. A call processes a run of tiles on one thread, without the interpreter's lock, GROUP tiles at a
+time: they share each read of the weights, and their data fit a core's second-level cache. Loops go over slices of rows,
+so that the compiler can vectorise them. Callers pass the work arrays, `Scratch`, because the system would clear newly
+allocated memory in every call. Arguments that belong together are named tuples.
 
-Spectra of maps (few channels, of TOGETHER tiles) are a tile of `fusion.fnet.cpu.fourier`, in which channel m of tile t
-is number t channels + m, its imaginary part 0 before the transform. Weights and their gradients' sums are flat
-(32, 32, maps, 64): frequency across, frequency down, map, real and imaginary parts.
+The maps (few channels) of a group of tiles are transformed together, as one tile of `fusion.fnet.cpu.fourier`: its
+complex channel t channels + m is map m of tile t, whose imaginary part is 0 before the transform. Spectra of weights,
+and the sums for the gradients of weights, are flat arrays (32, 32, maps, 64): horizontal frequency, vertical frequency,
+map, real and imaginary parts.
 """
 
 import math
@@ -29,46 +30,48 @@ from fusion.fnet.cpu.fourier import (
     eights_to_cut_column,
     eights_to_cut_row,
     eights_to_row,
+    expanded,
     fours_of_column,
     fours_of_padded_column,
     fours_of_padded_row,
     fours_of_row,
-    glue,
-    part,
+    inlined,
     transform_column,
     transform_rows,
 )
 from fusion.fnet.lzsc import ALPHA, GAMMA, HALF, KERNEL
 from pipeline.compiled import announce, compiled
-from pipeline.compiled import part as part_in_order
+from pipeline.compiled import part as inlined_in_order
 
 kernel = partial(compiled, options=ANY_ORDER)
 announce(__name__, "FNet's kernels", 20)
 
-KEPT = SIDE - 2 * HALF  # of a tile's side, what no transform's wrapping round reaches
-TOGETHER = 4
-_ROWS = KEPT * ROW  # of a tile, floats
+# Side of a tile's inner part. Convolutions by Fourier transforms wrap around at a tile's edges, but not into this part.
+INNER = SIDE - 2 * HALF
+GROUP = 4  # tiles that are processed together
+_ROWS = INNER * ROW  # floats in the inner rows of a tile
 _ALPHA, _GAMMA, _ZERO = np.float32(ALPHA), np.float32(GAMMA), np.float32(0)
-# Where a convolution of zeros gives 0 a transform gives some 1e-8, and the threshold jumps at 0: that is taken for 0.
-# A larger bound changes images: with 1e-6 four times as many pixels of TNO pairs differ by a grey level.
+# Values of at most this magnitude are set to 0 before the threshold, because the threshold jumps at 0: where all inputs
+# of a convolution are 0, its result is 0, but the transforms give about 1e-8. A larger bound would change images: with
+# 1e-6, four times as many pixels of TNO pairs differ by one grey level.
 _NOISE = np.float32(3e-8)
 
 # --- The threshold -------------------------------------------------------------------------------------------------
 
 _LOG2_E = np.float32(math.log2(math.e))
-_LN2_HIGH = np.float32(0.693359375)  # few bits, so that its products with small whole numbers are exact
+_LN2_HIGH = np.float32(0.693359375)  # has few bits, so that its products with small whole numbers are exact
 _LN2_LOW = np.float32(math.log(2) - 0.693359375)
-# e^t - 1 - t over t^2 on abs(t) <= ln(2) / 2.
+# Coefficients of a polynomial that approximates (e^t - 1 - t) / t^2 for abs(t) <= ln(2) / 2.
 _FIT = np.polynomial.Chebyshev.interpolate(
     lambda t: np.where(abs(t) < 1e-4, 0.5 + t / 6, (np.expm1(t) - t) / np.where(t == 0, 1, t) ** 2), 5, [-0.35, 0.35]
 )
 _E0, _E1, _E2, _E3, _E4, _E5 = (np.float32(c) for c in _FIT.convert(kind=np.polynomial.Polynomial).coef)
 
 
-@part_in_order
+@inlined_in_order
 def _gate(magnitude, theta):
-    """Return 1 / (1 + e^{-gamma (magnitude - theta)}), exact to float32's rounding."""
-    # Beyond 60 the gate is 0 or 1 to float32, and larger exponents would slow the arithmetic by denormal numbers.
+    """Return 1 / (1 + e^{-gamma (magnitude - theta)}), accurate to float32's rounding."""
+    # Beyond 60, the result is 0 or 1 in float32, and larger exponents would give denormal numbers, which are slow.
     t = min(max(_GAMMA * (theta - magnitude), np.float32(-60)), np.float32(60))
     whole = np.floor(t * _LOG2_E + np.float32(0.5))
     t = t - whole * _LN2_HIGH
@@ -78,35 +81,38 @@ def _gate(magnitude, theta):
     return np.float32(1) / (np.float32(1) + power * (p * t * t + t + np.float32(1)))
 
 
-@part_in_order
+@inlined_in_order
 def _sign(value):
     return np.float32(value > 0) - np.float32(value < 0)
 
 
-@part_in_order
+@inlined_in_order
 def _step_gate(magnitude, theta):
-    """Return 0 up to theta, else 1; NaN passes."""
+    """Return 0 for a magnitude of at most theta, else 1; 1 for NaN, so that NaN stays NaN."""
     return np.float32(not magnitude <= theta)
 
 
 def _threshold_of(alpha: np.float32, gate: Callable) -> tuple[Callable, Callable]:
-    """Return the functions that apply T(v; theta) = sign(v) (|v| - alpha theta) gate(|v|, theta), and its gradient."""
+    """Return the functions that compute T(v; theta) = sign(v) (|v| - alpha theta) gate(|v|, theta) and its gradients.
 
-    @part_in_order
+    A gate is `_gate`, or `_step_gate`, whose slope is 0.
+    """
+
+    @inlined_in_order
     def activate(v, theta, code):
-        """Write u = T(v; theta) to the code and in the place of v, rows of it."""
+        """Write u = T(v; theta) to `code` and over v; both are rows."""
         for x in range(v.size):
             magnitude = abs(v[x])
             u = (v[x] - alpha * theta * _sign(v[x])) * gate(magnitude, theta)
             code[x] = u
             v[x] = u
 
-    @part_in_order
+    @inlined_in_order
     def activate_backward(g, v, theta, before, before_last, of_v, sums):
-        """Write the gradient of v, from that of u = T(v; theta), to `of_v` and in the place of g, rows of it.
+        """Write the gradient of v to `of_v` and over g, the gradient of u = T(v; theta); all are rows.
 
-        `sums` (3, values) takes, value by value, the gradients of theta and of the factors of `before` and
-        `before_last` in v.
+        Add the contributions to the gradients of theta, and of the factors of `before` and `before_last` in v, to the
+        three rows of `sums`.
         """
         by_theta, by_ahead, by_back = sums[0], sums[1], sums[2]
         for x in range(g.size):
@@ -127,27 +133,27 @@ _activate, _activate_backward = _threshold_of(_ALPHA, _gate)  # LZSC's
 _activate_soft, _activate_soft_backward = _threshold_of(np.float32(1), _step_gate)  # LCSC's
 
 
-@part
+@inlined
 def _add(values, factor, others):
     if factor != 0:
         for x in range(values.size):
             values[x] += factor * others[x]
 
 
-@part
+@inlined
 def _copy(values, out):
-    # Assigning a slice would compile the message for sizes that differ, too, and that takes as long as a transform.
+    # A loop, because the assignment of a slice would also compile its error message, as slow to compile as a transform.
     for x in range(out.size):
         out[x] = values[x]
 
 
-@part
+@inlined
 def _drop_noise(values):
     for x in range(values.size):
         values[x] = _ZERO if abs(values[x]) <= _NOISE else values[x]
 
 
-@part_in_order
+@inlined_in_order
 def _sums(rows):
     """Return the sum of each row."""
     sums = np.zeros(rows.shape[0], np.float32)
@@ -160,13 +166,13 @@ def _sums(rows):
 # --- Between maps and the spectra of codes -------------------------------------------------------------------------
 
 
-@glue
+@expanded
 def _spectra_of(maps, tiles, spectra, line):
-    """Transform maps, (N, rows, columns, channels), where the tiles (picture, down, across) read them."""
+    """Write the spectra of a group of tiles, (image, row, column) of each, of the maps (N, rows, columns, channels)."""
     spectra[:] = _ZERO
     channels = maps.shape[3]
     for t in range(tiles.shape[0]):
-        n, top, left = tiles[t, 0], KEPT * tiles[t, 1], KEPT * tiles[t, 2]
+        n, top, left = tiles[t, 0], INNER * tiles[t, 1], INNER * tiles[t, 2]
         for y in range(SIDE):
             for x in range(SIDE):
                 for m in range(channels):
@@ -179,10 +185,10 @@ def _spectra_of(maps, tiles, spectra, line):
 def _spread_of(count: int) -> Callable:
     """Return the function that writes the sum over `count` maps of conj(spectrum) weight to a column.
 
-    A number that is known when compiled unrolls the loop over maps, so that sums stay in registers.
+    The number is a compile-time constant, so that the loop over maps is unrolled and the sums stay in registers.
     """
 
-    @part
+    @inlined
     def spread(spectra, at, weights, column):
         for y in range(SIDE):
             values = spectra[at + y * ROW : at + y * ROW + count + PAIRS]
@@ -201,9 +207,9 @@ def _spread_of(count: int) -> Callable:
 _spread_1, _spread_2, _spread_3, _spread_4, _spread_6 = map(_spread_of, (1, 2, 3, 4, 6))
 
 
-@part
+@inlined
 def _spread(spectra, at, weights, column, count):
-    """Do so for a step's maps, or what its code gives, of a block of one channel or of two: five are never."""
+    """Do the same for any count that occurs in blocks of one or two channels: 1, 2, 3, 4 or 6."""
     if count == 1:
         _spread_1(spectra, at, weights, column)
     elif count == 2:
@@ -216,9 +222,9 @@ def _spread(spectra, at, weights, column, count):
         _spread_6(spectra, at, weights, column)
 
 
-@glue
+@expanded
 def _up(spectra, weights, count, tiles, line, column, rows):
-    """Convolve `count` maps to 64 channels: tiles whose rows are still to be transformed, KEPT rows of each."""
+    """Convolve `count` maps to 64 channels; write INNER rows of each tile, which are not transformed back yet."""
     for x in range(SIDE):
         factors = weights[x * LINE * count : (x + 1) * LINE * count]
         for t in range(tiles):
@@ -227,9 +233,9 @@ def _up(spectra, weights, count, tiles, line, column, rows):
             eights_to_cut_column(line, rows, t * _ROWS + x * POINT, ALL)
 
 
-@part
+@inlined
 def _collect(point, weights, out, maps):
-    """Write conj(sum over channels of the code times weight) to each of so many maps, of one frequency."""
+    """Write the conjugate of the sum over channels of code times weight, at one frequency, to each of the maps."""
     for m in range(maps):
         w = weights[m * POINT : (m + 1) * POINT]
         re, im = _ZERO, _ZERO
@@ -239,9 +245,9 @@ def _collect(point, weights, out, maps):
         out[m], out[m + PAIRS] = re, -im
 
 
-@part
+@inlined
 def _down(columns, x, weights, tiles, spectra):
-    """Multiply a column of the codes' spectra, of each tile, to that of their maps' spectra."""
+    """Write a column of the spectra of the maps that a convolution makes of the codes, for each tile."""
     count = weights.size // (SIDE * LINE)
     for t in range(tiles):
         for y in range(SIDE):
@@ -250,17 +256,20 @@ def _down(columns, x, weights, tiles, spectra):
             _collect(point, factors, spectra[y * ROW + x * POINT + t * count :], count)
 
 
-@glue
+@expanded
 def _columns_of(rows, x, tiles, line, columns):
-    """Transform a column of codes whose rows are transformed, of each tile."""
+    """Transform a column of the codes, whose rows are already transformed, for each tile."""
     for t in range(tiles):
         fours_of_padded_column(rows, t * _ROWS + x * POINT, line, ALL)
         eights_to_row(line, columns, t * LINE, ALL)
 
 
-@glue
+@expanded
 def _maps_of(spectra, line, results, tiles):
-    """Transform the spectra of maps back, but for their columns; results (N, down, across, 32, 32, maps) take them."""
+    """Transform spectra of maps back and write them to `results`, (N, tiles down, tiles across, 32, 32, maps).
+
+    Only rows are transformed; the caller has transformed the columns.
+    """
     count = results.shape[5]
     transform_rows(spectra, line, tiles.shape[0] * count)
     for t in range(tiles.shape[0]):
@@ -271,22 +280,22 @@ def _maps_of(spectra, line, results, tiles):
                     result[y, x, m] = spectra[y * ROW + x * POINT + t * count + m]
 
 
-@part
+@inlined
 def _of_tiles(spectra, at, count):
-    """Return one value of a map in each of TOGETHER tiles."""
+    """Return the value of a map at one frequency in each of GROUP tiles."""
     return spectra[at], spectra[at + count], spectra[at + 2 * count], spectra[at + 3 * count]
 
 
-@part
+@inlined
 def _times_conjugate(columns, at, a, b):
-    """Return a code's value times a - ib."""
+    """Return the real and the imaginary part of a code's value times a - ib."""
     z, z_im = columns[at], columns[at + PAIRS]
     return z * a + z_im * b, z_im * a - z * b
 
 
-@part
+@inlined
 def _correlate(columns, x, spectra, count, sums):
-    """Add the codes' spectra times the conjugate of maps' to the sums, a column of TOGETHER tiles."""
+    """Add the codes' spectra times the conjugate of the maps' spectra to `sums`, for a column of GROUP tiles."""
     for y in range(SIDE):
         for m in range(count):
             at, start = y * ROW + x * POINT + m, ((x * SIDE + y) * count + m) * POINT
@@ -307,16 +316,17 @@ def _correlate(columns, x, spectra, count, sums):
 
 
 class Weights(NamedTuple):
-    """Spectra of a step's convolutions to and from its code, (32 32 maps 64), or their gradients' sums."""
+    """Spectra of a step's convolutions to and from its code, (32 32 maps 64), or the sums for their gradients."""
 
     up: np.ndarray
     down: np.ndarray
 
 
 class Neighbours(NamedTuple):
-    """Codes, or gradients of v, of the next step and the next but one, (N, H, W 64), and the factors to add them with.
+    """Arrays (N, H, W 64) of the nearest and the second-nearest step, and the factors with which they are added.
 
-    Where a factor is 0, any array will do.
+    These are the codes of the steps before or the gradients of v of the steps after. If a factor is 0, its array is not
+    read.
     """
 
     near: np.ndarray
@@ -326,7 +336,7 @@ class Neighbours(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """What a step back needs of the step forward: `maps`, `theta`, `soft` as in `step`, v and codes (N, H, W 64)."""
+    """Inputs and results of a forward step: `maps`, `theta` and `soft` as in `step`; v and codes, (N, H, W 64)."""
 
     maps: np.ndarray
     before: np.ndarray
@@ -338,7 +348,7 @@ class Forward(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """What a pass works in: spectra of maps, one or several; a line; rows and columns of codes."""
+    """Work arrays of a kernel: spectra of maps, one or several; a line; rows and columns of codes."""
 
     spectra: tuple[np.ndarray, ...]
     line: np.ndarray
@@ -347,39 +357,39 @@ class Scratch(NamedTuple):
 
 
 def scratch_sizes(spectra: int) -> list[int]:
-    """Return how many values the arrays of `Scratch` hold, with spectra so many."""
-    return [SIDE * ROW] * spectra + [LINE, TOGETHER * _ROWS, TOGETHER * LINE]
+    """Return the sizes of the arrays of `Scratch`, with this number of arrays for spectra."""
+    return [SIDE * ROW] * spectra + [LINE, GROUP * _ROWS, GROUP * LINE]
 
 
 def _each_row(fill: Callable) -> Callable:
-    """Return the loop over the rows of a group of tiles that has `fill` make each row of a code, and transforms it.
+    """Return a loop over the rows of a group of tiles that fills each row with values of a code and transforms it.
 
-    fill: takes the row as it is; its picture, place down and span of values across in (N, H, W 64); a line to work in;
-        and the loop's further arguments. Leaves the values in the row, as many as the span has.
+    fill: writes a row's values to its beginning. Its arguments are the row; the image, row and span of values in
+        (N, H, W 64) that belong to it; a line to work in; and the further arguments of the loop.
     """
 
-    @part
+    @inlined
     def loop(rows, tiles, height, width, line, *given):
         for t in range(tiles.shape[0]):
-            n, top, left = tiles[t, 0], KEPT * tiles[t, 1], KEPT * tiles[t, 2]
-            across = min(KEPT, width - left)
+            n, top, left = tiles[t, 0], INNER * tiles[t, 1], INNER * tiles[t, 2]
+            across = min(INNER, width - left)
             span = slice(left * POINT, (left + across) * POINT)
-            for y in range(KEPT):
+            for y in range(INNER):
                 row = rows[t * _ROWS + y * ROW : t * _ROWS + y * ROW + LINE]
                 if top + y >= height:
                     row[:] = _ZERO
                     continue
                 fill(row, n, top + y, span, line, *given)
-                row[across * POINT : KEPT * POINT] = _ZERO
+                row[across * POINT : INNER * POINT] = _ZERO
                 fours_of_padded_row(row, START, line, ALL)
                 eights_to_row(line, row, START, ALL)
 
     return loop
 
 
-@glue
+@expanded
 def _convolved(row, n, y, span, line, neighbours):
-    """End the transform of a row that `_up` began, add what neighbouring steps do, and return its values."""
+    """Finish the transform of a row from `_up`, add the neighbouring steps' arrays, and return the values."""
     fours_of_row(row, START, line, ALL)
     eights_to_cut_row(line, row, START, ALL)
     values = row[: span.stop - span.start]
@@ -388,19 +398,19 @@ def _convolved(row, n, y, span, line, neighbours):
     return values
 
 
-@part
-def _make_code(row, n, y, span, line, neighbours, theta, soft, kept, code):
+@inlined
+def _make_code(row, n, y, span, line, neighbours, theta, soft, v_out, code):
     v = _convolved(row, n, y, span, line, neighbours)
     _drop_noise(v)
-    if kept.size:
-        _copy(v, kept[n, y, span])
+    if v_out.size:
+        _copy(v, v_out[n, y, span])
     if soft:
         _activate_soft(v, theta, code[n, y, span])
     else:
         _activate(v, theta, code[n, y, span])
 
 
-@part
+@inlined
 def _make_gradient(row, n, y, span, line, neighbours, forward, of_v, sums):
     g = _convolved(row, n, y, span, line, neighbours)
     before, before_last = forward.before[n, y, span], forward.before_last[n, y, span]
@@ -410,7 +420,7 @@ def _make_gradient(row, n, y, span, line, neighbours, forward, of_v, sums):
         _activate_backward(g, forward.v[n, y, span], forward.theta, before, before_last, of_v[n, y, span], sums)
 
 
-@part
+@inlined
 def _copy_code(row, n, y, span, line, code):
     _copy(code[n, y, span], row[: span.stop - span.start])
 
@@ -419,27 +429,29 @@ _make_codes, _make_gradients, _copy_codes = _each_row(_make_code), _each_row(_ma
 
 
 @kernel
-def step(maps, neighbours, theta, soft, kept, code, weights, tiles, results, scratch):
-    """Take a step for a run of tiles: u = T(v; theta), v = up(maps) + what neighbours add, and down(u).
+def step(maps, neighbours, theta, soft, v_out, code, weights, tiles, results, scratch):
+    """Compute a step for a run of tiles: v = up(maps) + the neighbours' sum, u = T(v; theta), and down(u).
 
     Args:
-        maps: (N, rows, columns, channels), with margins and filled up to whole tiles.
+        maps: the maps that the step reads, (N, rows, columns, channels), with a margin and padded to whole tiles.
         neighbours: the codes of the two steps before, `Neighbours`.
+        theta: the threshold of this step.
         soft: T is LCSC's soft threshold instead of LZSC's.
-        kept: takes v, (N, H, W 64), or is empty.
-        code: takes u, (N, H, W 64), possibly in the place of a code before.
+        v_out: receives v, (N, H, W 64); empty if v is not needed.
+        code: receives u, (N, H, W 64); may be the array of a code before.
         weights: `Weights`.
-        tiles: (tiles, 3), picture, down, across.
-        results: (N, down, across, 32, 32, maps), takes what each tile gives its surroundings, HALF pixels around it.
-        scratch: `Scratch` with one spectrum.
+        tiles: (tiles, 3): image, row and column of each tile.
+        results: (N, tiles down, tiles across, 32, 32, maps), receives down(u) of each tile's values, which reaches HALF
+            pixels beyond the inner part.
+        scratch: `Scratch` with one array for spectra.
     """
     (spectra,), line, rows, columns = scratch
     height, width = code.shape[1], code.shape[2] // POINT
-    for start in range(0, tiles.shape[0], TOGETHER):
-        group = tiles[start : start + TOGETHER]
+    for start in range(0, tiles.shape[0], GROUP):
+        group = tiles[start : start + GROUP]
         _spectra_of(maps, group, spectra, line)
         _up(spectra, weights.up, maps.shape[3], group.shape[0], line, columns, rows)
-        _make_codes(rows, group, height, width, line, neighbours, theta, soft, kept, code)
+        _make_codes(rows, group, height, width, line, neighbours, theta, soft, v_out, code)
         spectra[:] = _ZERO
         for x in range(SIDE):
             _columns_of(rows, x, group.shape[0], line, columns)
@@ -450,30 +462,31 @@ def step(maps, neighbours, theta, soft, kept, code, weights, tiles, results, scr
 
 @kernel
 def step_backward(of_readers, neighbours, forward, of_v, weights, tiles, results, sums, scratch):
-    """Take a step back for a run of tiles: the gradients of v, of the maps read, of weights and of scalars.
+    """Compute the gradients of a step for a run of tiles: of v, of the maps read, of weights and of scalars.
 
     Args:
-        of_readers: the gradient of what the readers of u make of it, as `maps` in `step`.
+        of_readers: the gradient of the readers' outputs for u, in the form of `maps` in `step`.
         neighbours: the gradients of v of the two steps after, `Neighbours`.
-        forward: of the step forward, `Forward`.
-        of_v: takes the gradient of v, (N, H, W 64), possibly in the place of a neighbour.
-        weights: of the mirrored convolutions, `Weights`.
-        tiles, results: as in `step`; results are part of the gradient of `maps`, possibly of no map.
-        sums: `Weights`, takes what `fusion.fnet.cpu.backward.weights_of` wants.
-        scratch: `Scratch` with three spectra.
+        forward: inputs and results of the forward step, `Forward`.
+        of_v: receives the gradient of v, (N, H, W 64); may be the array of a neighbour.
+        weights: `Weights` of the mirrored convolutions.
+        tiles: as in `step`.
+        results: as in `step`, receives the contributions to the gradient of `maps`; may be of no map.
+        sums: `Weights`, receives the sums that `fusion.fnet.cpu.backward.weights_of` transforms to gradients.
+        scratch: `Scratch` with three arrays for spectra.
 
     Returns:
-        The sums for three gradients: theta's, and those of the factors of `before` and `before_last` in v.
+        The gradients, summed over the run, of theta and of the factors of `before` and `before_last` in v.
     """
     (spectra, of_maps, of_images), line, rows, columns = scratch
     maps, code, downs = forward.maps, forward.code, weights.down
     sums.up[:] = _ZERO
     sums.down[:] = _ZERO
-    columns[:] = _ZERO  # the last tiles may be fewer than are summed
-    scalars = np.zeros((3, KEPT * POINT), np.float32)
+    columns[:] = _ZERO  # `_correlate` sums GROUP tiles, but the last group may have fewer
+    scalars = np.zeros((3, INNER * POINT), np.float32)
     height, width = code.shape[1], code.shape[2] // POINT
-    for start in range(0, tiles.shape[0], TOGETHER):
-        group = tiles[start : start + TOGETHER]
+    for start in range(0, tiles.shape[0], GROUP):
+        group = tiles[start : start + GROUP]
         _spectra_of(of_readers, group, spectra, line)
         _up(spectra, weights.up, of_readers.shape[3], group.shape[0], line, columns, rows)
         _make_gradients(rows, group, height, width, line, neighbours, forward, of_v, scalars)
@@ -496,12 +509,12 @@ def step_backward(of_readers, neighbours, forward, of_v, weights, tiles, results
 
 # --- Weights ---------------------------------------------------------------------------------------------------------
 
-_SCALE = np.float32(SIDE**-2)  # there and back is the identity by the scales of weights alone
+_SCALE = np.float32(SIDE**-2)  # the transforms are not normalised; the spectra of weights include this factor
 
 
-@part
+@inlined
 def _weights_scratch():
-    """Return memory for a tile, a line and a column."""
+    """Return work arrays for a tile, a line and a column."""
     return np.empty(SIDE * ROW, np.float32), np.empty(LINE, np.float32), np.empty(LINE, np.float32)
 
 
@@ -531,7 +544,7 @@ def to_spectra(weights, spectra):
 
 @kernel
 def from_spectra(sums, weights):
-    """Sum spectra over shares, (shares, 32 32 maps 64), and transform them to weights, (maps, 9, 9, 64)."""
+    """Add up the spectra of all shares, (shares, 32 32 maps 64), and transform them to weights, (maps, 9, 9, 64)."""
     maps = weights.shape[0]
     tile, line, column = _weights_scratch()
     for m in range(maps):
@@ -556,9 +569,9 @@ def from_spectra(sums, weights):
 
 
 class Target(NamedTuple):
-    """Where maps go: channels `first` to `end` of `maps`, (N, rows, columns, channels), `margin` pixels from its edges.
+    """Channels `first` to `end` of `maps`, (N, rows, columns, channels), without `margin` pixels at the edges.
 
-    Whole arrays, not views of them: each layout in memory would be a compilation of its own.
+    This is not a view of the array, because numba would compile the kernel again for every memory layout.
     """
 
     maps: np.ndarray
@@ -567,9 +580,9 @@ class Target(NamedTuple):
     end: int
 
 
-@part
+@inlined
 def _put(row, start, target, n, y):
-    """Write columns of `row`, (width, maps), to a row of a target."""
+    """Write as many channels of `row`, (width, maps), as a target has, beginning at `start`, to its row y."""
     out = target.maps[n, target.margin + y]
     for x in range(row.shape[0]):
         for j in range(target.end - target.first):
@@ -578,23 +591,25 @@ def _put(row, start, target, n, y):
 
 @kernel
 def assemble(results, n, band, size, first, second, third):
-    """Sum what tiles give their surroundings, where they overlap: KEPT rows of a picture's maps, from KEPT band - HALF.
+    """Add up the overlapping results of tiles to INNER rows of an image's maps, from row INNER band - HALF on.
 
     Args:
-        results: of `step`.
-        size: height and width of the picture.
-        first, second, third: `Target`, take the maps in this order, possibly none.
+        results: as written by `step`.
+        n: number of the image.
+        band: number of the band of rows.
+        size: height and width of the image.
+        first, second, third: `Target`; they receive the maps in this order; each may be of no map.
     """
     down, across, maps = results.shape[1], results.shape[2], results.shape[5]
     height, width = size
-    sums = np.empty((across * KEPT + 2 * HALF) * maps, np.float32)
-    for y in range(max(0, KEPT * band - HALF), min(height, KEPT * (band + 1) - HALF)):
+    sums = np.empty((across * INNER + 2 * HALF) * maps, np.float32)
+    for y in range(max(0, INNER * band - HALF), min(height, INNER * (band + 1) - HALF)):
         sums[:] = _ZERO
         for tile in range(max(0, band - 1), min(down, band + 1)):
-            inside = y + HALF - KEPT * tile
+            inside = y + HALF - INNER * tile
             if inside < SIDE:
                 for x in range(across):
-                    total = sums[x * KEPT * maps : (x * KEPT + SIDE) * maps]
+                    total = sums[x * INNER * maps : (x * INNER + SIDE) * maps]
                     terms = results[n, tile, x, inside].reshape(-1)
                     for i in range(terms.size):
                         total[i] += terms[i]

@@ -1,4 +1,4 @@
-"""Memory that is used again: to get it from the system costs as much as a convolution."""
+"""A pool of buffers: to get as much memory from the system would take as long as a convolution."""
 
 import math
 from collections import defaultdict
@@ -12,21 +12,21 @@ from fusion.fnet.cpu.kernels import Scratch, scratch_sizes
 Shape = tuple[int, int, int]  # of a batch: N, H, W
 
 
-class Memory:
-    """Arrays given back, for who next wants as much."""
+class BufferPool:
+    """A pool of float32 arrays, reused by size."""
 
     def __init__(self) -> None:
         self.free: dict[int, list[np.ndarray]] = defaultdict(list)
         self.shape: Shape | None = None
 
     def fit(self, shape: Shape) -> None:
-        """Let go of what was kept for pictures of another shape."""
+        """Free all arrays if the pool was used for batches of another shape."""
         if shape != self.shape:
             self.free.clear()
             self.shape = shape
 
     def take(self, *shape: int) -> np.ndarray:
-        """Return an array of whatever values; its memory starts where a cache line does."""
+        """Return an uninitialised array, aligned to a cache line."""
         size = math.prod(shape)
         try:
             flat = self.free[size].pop()
@@ -37,13 +37,13 @@ class Memory:
         return flat.reshape(shape)
 
     def give(self, arrays: Iterable[np.ndarray]) -> None:
-        """Take back arrays of `take` that nobody uses any more."""
+        """Return arrays from `take` to the pool; the caller must not use them any more."""
         for array in arrays:
             self.free[array.size].append(array.reshape(-1))
 
     @contextmanager
     def scratch(self, spectra: int) -> Iterator[Scratch]:
-        """Lend what a pass of the kernels works in, with spectra of maps so many."""
+        """Yield the work arrays of a kernel call, with this number of arrays for spectra of maps."""
         arrays = [self.take(size) for size in scratch_sizes(spectra)]
         yield Scratch(tuple(arrays[:spectra]), *arrays[spectra:])
         self.give(arrays)

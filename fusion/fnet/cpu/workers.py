@@ -1,11 +1,11 @@
-"""Threads that each run torch on one core, for work that falls into independent pieces.
+"""Threads that each run torch on one core, for work that consists of independent pieces.
 
-Torch would split every operation among its threads and wait for the slowest, hundreds of times an image. Pieces that
-each go through several operations on one thread keep their data in one core's cache and wait only at the end, and a
-core that is busy elsewhere takes fewer of them. What a piece computes does not depend on how many threads there are.
+Torch splits every operation among its threads and waits for the slowest one, hundreds of times per image. If each
+piece goes through several operations on one thread, its data stay in one core's cache, threads wait only at the end,
+and a core that is busy with other work takes fewer pieces. A piece's result does not depend on the number of threads.
 
-The caller's own operations between the pieces run on one core too: threads of torch's, once they have had a part of
-one, keep a core busy for milliseconds in waiting for the next.
+The caller's own operations between the pieces also run on one core, because torch's threads keep their cores busy for
+milliseconds after an operation while they wait for the next one.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -23,7 +23,7 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 @contextmanager
 def workers() -> Iterator[Map]:
-    """Yield a `map` that runs without gradients on as many threads as torch has, and returns results in order."""
+    """Yield a `map` that runs on as many threads as torch uses, without gradients, and returns results in order."""
     threads = torch.get_num_threads()
     if threads == 1:
         yield lambda function, pieces: [function(piece) for piece in pieces]
@@ -32,7 +32,7 @@ def workers() -> Iterator[Map]:
     started = Barrier(threads + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # the first call in a thread would otherwise undo the next line
+        torch.get_num_threads()  # the first call in a thread initialises the number, which would undo the next line
         torch.set_num_threads(1)
         with suppress(BrokenBarrierError):
             started.wait()
@@ -43,27 +43,27 @@ def workers() -> Iterator[Map]:
                 pool.submit(int)
             started.wait()
         except BaseException:
-            started.abort()  # else those that did start would wait for the others for ever
-            torch.set_num_threads(threads)  # what threads to come start with was set to 1 as well
+            started.abort()  # otherwise, the threads that did start would wait for ever
+            torch.set_num_threads(threads)  # the threads also set the number that later threads start with to 1
             raise
         torch.set_num_threads(1)
-        inference = torch.is_inference_mode_enabled()  # is a thread's own
+        inference = torch.is_inference_mode_enabled()  # passed on, because every thread has its own mode
 
         def run(function: Callable[[Any], Any], pieces: Iterable[Any]) -> list[Any]:
             pieces = list(pieces)
             results = [None] * len(pieces)
             indices = iter(range(len(pieces)))  # shared: `next` on it is atomic under the interpreter's lock
 
-            def some() -> None:
+            def work() -> None:
                 with torch.inference_mode(inference), torch.no_grad():
                     for index in indices:
                         results[index] = function(pieces[index])
 
-            futures = [pool.submit(some) for _ in range(threads)]
+            futures = [pool.submit(work) for _ in range(threads)]
             try:
                 wait(futures, return_when=FIRST_EXCEPTION)
             finally:
-                for _ in indices:  # after an error, or when interrupted, nobody takes more
+                for _ in indices:  # after an error or an interrupt, no thread must take another piece
                     pass
             for future in futures:
                 future.result()

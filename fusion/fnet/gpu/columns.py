@@ -1,14 +1,14 @@
-"""A merged LZSC block on a GPU: every 9x9 convolution as one of 9x1, on maps that hold each pixel's row neighbours.
+"""A merged block on a GPU, with every 9x9 convolution as a 9x1 convolution of (or to) horizontal shifts of maps.
 
-A GPU's matrix units multiply tiles of at least eight channels; the maps of these networks have one to six, so that a
-9x9 convolution from or to them leaves most of each tile empty. Nine horizontal shifts of a map, side by side as
-channels, fill the tiles: what goes up to a code is a 9x1 convolution of the shifted maps, and what comes down from one
-is a 9x1 convolution to nine maps for each wanted, which are then shifted and summed. Products are of the number type
-asked for and accumulate in float32; sums of maps, thresholds and momentum are float32.
+A GPU's matrix units multiply tiles of at least eight channels. The maps of these networks have one to six channels, so
+that a 9x9 convolution from or to them leaves most of each tile empty. Nine horizontal shifts of each map, next to each
+other as channels, fill the tiles. A convolution to a code becomes a 9x1 convolution of the shifted maps; a convolution
+from a code becomes a 9x1 convolution to nine maps for each output map, which are then shifted and summed. Products have
+the requested number type and accumulate in float32; sums of maps, thresholds and momentum are float32.
 
-Each of the operations (shifts, sums of shifted maps, momentum with threshold; of bfloat16 also the convolutions and the
-products that are their gradients) is one kernel on a GPU (`fusion.fnet.gpu.kernels`); where Triton cannot compile
-them, and on a CPU, the plain functions here do the same.
+On a GPU, each operation (shifts, sums of shifted maps, momentum with threshold; with bfloat16 also the convolutions and
+the products that are their gradients) is one Triton kernel (`fusion.fnet.gpu.kernels`). On a CPU, or if Triton cannot
+compile, the plain functions in this module compute the same.
 """
 
 import functools
@@ -26,44 +26,45 @@ from fusion.fnet.lcsc import soft_threshold
 from fusion.fnet.lzsc import HALF, KERNEL, STEPS, threshold
 from fusion.fnet.merged import Merged
 
-TILE_CHANNELS = 8  # the least that a tile of bfloat16 holds; fewer are filled up with zeros
+TILE_CHANNELS = 8  # channels of the smallest bfloat16 tile; channels are padded with zeros to a multiple of it
 
 
 def kernels(tensor: Tensor) -> ModuleType | None:
-    """Return `fusion.fnet.gpu.kernels` where it serves a tensor: on a GPU, in numbers of at most 32 bits."""
+    """Return `fusion.fnet.gpu.kernels` if it applies to a tensor (on a GPU, not float64), else None."""
     return gpu_kernels() if tensor.is_cuda and tensor.dtype != torch.float64 else None
 
 
 def multiplying_kernels(tensor: Tensor) -> ModuleType | None:
-    """Return the module where it also multiplies matrices for a tensor: of bfloat16, on a GPU that has it."""
-    has_it = tensor.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
-    return kernels(tensor) if has_it and tensor.dtype == torch.bfloat16 else None
+    """Return the module if its matrix products also apply to a tensor (bfloat16, on a GPU that has it), else None."""
+    has_bfloat16 = tensor.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
+    return kernels(tensor) if has_bfloat16 and tensor.dtype == torch.bfloat16 else None
 
 
 @functools.cache
 def gpu_kernels() -> ModuleType | None:
-    """Return the module of kernels if they compile and run here, else None, with a warning."""
+    """Return the module of kernels if they compile and run on this machine; else log a warning and return None."""
     try:
         from fusion.fnet.gpu import kernels as compiled_here
 
         compiled_here.probe(torch.device("cuda"))
-    except Exception as error:  # Triton missing, no C compiler, a GPU too old: its errors share no public class
+    except Exception as error:  # no Triton, no C compiler, an old GPU: the errors have no common public class
         logging.warning(
-            "warning: FNet's kernels do not run on this GPU, it is slower (%s: %s)", type(error).__name__, error
+            "warning: FNet's kernels do not run on this GPU; FNet is slower (%s: %s)", type(error).__name__, error
         )
         return None
     return compiled_here
 
 
-def spread(maps: Tensor, channels: int, backwards: bool, kind: torch.dtype) -> Tensor:
-    """Return the nine horizontal shifts of maps side by side, zeros coming in: (N, n, H, W) to (N, channels, H, W).
+def spread(maps: Tensor, channels: int, backwards: bool, dtype: torch.dtype) -> Tensor:
+    """Return the nine horizontal shifts of maps, zero-padded, as channels: (N, n, H, W) to (N, channels, H, W).
 
-    Channel g n + m is map m shifted by g - 4 pixels (`backwards`: 4 - g); those over 9 n are zeros. Channels-last.
+    Channel g n + m is map m shifted by g - 4 pixels (`backwards`: 4 - g); channels from 9 n on are zeros. The result is
+    channels-last.
     """
     if module := kernels(maps):
-        return module.spread(maps, channels, backwards, kind)
+        return module.spread(maps, channels, backwards, dtype)
     width = maps.shape[-1]
-    padded = F.pad(maps, (HALF, HALF)).to(kind)
+    padded = F.pad(maps, (HALF, HALF)).to(dtype)
     shifts = [padded[..., dx : dx + width] for dx in range(KERNEL)]
     wide = torch.cat(shifts[::-1] if backwards else shifts, dim=1)
     wide = F.pad(wide, (0, 0, 0, 0, 0, channels - wide.shape[1]))
@@ -71,7 +72,10 @@ def spread(maps: Tensor, channels: int, backwards: bool, kind: torch.dtype) -> T
 
 
 def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
-    """Shift nine groups of `count` maps, each by its place, and sum them, in float32 at least: adjoint of `spread`."""
+    """Return the sum of nine groups of `count` maps, each shifted by its offset; the adjoint of `spread`.
+
+    The sum is of float32, or float64 for float64 maps.
+    """
     if module := kernels(wide):
         return module.gather(wide, count, backwards)
     width = wide.shape[-1]
@@ -82,7 +86,7 @@ def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
 
 
 def stack(maps: Tensor) -> Tensor:
-    """Return the nine vertical shifts of channels-last maps side by side, zeros coming in: (N, H, W, 9 c).
+    """Return the nine vertical shifts of channels-last maps, zero-padded, as channels: (N, H, W, 9 c).
 
     Channel c g + m is map m shifted by g - 4 pixels.
     """
@@ -96,20 +100,21 @@ def stack(maps: Tensor) -> Tensor:
 def column(maps: Tensor, taps: Tensor, backwards: bool = False) -> Tensor:
     """Convolve channels-last maps (N, c, H, W) with a column of nine taps (9, c, o), zero-padded: (N, o, H, W).
 
-    Map y + dy - 4 meets tap dy, `backwards` tap 8 - dy.
+    Row y + dy - 4 of the maps, times tap dy (`backwards`: 8 - dy), is added to row y of the result.
     """
     if module := multiplying_kernels(maps):
         return module.column(maps, taps, backwards)
     taps = (taps.flip(0) if backwards else taps).permute(2, 1, 0).unsqueeze(-1)
     result = F.conv2d(maps, taps.contiguous(memory_format=torch.channels_last), padding=(HALF, 0))
-    return result.contiguous(memory_format=torch.channels_last)  # as the kernels want it, whatever the library chose
+    # The kernels require channels-last maps; the library may choose another layout.
+    return result.contiguous(memory_format=torch.channels_last)
 
 
 def products(fixed: Tensor, moved: Tensor) -> Tensor:
-    """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), float32 at least: (a, dy, b).
+    """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), in float32 or float64: (a, dy, b).
 
-    A gradient of taps. Libraries sum it over all pixels in a few blocks, which leaves most of a GPU idle where taps are
-    as few as these: here it is a matrix product for each of many slices of the batch, and a sum over them.
+    This is a gradient of taps. Libraries sum over all pixels in a few blocks, so that with so few taps most of a GPU is
+    idle. Here it is a matrix product for each of many slices of the batch, and a sum over the slices.
     """
     if module := multiplying_kernels(moved):
         return module.products(fixed, moved)
@@ -123,9 +128,16 @@ def products(fixed: Tensor, moved: Tensor) -> Tensor:
 
 
 def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int, soft: bool) -> Tensor:
-    """Return u^k = T(v + (1 + rho^k) u^{k-1} - rho^k u^{k-2}) in the number type of v, computed in float32 at least.
+    """Return u^k = T(v + (1 + rho^k) u^{k-1} - rho^k u^{k-2}) in the number type of v.
 
-    before: u^{k-2}, u^{k-1}, as far as there are any. rho, theta: of all steps. soft: T is LCSC's instead of LZSC's.
+    It is computed in float32, or in float64 for float64.
+
+    Args:
+        v: the convolution of the step's maps.
+        before: u^{k-2} and u^{k-1}, or only the codes that exist and that the block reads.
+        rho, theta: of all steps.
+        k: number of the step.
+        soft: T is LCSC's threshold instead of LZSC's.
     """
     if module := kernels(v):
         return module.step(v, before, rho, theta, k, soft)
@@ -146,9 +158,12 @@ def step_backward(
     k: int,
     soft: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of v, rho^k and theta^k by `step`.
+    """Return the gradients of the arguments v, rho^k and theta^k of `step`.
 
-    gradient: of u^k, by its readers. later: of v^{k+1} and v^{k+2}, in which u^k is, as far as there are any.
+    Args:
+        gradient: the gradient of u^k through its readers.
+        later: the gradients of v^{k+1} and v^{k+2}, or only of those that exist and that depend on u^k directly.
+        v, before, rho, theta, k, soft: as in `step`.
     """
     if module := kernels(v):
         return module.step_backward(gradient, later, v, before, rho, theta, k, soft)
@@ -156,30 +171,30 @@ def step_backward(
     for index, of_v in enumerate(later, k + 1):
         above = above + (1 + rho[index] if index == k + 1 else -rho[index]) * of_v
     with torch.enable_grad():
-        wanted = [tensor.detach().requires_grad_() for tensor in (v, rho, theta)]
-        result = step(wanted[0], before, *wanted[1:], k, soft)
-        found = torch.autograd.grad(result, wanted, above.to(v.dtype), materialize_grads=True)
+        inputs = [tensor.detach().requires_grad_() for tensor in (v, rho, theta)]
+        result = step(inputs[0], before, *inputs[1:], k, soft)
+        found = torch.autograd.grad(result, inputs, above.to(v.dtype), materialize_grads=True)
     return found[0], found[1][k], found[2][k]
 
 
-def up_taps(weight: Tensor, kind: torch.dtype) -> Tensor:
-    """Return weights (64, n, 9, 9) as taps for spread maps, (9, channels, 64): channel n dx + m is map m's."""
-    taps = weight.to(kind).permute(2, 3, 1, 0).flatten(1, 2)
+def up_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return weights (64, n, 9, 9) as taps for spread maps, (9, channels, 64); channel n dx + m belongs to map m."""
+    taps = weight.to(dtype).permute(2, 3, 1, 0).flatten(1, 2)
     return F.pad(taps, (0, 0, 0, -taps.shape[1] % TILE_CHANNELS))
 
 
 def up_weight(found: Tensor, count: int) -> Tensor:
-    """Return what is laid out as taps (9, channels, 64) as weights (64, count, 9, 9): `up_taps` back."""
+    """Return taps (9, channels, 64) as weights (64, count, 9, 9); the inverse of `up_taps`."""
     return found[:, : KERNEL * count].unflatten(1, (KERNEL, count)).permute(3, 2, 0, 1)
 
 
-def down_taps(weight: Tensor, kind: torch.dtype) -> Tensor:
-    """Return weights (m, 64, 9, 9) as taps to maps that `gather` sums, (9, 64, channels)."""
-    return up_taps(weight.transpose(0, 1), kind).transpose(1, 2)
+def down_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return weights (m, 64, 9, 9) as taps (9, 64, channels) to maps that `gather` shifts and sums."""
+    return up_taps(weight.transpose(0, 1), dtype).transpose(1, 2)
 
 
 def down_weight(found: Tensor, count: int) -> Tensor:
-    """Return what is laid out as taps (9, 64, channels) as weights (count, 64, 9, 9): `down_taps` back."""
+    """Return taps (9, 64, channels) as weights (count, 64, 9, 9); the inverse of `down_taps`."""
     return up_weight(found.transpose(1, 2), count).transpose(0, 1)
 
 
@@ -188,24 +203,24 @@ class _ApplyColumns(torch.autograd.Function):
     def forward(
         ctx: Any,
         image: Tensor,
-        kind: torch.dtype,
+        dtype: torch.dtype,
         learns: bool,
         soft: bool,
         theta: Tensor,
         rho: Tensor,
         *weights: Tensor,
     ) -> Tensor:
-        channels, past = image.shape[1], 1 if soft else 2  # codes that a step reads
-        up = [up_taps(weight, kind) for weight in weights[: STEPS + 1]]
-        down = [down_taps(weight, kind) for weight in weights[STEPS + 1 :]]
+        channels, past = image.shape[1], 1 if soft else 2  # number of codes that a step reads
+        up = [up_taps(weight, dtype) for weight in weights[: STEPS + 1]]
+        down = [down_taps(weight, dtype) for weight in weights[STEPS + 1 :]]
         kept, before, images_before, images = [], [], None, None
         for k in range(STEPS + 1):
             maps = [image]
             if k > 0:
                 maps.append(images[:, :channels])
             if k > 1:
-                maps.append(images_before[:, channels:])  # of no channels for LCSC
-            wide = spread(torch.cat(maps, dim=1), up[k].shape[1], False, kind)
+                maps.append(images_before[:, channels:])  # LCSC: no channels
+            wide = spread(torch.cat(maps, dim=1), up[k].shape[1], False, dtype)
             v = column(wide, up[k])
             before = [*before, step(v, before, rho, theta, k, soft)][-past:]
             images_before, images = images, gather(column(before[-1], down[k]), len(weights[STEPS + 1 + k]), False)
@@ -223,10 +238,11 @@ class _ApplyColumns(torch.autograd.Function):
         theta, rho, *tensors = ctx.saved_tensors
         up, down, kept = tensors[: STEPS + 1], tensors[STEPS + 1 : 2 * (STEPS + 1)], tensors[2 * (STEPS + 1) :]
         wides, vs, codes = kept[::3], kept[1::3], kept[2::3]
-        channels, of_image, of_v, of_maps = ctx.channels, 0, [], []  # the latter two: of steps k + 1 and k + 2
-        of_up, of_down, of_rho, of_theta = [], [], [], []  # from the last step on
+        channels, of_image = ctx.channels, 0
+        of_v, of_maps = [], []  # of steps k + 1 and k + 2
+        of_up, of_down, of_rho, of_theta = [], [], [], []  # in reverse order of the steps
         for k in reversed(range(STEPS + 1)):
-            if k < STEPS:  # what steps k + 1 and k + 2 have read of u^k
+            if k < STEPS:  # the gradients of the maps that steps k + 1 and k + 2 have read from u^k
                 read = [maps[:, first * channels : (first + 1) * channels] for first, maps in enumerate(of_maps, 1)]
                 gradient = torch.cat(read, dim=1)
             spread_gradient = spread(gradient, down[k].shape[2], True, codes[k].dtype)
@@ -246,11 +262,11 @@ class _ApplyColumns(torch.autograd.Function):
         return of_image, None, None, None, *scalars, *reversed(of_up), *reversed(of_down)
 
 
-def apply_columns(image: Tensor, block: Merged, kind: torch.dtype) -> Tensor:
-    """Do as `fusion.fnet.merged.apply_block`, with products of the number type `kind`; float32 at least.
+def apply_columns(image: Tensor, block: Merged, dtype: torch.dtype) -> Tensor:
+    """Return the same as `fusion.fnet.merged.apply_block`, with products of the number type `dtype`.
 
-    Differentiable once.
+    The result is float32, or float64 for float64; differentiable once.
     """
-    # Asked here: within the function no gradient is recorded, whatever its caller wants.
+    # Checked here, because gradients are always disabled inside the function.
     learns = torch.is_grad_enabled()
-    return _ApplyColumns.apply(image, kind, learns, block.soft, block.theta, block.rho, *block.up, *block.down)
+    return _ApplyColumns.apply(image, dtype, learns, block.soft, block.theta, block.rho, *block.up, *block.down)

@@ -1,19 +1,19 @@
-"""CUDA graphs: many small GPU operations recorded once and started as one."""
+"""CUDA graphs: many small GPU operations captured once and replayed as one."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-WARM_UPS = 3  # runs before the recording, in which libraries choose algorithms and compilers compile
+WARM_UPS = 3  # runs before the capture, in which libraries choose algorithms and compilers compile
 
 
-def recorded(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a function of tensors shaped like `example`, recorded on the current GPU and replayed at every call.
+def captured(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[[Tensor], Tensor]:
+    """Return the function, captured as a CUDA graph on the current GPU for arguments shaped like `example`.
 
-    What it reads and writes besides its argument (weights, their gradients) stays where it is in memory; gradients
-    must be None before every run of it. The returned tensor is overwritten by the next call. Nothing in it may depend
-    on values on the CPU.
+    Every call replays the graph. All other tensors that the function reads or writes (weights, their gradients) must
+    stay at their addresses, and nothing may depend on values on the CPU. The function must set gradients to None before
+    it computes them. The next call overwrites the returned tensor.
     """
     static = example.clone()
     side, current = torch.cuda.Stream(), torch.cuda.current_stream()
@@ -34,10 +34,10 @@ def recorded(function: Callable[[Tensor], Tensor], example: Tensor) -> Callable[
     return replay
 
 
-def recorded_when_repeated(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Return a function that is recorded as soon as two arguments in a row have one shape; see `recorded`.
+def captured_when_repeated(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Return the function, which is captured when two successive arguments have the same shape; see `captured`.
 
-    Folders hold images of one size, or of all sizes: recording costs as much as several calls.
+    Capturing takes as long as several calls, and would not pay off for a folder of images of many sizes.
     """
     shape, replay = None, None
 
@@ -46,7 +46,7 @@ def recorded_when_repeated(function: Callable[[Tensor], Tensor]) -> Callable[[Te
         if argument.shape != shape:
             shape, replay = argument.shape, None
             return function(argument)
-        replay = replay or recorded(function, argument)
+        replay = replay or captured(function, argument)
         return replay(argument)
 
     return call

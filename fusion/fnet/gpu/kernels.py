@@ -1,8 +1,8 @@
 """The operations of `fusion.fnet.gpu.columns` as Triton kernels for a GPU.
 
-Each function does what the plain one of the same name there does, in one pass: every value is read from memory about
-once and written once, sums are of float32, and no two programs write to one place, so that results repeat. Maps of
-few channels may lie in memory in any order; codes and spread maps are channels-last.
+Each function computes the same as the plain function of the same name, in one pass: every value is read about once and
+written once. Sums are of float32, and no two programs write to the same address, so that results are reproducible. Maps
+of few channels may have any memory layout; codes and spread maps are channels-last.
 """
 
 from collections.abc import Sequence
@@ -15,15 +15,16 @@ from torch import Tensor
 from fusion.fnet.lzsc import ALPHA, GAMMA, HALF, KERNEL
 
 TAPS: tl.constexpr = tl.constexpr(KERNEL)
-MIDDLE: tl.constexpr = tl.constexpr(HALF)  # the tap that meets a pixel itself
+MIDDLE: tl.constexpr = tl.constexpr(HALF)  # the tap with offset 0
 SHRINK: tl.constexpr = tl.constexpr(ALPHA)
 STEEPNESS: tl.constexpr = tl.constexpr(GAMMA)
-PIXELS = 32  # of a program that moves maps
-VALUES = 1024  # of a program that steps a code
-ROWS, COLUMNS = 8, 16  # of a program that convolves: what its nine taps read overlaps, and stays in the first cache
-BLOCK = 64  # pixels that a program multiplies at a time for a weight's gradient
-TOGETHER = 128  # of those products' columns, taps by channels, of a program
-SLICES = 256  # of the lines, each summed by programs of its own
+PIXELS = 32  # per program that shifts maps
+VALUES = 1024  # per program that computes momentum and threshold of a code
+# Pixels per program that convolves: the reads of its nine taps overlap and stay in the first-level cache.
+ROWS, COLUMNS = 8, 16
+BLOCK = 64  # pixels that a program multiplies at a time for the gradient of weights
+TOGETHER = 128  # columns (taps times channels) of the products per program
+SLICES = 256  # slices of the image rows, each summed by its own programs
 
 
 @triton.jit
@@ -47,7 +48,8 @@ def _spread(
     row, x = pixel // width, pixel % width
     image, y = (row // height).to(tl.int64), row % height
     channel = tl.arange(0, lanes)
-    # No subtraction from MIDDLE: Triton 3.6 takes what falls from channel to channel for rising; its loads misalign.
+    # Not MIDDLE - ...: Triton 3.6 takes addresses that decrease from channel to channel for increasing ones, and its
+    # loads are misaligned.
     offset = (channel // count - MIDDLE) * (-1 if backwards else 1)
     source = x[:, None] + offset[None, :]
     known = (pixel < pixels)[:, None] & (channel < TAPS * count)[None, :] & (source >= 0) & (source < width)
@@ -184,7 +186,7 @@ def _products(
 
 @triton.jit
 def _moved(v, u, u_before, rho, place, known, steps: tl.constexpr):
-    """Return v + (1 + rho) u - rho u_before, of which `steps` says how many there are."""
+    """Return v + (1 + rho) u - rho u_before; `steps` is the number of codes that exist, u before u_before."""
     x = tl.load(v + place, mask=known, other=0).to(tl.float32)
     if steps > 0:
         x += (1 + tl.load(rho)) * tl.load(u + place, mask=known, other=0).to(tl.float32)
@@ -214,7 +216,7 @@ def _step(
         kept = tl.where(tl.abs(x) <= limit, 0.0, tl.abs(x) - limit)
     else:
         kept = (tl.abs(x) - limit * SHRINK) / (1 + tl.exp((limit - tl.abs(x)) * STEEPNESS))
-    value = tl.where(x > 0, kept, tl.where(x < 0, -kept, x))  # what is no number stays none
+    value = tl.where(x > 0, kept, tl.where(x < 0, -kept, x))  # keeps NaN
     tl.store(result + place, value.to(result.dtype.element_ty), mask=known)
 
 
@@ -265,11 +267,11 @@ def _step_backward(
         tl.store(of_rho + tl.program_id(0), tl.sum(through * moved))
 
 
-def spread(maps: Tensor, channels: int, backwards: bool, kind: torch.dtype) -> Tensor:
-    """Lay out the nine horizontal shifts of maps side by side."""
+def spread(maps: Tensor, channels: int, backwards: bool, dtype: torch.dtype) -> Tensor:
+    """Return the nine horizontal shifts of maps as channels."""
     images, count, height, width = maps.shape
     shape = images, channels, height, width
-    wide = torch.empty(shape, dtype=kind, device=maps.device, memory_format=torch.channels_last)
+    wide = torch.empty(shape, dtype=dtype, device=maps.device, memory_format=torch.channels_last)
     pixels = images * height * width
     _spread[(triton.cdiv(pixels, PIXELS),)](
         maps,
@@ -288,7 +290,7 @@ def spread(maps: Tensor, channels: int, backwards: bool, kind: torch.dtype) -> T
 
 
 def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
-    """Shift nine groups of maps, each by its place, and sum them."""
+    """Return the sum of nine groups of maps, each shifted by its offset."""
     wide = wide.contiguous(memory_format=torch.channels_last)
     images, channels, height, width = wide.shape
     maps = wide.new_empty((images, count, height, width), dtype=torch.float32)
@@ -309,7 +311,7 @@ def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
 
 
 def stack(maps: Tensor) -> Tensor:
-    """Lay out the nine vertical shifts of channels-last maps side by side."""
+    """Return the nine vertical shifts of channels-last maps as channels."""
     images, channels, height, width = maps.shape
     tall = maps.new_empty((images, height, width, TAPS.value * channels))
     pixels, lanes = images * height * width, triton.next_power_of_2(channels)
@@ -346,7 +348,7 @@ def column(maps: Tensor, taps: Tensor, backwards: bool) -> Tensor:
 
 
 def products(fixed: Tensor, moved: Tensor) -> Tensor:
-    """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), float32: (a, dy, b); maps channels-last."""
+    """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), (a, dy, b), float32; maps are channels-last."""
     images, channels, height, width = moved.shape
     count, lines, lanes = fixed.shape[1], images * height, _lanes(channels)
     together = max(1, TOGETHER // lanes)
@@ -374,12 +376,12 @@ def products(fixed: Tensor, moved: Tensor) -> Tensor:
 
 
 def _lanes(channels: int) -> int:
-    """Return the least size of a matrix unit's tile that holds so many channels."""
+    """Return the side of the smallest tile of a matrix unit for this number of channels."""
     return max(16, triton.next_power_of_2(channels))
 
 
 def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int, soft: bool) -> Tensor:
-    """Return u^k of v and of the last codes before it, two at most, the last one last; of the number type of v."""
+    """Return u^k from v and the codes before it, at most two, in the order of their steps; in the number type of v."""
     result, size, steps = torch.empty_like(v), v.numel(), len(before)
     codes = [v, *reversed(before)]
     _step[(triton.cdiv(size, VALUES),)](
@@ -398,13 +400,14 @@ def step_backward(
     k: int,
     soft: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of v^k, rho^k and theta^k.
+    """Return the gradients of v, rho^k and theta^k.
 
-    gradient is of u^k, by what reads it; `later` are the gradients of v^{k+1} and v^{k+2}, as far as there are any.
+    gradient: the gradient of u^k through its readers.
+    later: the gradients of v^{k+1} and v^{k+2}, or only of those that depend on u^k directly.
     """
     of_v, size = torch.empty_like(v), v.numel()
     programs = triton.cdiv(size, VALUES)
-    # Sums of each program, summed afterwards: in the same order at every run.
+    # Every program writes its own sum; these are added up afterwards, in the same order in every run.
     of_rho, of_theta = torch.zeros((2, programs), dtype=torch.float32, device=v.device)
     codes = [*_filled([gradient, *later]), *_filled([v, *reversed(before)])]
     _step_backward[(programs,)](
@@ -425,12 +428,12 @@ def step_backward(
 
 
 def _filled(tensors: list[Tensor]) -> list[Tensor]:
-    """Return three tensors, the first for those that there are not, which the kernels do not touch."""
+    """Return three tensors; missing ones are replaced by the first one, and the kernels do not read them."""
     return tensors + tensors[:1] * (3 - len(tensors))
 
 
 def probe(device: torch.device) -> None:
-    """Compile and run a small kernel; whatever Triton raises where it cannot."""
+    """Compile and run small kernels; raise Triton's error if that fails, RuntimeError for a wrong result."""
     maps = torch.ones((1, 1, 1, 1), device=device)
     if gather(spread(maps, 16, False, torch.float32), 1, False).item() != 1:
         raise RuntimeError("a kernel computed a wrong value")

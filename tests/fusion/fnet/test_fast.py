@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusion.fnet.cpu import backward
-from fusion.fnet.cpu.memory import Memory
+from fusion.fnet.cpu.memory import BufferPool
 from fusion.fnet.fast import prepare, trainable
 from fusion.fnet.inverse import IFNet
 from fusion.fnet.losses import stage2_loss
@@ -202,14 +202,14 @@ def test_steps_in_turn_do_not_write_over_each_others_memory(fnet):
 
 def test_memory_is_kept_from_training_step_to_training_step(fnet, monkeypatch):
     pair, fast, taken = torch.rand(2, 1, 1, 30, 22), trainable(fnet), []
-    take = Memory.take
+    take = BufferPool.take
 
-    def note(memory, *shape):
-        array = take(memory, *shape)
+    def note(pool, *shape):
+        array = take(pool, *shape)
         taken[-1].append(array)  # held, so that the system cannot give its place to another
         return array
 
-    monkeypatch.setattr(Memory, "take", note)
+    monkeypatch.setattr(BufferPool, "take", note)
     for _ in range(2):
         taken.append([])
         gradients(fast(*pair).square().sum(), fnet)

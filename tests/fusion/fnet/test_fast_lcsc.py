@@ -38,7 +38,7 @@ def test_fused_values_are_those_of_the_plain_network_in_float64(sizes, shape):
     for fast in (prepare(network), trainable(network)):
         found = fast(*pair)
         assert found.shape == expected.shape and found.dtype == torch.float32
-        # A size below 0 makes the threshold jump at 0: where rounding crosses it, plain networks differ as well.
+        # With a size below 0, the threshold jumps at 0, and rounding can change the sign of values near 0.
         difference = (found - expected).abs()
         assert difference.mean() < 2e-6 and difference.max() < (1e-5 if sizes == "positive" else 1e-2)
 
@@ -52,7 +52,7 @@ def test_the_inverse_network_gives_its_two_outputs():
         assert (one - other).abs().max() < 1e-5
 
 
-def test_a_large_picture_in_tiles_is_the_untiled_one():
+def test_a_large_image_in_tiles_is_the_untiled_one():
     torch.manual_seed(5)
     network, pair = with_sizes(FNet("lcsc"), "positive"), torch.rand(2, 1, 1, 185, 40)
     fast = prepare(network)
@@ -62,7 +62,7 @@ def test_a_large_picture_in_tiles_is_the_untiled_one():
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_every_gradient_is_that_of_the_plain_networks_in_float64(sizes, monkeypatch):
-    monkeypatch.setattr(backward, "SHARES", 1)  # sums over several groups of tiles in a small picture
+    monkeypatch.setattr(backward, "SHARES", 1)  # sums over several groups of tiles in a small image
     torch.manual_seed(6)
     networks = [with_sizes(FNet("lcsc"), sizes), with_sizes(IFNet("lcsc"), sizes)]
     pair = torch.rand(2, 2, 1, 30, 27).requires_grad_()
@@ -75,7 +75,7 @@ def test_every_gradient_is_that_of_the_plain_networks_in_float64(sizes, monkeypa
 
     expected = gradients([exact(network) for network in networks], False, pair.double())
     found = gradients(networks, True, pair)
-    # Pictures, of FNet 3 blocks of 1 + 8 + 5 tensors and 5 convolutions, of IFNet 2 blocks and 2 convolutions.
+    # The images; FNet's 3 blocks of 1 + 8 + 5 tensors and 5 convolutions; IFNet's 2 blocks and 2 convolutions.
     assert len(found) == 1 + (3 * 14 + 5) + (2 * 14 + 2)
     for one, other in zip(found, expected, strict=True):
         assert (one - other).norm() < (5e-5 if sizes == "positive" else 1e-3) * other.norm()
@@ -102,12 +102,12 @@ def test_training_ends_where_that_of_the_plain_network_ends():
     assert fast == pytest.approx(plain, rel=1e-3)
 
 
-def test_black_pictures_stay_black_without_gradients_and_what_is_not_a_number_stays_so():
+def test_black_images_stay_black_without_gradients_and_nan_stays_nan():
     network = with_sizes(FNet("lcsc"), "mixed")
     black = torch.zeros(2, 1, 1, 20, 20)
     fused = trainable(network)(*black)
     assert fused.count_nonzero() == 0
-    # sign(0) = 0, so that neither a weight nor a size below 0 moves anything.
+    # Because sign(0) = 0, sizes below 0 have no effect on zeros either.
     assert all(grad.count_nonzero() == 0 for grad in torch.autograd.grad(fused.sum(), list(network.parameters())))
     network.code_common.encode.weight.data[5] = float("nan")
     assert prepare(network)(*black).isnan().all()

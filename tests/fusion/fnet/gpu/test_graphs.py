@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from fusion.fnet.fast import trainable
-from fusion.fnet.gpu.graphs import recorded, recorded_when_repeated
+from fusion.fnet.gpu.graphs import captured, captured_when_repeated
 from fusion.fnet.losses import stage2_loss
 from fusion.fnet.network import FNet
 
@@ -24,7 +24,7 @@ def test_a_recorded_step_has_the_gradients_of_the_step():
         loss.backward()
         return loss.detach()
 
-    replay = recorded(step, torch.rand_like(pair).cuda())
+    replay = captured(step, torch.rand_like(pair).cuda())
     loss = replay(pair.pin_memory()).item()
     found = copy.deepcopy([parameter.grad for parameter in fnet.parameters()])
     assert step(pair.cuda()).item() == pytest.approx(loss, rel=1e-5)
@@ -33,7 +33,7 @@ def test_a_recorded_step_has_the_gradients_of_the_step():
 
 
 def test_what_is_recorded_for_one_size_is_not_replayed_for_another():
-    square = recorded_when_repeated(lambda image: image * image)
+    square = captured_when_repeated(lambda image: image * image)
     for side in (3, 3, 3, 4, 3, 3):
         image = torch.rand(side, side).cuda()
         assert torch.equal(square(image), image * image)
