@@ -5,6 +5,7 @@ scenes, splits, leakage    which images belong together, which are tested, what 
 prepare                    writes the split, the truth and the scenes that all later stages read
 variant                    what the detector sees: the images and labels of one variant
 train, loop, recipe        the training; images and detector are what it trains on and with
+static_loss                the loss of a YOLO on a GPU, without waiting for it
 inside                     detectors that are given both bands and fuse them themselves
 device_images              the images on the device that trains, augmented there
 side_by_side, trial        several trainings on one GPU, and how many pay

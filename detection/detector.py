@@ -41,6 +41,7 @@ from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel  # noqa: E
 from ultralytics.utils import SETTINGS  # noqa: E402
 
 from detection.inside import CHANNELS, TWOSTREAM, refuse, stream_names, two_streams  # noqa: E402
+from detection.static_loss import StaticDetectionLoss  # noqa: E402
 from pipeline.artefacts import sha256_json  # noqa: E402
 from pipeline.stage import NO_MEMORY, InputError  # noqa: E402
 from pipeline.tensors import count_multiply_adds, read_tensors, write_tensors  # noqa: E402
@@ -301,11 +302,16 @@ def loss_of(
     """Return the loss of a batch as the package weights it, and its main parts: means over the images, or the boxes.
 
     The parts are box, cls, dfl; of RT-DETR giou, cls, l1 (those of its last layer). The network runs in
-    `recipe.precision`; the loss is always float32.
+    `recipe.precision`; the loss is always float32. On a GPU a YOLO's loss is `detection.static_loss`, which does not
+    make the host wait for the device; on a CPU it is the package's, which computes only the pairs that it needs.
     """
     model.args = recipe  # the package's loss takes its weights from here
+    static = torch.device(device).type == "cuda" and not is_transformer(model)
+    if static and not isinstance(getattr(model, "criterion", None), StaticDetectionLoss):
+        model.criterion = StaticDetectionLoss(model)
     pixels = batch["img"].to(device, non_blocking=True).float() / 255
-    targets = {key: batch[key].to(device, non_blocking=True) for key in ("batch_idx", "cls", "bboxes")}
+    truth = ("padded",) if static else ("batch_idx", "cls", "bboxes")
+    targets = {key: batch[key].to(device, non_blocking=True) for key in truth}
     with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=recipe.precision == "bf16"):
         found = _predict_with_truth(model, pixels, targets) if is_transformer(model) else model(pixels)
     loss, items = model.loss({**targets, "img": pixels}, _float32(found))

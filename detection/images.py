@@ -18,6 +18,7 @@ from ultralytics.data.augment import Compose, RandomHSV
 from ultralytics.data.dataset import YOLODataset
 from ultralytics.utils import IterableSimpleNamespace
 
+from detection.static_loss import padded_boxes
 from detection.truth import objects_of
 from detection.variant import Data
 from pipeline.devices import memory_available
@@ -245,3 +246,10 @@ class TrainingImages(YOLODataset):
         np.random.seed(int(state[1]))  # the transforms draw from the global generators
         transforms = self.transforms if epoch < self.mosaic_epochs else self.transforms_unmixed
         return transforms(self.get_image_and_label(index))
+
+    @staticmethod
+    def collate_fn(batch: list[dict[str, Any]]) -> dict[str, Any]:
+        """Return the package's batch with `padded`, its boxes as `padded_boxes` returns them."""
+        collated = YOLODataset.collate_fn(batch)
+        boxes = (collated[name] for name in ("batch_idx", "cls", "bboxes"))
+        return {**collated, "padded": padded_boxes(*boxes, len(batch))}
