@@ -1,4 +1,4 @@
-"""Detectors that were trained elsewhere: results as rows of Table II, and used as they are in a table of their own."""
+"""Detectors trained elsewhere: their results as rows of Table II, or tested without retraining in a separate table."""
 
 
 rule score_brought:
@@ -49,7 +49,7 @@ rule test_as_is:
         runtime=60,
     params:
         content=lambda wildcards, input: content_digest(input.weights),
-        # Words of "theirs=ours": the detector's class and the data set's.
+        # Words of the form "theirs=ours": the detector's class and the dataset's.
         classes=lambda wildcards: named(
             plan.targets.as_is[wildcards.detector]["classes"],
             plan.targets.as_is[wildcards.detector]["classes"].values(),
@@ -72,7 +72,7 @@ rule test_as_is_differences:
     input:
         truth="<results>/data/split/truth_test.json",
         scenes="<results>/data/split/scenes.csv",
-        dataset="<results>/data/split/dataset.json",  # the unit of the split
+        dataset="<results>/data/split/dataset.json",  # for the unit of the split
         predictions=expand(
             "<results>/as_is/{{detector}}/{variant}/predictions.json",
             variant=plan.targets.with_images,

@@ -59,7 +59,7 @@ rule audit_dataset:
 
 rule prepare_split:
     input:
-        # Another audit of the same data is no reason to split it again.
+        # ancient: repeating the audit on the same data must not prepare the split again.
         ancient("<results>/data/audit.json"),
         plan.sources.pairs("visible", "infrared", "labels"),
         plan.sources.split_lists(),

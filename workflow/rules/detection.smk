@@ -24,7 +24,7 @@ rule describe_variant:
 
 rule estimate_cost:
     input:
-        # Detectors that fuse inside themselves have other networks: each is timed by itself.
+        # Detectors that fuse inside the network have other networks; each is timed separately.
         data=[
             f"<results>/detection/{variant}/data.yaml"
             for variant in ["visible", *plan.targets.inside]
@@ -38,7 +38,7 @@ rule estimate_cost:
         "<results>/detection/cost.json",
     log:
         "<results>/logs/estimate_cost.log",
-    priority: 100  # said before the bulk of the plan runs
+    priority: 100  # so that the estimate is available before most of the plan runs
     threads: plan.machine.threads_alone
     resources:
         **plan.machine.gpu(),
@@ -122,7 +122,7 @@ rule test_detector:
         **plan.machine.gpu(shared=True),
         torch_threads=plan.machine.detector_threads,
         per_gpu=f"--per-gpu {plan.machine.per_gpu}",
-        # For training alone; but a group wants the same texts of all jobs that may run at once.
+        # Used only by the training, but all jobs of a group must have the same text resources.
         indifferent=indifferent(config["detection"]["training"]),
         mem_mb=memory(8000),
         runtime=60,
@@ -165,7 +165,7 @@ rule test_differences:
     input:
         truth="<results>/data/split/truth_test.json",
         scenes="<results>/data/split/scenes.csv",
-        dataset="<results>/data/split/dataset.json",  # the unit of the split
+        dataset="<results>/data/split/dataset.json",  # for the unit of the split
         conditions="<results>/data/split/conditions.json",
         predictions=plan.targets.of_rows("predictions.json"),
     output:
@@ -191,7 +191,7 @@ rule score_by_truths:
     input:
         sets="<results>/data/split/truth_sets.json",
         scenes="<results>/data/split/scenes.csv",
-        dataset="<results>/data/split/dataset.json",  # the unit of the split
+        dataset="<results>/data/split/dataset.json",  # for the unit of the split
         predictions=plan.targets.of_rows("predictions.json"),
     output:
         "<results>/tables/truths.json",

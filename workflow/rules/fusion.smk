@@ -4,7 +4,7 @@
 rule train_fnet:
     input:
         plan.sources.fnet_pairs(),
-        # By its content, in params: a clone made anew trains nothing again.
+        # ancient: the file is compared by content, in params, so that a fresh clone does not retrain.
         start=ancient(plan.methods.start_weights()),
     output:
         weights="<results>/fusion/fnet/weights.safetensors",
@@ -72,8 +72,8 @@ use rule train_fnet as train_method with:
         ],
 
 
-# FNet without one of its parts, or with another value; from random weights, as one that starts from the whole
-# FNet's would not be without the part.
+# FNet without one of its parts, or with another value. It starts from random weights, because the weights of the
+# complete FNet were trained with that part.
 use rule train_fnet as train_ablation with:
     input:
         plan.sources.fnet_pairs(),

@@ -1,4 +1,4 @@
-"""The fusion metrics of every method, image by image."""
+"""The fusion metrics of every method, per image."""
 
 
 rule score_fusion:

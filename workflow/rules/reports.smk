@@ -8,7 +8,7 @@ rule save_config:
         "<results>/logs/save_config.log",
     localrule: True
     params:
-        # By a function: the places of an own method's command, such as {visible}, are no wildcards.
+        # A function, because placeholders in an own method's command, such as {visible}, are not wildcards.
         config=lambda wildcards: json.dumps(
             config, indent=2, sort_keys=True, ensure_ascii=False
         ),
@@ -99,7 +99,7 @@ rule build_cost_table:
         "<results>/logs/build_cost_table.log",
     localrule: True
     params:
-        variants=[row for row in plan.targets.rows if row not in plan.targets.brought],  # of those nothing is known
+        variants=[row for row in plan.targets.rows if row not in plan.targets.brought],  # the cost of external rows is unknown
         code=digest("reports.costs"),
     shell:
         "python -m reports.costs --variants {params.variants:q} --training {input.training:q} --costs {input.costs:q}"
@@ -173,7 +173,7 @@ rule build_report:
         tables=[
             "<results>/tables/table2.csv",
             "<results>/tables/fusion.csv",
-            "<results>/tables/errors.csv",  # with the confusion beside it, for the reader
+            "<results>/tables/errors.csv",  # its rule also writes confusion.csv for the reader
         ],
         cost_table="<results>/tables/cost.csv",
         errors="<results>/tables/errors.json",

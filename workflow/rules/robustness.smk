@@ -1,6 +1,6 @@
-"""Test pairs of which one band is made worse: the detectors as they are trained, the methods' fused images anew.
+"""Test pairs with one band corrupted: fused again by each method, and tested by the detectors without retraining.
 
-Worse images are needed by the tests alone and take much room: they are removed when these have ended.
+Only the tests need the corrupted images, which take much disk space; they are removed when the tests have ended.
 """
 
 
@@ -27,7 +27,7 @@ rule worsen_pairs:
         " --infrared {params.infrared:q} {params.bands:q} --names {input.names:q} --output {output:q} 2>&1 | tee {log:q}"
 
 
-# As the pairs of Table II are fused: with the same weights and options.
+# With the same weights and options as the pairs of Table II.
 rule fuse_worse_pairs:
     input:
         weights=lambda wildcards: plan.methods.weights(wildcards.method),
@@ -108,9 +108,9 @@ rule measure_losses:
     input:
         truth="<results>/data/split/truth_test.json",
         scenes="<results>/data/split/scenes.csv",
-        dataset="<results>/data/split/dataset.json",  # the unit of the split
+        dataset="<results>/data/split/dataset.json",  # for the unit of the split
         predictions=plan.targets.of_worse("predictions.json"),
-        ap=plan.targets.of_worse("ap.json"),  # which say how these were tested
+        ap=plan.targets.of_worse("ap.json"),  # they record how the detectors were tested
         tested=lambda wildcards: [
             f"<results>/robustness/{wildcards.kind}/{variant}/tested.json"
             for variant in plan.targets.seeing(wildcards.kind)

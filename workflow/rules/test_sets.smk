@@ -1,4 +1,4 @@
-"""Tables I and III: methods, and FNet's ablations, on sets of pairs without boxes."""
+"""Tables I and III: methods and FNet's ablations on test sets without boxes."""
 
 
 rule fuse_test_set:
