@@ -1,8 +1,9 @@
-"""Write the table of detectors that were not retrained: used as they are on every variant, each class by its partner.
+"""Write the table of detectors that were not retrained: each is applied unchanged to every variant.
 
-It answers another question than Table II, and is never mixed with it: what a detector that was trained elsewhere,
-mostly on visible images, finds in fused ones. A class that a detector does not know has no AP there, and its averages
-are over the others, so that averages of two detectors are comparable only where they know the same classes.
+The table answers another question than Table II and must not be combined with it: how well a detector that was trained
+elsewhere, mostly on visible images, detects objects in fused images. The detector's classes are mapped to the
+dataset's. A class that a detector does not know has no AP, and its averages are over the other classes, so that the
+averages of two detectors are comparable only if they know the same classes.
 
 Writes table2_as_is.csv, .md and .tex.
 """
@@ -26,7 +27,7 @@ NAME = "table2_as_is"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read, check, write."""
+    """Write the table of detectors that were not retrained."""
     args = _parse(argv)
     split = read_split(args.split)
     scores = read_scores(args.ap, split)
@@ -34,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for word in args.significance:
         name, equals, file = word.partition("=")
         if not equals or name not in scores:
-            raise InputError(f"--significance {word}: wanted DETECTOR=FILE with one of {', '.join(scores)}")
+            raise InputError(f"--significance {word}: expected DETECTOR=FILE with one of {', '.join(scores)}")
         significance[name] = _read_significance(Path(file), scores[name])
     table = as_is_table(scores, split.classes, significance)
     facts = as_is_facts(scores, split, significance)
@@ -44,12 +45,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def read_scores(words: Sequence[str], split: Split) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the scores, all of ap.json, by detector and variant, from DETECTOR/VARIANT=FILE words.
+    """Return the content of ap.json by detector and variant, from arguments of the form DETECTOR/VARIANT=FILE.
 
     Raises:
-        InputError: a word is of another form or names a detector and variant twice; a file is of a trained detector, of
-            other test images or boxes, or of another protocol or detector than the others of its name; a variant is
-            missing for a detector.
+        InputError: an argument has another form or repeats a detector and variant; a file belongs to a retrained
+            detector, to other test images or boxes, to another protocol, or to another detector than the other files
+            of its name; or a variant is missing for a detector.
     """
     scores: dict[str, dict[str, dict[str, Any]]] = {}
     labels = sha256_json(read_json(split.file.with_name("truth_test.json")))
@@ -59,7 +60,7 @@ def read_scores(words: Sequence[str], split: Split) -> dict[str, dict[str, dict[
         name, _, file = word.partition("=")
         detector, slash, variant = name.partition("/")
         if not (slash and file) or variant in scores.setdefault(detector, {}):
-            raise InputError(f"--ap {word}: wanted DETECTOR/VARIANT=FILE, each once")
+            raise InputError(f"--ap {word}: expected DETECTOR/VARIANT=FILE, each once")
         path, found = Path(file), read_json(Path(file))
         for key in ("variant", "classes", "average", "as_is", "protocol", "provenance"):
             required(found, key, path)
@@ -78,7 +79,7 @@ def read_scores(words: Sequence[str], split: Split) -> dict[str, dict[str, dict[
     variants = list(dict.fromkeys(variant for by_variant in scores.values() for variant in by_variant))
     for detector, by_variant in scores.items():
         if missing := [variant for variant in variants if variant not in by_variant]:
-            raise InputError(f"--ap: nothing for {detector}/{missing[0]}; wanted every variant for each detector")
+            raise InputError(f"--ap: no file for {detector}/{missing[0]}; expected every variant for each detector")
     return scores
 
 
@@ -87,10 +88,11 @@ def as_is_table(
     classes: Sequence[str],
     significance: Mapping[str, Mapping[str, Any]],
 ) -> pd.DataFrame:
-    """Return one row a detector and variant: AP by class and `Average`, fractions, NaN for a class without partner.
+    """Return one row per detector and variant: AP by class and `Average`, fractions, NaN for an unknown class.
 
-    `Average_interval_low` and `_high` are its 95 % interval, NaN without `significance`; `against_bands` is as in
-    Table II: `ahead` of both bands, `behind` either, `not shown` or `not tested`; empty for a band and where unknown.
+    `Average_interval_low` and `_high` bound the 95 % interval of `Average`, NaN without `significance`. As in Table II,
+    `against_bands` is `ahead` of both bands, `behind` either band, `not shown` or `not tested`; empty for a band and
+    without `significance`.
     """
     rows = []
     for detector, by_variant in scores.items():
@@ -112,7 +114,7 @@ def as_is_table(
 def as_is_facts(
     scores: Mapping[str, Mapping[str, Mapping[str, Any]]], split: Split, significance: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return what the table says about itself: the data, each detector with its classes' partners, the tests."""
+    """Return the facts of the table: the data, each detector with the mapping of its classes, the tests."""
     first = {name: next(iter(by_variant.values())) for name, by_variant in scores.items()}
     facts: dict[str, Any] = {
         "dataset": split.dataset["dataset"],
@@ -132,7 +134,7 @@ def as_is_facts(
 
 
 def as_is_layout(table: pd.DataFrame) -> Layout:
-    """Return how the table is printed; of one detector columns are ranked, those of several do not compare."""
+    """Return the layout of the table; columns are ranked only if there is one detector."""
     start, end = table.columns.get_loc("variant") + 1, table.columns.get_loc("Average") + 1
     ranked = list(table.columns[start:end])
     columns = {"detector": "Detector", "variant": "Variant", **{name: name for name in ranked}}
@@ -143,7 +145,7 @@ def as_is_layout(table: pd.DataFrame) -> Layout:
 
 
 def as_is_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with its interval as one text."""
+    """Return the table with both bounds of the interval as one text."""
     pairs = zip(table["Average_interval_low"], table["Average_interval_high"], strict=True)
     return table.assign(
         Average_interval=[
@@ -153,29 +155,29 @@ def as_is_cells(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_is_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnotes of the table, that it answers another question than Table II first."""
+    """Return the footnotes of the table; the first says that it answers another question than Table II."""
     notes = [
-        "The detectors were not retrained: each is used as it is on every variant. Whatever they have learnt, mostly "
-        "from visible images, is in these numbers; they are not to be mixed with Table II, whose detectors learn each "
-        "variant.",
+        "The detectors were not retrained: each is applied unchanged to every variant. The scores depend on the data "
+        "that they were trained on, mostly visible images; they must not be compared with Table II, whose detectors "
+        "were trained on each variant.",
     ]
     for name, detector in facts["detectors"].items():
         words = f"{name}: {detector}, image size {facts['image_sizes'][name]}; classes {facts['classes'][name]}"
         dropped, unknown = facts["dropped"].get(name), facts["unknown"].get(name)
-        words += f"; dropped, without a partner: {dropped}" if dropped else ""
-        notes.append(words + (f"; not known to it, and not in its averages: {unknown}." if unknown else "."))
+        words += f"; ignored, since not in the dataset: {dropped}" if dropped else ""
+        notes.append(words + (f"; unknown to the detector and not in its averages: {unknown}." if unknown else "."))
     notes.append(f"Protocol: {facts['protocol']}. {facts['test_images']} test images of {facts['dataset']}.")
     if "significance" in facts:
         notes.append(
-            f"Intervals: {facts['significance']}. Against both bands: as in Table II, each detector by itself; about "
-            "this detector on other scenes, with no training in it."
+            f"Intervals: {facts['significance']}. Against both bands: as in Table II, for each detector separately; a "
+            "statement about this detector on other scenes, not about training."
         )
-        notes += [f"{name}: nothing is tested, {reason}." for name, reason in facts["untested"].items()]
+        notes += [f"{name}: nothing was tested ({reason})." for name, reason in facts["untested"].items()]
     return [*notes, "n/a: undefined."]
 
 
 def as_is_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
-    """Return the table as it is printed."""
+    """Return the printed table."""
     cells, layout = as_is_cells(table), as_is_layout(table)
     groups = [n for n in range(1, len(table)) if table["detector"][n] != table["detector"][n - 1]]
     caption = f"Average precision, AP@[0.5:0.95], of detectors that were not retrained, on {facts['dataset']}"
@@ -183,15 +185,15 @@ def as_is_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
 
 
 def _read_significance(file: Path, scores: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Read significance.json; InputError where it is of other predictions or other classes than `scores`."""
+    """Read significance.json; InputError if it was computed from other predictions or other classes than `scores`."""
     found = read_json(file)
     stated = required(found, "provenance", file)
     for variant, one in scores.items():
         known = sorted(set(one["as_is"]["classes"].values()))
-        wanted = {"predictions": one["provenance"].get("predictions"), "classes": known}
+        expected = {"predictions": one["provenance"].get("predictions"), "classes": known}
         predictions = stated["predictions"].get(variant, {}).get("0")
         known = {"predictions": predictions, "classes": stated.get("classes")}
-        require_equal(Path(f"ap.json of {variant}"), wanted, file, known)
+        require_equal(Path(f"ap.json of {variant}"), expected, file, known)
     return found
 
 
@@ -212,7 +214,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="DETECTOR=FILE",
-        help="what detection.significance wrote of a detector's predictions, with --classes those that it knows",
+        help="significance.json of a detector's predictions, with the classes that it knows as --classes",
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for table2_as_is.*")
     return parser.parse_args(argv)

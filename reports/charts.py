@@ -1,4 +1,4 @@
-"""The report's charts as inline SVG: text stays text, and text and axes take the colour of the page around them."""
+"""The report's charts as inline SVG: text stays text, and text and axes have the text colour of the page."""
 
 import io
 import math
@@ -20,13 +20,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from reports.collect import BANDS, LATE, NO_IMAGES, brought_rows
 from reports.verdict import leaders
 
-# Okabe and Ito (2008): eight colours that colour-blind readers tell apart; here without black, which a dark page hides.
-# Yellow comes last, because thin yellow lines vanish on white.
+# The colour-blind safe palette of Okabe and Ito (2008), without black, which is invisible on a dark page. Yellow is
+# last, because thin yellow lines are hard to see on white.
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#D55E00", "#CC79A7", "#0072B2", "#F0E442")
 
-MOST_WRITTEN = 9  # classes, background among them, with counts in the cells of a confusion
+MOST_COUNTED = 9  # most classes, including background, for which a confusion matrix shows its counts
 
-# Stands for the page's own text colour until the SVG is written.
+# A placeholder that is replaced by the page's text colour when the SVG is written.
 _INK = "#010203"
 _GREY = "#7A7F87"  # single bands; legible on white and on black
 
@@ -46,7 +46,7 @@ _STYLE = {
 
 
 def variant_styles(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return how each variant's lines look in every chart: bands grey, methods by colour, then also by dashes."""
+    """Return each variant's line style in all charts: bands are grey, methods differ by colour, then by dashes."""
     methods = [variant for variant in variants if variant not in BANDS]
     styles: dict[str, dict[str, Any]] = {
         "visible": {"color": _GREY, "linestyle": "-", "linewidth": 2.2},
@@ -59,9 +59,9 @@ def variant_styles(variants: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def average_intervals(table: pd.DataFrame, scores: pd.DataFrame, intervals: Mapping[str, tuple[float, float]]) -> str:
-    """Return Average of each variant as a point with its interval; where there are several seeds, a ring for each.
+    """Return a chart of each variant's Average with its interval, and a ring per seed if there are several seeds.
 
-    `intervals` holds (low, high) by variant; a variant that is not there gets none.
+    `intervals` maps variants to (low, high); a variant without an entry has no interval.
     """
     with plt.rc_context(_STYLE | {"svg.hashsalt": "averages"}):
         figure, axes = plt.subplots(figsize=(5.2, 0.7 + 0.34 * len(table)), layout="constrained")
@@ -87,7 +87,8 @@ def average_intervals(table: pd.DataFrame, scores: pd.DataFrame, intervals: Mapp
             edge = max([0.0, *(value for value in (average, high, runs.max()) if pd.notna(value))])
             highest.append(edge)
             number = axes.annotate(text, (edge, row), xytext=(8, 0), textcoords="offset points", va="center")
-            number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # over the dotted line
+            # A white box hides the dotted line behind the number.
+            number.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
         axes.set_yticks(rows, table["variant"], parse_math=False)
         axes.set_ylim(-0.6, len(rows) - 0.4)
         axes.tick_params(axis="y", length=0)
@@ -101,7 +102,7 @@ def average_intervals(table: pd.DataFrame, scores: pd.DataFrame, intervals: Mapp
 
 
 def precision_recall(curves: Mapping[str, Mapping[str, np.ndarray]], variants: Sequence[str]) -> str:
-    """Return precision against recall at an overlap of 0.5: a panel for each class, a line for each variant.
+    """Return precision-recall curves at an overlap of 0.5: a panel per class, a line per variant.
 
     `curves[class][variant]` are the 101 interpolated precisions at recalls 0, 0.01, ..., 1; NaN where undefined.
     """
@@ -130,9 +131,9 @@ def precision_recall(curves: Mapping[str, Mapping[str, np.ndarray]], variants: S
 
 
 def level_averages(averages: Mapping[str, Sequence[float]], levels: Sequence[str], prefix: str) -> str:
-    """Return Average against the level of what made a band worse: a line for each variant, in the order of `averages`.
+    """Return a chart of Average against the level of corruption: a line per variant, in the order of `averages`.
 
-    `levels` are the words below the axis, the first of the images as they are; `prefix` begins the SVG's ids.
+    `levels` are the tick labels; the first is that of the uncorrupted images. `prefix` begins the SVG's ids.
     """
     styles = variant_styles(list(averages))
     with plt.rc_context(_STYLE | {"svg.hashsalt": prefix}):
@@ -149,9 +150,9 @@ def level_averages(averages: Mapping[str, Sequence[float]], levels: Sequence[str
 
 
 def error_gains(gains: pd.DataFrame) -> str:
-    """Return what mending each kind of errors would bring: a panel for each kind, a bar for each variant.
+    """Return a chart of the gain in AP50 if each kind of errors were corrected: a panel per kind, a bar per variant.
 
-    `gains` has the variants as its index, in the order from above, and a column for each kind.
+    `gains` has the variants as its index, from top to bottom, and a column for each kind.
     """
     with plt.rc_context(_STYLE | {"svg.hashsalt": "errors"}):
         figure, panels = plt.subplots(
@@ -175,9 +176,9 @@ def error_gains(gains: pd.DataFrame) -> str:
 
 
 def confusion(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> str:
-    """Return which classes were taken for others: a panel for each variant, (true, found) of `classes`.
+    """Return confusion matrices, (true, found) over `classes`, a panel per variant.
 
-    The colour is the share of the row; the counts stand in the cells where there are few classes.
+    The colour is the share of the row; counts are written into the cells if there are few classes.
     """
     columns = min(3, len(counts))
     rows = -(-len(counts) // columns)
@@ -189,7 +190,7 @@ def confusion(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> str:
             shares = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
             axes.pcolormesh(shares, cmap="Blues", vmin=0, vmax=1, edgecolors="#D9D9D4", linewidth=0.5)
             axes.set_title(variant, fontsize=10, loc="left", parse_math=False)
-            for (row, column), share in np.ndenumerate(shares if len(classes) <= MOST_WRITTEN else np.zeros((0, 0))):
+            for (row, column), share in np.ndenumerate(shares if len(classes) <= MOST_COUNTED else np.zeros((0, 0))):
                 axes.text(
                     column + 0.5, row + 0.5, f"{matrix[row, column]:.0f}", ha="center", va="center", fontsize=7,
                     color="white" if share > 0.6 else "black",
@@ -204,15 +205,15 @@ def confusion(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> str:
             axes.invert_yaxis()
         for axes in panels.flat[len(counts) :]:
             axes.set_visible(False)
-        figure.supxlabel("found", fontsize=10)
-        figure.supylabel("true", fontsize=10)
+        figure.supxlabel("detected class", fontsize=10)
+        figure.supylabel("true class", fontsize=10)
         return _svg(figure, "confusion")
 
 
 def metrics_against_average(points: pd.DataFrame, metrics: Mapping[str, str]) -> str:
-    """Return Average against each fusion metric: a panel for each, a labelled point for each method.
+    """Return a chart of Average against each fusion metric: a panel per metric, a labelled point per method.
 
-    `points` has columns `method`, `Average` and the metrics'; `metrics` maps each metric to its panel's title.
+    `points` has the columns `method`, `Average` and the metrics; `metrics` maps each metric to its panel's title.
     """
     columns = min(4, len(metrics))
     rows = -(-len(metrics) // columns)
@@ -240,7 +241,10 @@ def metrics_against_average(points: pd.DataFrame, metrics: Mapping[str, str]) ->
 
 
 def cost_against_average(points: pd.DataFrame, device: str) -> str:
-    """Return Average against runtime, a labelled point for each method; columns `method`, `Average`, `median_s`."""
+    """Return a chart of Average against runtime, a labelled point per method.
+
+    `points` has the columns `method`, `Average`, `median_s`.
+    """
     styles = variant_styles(points["method"].tolist())
     with plt.rc_context(_STYLE | {"svg.hashsalt": "cost"}):
         figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
@@ -253,13 +257,13 @@ def cost_against_average(points: pd.DataFrame, device: str) -> str:
             )  # fmt: skip
         axes.set_xscale("log")
         axes.margins(x=0.2, y=0.2)
-        axes.set_xlabel(f"seconds a pair, {device}", parse_math=False)
+        axes.set_xlabel(f"seconds per pair, {device}", parse_math=False)
         axes.set_ylabel("mAP@[0.5:0.95]")
         return _svg(figure, "cost")
 
 
 def detector_losses(curves: Mapping[str, pd.DataFrame]) -> str:
-    """Return the detectors' training loss by epoch, a line for each variant; frames have columns `epoch`, `loss`."""
+    """Return a chart of the detectors' training loss by epoch, a line per variant; columns are `epoch` and `loss`."""
     styles = variant_styles(list(curves))
     with plt.rc_context(_STYLE | {"svg.hashsalt": "detectors"}):
         figure, axes = plt.subplots(figsize=(5.2, 3.2), layout="constrained")
@@ -275,9 +279,9 @@ def detector_losses(curves: Mapping[str, pd.DataFrame]) -> str:
 
 
 def loss_curves(losses: pd.DataFrame, prefix: str) -> str:
-    """Return a method's training losses against the iteration, one panel for each stage.
+    """Return a chart of a method's training losses against the iteration, one panel per stage.
 
-    `losses` has a column `iteration`, may have `stage`, and each other numeric column is a loss. `prefix` begins the
+    `losses` has a column `iteration` and optionally `stage`; every other numeric column is a loss. `prefix` begins the
     SVG's ids.
     """
     names = [name for name in losses.select_dtypes("number").columns if name not in ("iteration", "stage")]
@@ -300,7 +304,7 @@ def loss_curves(losses: pd.DataFrame, prefix: str) -> str:
 
 
 def _log_losses(axes: Axes) -> None:
-    """Give an axis of losses a logarithmic scale with plain numbers."""
+    """Set a logarithmic scale with plain tick labels on the loss axis."""
     axes.set_yscale("log")
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter("{x:g}")
@@ -308,7 +312,7 @@ def _log_losses(axes: Axes) -> None:
 
 
 def _svg(figure: Figure, prefix: str) -> str:
-    """Return the figure as an SVG element whose ids begin with `prefix`, so that several fit on one page."""
+    """Return the figure as an SVG element whose ids begin with `prefix`, so that ids are unique on a page."""
     buffer = io.StringIO()
     figure.savefig(
         buffer, format="svg", transparent=True, metadata=dict.fromkeys(("Date", "Creator", "Format", "Type"))
@@ -316,6 +320,6 @@ def _svg(figure: Figure, prefix: str) -> str:
     plt.close(figure)
     text = buffer.getvalue()
     text = text[text.index("<svg") :].replace(_INK, "currentColor")
-    text = re.sub(r"<style.*?</style>", "", text, count=1, flags=re.DOTALL)  # would hold for the whole page
-    text = re.sub(r' (?:width|height)="[^"]*pt"', "", text, count=2)  # the page's layout decides
+    text = re.sub(r"<style.*?</style>", "", text, count=1, flags=re.DOTALL)  # would apply to the whole page
+    text = re.sub(r' (?:width|height)="[^"]*pt"', "", text, count=2)  # set by the page's style sheet
     return re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{prefix}-", text)

@@ -1,16 +1,16 @@
-"""Compare finished runs: average precision of every variant side by side, and tests where the test sets are the same.
+"""Compare finished runs: average precision of every variant side by side, and tests if the test sets are the same.
 
-A run is the folder that a workflow wrote (`results`), with `tables/table2.csv`, `data/split` and `detection`. Any runs
-with the same classes and protocol stand side by side: other detectors, other splits, other dates. Where two runs were
-tested on the same images with the same boxes in the same scenes, the difference of each variant's averages has an
-interval and a paired test over scenes (`detection.differences`); the family is all differences of such runs. It is a
-statement about these trained detectors, from three seeds on, too: nothing is said of how trainings vary.
+A run is the result folder of a workflow (`results`), with `tables/table2.csv`, `data/split` and `detection`. Runs with
+the same classes and protocol are comparable; detectors, splits and dates may differ. If two runs were tested on the
+same images with the same boxes and the same scenes, the difference of each variant's averages has an interval and a
+paired test over scenes (`detection.differences`), corrected for all differences of such runs. The tests are statements
+about these trained detectors, also with three seeds or more: the variance between trainings is not estimated.
 
-Where test sets differ no difference is given, since it would be that of the images as well; the reason stands in its
-place. Versions of packages that differ in more than patch and build are refused, and so are those of patches without
-`--allow versions`: a difference could be theirs.
+If the test sets differ, no difference is given, because the images would contribute to it; the reason is given instead.
+Package versions that differ in more than patch and build are refused, because they could cause a difference; different
+patches are refused without `--allow versions`.
 
-Writes compare.csv (a row a variant and run), compare_differences.csv, and both as compare.md and compare.html.
+Writes compare.csv (one row per variant and run), compare_differences.csv, and both as compare.md and compare.html.
 """
 
 import argparse
@@ -42,18 +42,18 @@ TITLE = "Runs compared"
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRun:
     """A finished run.
 
     Attributes:
-        name: what the comparison calls it.
-        split: what it was trained and tested on.
+        name: its name in the comparison.
+        split: the split that its detectors were trained and tested on.
         table: its Table II.
         runs: the scores of its detectors.
-        facts: what all of them share, by key: the data, the recipe, the versions.
+        facts: the facts that all detectors share, by key: the data, the recipe, the versions.
         labels: digest of the test images and their boxes.
-        unit: what a scene is.
-        scenes: the scene of each test image, in the order of their ids.
+        unit: the unit of a scene: `sequence`, `place` or `image`.
+        scenes: the scene of each test image, images in the order of their ids.
     """
 
     name: str
@@ -67,16 +67,16 @@ class Finished:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read, check, test, write."""
+    """Compare finished runs and write the tables."""
     args = _parse(argv)
     if args.samples < 100 or args.swaps < 1000:
-        raise InputError(f"--samples {args.samples} --swaps {args.swaps}: wanted at least 100 and 1000")
-    finished = [read_finished(name, folder) for name, folder in named_folders(args.runs)]
+        raise InputError(f"--samples {args.samples} --swaps {args.swaps}: expected at least 100 and 1000")
+    finished = [read_finished_run(name, folder) for name, folder in named_folders(args.runs)]
     check_comparable(finished, "versions" in args.allow)
     table = side_by_side(finished)
     differences = difference_table(finished, args.samples, args.swaps, args.seed)
     facts = {
-        "runs": {one.name: _described(one) for one in finished},
+        "runs": {one.name: _description(one) for one in finished},
         "differing": differing(finished),
         "samples": args.samples,
         "swaps": args.swaps,
@@ -100,10 +100,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def named_folders(words: Sequence[str]) -> list[tuple[str, Path]]:
-    """Return the name and the folder of each FOLDER or NAME=FOLDER; without a name the folder's own.
+    """Return the name and the folder of each FOLDER or NAME=FOLDER; the default name is the folder's.
 
     Raises:
-        InputError: fewer than two runs, or two of one name.
+        InputError: fewer than two runs, or two runs with one name.
     """
     pairs = [word.partition("=") for word in words]
     found = [
@@ -111,22 +111,22 @@ def named_folders(words: Sequence[str]) -> list[tuple[str, Path]]:
     ]
     names = [name for name, _ in found]
     if len(found) < 2 or len(set(names)) < len(names):
-        raise InputError(f"the runs {' '.join(words)}: wanted two or more of different names, as NAME=FOLDER")
+        raise InputError(f"runs {' '.join(words)}: expected two or more with different names, as NAME=FOLDER")
     return found
 
 
-def read_finished(name: str, folder: Path) -> Finished:
-    """Read a finished run, the detectors of the rows of its Table II.
+def read_finished_run(name: str, folder: Path) -> FinishedRun:
+    """Read a finished run: its split, its Table II and the scores of the detectors in it.
 
     Raises:
-        InputError: a file is missing; Table II is of another split or other scores than lie in the folder; or its
-            detectors do not belong together, as `reports.runs.check_runs`.
+        InputError: a file is missing; Table II was made from another split or other scores than those in the folder;
+            or `reports.runs.check_runs` refuses its detectors.
     """
     file = folder / "tables/table2.csv"
     table, stated = read_table(file)
     split = read_split(folder / "data/split")
     if stated.get("digest_test") != split.dataset["split"]["digest_test"]:
-        raise InputError(f"{file} is of another split than {split.file}; wanted a finished run")
+        raise InputError(f"{file} belongs to another split than {split.file}; expected a finished run")
     variants, seeds = table["variant"].tolist(), required(stated, "seeds", file).split()
     counts = table.set_index("variant")["seeds"]
     brought = brought_rows(table)
@@ -139,7 +139,9 @@ def read_finished(name: str, folder: Path) -> Finished:
     runs = read_runs(files, variants)
     means = scores_table(runs).query("`class` == 'Average'").groupby("variant", sort=False)["AP"].mean()
     if not means.reindex(variants).sub(table.set_index("variant")["Average"]).abs().lt(1e-9).all():
-        raise InputError(f"{file} has other averages than the scores in {folder / 'detection'}; make the tables again")
+        raise InputError(
+            f"{file}: the averages are not those of the scores in {folder / 'detection'}; make the tables again"
+        )
     trainings = [place for place in (one.file.with_name("provenance.json") for one in runs) if place.is_file()]
     shared = check_runs(runs, split, trainings)
     truth_file = split.file.with_name("truth_test.json")
@@ -157,26 +159,27 @@ def read_finished(name: str, folder: Path) -> Finished:
         **shared,
     }
     scenes = names if unit == "image" else scenes_of(table_of_scenes, unit, names)
-    return Finished(name, split, table, runs, facts, sha256_json(truth), unit, scenes)
+    return FinishedRun(name, split, table, runs, facts, sha256_json(truth), unit, scenes)
 
 
-def check_comparable(finished: Sequence[Finished], allow_patches: bool) -> None:
-    """Check that runs may stand side by side.
+def check_comparable(finished: Sequence[FinishedRun], allow_patches: bool) -> None:
+    """Check that runs are comparable.
 
     Raises:
-        InputError: classes or the protocol differ; or versions, in patches only where those are not allowed.
+        InputError: classes, the protocol or versions differ; versions may differ in patches if `allow_patches`.
     """
     first = finished[0]
     for other in finished[1:]:
         pair = f"{first.name} and {other.name}"
         if set(first.split.classes) != set(other.split.classes):
             raise InputError(
-                f"{pair} have other classes, {', '.join(first.split.classes)} and {', '.join(other.split.classes)}; "
-                "wanted the same"
+                f"{pair} have different classes: {', '.join(first.split.classes)} and "
+                f"{', '.join(other.split.classes)}; expected the same"
             )
         if first.facts["protocol"] != other.facts["protocol"]:
             raise InputError(
-                f"{pair} have other protocols, {first.facts['protocol']!r} and {other.facts['protocol']!r}"
+                f"{pair} have different protocols: {first.facts['protocol']!r} and {other.facts['protocol']!r}; "
+                "expected the same"
             )
         keys = [key for key in first.facts if ".versions." in key and first.facts[key] != other.facts.get(key)]
         keys = [key for key in keys if key in other.facts]
@@ -185,19 +188,19 @@ def check_comparable(finished: Sequence[Finished], allow_patches: bool) -> None:
         if serious := [key for key, (one, another) in releases.items() if one != another]:
             values = " and ".join(known[serious[0]])
             raise InputError(
-                f"{pair} have other releases of {serious[0].rpartition('.')[2]}, {values}: a difference could be "
-                "theirs; wanted the same (patches may differ with --allow versions)"
+                f"{pair} have different releases of {serious[0].rpartition('.')[2]}, which could cause a difference: "
+                f"{values}; expected the same (patches may differ with --allow versions)"
             )
         if known and not allow_patches:
             key, values = next(iter(known.items()))
             raise InputError(
-                f"{pair} have other patches of {key.rpartition('.')[2]}, {' and '.join(values)}; wanted the same, or "
-                "--allow versions, by which they are named below the table"
+                f"{pair} have different patches of {key.rpartition('.')[2]}: {' and '.join(values)}; expected the "
+                "same, or --allow versions, which lists them below the table"
             )
 
 
-def side_by_side(finished: Sequence[Finished]) -> pd.DataFrame:
-    """Return one row a variant and run: its AP by class, `Average`, `seeds` and its own run's verdict.
+def side_by_side(finished: Sequence[FinishedRun]) -> pd.DataFrame:
+    """Return one row per variant and run: AP by class, `Average`, `seeds` and the run's verdict against both bands.
 
     Variants come in the order of the runs' tables. Values are those of Table II, fractions; NaN where undefined.
     """
@@ -219,12 +222,12 @@ def side_by_side(finished: Sequence[Finished]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def difference_table(finished: Sequence[Finished], samples: int, swaps: int, seed: int) -> pd.DataFrame:
-    """Return one row for every two runs and each variant of both: `second` less `first`.
+def difference_table(finished: Sequence[FinishedRun], samples: int, swaps: int, seed: int) -> pd.DataFrame:
+    """Return one row for every two runs and each variant of both, with the difference `second` minus `first`.
 
-    Columns: `variant`, `first`, `second`, `<class>` and `Average` (NaN where the test sets differ), `low` and `high`
-    (95 % interval of Average), `p` (two-sided, adjusted for the family; NaN where nothing is tested), `differ` (yes,
-    not shown or not tested) and `reason`.
+    Columns: `variant`, `first`, `second`, `<class>` and `Average` (NaN if the test sets differ), `low` and `high` (95 %
+    interval of Average), `p` (two-sided, adjusted for the family of tests; NaN if not tested), `differ` (yes, not shown
+    or not tested) and `reason`.
     """
     classes = finished[0].split.classes
     pairs = [
@@ -248,23 +251,23 @@ def difference_table(finished: Sequence[Finished], samples: int, swaps: int, see
     return pd.DataFrame(rows, columns=columns)
 
 
-def why_unpaired(one: Finished, other: Finished) -> str:
-    """Return why two runs' detectors cannot be compared scene by scene; empty where they can."""
+def why_unpaired(one: FinishedRun, other: FinishedRun) -> str:
+    """Return why two runs' detectors cannot be compared scene by scene; empty if they can."""
     if one.split.test != other.split.test:
-        return "other test images"
+        return "different test images"
     if one.labels != other.labels:
-        return "other boxes of the test images"
+        return "different boxes of the test images"
     if (one.unit, one.scenes) != (other.unit, other.scenes):
-        return "the test images are drawn in other scenes"
+        return "different scenes of the test images"
     return ""
 
 
 def test_pairs(
-    pairs: Sequence[tuple[str, Finished, Finished]], samples: int, swaps: int, seed: int
+    pairs: Sequence[tuple[str, FinishedRun, FinishedRun]], samples: int, swaps: int, seed: int
 ) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Return interval and test of each variant's averages in two runs of one test set, by variant and runs.
+    """Return the interval and the test of each variant's difference between two runs, by variant and runs.
 
-    Runs of one test set are matched together; the family of the tests is all pairs of one test set.
+    Detections of all runs with the same test set are matched together; their pairs are one family of tests.
     """
     found = {}
     for test_set in dict.fromkeys(map(_test_set, (one for _, one, _ in pairs))):
@@ -304,36 +307,37 @@ def test_pairs(
     return found
 
 
-def _test_set(one: Finished) -> tuple[str, str, tuple[str, ...]]:
+def _test_set(one: FinishedRun) -> tuple[str, str, tuple[str, ...]]:
     return one.labels, one.unit, tuple(one.scenes)
 
 
-def differing(finished: Sequence[Finished]) -> dict[str, dict[str, str]]:
-    """Return every fact in which the runs differ, with each run's value; what a run does not state is empty."""
+def differing(finished: Sequence[FinishedRun]) -> dict[str, dict[str, str]]:
+    """Return every fact in which the runs differ, with each run's value; empty for a run that does not state it."""
     keys = dict.fromkeys(key for one in finished for key in one.facts)
-    values = {key: {one.name: _words(one.facts.get(key)) for one in finished} for key in keys}
+    values = {key: {one.name: _as_text(one.facts.get(key)) for one in finished} for key in keys}
     return {key: by_run for key, by_run in values.items() if len(set(by_run.values())) > 1}
 
 
 def _check_predictions(
-    group: Sequence[tuple[str, Finished, Finished]], digests: Mapping[str, Mapping[str, str]]
+    group: Sequence[tuple[str, FinishedRun, FinishedRun]], digests: Mapping[str, Mapping[str, str]]
 ) -> None:
-    """Raise InputError where the predictions beside an ap.json are not those that it scores."""
+    """Raise InputError if the predictions in the folder of an ap.json are not those that it scores."""
     for name, *both in group:
         for one in both:
             for scored in _of_variant(one, name):
                 stated = scored.scores["provenance"].get("predictions")
                 if digests[f"{one.name}/{name}"][str(scored.seed)] != stated:
                     raise InputError(
-                        f"{scored.file} scores other predictions than those beside it; test the detector again"
+                        f"{scored.file} scores other predictions than the predictions.json in its folder; test the "
+                        "detector again"
                     )
 
 
-def _of_variant(one: Finished, variant: str) -> list[Run]:
+def _of_variant(one: FinishedRun, variant: str) -> list[Run]:
     return [scored for scored in one.runs if scored.variant == variant]
 
 
-def _described(one: Finished) -> str:
+def _description(one: FinishedRun) -> str:
     split = one.split.dataset["split"]
     return (
         f"{one.facts['detector']} on {one.facts['dataset']}, split {split['kind']} (test {split['digest_test'][:12]}), "
@@ -341,14 +345,14 @@ def _described(one: Finished) -> str:
     )
 
 
-def _side_by_side_block(table: pd.DataFrame, finished: Sequence[Finished]) -> Block:
+def _side_by_side_block(table: pd.DataFrame, finished: Sequence[FinishedRun]) -> Block:
     classes = finished[0].split.classes
     columns = {"variant": "Variant", "run": "Run", **{name: name for name in (*classes, "Average")}}
     columns |= {"seeds": "Seeds", "against_bands": "Against both bands"}
     layout = Layout(columns, dict.fromkeys((*classes, "Average"), 3) | {"seeds": 0}, {})
     groups = [n for n in range(1, len(table)) if table["variant"][n] != table["variant"][n - 1]]
-    notes = [f"{one.name}: {_described(one)}." for one in finished]
-    notes.append("AP@[0.5:0.95], means over the seeds. Against both bands: each run's own verdict. n/a: undefined.")
+    notes = [f"{one.name}: {_description(one)}." for one in finished]
+    notes.append("AP@[0.5:0.95], means over the seeds. Against both bands: the verdict of each run. n/a: undefined.")
     return Block("compare", table, layout, rank_marks(table, layout), "Runs side by side", notes, groups)
 
 
@@ -357,37 +361,37 @@ def _difference_block(table: pd.DataFrame, args: argparse.Namespace) -> Block:
     for name in [*table.columns[3 : table.columns.get_loc("low")], "low", "high"]:
         cells[name] = ["n/a" if math.isnan(value) else f"{value:+.3f}" for value in table[name]]
     cells["p"] = ["" if math.isnan(p) else "< 0.01" if p < 0.01 else f"{p:.2f}" for p in table["p"]]
-    cells["runs"] = [f"{second} less {first}" for first, second in zip(table["first"], table["second"], strict=True)]
+    cells["runs"] = [f"{second} minus {first}" for first, second in zip(table["first"], table["second"], strict=True)]
     names = [name for name in table.columns if name not in ("variant", "first", "second", "differ", "reason")]
     headings = {name: {"low": "95 % from", "high": "to"}.get(name, name) for name in names}
     columns = {"variant": "Variant", "runs": "Runs", **headings, "differ": "These detectors differ", "reason": "Reason"}
     layout = Layout(columns, dict.fromkeys(names, 3), {})
     notes = [
-        f"Tests: random signs of whole scenes, {args.swaps}, of the averages, two-sided, adjusted for all differences "
-        f"on one test set; intervals: bootstrap of scenes, {args.samples} draws, each by itself.",
-        "The statement is about these trained detectors: with other seeds another one may be true.",
+        f"Tests of the averages: {args.swaps} random signs of whole scenes, two-sided, adjusted for all differences on "
+        f"one test set. Intervals: bootstrap of scenes, {args.samples} draws, not adjusted for their number.",
+        "The tests are about these trained detectors; detectors trained with other seeds may differ otherwise.",
     ]
     return Block("compare_differences", cells, layout, rank_marks(cells, layout), "Differences", notes)
 
 
-def _differing_block(facts: Mapping[str, Mapping[str, str]], finished: Sequence[Finished]) -> Block:
+def _differing_block(facts: Mapping[str, Mapping[str, str]], finished: Sequence[FinishedRun]) -> Block:
     frame = pd.DataFrame(
         [{"fact": key, **by_run} for key, by_run in facts.items()], columns=["fact", *(one.name for one in finished)]
     )
     patches = [key for key in facts if ".versions." in key]
     layout = Layout({"fact": "Fact", **{one.name: one.name for one in finished}}, {}, {})
-    notes = ["A difference between runs is that of all facts in this table together."]
+    notes = ["A difference between runs is the joint effect of all facts in this table."]
     if patches:
-        notes.append("Versions differ in patch or build only, which was allowed; what they change was not measured.")
+        notes.append("Versions differ only in patch or build, which was allowed; the effect was not measured.")
     return Block("compare_facts", frame, layout, rank_marks(frame, layout), "What differs between the runs", notes)
 
 
 def _releases(key: str, value: Any) -> set[str]:
-    """Return the releases in a fact; a run of several machines names several versions."""
+    """Return the releases in a fact; a run on several machines lists several versions."""
     return {str(release(key, one)) for one in str(value).split(", ")}
 
 
-def _words(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if value is None:
         return ""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
@@ -403,7 +407,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--samples", type=int, default=1000, help="draws of the bootstrap (default: %(default)s)")
     parser.add_argument("--swaps", type=int, default=10_000, help="random signs of the tests (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of draws and signs (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of draws and signs (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder for compare.*")
     return parser.parse_args(argv)
 

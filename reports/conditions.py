@@ -1,4 +1,4 @@
-"""The table by condition: each variant's average in every condition of the test set, and less each single band."""
+"""The table by condition: each variant's average precision under each condition, and its difference from each band."""
 
 import math
 from collections.abc import Mapping
@@ -13,12 +13,12 @@ DIGITS = 3
 
 
 def condition_table(significance: Mapping[str, Any]) -> pd.DataFrame:
-    """Return a row for each condition and variant, in the order of significance.json.
+    """Return one row per condition and variant, in the order of significance.json.
 
-    Columns `condition`, `variant`, `AP` (the average over the classes with boxes, a fraction, mean over the seeds), for
-    each band `less_<band>`, the difference from it, with `_low` and `_high` for the 95 % intervals of all of these;
-    `undefined` draws of AP; then what the condition rests on: `images`, `boxes`, `scenes` that hold them, `remark`.
-    NaN where undefined, and for a band less itself.
+    Columns: `condition`; `variant`; `AP`, the average over the classes with boxes, a fraction, mean over the seeds;
+    `less_<band>` for each band, AP minus the band's AP; `_low` and `_high` of all of these, the 95 % intervals;
+    `undefined`, the number of draws with undefined AP; and the size of the condition: `images`, `boxes`, `scenes` that
+    contain them, `remark`. Values are NaN if undefined, and for a band minus itself.
     """
     bands = [band for band in BANDS if band in significance["variants"]]
     rows = []
@@ -36,19 +36,19 @@ def condition_table(significance: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def condition_layout(table: pd.DataFrame, bounds: bool = True) -> Layout:
-    """Return how `condition_cells` are printed; `bounds` gives columns of their own to the intervals."""
+    """Return the layout of `condition_cells`; `bounds` adds columns for the intervals."""
     columns = {"condition": "Condition", "variant": "Variant"}
     for name in _values(table):
-        columns[name] = name.replace("_", " ")
+        columns[name] = name.replace("less_", "minus ")
         if bounds:
             columns[f"{name}_interval"] = "95 % interval"
     return Layout(columns, {name: DIGITS for name in columns if name not in ("condition", "variant")}, {})
 
 
 def condition_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with each pair of bounds as one text, `<column>_interval`, empty where there is none.
+    """Return the table with each pair of bounds as one text, `<column>_interval`, empty if undefined.
 
-    A band less itself is empty, too: it is no unknown number.
+    The cell of a band minus itself is empty, too, because it is not an undefined number.
     """
     cells = table.copy()
     for name in _values(table):
@@ -63,42 +63,41 @@ def condition_cells(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def condition_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnotes: what each condition rests on, and that all of it is exploration."""
+    """Return the footnotes: the size of each condition, the method, and that all comparisons are exploratory."""
     if table.empty:
-        return ["No condition is known of any test image."]
+        return ["No test image has a known condition."]
     conditions = table.drop_duplicates("condition")
     notes = [
         f"{row.condition}: {row.images} images, {row.boxes} boxes in {row.scenes} scenes"
         + (f"; {row.remark}." if row.remark else ".")
         for row in conditions.itertuples()
     ]
-    silent = int(facts["test_images"]) - int(conditions["images"].sum())
-    notes.append(
-        "Conditions"
-        + (f" by {facts['conditions']}" if facts["conditions"] else "")
-        + (f"; {silent} test images are in none." if silent else ".")
-    )
+    without = int(facts["test_images"]) - int(conditions["images"].sum())
+    if facts["conditions"]:
+        notes.append(f"Source of the conditions: {facts['conditions']}.")
+    if without:
+        notes.append(f"Test images without a condition: {without}.")
     return [
         *notes,
         "AP: the average over the classes with boxes in the condition, a mean over the seeds. Intervals: bootstrap of "
-        f"each condition's whole {facts['unit']}s, {facts['samples']} draws, 95 %, of these trained detectors, each by "
-        "itself.",
-        "Exploration: nothing is tested here, and of many differences some leave out 0 by chance.",
+        f"each condition's whole {facts['unit']}s, {facts['samples']} draws, 95 %, for these trained detectors, not "
+        "adjusted for their number.",
+        "Exploratory: nothing is tested here, and among many differences some intervals exclude 0 by chance.",
     ]
 
 
 def condition_facts(facts: Mapping[str, Any], significance: Mapping[str, Any], source: str) -> dict[str, Any]:
-    """Return what the table says of itself: Table II's facts, who knows the conditions, and what was drawn."""
+    """Return the facts of the table: Table II's facts, the source of the conditions, and the bootstrap's unit."""
     own = {"conditions": source, "unit": significance["unit"], "samples": significance["samples"]}
     return {**facts, **own}
 
 
 def condition_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
-    """Return what is printed; a condition's name stands in its first row."""
+    """Return the printed table; a condition's name is only in its first row."""
     cells, layout = condition_cells(table), condition_layout(table)
     again = table["condition"].duplicated()
     cells["condition"] = cells["condition"].mask(again, "")
-    caption = f"Average precision, mAP@[0.5:0.95], in each condition of {facts['dataset']}'s test images"
+    caption = f"Average precision, mAP@[0.5:0.95], by condition of the test images of {facts['dataset']}"
     starts = [row for row in range(1, len(table)) if not again.iloc[row]]
     return Block(
         "table2_conditions", cells, layout, rank_marks(cells, layout), caption, condition_notes(table, facts), starts
@@ -111,6 +110,6 @@ def _values(table: pd.DataFrame) -> list[str]:
 
 
 def _bounded(name: str, entry: Mapping[str, Any], key: str) -> dict[str, float]:
-    """Return a value of significance.json and its bounds as columns; NaN for what it has not."""
+    """Return a value of significance.json and its bounds as columns; NaN for missing values."""
     found = {name: entry.get(key), f"{name}_low": entry.get("low"), f"{name}_high": entry.get("high")}
     return {column: math.nan if value is None else value for column, value in found.items()}

@@ -1,4 +1,4 @@
-"""Whether the fusion metrics predict the detector's score: rank correlations over the methods, and in words."""
+"""Rank correlations of the fusion metrics with the detector's score over the methods, and a sentence about them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,8 +14,8 @@ from reports.verdict import printed_p
 def rank_correlations(points: pd.DataFrame, metrics: Sequence[str]) -> list[dict[str, Any]]:
     """Return Spearman's rank correlation of each fusion metric with Average, over the methods that have both.
 
-    Its p is two-sided: over all orders of the methods where those are at most 8, else over 9,999 drawn ones. NaN where
-    fewer than three methods have both, or all values of one are alike.
+    The p value is two-sided, from all permutations of the methods if there are at most 8 of them, else from 9,999
+    random ones. Both are NaN if fewer than three methods have both values, or if all values of one are equal.
     """
     listed = []
     for metric in metrics:
@@ -38,17 +38,17 @@ def rank_correlations(points: pd.DataFrame, metrics: Sequence[str]) -> list[dict
 
 
 def correlation_sentence(correlations: Sequence[Mapping[str, Any]]) -> str:
-    """Return, in words, whether the fusion metrics of this run predict the detector's score."""
+    """Return sentences on whether the fusion metrics of this run predict the detector's score."""
     known = [entry for entry in correlations if not math.isnan(entry["rho"])]
     if not known:
-        return "Too few methods to correlate the fusion metrics with the detector's score: three are needed."
+        return "Too few methods to correlate the fusion metrics with the detector's score: at least three are needed."
     count = max(entry["methods"] for entry in known)
     said = ", ".join(f"{e['metric'].replace('_', ' ')} {e['rho']:+.2f} (p {printed_p(e['p'])})" for e in known)
     sure = [entry["metric"] for entry in known if entry["p"] * len(known) < 0.05]
-    told = (
-        f"After correction for their number, {', '.join(sure)} can be told from no correlation."
+    tested = (
+        f"After correction for the number of metrics, the correlation of {', '.join(sure)} is significant (p < 0.05)."
         if sure
-        else "None can be told from no correlation"
-        + (f": {count} methods are too few for it." if count < 6 else ", after correction for their number.")
+        else "No correlation is significant"
+        + (f": {count} methods are too few." if count < 6 else " after correction for the number of metrics.")
     )
-    return f"Spearman's rank correlation with mAP over {count} methods: {said}. {told}"
+    return f"Spearman's rank correlation with mAP over {count} methods: {said}. {tested}"

@@ -1,8 +1,8 @@
-"""Write what each row of Table II cost: cost.csv, .md and .tex.
+"""Write the cost of each row of Table II: cost.csv, .md and .tex.
 
-Of fusing, what `fusion.cost` measured: parameters, multiply-adds, seconds and memory of one pair. Of the detector, the
-hours that its trainings took, from their provenance.json, all parts of a training that was stopped together. What was
-not measured is NaN. The hours of a fusion method's own training are in no file of it and not listed.
+The cost of fusion is that measured by `fusion.cost`: parameters, multiply-adds, seconds and memory for one pair. The
+cost of the detector is the hours of its trainings, from their provenance.json; the parts of an interrupted training are
+summed. Values that were not measured are NaN. The hours of training a fusion method are not recorded and not listed.
 """
 
 import argparse
@@ -20,31 +20,31 @@ from pipeline.stage import InputError, run
 from reports.collect import LATE, fused_variants, required
 from reports.render import Block, Layout, rank_marks, write_texts
 
-FUSING = ("parameters", "multiply_adds", "median_s", "peak_memory_bytes")  # keys of cost.json, columns of ours
+FUSING = ("parameters", "multiply_adds", "median_s", "peak_memory_bytes")  # keys of cost.json, and columns
 TRAINING = ("training_hours", "training_hours_all_seeds", "images_per_s")
-# Printed heading, what a value is divided by, and digits.
+# Heading, divisor of the value, and digits.
 PRINTED = {
-    "parameters": ("fusing: parameters (K)", 1e3, 0),
-    "multiply_adds": ("fusing: multiply-adds (G)", 1e9, 2),
-    "median_s": ("fusing: seconds a pair", 1, 4),
-    "peak_memory_bytes": ("fusing: memory (MB)", 1e6, 0),
-    "training_hours": ("detector: hours a training", 1, 3),
-    "training_hours_all_seeds": ("detector: hours, all seeds", 1, 3),
-    "images_per_s": ("detector: images/s in training", 1, 1),
+    "parameters": ("fusion: parameters (K)", 1e3, 0),
+    "multiply_adds": ("fusion: multiply-adds (G)", 1e9, 2),
+    "median_s": ("fusion: seconds per pair", 1, 4),
+    "peak_memory_bytes": ("fusion: memory (MB)", 1e6, 0),
+    "training_hours": ("detector: hours per training", 1, 3),
+    "training_hours_all_seeds": ("detector: hours of all seeds", 1, 3),
+    "images_per_s": ("detector: training images/s", 1, 1),
 }
 
 
 def cost_table(
     variants: Sequence[str], costs: Mapping[str, Mapping[str, Any]], trainings: Sequence[Mapping[str, Any]]
 ) -> pd.DataFrame:
-    """Return one row a variant: `variant`, the columns FUSING, then TRAINING; NaN where not measured or none there.
+    """Return one row per variant: `variant`, the columns FUSING, then TRAINING; NaN if not measured or not applicable.
 
-    `training_hours` and `images_per_s` are means over the seeds, NaN where one of them is not known.
+    `training_hours` and `images_per_s` are means over the seeds, NaN if one of them is unknown.
 
     Args:
         variants: rows in order.
-        costs: cost.json by method.
-        trainings: provenance.json of every detector.
+        costs: the content of cost.json by method.
+        trainings: the content of provenance.json of every detector.
     """
     rows = []
     for variant in variants:
@@ -59,7 +59,7 @@ def cost_table(
 def cost_facts(
     costs: Mapping[str, Mapping[str, Any]], trainings: Sequence[Mapping[str, Any]], seeds: Sequence[int]
 ) -> dict[str, Any]:
-    """Return where it was measured: devices, threads and size of the pair, as words."""
+    """Return where the cost was measured: devices, threads and size of the pair, as texts."""
     fused = {f"{c['size'][0]}x{c['size'][1]} on {c['device']}, {_threads(c['threads'])}" for c in costs.values()}
     trained = {f"{one['device']}, {_threads(one['threads'])}" for one in trainings if {"device", "threads"} <= set(one)}
     return {
@@ -70,17 +70,17 @@ def cost_facts(
 
 
 def cost_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table in printed units; what a row does not do (a band is not fused, late not trained) is empty."""
+    """Return the table in printed units; a cell that does not apply (fusing a band, training late) is empty."""
     cells = table.copy()
     fused = table["variant"].isin(fused_variants(table["variant"]))
     for name, (_, unit, _) in PRINTED.items():
-        does = fused if name in FUSING else table["variant"] != LATE
-        cells[name] = (table[name] / unit).astype(object).where(does, "")
+        applies = fused if name in FUSING else table["variant"] != LATE
+        cells[name] = (table[name] / unit).astype(object).where(applies, "")
     return cells
 
 
 def cost_layout() -> Layout:
-    """Return how `cost_cells` are printed; nothing is ranked."""
+    """Return the layout of `cost_cells`; nothing is ranked."""
     columns = {"variant": "Variant"} | {name: heading for name, (heading, *_) in PRINTED.items()}
     return Layout(columns, {name: digits for name, (*_, digits) in PRINTED.items()}, {})
 
@@ -89,23 +89,23 @@ def cost_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of the table."""
     notes = []
     if facts["fused_on"]:
-        notes.append(f"Fusing: one pair of {facts['fused_on']}; methods that are no network have no parameters.")
+        notes.append(f"Fusion: one pair of {facts['fused_on']}; methods that are not networks have no parameters.")
     if facts["trained_on"]:
         notes.append(
-            f"Training of the detector on {facts['trained_on']}; hours a training are a mean over the seeds "
-            f"({', '.join(facts['seeds'].split())}). Other work on the machine lengthens them."
+            f"Detectors: trained on {facts['trained_on']}; hours per training are a mean over the seeds "
+            f"({', '.join(facts['seeds'].split())}) and include delays by other work on the machine."
         )
-    return [*notes, "n/a: not measured. Empty: the row does no such thing."]
+    return [*notes, "n/a: not measured. Empty: does not apply to the row."]
 
 
 def cost_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
-    """Return the table as it is printed."""
+    """Return the printed table."""
     cells, layout = cost_cells(table), cost_layout()
-    return Block("cost", cells, layout, rank_marks(cells, layout), "What each row cost", cost_notes(facts))
+    return Block("cost", cells, layout, rank_marks(cells, layout), "Cost of each row of Table II", cost_notes(facts))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read, write."""
+    """Write the table of costs."""
     parser = argparse.ArgumentParser(
         prog="python -m reports.costs", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -130,13 +130,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             required(one, key, file)
     known = {"--costs": list(costs), "--training": [one["variant"] for _, one in trainings]}
     for option, names in known.items():
-        if stray := sorted(set(names) - set(options.variants)):
-            raise InputError(f"{option}: {stray[0]!r} is no row of --variants ({', '.join(options.variants)})")
+        if unknown := sorted(set(names) - set(options.variants)):
+            raise InputError(
+                f"{option}: found variant {unknown[0]!r}; expected one of --variants ({', '.join(options.variants)})"
+            )
     facts = cost_facts(costs, [one for _, one in trainings], sorted({one["seed"] for _, one in trainings}))
     table = cost_table(options.variants, costs, [one for _, one in trainings])
     write_csv(options.output / "cost.csv", table, facts)
     write_texts(options.output / "cost", [cost_block(table, facts)])
-    logging.info("cost of %d rows in %s", len(table), options.output)
+    logging.info("cost: %d rows in %s", len(table), options.output)
 
 
 def _threads(count: int) -> str:

@@ -1,7 +1,7 @@
-"""Write the kinds of errors of each variant (`detection.errors`), and which classes were taken for others.
+"""Write the kinds of errors of each variant (`detection.errors`), and the confusion of classes.
 
-Writes errors.csv, .md and .tex, one row a variant, and confusion.csv, one row a variant, seed, true and found class,
-from the confusion that every ap.json holds.
+Writes errors.csv, .md and .tex, one row per variant, and confusion.csv, one row per variant, seed, true class and found
+class, from the confusion matrix in every ap.json.
 """
 
 import argparse
@@ -22,23 +22,24 @@ from reports.render import Block, Layout, format_value, rank_marks, write_texts
 from reports.runs import Run, check_runs, check_source, read_runs
 from reports.verdict import Leaders
 
-# What mending each kind does away with, in a sentence.
+# The errors of each kind, as named in a sentence.
 PHRASES = {
-    "class": "objects given the wrong class",
-    "localisation": "boxes that lie badly",
-    "both": "boxes that lie badly on objects of another class",
-    "duplicate": "second boxes on one object",
-    "background": "boxes on nothing",
+    "class": "objects assigned to the wrong class",
+    "localisation": "poorly localised boxes",
+    "both": "poorly localised boxes of the wrong class",
+    "duplicate": "duplicate boxes on one object",
+    "background": "boxes on background",
     "missed": "missed objects",
 }
-_ROUNDING = 1e-9  # AP50 of ap.json and of errors.json are sums in another order
+_ROUNDING = 1e-9  # ap.json and errors.json sum AP50 in different orders
 
 
 def read_errors(file: Path, split: Split, runs: Sequence[Run]) -> dict[str, Any]:
-    """Read errors.json, and check that it is of this split's labels and of the predictions and scores of `runs`.
+    """Read errors.json, and check that it was computed from this split's labels and the predictions of `runs`.
 
     Raises:
-        InputError: it is of other labels, predictions or numbers of detections, or gives another AP50 than an ap.json.
+        InputError: it was computed from other labels, predictions or numbers of detections, or has another AP50 than
+            an ap.json.
     """
     errors = read_json(file)
     for key in ("variants", "people", "foreground", "background", "provenance"):
@@ -50,17 +51,17 @@ def read_errors(file: Path, split: Split, runs: Sequence[Run]) -> dict[str, Any]
         found, expected = errors["variants"][one.variant]["seeds"][str(one.seed)]["AP50"], one.scores["average"]["AP50"]
         if abs(found - expected) > _ROUNDING:
             raise InputError(
-                f"{file} gives {one.variant!r} with seed {one.seed} the AP50 {found:.6f}, {one.file} {expected:.6f}; "
-                "run detection.errors again"
+                f"{file}: {one.variant!r} with seed {one.seed} has the AP50 {found:.6f}; expected {expected:.6f} as in "
+                f"{one.file}; run detection.errors again"
             )
     return errors
 
 
 def error_table(errors: Mapping[str, Any], variants: Sequence[str]) -> pd.DataFrame:
-    """Return one row a variant, means over the seeds.
+    """Return one row per variant with means over the seeds.
 
-    Columns `variant`, `AP50`; `gain_<kind>`, what AP50 would gain, for the six kinds and for all false positives and
-    all false negatives; `miss_rate`, NaN where undefined; `count_<kind>`.
+    Columns: `variant`; `AP50`; `gain_<kind>`, the gain in AP50 if the errors were corrected, for the six kinds and for
+    all false positives and all false negatives; `miss_rate`, NaN if undefined; `count_<kind>`.
     """
     rows = []
     for variant in variants:
@@ -72,7 +73,7 @@ def error_table(errors: Mapping[str, Any], variants: Sequence[str]) -> pd.DataFr
 
 
 def error_facts(errors: Mapping[str, Any], split: Split) -> dict[str, Any]:
-    """Return what the table says about itself."""
+    """Return the facts of the table."""
     return {
         "dataset": split.dataset["dataset"],
         "digest_test": split.dataset["split"]["digest_test"],
@@ -85,7 +86,7 @@ def error_facts(errors: Mapping[str, Any], split: Split) -> dict[str, Any]:
 
 
 def error_layout(facts: Mapping[str, Any]) -> Layout:
-    """Return how the table is printed; gains are not ranked, since they hang on AP50."""
+    """Return the layout of the table; gains are not ranked, because they depend on AP50."""
     gains = {f"gain_{kind}": kind for kind in KINDS} | {
         f"gain_{kind}": f"all {kind.replace('_', ' ')}s" for kind in ALL_AT_ONCE
     }
@@ -100,44 +101,45 @@ def error_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of the table."""
     low, high = facts["background"], facts["foreground"]
     notes = [
-        "A column of a kind: what AP50 would gain if all errors of this kind were mended and no other (TIDE, Bolya et "
-        "al. 2020). Gains do not add up. Detections of all scores count.",
-        f"class: on an object of another class; localisation: overlaps one of its class by {low} to {high}; both: of "
-        f"another class and by {low} to {high}; duplicate: on an object already found; background: overlaps nothing by "
-        f"more than {low}; missed: neither found nor near a class or localisation error.",
+        "Columns of kinds: the gain in AP50 if all errors of the kind, and no others, were corrected (TIDE, Bolya et "
+        "al. 2020). The gains do not add up. Detections of all scores count.",
+        f"Kinds, by overlap (intersection over union): class, {high} or more with an object of another class; "
+        f"localisation, {low} to {high} with an object of its class; both, {low} to {high} with an object of another "
+        f"class; duplicate, on an object that is already found; background, at most {low} with every object; missed, "
+        "an object that is neither found nor the nearest object of a class or localisation error.",
     ]
     if facts["people"]:
         notes.append(
-            f"miss rate, {facts['people']}: log-average over 0.01 to 1 false positives an image (Dollár et al. 2012), "
-            f"boxes of all sizes, none ignored but crowds, overlap {high}; lower is better."
+            f"miss rate, {facts['people']}: log-average over 0.01 to 1 false positives per image (Dollár et al. 2012), "
+            f"for boxes of all sizes at an overlap of {high}; only crowds are ignored. Lower is better."
         )
     else:
         notes.append("No log-average miss rate: no class is named person, people or pedestrian.")
     seeds = facts["seeds"].split()
     means = f"Means over the seeds {', '.join(seeds)}" if len(seeds) > 1 else f"One seed ({seeds[0]})"
-    return [*notes, f"{means}. Described, not tested."]
+    return [*notes, f"{means}. Descriptive: nothing is tested."]
 
 
 def error_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
-    """Return the table as it is printed."""
+    """Return the printed table."""
     layout = error_layout(facts)
-    caption = f"What kind of mistakes: the AP50 that mending each kind would bring on {facts['dataset']}"
+    caption = f"Kinds of errors on {facts['dataset']}: the gain in AP50 if all errors of a kind were corrected"
     return Block("errors", table, layout, rank_marks(table, layout), caption, error_notes(facts))
 
 
-def error_words(table: pd.DataFrame, lead: Leaders, people: str) -> str:
-    """Return what the errors of the best fused variant are, and how they differ from those of the better band.
+def error_sentences(table: pd.DataFrame, lead: Leaders, people: str) -> str:
+    """Return sentences on the errors of the best fused variant, compared with the errors of the better band.
 
-    Differences are between printed values. Without a fused variant the better band's are told.
+    Differences are computed from printed values. Without a fused variant, the sentences describe the better band.
     """
     rows = table.set_index("variant").round(3)
-    told = lead.fused or lead.band
-    if told is None:
+    described = lead.fused or lead.band
+    if described is None:
         return ""
-    gains = pd.Series({kind: rows.at[told, f"gain_{kind}"] for kind in KINDS})
-    most, average = str(gains.idxmax()), rows.at[told, "AP50"]
+    gains = pd.Series({kind: rows.at[described, f"gain_{kind}"] for kind in KINDS})
+    most, average = str(gains.idxmax()), rows.at[described, "AP50"]
     sentences = [
-        f"What costs {told} most is {PHRASES[most]}: without them its AP50 would be "
+        f"The most costly errors of {described} are {PHRASES[most]}: without them its AP50 would be "
         f"{average + gains[most]:.3f} instead of {average:.3f}."
     ]
     if lead.fused and lead.band:
@@ -155,16 +157,17 @@ def error_words(table: pd.DataFrame, lead: Leaders, people: str) -> str:
         rates = rows.loc[[lead.fused, lead.band], "miss_rate"]
         if people and rates.notna().all():
             sentences.append(
-                f"Its log-average miss rate for {people} is {rates.iloc[0]:.3f}, {lead.band}'s {rates.iloc[1]:.3f}."
+                f"Its log-average miss rate for {people} is {rates.iloc[0]:.3f}; that of {lead.band} is "
+                f"{rates.iloc[1]:.3f}."
             )
-    return " ".join([*sentences, "Described, not tested."])
+    return " ".join([*sentences, "Descriptive: nothing is tested."])
 
 
 def confusion_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return the confusion of all runs: `variant`, `seed`, `true`, `found`, `count`; `background` is no object.
+    """Return the confusion of all runs: `variant`, `seed`, `true`, `found`, `count`; `background` means no object.
 
     Raises:
-        InputError: an ap.json has no confusion.
+        InputError: an ap.json has no confusion matrix.
     """
     rows = []
     for one in runs:
@@ -176,7 +179,7 @@ def confusion_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def mean_confusions(table: pd.DataFrame) -> tuple[list[str], dict[str, np.ndarray]]:
-    """Return the classes, `background` last, and for each variant the mean counts over the seeds, (true, found)."""
+    """Return the classes, `background` last, and per variant the mean counts over the seeds, (true, found)."""
     classes = list(dict.fromkeys(table["true"]))
     means = {}
     for variant, rows in table.groupby("variant", sort=False):
@@ -186,14 +189,15 @@ def mean_confusions(table: pd.DataFrame) -> tuple[list[str], dict[str, np.ndarra
 
 
 CONFUSION = (
-    f"Rows: true class; columns: found class. Matched whatever the class from a score of {LEAST_SCORE} on at an "
-    f"overlap of {MATCH_OVERLAP}; counts are means over the seeds, colour is the share of the row. True objects found "
-    "as background are missed; the row background are detections on nothing."
+    f"Rows: true class; columns: detected class. Detections with a score of at least {LEAST_SCORE} are matched to "
+    f"objects of any class at an overlap of at least {MATCH_OVERLAP}. Counts are means over the seeds; colour "
+    "shows the share of the row. The column background counts missed objects, the row background detections that match "
+    "no object."
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read, check, write."""
+    """Write the tables of errors and of the confusion."""
     parser = argparse.ArgumentParser(
         prog="python -m reports.errors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -1,13 +1,14 @@
-"""Draw the paper's comparisons from our own methods and weights.
+"""Draw the figures of the paper that compare methods, with our own methods and weights.
 
-    fig1.png   the three thresholds: hard, soft, and the smooth one between them that FNet uses
+    fig1.png   the three threshold functions: hard, soft, and FNet's smooth one between them
     fig6.png   a RoadScene pair: sources, every method, FNet, with a magnified crop
-    fig7.png   an MRI-SPECT pair, likewise
-    fig10.png  a TNO and a RoadScene pair, fused by FNet whole and without each of its parts
+    fig7.png   an MRI-SPECT pair with the same panels
+    fig10.png  a TNO and a RoadScene pair, fused by FNet and by each of its ablations
 
-and figures.json, which says what was drawn from which files. A method or an ablation without weights leaves a labelled
-gap. Figs. 8 and 9, FNet's insides, are drawn by fusion.explain. The paper does not name its pairs; --pairs chooses
-others than the first of each set. The crop is where both sources have the strongest edges: no result chooses it.
+and figures.json, which records the files that each figure was drawn from. A method or an ablation without weights has
+an empty, labelled panel. Figs. 8 and 9, FNet's insides, are drawn by fusion.explain. The paper does not name its pairs;
+by default the first pair of each set is drawn, --pairs selects another. The crop is placed where both sources have the
+strongest edges, independently of any result.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from pipeline.stage import InputError, run
 from reports.paper import TABLE1_METHODS, TABLE3_METHODS
 
 FIGURES = ("1", "6", "7", "10")
-# The test sets' folders, visible first, and how their pairs are fused (as in config/table1.yaml, in colour).
+# Visible and infrared folder of each test set, and its treatment of colour (as in config/table1.yaml, but in colour).
 SETS: dict[str, tuple[str, str, Colour]] = {
     "RoadScene": ("vi", "ir", "auto"),
     "MRI_SPECT": ("SPECT", "MRI", "ycbcr-studio"),
@@ -50,11 +51,11 @@ ABLATIONS = {
     "without_ssim": "without the SSIM loss",
     "full": "FNet",
 }
-CROP = 0.2  # side of the magnified crop, of the image's shorter side
-MAGNIFIED = 0.45  # side of the crop as it is shown, of the same
-WIDTH = 2.4  # of a panel, inches
+CROP = 0.2  # side of the magnified crop, as a share of the image's shorter side
+MAGNIFIED = 0.45  # side of the magnified crop in the panel, as a share of the image's shorter side
+WIDTH = 2.4  # width of a panel, inches
 
-# A panel: its title, and its image, uint8 (H, W) or RGB (H, W, 3), or why there is none.
+# A panel: its title, and its image, uint8 (H, W) or RGB (H, W, 3), or a text that says why there is no image.
 Panel = tuple[str, np.ndarray | str]
 
 
@@ -89,10 +90,10 @@ def draw_thresholds() -> Figure:
 
 
 def busiest_square(visible: np.ndarray, infrared: np.ndarray, side: int) -> tuple[int, int]:
-    """Return the left upper corner (x, y) of the square of `side` pixels in which both images have most to show.
+    """Return the upper left corner (x, y) of the square of `side` pixels with the strongest edges in both images.
 
-    That is where the sum of the weaker one's edge, pixel by pixel, is greatest. Edges are Sobel magnitudes of uint8
-    (H, W) images; the first of equal squares is taken.
+    The square maximises the sum of the pixelwise minimum of both images' edges. Edges are Sobel magnitudes of uint8
+    (H, W) images; the first of equal squares is returned.
     """
     edges = [
         np.hypot(cv2.Sobel(image, cv2.CV_32F, 1, 0), cv2.Sobel(image, cv2.CV_32F, 0, 1))
@@ -105,7 +106,7 @@ def busiest_square(visible: np.ndarray, infrared: np.ndarray, side: int) -> tupl
 
 
 def draw_panels(rows: Sequence[Sequence[Panel]], crops: Sequence[tuple[int, int, int]], columns: int) -> Figure:
-    """Return panels with magnified crops: each of `rows` is broken after `columns`; a crop (x, y, side) is a row's."""
+    """Return a figure of panels with magnified crops; each of `rows` has a crop (x, y, side) and wraps at `columns`."""
     lines = [
         (row[start : start + columns], crop)
         for row, crop in zip(rows, crops, strict=True)
@@ -137,7 +138,7 @@ def draw_panels(rows: Sequence[Sequence[Panel]], crops: Sequence[tuple[int, int,
 
 
 def _show_with_crop(axes: Axes, image: np.ndarray, crop: tuple[int, int, int]) -> None:
-    """Show an image, its crop outlined, and the crop magnified in the corner that lies farthest from it."""
+    """Show an image with the outline of its crop, and the magnified crop in the corner farthest from it."""
     height, width = image.shape[:2]
     x, y, side = crop
     axes.imshow(image, cmap="gray", vmin=0, vmax=255)
@@ -152,13 +153,13 @@ def _show_with_crop(axes: Axes, image: np.ndarray, crop: tuple[int, int, int]) -
 
 
 def find_pair(root: Path, dataset: str, name: str | None) -> Pair:
-    """Return a test set's pair of a name, or its first."""
+    """Return the pair `name` of a test set, or its first pair."""
     visible, infrared, _ = SETS[dataset]
     return find_pairs(root / dataset / visible, root / dataset / infrared, [name] if name else None)[0]
 
 
 def source_panels(pair: Pair, dataset: str) -> tuple[list[Panel], tuple[int, int, int]]:
-    """Return the panels of a pair's sources, and its crop."""
+    """Return the panels of a pair's sources, and its crop (x, y, side)."""
     visible, infrared, _ = SETS[dataset]
     names = {"vi": "visible", "ir": "infrared"}
     luma, grey, _, _ = split_pair(pair, SETS[dataset][2])
@@ -171,9 +172,9 @@ def source_panels(pair: Pair, dataset: str) -> tuple[list[Panel], tuple[int, int
 
 
 def method_order(paper: Sequence[str] = TABLE1_METHODS) -> list[str]:
-    """Return our methods: those that the paper does not name, then the paper's in its order, FNet last.
+    """Return the methods: ours that the paper does not name, then the paper's in its order, FNet last.
 
-    A method of the paper that is not ours stands there under the paper's name.
+    A method of the paper that is not implemented here is listed under the paper's name.
     """
     ours = {name.casefold(): name for name in METHODS}
     named = [ours.get(name.casefold(), name) for name in paper]
@@ -181,9 +182,9 @@ def method_order(paper: Sequence[str] = TABLE1_METHODS) -> list[str]:
 
 
 def fused_panel(method: str, pair: Pair, dataset: str, weights: Path | None, device: str) -> np.ndarray | str:
-    """Return a pair fused by a method, or why it cannot be."""
+    """Return a pair fused by a method, or a text that says why it cannot be fused."""
     if method not in METHODS:
-        return "not among\nour methods"
+        return "not\nimplemented"
     if METHODS[method].needs_weights and weights is None:
         return "no weights"
     return fuse_pair(pair, find_method(method).load(weights, device, "fp32"), SETS[dataset][2])[0]
@@ -195,11 +196,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     weights = _by_name(options.weights, "--weights", [name for name in METHODS if METHODS[name].needs_weights])
     ablations = _by_name(options.ablations, "--ablations", list(ABLATIONS))
     names = _by_name(options.pairs, "--pairs", list(SETS))
-    wanted = {"6": ["RoadScene"], "7": ["MRI_SPECT"], "10": ["TNO", "RoadScene"]}
+    sets_of_figure = {"6": ["RoadScene"], "7": ["MRI_SPECT"], "10": ["TNO", "RoadScene"]}
     pairs = {
         dataset: find_pair(options.data, dataset, names.get(dataset))
         for figure in options.figures
-        for dataset in wanted.get(figure, [])
+        for dataset in sets_of_figure.get(figure, [])
     }
     drawn: dict[str, Any] = {}
     if "1" in options.figures:
@@ -207,9 +208,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         _save(options.output, "fig1", draw_thresholds())
     with claimed_device(options.device, options.threads) as device:
         for figure in [figure for figure in ("6", "7") if figure in options.figures]:
-            (dataset,) = wanted[figure]
+            (dataset,) = sets_of_figure[figure]
             spelling = {name.casefold(): name for name in TABLE1_METHODS}
-            # The paper's methods keep their places without weights; others then have none.
+            # The paper's methods have a panel even without weights; other methods do not.
             order = [
                 name
                 for name in method_order()
@@ -225,7 +226,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             drawn[f"fig{figure}"] = _facts([dataset], pairs, rows, crops, weights)
         if "10" in options.figures:
             rows, crops = [], []
-            for dataset in wanted["10"]:
+            for dataset in sets_of_figure["10"]:
 
                 def ablated(name: str, dataset: str = dataset) -> np.ndarray | str:
                     path = Path(ablations[name]) if name in ablations else None
@@ -235,7 +236,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 rows += more[0]
                 crops += more[1]
             _save(options.output, "fig10", draw_panels(rows, crops, 2 + len(ABLATIONS)))
-            drawn["fig10"] = _facts(wanted["10"], pairs, rows, crops, ablations)
+            drawn["fig10"] = _facts(sets_of_figure["10"], pairs, rows, crops, ablations)
     facts = {"figures": drawn, "versions": versions("torch", "matplotlib", "opencv-python-headless")}
     write_json(options.output / "figures.json", facts)
     logging.info("figures %s in %s", ", ".join(options.figures), options.output)
@@ -247,7 +248,7 @@ def _rows(
     titles: Mapping[str, str],
     fuse: Callable[[str], np.ndarray | str],
 ) -> tuple[list[list[Panel]], list[tuple[int, int, int]]]:
-    """Return a row of panels for each data set, sources first, and the rows' crops."""
+    """Return a row of panels for each dataset, sources first, and the rows' crops."""
     rows, crops = [], []
     for dataset in datasets:
         panels, crop = source_panels(pairs[dataset], dataset)
@@ -266,7 +267,7 @@ def _facts(
     crops: Sequence[tuple[int, int, int]],
     weights: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Return what a figure was drawn from, and its gaps."""
+    """Return the facts of a figure: its pairs, its weights and its empty panels."""
     return {
         "pairs": [
             {
@@ -289,18 +290,18 @@ def _save(output: Path, name: str, figure: Figure) -> None:
 
 
 def _by_name(words: Sequence[str], option: str, names: Sequence[str]) -> dict[str, str]:
-    """Return NAME=VALUE words by name.
+    """Return NAME=VALUE arguments as a mapping.
 
     Raises:
-        InputError: a word is no NAME=VALUE, or its name is none of `names`.
+        InputError: an argument has another form, or its name is not in `names`.
     """
     found = {}
     for word in words:
         name, equals, value = word.partition("=")
         if not (equals and value):
-            raise InputError(f"{option} {word!r}: wanted NAME=VALUE")
+            raise InputError(f"{option} {word!r}: expected NAME=VALUE")
         if name not in names:
-            raise InputError(f"{option} {word!r}: {name!r} is unknown; wanted one of {', '.join(names)}")
+            raise InputError(f"{option} {word!r}: found name {name!r}; expected one of {', '.join(names)}")
         found[name] = value
     return found
 
@@ -310,20 +311,26 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m reports.figures", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     words = {"nargs": "+", "default": []}
-    parser.add_argument("--figures", nargs="+", choices=FIGURES, default=list(FIGURES), help="which; default all")
+    parser.add_argument(
+        "--figures", nargs="+", choices=FIGURES, default=list(FIGURES), help="figures to draw; default all"
+    )
     parser.add_argument(
         "--data", type=Path, default=Path("data/fusion_test"), help="folder of the test sets (default: %(default)s)"
     )
-    parser.add_argument("--weights", **words, metavar="METHOD=PATH", help="a method's weights, file or folder")
-    parser.add_argument("--ablations", **words, metavar="NAME=PATH", help=f"weights of: {', '.join(ABLATIONS)}")
-    parser.add_argument("--pairs", **words, metavar="SET=NAME", help=f"not the first pair of: {', '.join(SETS)}")
-    parser.add_argument("--columns", type=int, default=6, help="panels beside each other (default: %(default)s)")
+    parser.add_argument("--weights", **words, metavar="METHOD=PATH", help="weights of a method, file or folder")
+    parser.add_argument(
+        "--ablations", **words, metavar="NAME=PATH", help=f"weights of an ablation: {', '.join(ABLATIONS)}"
+    )
+    parser.add_argument(
+        "--pairs", **words, metavar="SET=NAME", help=f"pair of a test set ({', '.join(SETS)}); default the first"
+    )
+    parser.add_argument("--columns", type=int, default=6, help="panels per row (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder for the figures")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     options = parser.parse_args(argv)
     if options.columns < 2:
-        raise InputError(f"--columns {options.columns}: wanted at least 2")
+        raise InputError(f"--columns {options.columns}: expected at least 2")
     return options
 
 

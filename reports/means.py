@@ -1,4 +1,4 @@
-"""How sure the means of metrics over images are, and which methods differ from the best one."""
+"""Confidence intervals of the means of fusion metrics over images, and paired tests against the best method."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -19,10 +19,10 @@ class Means:
     """One metric's means over images, by column.
 
     Attributes:
-        means: over the images where it is defined, NaN where none is.
-        bounds: of the 95 % interval of each mean.
-        best: the column with the best mean of those that are ranked; empty where none is.
-        p_values: of the other ranked columns against the best, adjusted by Holm; NaN where nothing can be said.
+        means: means over the images on which the metric is defined, NaN if there are none.
+        bounds: bounds of the 95 % interval of each mean.
+        best: the ranked column with the best mean; empty if there is none.
+        p_values: p values of the other ranked columns against the best, adjusted by Holm; NaN if no test is possible.
     """
 
     means: dict[str, float]
@@ -45,10 +45,10 @@ def compare_means(
     """Return the means of one metric, their intervals, and the paired tests of the ranked columns against the best.
 
     Args:
-        values: (N,) of the same images for each column.
+        values: (N,) for each column, of the same N images.
         ranked: the columns that are compared.
-        scene: (N,) the scene of each image, taken as wholes in intervals and tests; by default single images are.
-        higher_is_better: of the metric.
+        scene: (N,) scene of each image; intervals and tests resample whole scenes, by default single images.
+        higher_is_better: whether a higher value of the metric is better.
     """
     units = None if scene is None else np.asarray(scene)
     means = {name: float(np.nanmean(v)) if (~np.isnan(v)).any() else math.nan for name, v in values.items()}
@@ -67,15 +67,16 @@ def compare_means(
 def add_comparisons(
     table: pd.DataFrame, metrics: pd.DataFrame, higher_is_better: Mapping[str, bool], scenes: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Return the table of fusion metrics with what `compare_means` finds of each metric.
+    """Return the table of fusion metrics with the results of `compare_means` for each metric.
 
-    `<metric>_low` and `<metric>_high` bound the 95 % interval of a mean, `<metric>_p` is the adjusted p value against
-    the best method of the column: NaN for the best itself, and for all where the metric's better direction is unknown.
+    `<metric>_low` and `<metric>_high` bound the 95 % interval of a mean; `<metric>_p` is the adjusted p value against
+    the best method of the column, NaN for the best itself, and for all methods if it is unknown whether a higher value
+    of the metric is better.
 
     Args:
-        table: one row a method, with a column for each metric.
-        metrics: one row an image and method, with the columns `method`, `name` and the metrics.
-        higher_is_better: the metrics' better directions, where known.
+        table: one row per method, with a column for each metric.
+        metrics: one row per image and method, with the columns `method`, `name` and the metrics.
+        higher_is_better: whether a higher value is better, for the metrics for which this is known.
         scenes: the scene of each image by name.
 
     Raises:
@@ -95,12 +96,14 @@ def add_comparisons(
         added[f"{metric}_low"], added[f"{metric}_high"] = map(list, zip(*map(found.bounds.get, methods), strict=True))
         added[f"{metric}_p"] = [found.p_values.get(method, math.nan) for method in methods]
     if taken := sorted(added.keys() & set(names)):
-        raise InputError(f"--metrics: {taken[0]!r} is a metric and a column beside one; wanted another name for it")
+        raise InputError(
+            f"--metrics: found metric {taken[0]!r}, the name of a column of another metric; expected another name"
+        )
     return table.assign(**added)
 
 
 def tied_methods(table: pd.DataFrame, metric: str, higher_is_better: bool) -> list[str]:
-    """Return the methods of `add_comparisons`' table that are not shown to differ from the best by one metric."""
+    """Return the methods in `add_comparisons`' table that are not shown to differ from the best in one metric."""
     rows = table.dropna(subset=[metric])
     if rows.empty:
         return []

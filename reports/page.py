@@ -1,8 +1,8 @@
-"""Write the report: one HTML page that needs no network, and nothing beside it unless its pictures outgrow it.
+"""Write the report: one HTML page that needs no network, and a folder of pictures if they are too large to embed.
 
-The page states whether fusing helped the detector, shows the tables as `reports.tables` wrote them, a viewer over test
-scenes with truth and detections, objects that fusing found and lost, charts, and where every number comes from and
-what was not measured. What was not handed over is left out and listed as not measured.
+The page states whether visible-infrared image fusion helped object detection. It shows the tables of `reports.tables`,
+a viewer of test images with true boxes and detections, objects that fusion found and lost, charts, the provenance of
+every number, and a list of what was not measured. Optional results that are not passed are left out and listed there.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pipeline.corruptions import CORRUPTIONS
 from pipeline.stage import InputError, run
 from reports.collect import LATE, NO_IMAGES, Split, brought_rows, fused_variants, read_split, read_table, required
 from reports.conditions import condition_facts
-from reports.errors import confusion_table, error_facts, error_table, error_words, read_errors
+from reports.errors import confusion_table, error_facts, error_sentences, error_table, read_errors
 from reports.page_charts import (
     average_chart,
     error_charts,
@@ -38,19 +38,29 @@ from reports.page_tables import (
     detection_section,
     errors_section,
     fusion_section,
-    parts_section,
-    parts_table,
+    size_section,
+    size_table,
     truth_section,
 )
 from reports.render import printed, to_html
-from reports.robustness import losses_block, losses_words, read_losses, robustness_facts, robustness_notes
+from reports.robustness import losses_block, losses_sentence, read_losses, robustness_facts, robustness_notes
 from reports.runs import Run, check_runs, check_source, read_runs, read_significance, scores_table
-from reports.scenes import Images, Pictures, choose_scenes, gallery, read_pictures, scaled, viewer_scenes, worse_strip
+from reports.scenes import (
+    ImageStore,
+    Pictures,
+    choose_images,
+    corruption_strip,
+    gallery,
+    read_pictures,
+    scaled,
+    viewer_images,
+)
 from reports.tables_layout import smoke_note
 from reports.test_sets_layout import read_blocks
 from reports.verdict import changes, leaders, not_measured, verdict
 
-TITLE = "Does fusion help the detector?"
+QUESTION = "Does visible-infrared image fusion help object detection?"
+SUBTITLE = "The experiment of Table II of the FNet paper (arXiv 2411.04519), on {dataset}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -60,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     table, facts = read_table(options.tables / "table2.csv")
     if facts["digest_test"] != split.dataset["split"]["digest_test"]:
         raise InputError(
-            f"{options.tables / 'table2.csv'} and {split.file} disagree: digest_test; make the tables again"
+            f"{options.tables / 'table2.csv'} and {split.file} disagree: digest_test differs; make the tables again"
         )
     variants = table["variant"].tolist()
     without_images = [name for name in variants if name in (*NO_IMAGES, *brought_rows(table))]
@@ -71,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     check_runs(runs, split)
     significance = read_significance(options.significance, split, runs) if options.significance else None
     images = _paths_by_name(options.images, "--images", [name for name in variants if name not in without_images])
-    images |= dict.fromkeys(without_images, images["visible"])  # they have boxes and no images
+    images |= dict.fromkeys(without_images, images["visible"])  # they have boxes but no images
     predictions = _path_by_name(options.predictions, "--predictions", variants)
     costs = {name: read_json(path) for name, path in _path_by_name(options.costs, "--costs").items()}
     losses = _path_by_name(options.losses, "--losses")
@@ -82,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     lead = leaders(table)
     answer, trust = verdict(table, facts["dataset"], significance)
     trust = " ".join(filter(None, [smoke_note(facts), trust]))
-    parts = parts_table(runs, variants)
+    sizes = size_table(runs, variants)
     gains = changes(table, split.classes, lead, significance)
     tables = [detection_section(table, facts, split, runs, fused_facts, significance)]
     if options.truth_table:
@@ -96,14 +106,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     if options.errors:
         found = read_errors(options.errors, split, runs)
         kinds, kind_facts = error_table(found, variants), error_facts(found, split)
-        words, drawn = error_words(kinds, lead, kind_facts["people"]), error_charts(kinds, confusion_table(runs))
+        words, drawn = error_sentences(kinds, lead, kind_facts["people"]), error_charts(kinds, confusion_table(runs))
         tables.append(errors_section(kinds, kind_facts, words, drawn))
-    if len(parts.columns) > 1:
-        tables.append(parts_section(parts))
+    if len(sizes.columns) > 1:
+        tables.append(size_section(sizes))
     if options.as_is_table:
         by_detector, as_is_facts = read_table(options.as_is_table, text=("variant", "against_bands"))
         if as_is_facts["digest_test"] != facts["digest_test"]:
-            raise InputError(f"{options.as_is_table} is of another split than Table II; make the tables again")
+            raise InputError(f"{options.as_is_table} belongs to another split than Table II; make the tables again")
         tables.append(as_is_section(by_detector, as_is_facts))
     if methods:
         tables.append(fusion_section(fusion, fusion_facts))
@@ -112,15 +122,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         own = [name for name in variants if name not in brought_rows(table)]
         if cost["variant"].tolist() != own:
             raise InputError(
-                f"{options.cost_table} has the rows {', '.join(cost['variant'])}, expected {', '.join(own)}"
+                f"{options.cost_table} has the rows {', '.join(cost['variant'])}; expected {', '.join(own)}"
             )
         tables.append(cost_section(cost, cost_facts))
     robustness = read_losses(options.robustness, split, runs)
     test_sets = [block for file in options.test_set_tables for block in read_blocks(file)]
     best = lead.fused or variants[-1]
     pictures = read_pictures(split, images, predictions, without_images)
-    kept, shown = _draw_pictures(options, split.test, pictures, helps, best, robustness)
-    insides = _insides(options.insides, kept) if options.insides else None
+    store, shown = _draw_pictures(options, split.test, pictures, helps, best, robustness)
+    insides = _insides(options.insides, store) if options.insides else None
     present = {
         "significance": significance is not None,
         "conditions": conditions,
@@ -133,7 +143,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     left_out = [name for name in config.get("fusion", {}).get("methods", []) if name not in variants]
     uncosted = [name for name in methods if name not in costs or costs[name]["median_s"] is None]
     context = {
-        "title": TITLE,
+        "question": QUESTION,
+        "subtitle": SUBTITLE.format(dataset=facts["dataset"]),
         "answer": answer,
         "trust": trust,
         "lead": lead,
@@ -169,15 +180,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "config": _indented(config) if config else None,
     }
     write_text(options.output, to_html("page.html", context))
-    kept.finish()
-    beside = f", its pictures in {kept.folder}" if kept.folder else ""
-    logging.info("report: %s, %.1f MB%s", options.output, options.output.stat().st_size / 1e6, beside)
+    store.finish()
+    pictures_in = f", pictures in {store.folder}" if store.folder else ""
+    logging.info("report: %s, %.1f MB%s", options.output, options.output.stat().st_size / 1e6, pictures_in)
 
 
 def _robustness(
     kinds: Sequence[Mapping[str, Any]], split: Split, variants: Sequence[str], strips: Sequence[Any]
 ) -> dict[str, Any]:
-    """Return what each variant loses where a band is made worse, kind by kind, for the template; `strips` of each."""
+    """Return the section on robustness for the template, kind by kind; `strips` are the pictures of each kind."""
     if not kinds:
         return {"robustness": [], "robustness_notes": []}
     facts = robustness_facts(kinds, split, variants)
@@ -185,7 +196,7 @@ def _robustness(
         {
             "kind": losses["kind"],
             "about": CORRUPTIONS[losses["kind"]].about,
-            "words": losses_words(losses),
+            "words": losses_sentence(losses),
             "strip": strip,
             "chart": robustness_chart(losses),
             "block": replace(block, frame=printed(block.frame, block.layout), notes=[]),
@@ -197,22 +208,22 @@ def _robustness(
 
 
 def _read_truth_table(options: argparse.Namespace, table: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, Any]]:
-    """Read Table II by every label set; InputError where its chosen set has other averages than Table II."""
+    """Read Table II by label set; InputError if the averages of the chosen set are not those of Table II."""
     by_truth, facts = read_table(options.truth_table)
-    # Read as numbers where all are empty: a run without a fused variant has no verdict.
+    # Columns that are all empty were read as numbers: a run without a fused variant has no verdict.
     verdicts = [name for name in by_truth.columns if name.startswith("verdict_")]
     by_truth[verdicts] = by_truth[verdicts].astype(object).fillna("")
     chosen = by_truth.set_index("variant")[f"AP_{facts['truth']}"]
     if not chosen.sub(table.set_index("variant")["Average"]).abs().lt(1e-9).all():
         raise InputError(
-            f"{options.truth_table} and {options.tables / 'table2.csv'} disagree: AP_{facts['truth']} is not Average; "
-            "make the tables again"
+            f"{options.truth_table} and {options.tables / 'table2.csv'} disagree: AP_{facts['truth']} differs from "
+            "Average; make the tables again"
         )
     return by_truth, facts
 
 
 def _read_curves(file: Path, split: Split, runs: Sequence[Run]) -> pd.DataFrame:
-    """Read precision by recall; InputError where it is of other labels or predictions than `runs`."""
+    """Read the precision-recall curves; InputError if they are not of the labels and predictions of `runs`."""
     curves, facts = read_table(file, text=("class",))
     labels, predictions = (required(facts, key, file) for key in ("labels", "predictions"))
     check_source(file, "detection.errors", labels, predictions, split, runs)
@@ -224,41 +235,47 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m reports.page", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     pairs = {"nargs": "+", "default": [], "metavar": "NAME=PATH"}
-    parser.add_argument("--tables", type=Path, required=True, help="folder that reports.tables wrote")
+    parser.add_argument("--tables", type=Path, required=True, help="output folder of reports.tables")
     parser.add_argument("--split", type=Path, required=True, help="folder of the prepared split")
-    parser.add_argument("--images", **pairs, required=True, help="VARIANT=FOLDER; a variant may come several times")
+    parser.add_argument("--images", **pairs, required=True, help="VARIANT=FOLDER; a variant may have several folders")
     parser.add_argument("--ap", type=Path, nargs="+", required=True, help="ap.json of every variant and seed")
-    parser.add_argument("--predictions", **pairs, required=True, help="VARIANT=predictions.json that the viewer draws")
-    parser.add_argument("--losses", **pairs, help="METHOD=losses.csv of a method that was trained")
+    parser.add_argument("--predictions", **pairs, required=True, help="VARIANT=predictions.json, drawn in the viewer")
+    parser.add_argument("--losses", **pairs, help="METHOD=losses.csv of a method's training")
     parser.add_argument("--detector-losses", **pairs, help="VARIANT=results.csv of a detector's training")
     parser.add_argument("--costs", **pairs, help="METHOD=cost.json of fusion.cost")
     parser.add_argument("--helps", type=Path, help="helps.json: objects that each fused variant found and lost")
     parser.add_argument("--significance", type=Path, help="significance.json: intervals and paired comparisons")
     parser.add_argument("--errors", type=Path, help="errors.json of detection.errors: the kinds of errors")
-    parser.add_argument("--curves", type=Path, help="pr_curves.csv of detection.errors: precision by recall")
+    parser.add_argument("--curves", type=Path, help="pr_curves.csv of detection.errors: precision-recall curves")
     parser.add_argument("--cost-table", type=Path, help="cost.csv of reports.costs")
-    parser.add_argument("--truth-table", type=Path, help="table2_truth.csv, where there are several label sets")
+    parser.add_argument("--truth-table", type=Path, help="table2_truth.csv, if there are several label sets")
     parser.add_argument("--as-is-table", type=Path, help="table2_as_is.csv: detectors that were not retrained")
     parser.add_argument(
-        "--robustness", type=Path, nargs="*", default=[], help="losses.json of every kind of detection.losses"
+        "--robustness",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="losses.json of detection.losses for every kind of corruption",
     )
-    parser.add_argument("--insides", type=Path, help="folder that fusion.explain wrote of one test pair")
+    parser.add_argument("--insides", type=Path, help="output folder of fusion.explain for one test pair")
     parser.add_argument(
-        "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv, table3.csv of reports.test_sets"
+        "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv and table3.csv of reports.test_sets"
     )
-    parser.add_argument("--config-snapshot", type=Path, help="the run's whole configuration (JSON), to be shown")
-    parser.add_argument("--scenes", type=int, default=6, help="test scenes in the viewer (default: %(default)s)")
+    parser.add_argument("--config-snapshot", type=Path, help="the run's full configuration (JSON), to show")
+    parser.add_argument(
+        "--scenes", type=int, default=6, help="number of test images in the viewer (default: %(default)s)"
+    )
     parser.add_argument(
         "--crops",
         type=int,
         default=3,
-        help="objects found and lost that are shown of each variant (default: %(default)s)",
+        help="number of found and of lost objects shown per variant (default: %(default)s)",
     )
     parser.add_argument(
         "--score",
         type=float,
         default=0.25,
-        help="detections below this score are hidden at first (default: %(default)s)",
+        help="detections below this score are initially hidden (default: %(default)s)",
     )
     parser.add_argument(
         "--least-score",
@@ -267,13 +284,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="detections below this score are left out (default: %(default)s)",
     )
     parser.add_argument(
-        "--image-width", type=int, default=640, help="pixels; wider scenes are scaled down (default: %(default)s)"
+        "--image-width",
+        type=int,
+        default=640,
+        help="width in pixels to which wider images are scaled down (default: %(default)s)",
     )
     parser.add_argument(
         "--embed-mb",
         type=float,
         default=8,
-        help="pictures up to so many megabytes stand in the page, more in a folder beside it (default: %(default)s)",
+        help="embed the pictures in the page up to this total size in MB, else write them to a folder next to it "
+        "(default: %(default)s)",
     )
     parser.add_argument("--output", type=Path, required=True, help="the page, such as results/report.html")
     return parser.parse_args(argv)
@@ -286,50 +307,49 @@ def _draw_pictures(
     helps: Mapping[str, Mapping[str, Any]],
     best: str,
     robustness: Sequence[Mapping[str, Any]],
-) -> tuple[Images, dict[str, Any]]:
-    """Return where the page's pictures are, and for the template the scenes and the objects found and lost.
+) -> tuple[ImageStore, dict[str, Any]]:
+    """Return the store of the page's pictures and, for the template, the viewer's images and the gallery.
 
-    Of each kind of `robustness`, `strips` show the first scene at its levels.
-
-    The pictures are in the page if that is small enough, else in a folder beside it. `names` are those of the test
-    images; scenes in which `best` found or lost an object come after the chosen ones.
+    The pictures are embedded in the page if they are small enough, else written to a folder next to it. `names` are the
+    test images. After the chosen images, the viewer shows those in which `best` found or lost an object of the gallery.
+    For each kind of `robustness`, `strips` show the first chosen image at the kind's levels.
     """
-    chosen = choose_scenes([name for name in names if pictures.boxes[name]], options.scenes)
-    for kept in (Images(), Images(options.output.with_name(f"{options.output.stem}_images"))):
-        crops = gallery(pictures, helps, options.crops, kept)
-        told = [
+    chosen = choose_images([name for name in names if pictures.boxes[name]], options.scenes)
+    for store in (ImageStore(), ImageStore(options.output.with_name(f"{options.output.stem}_images"))):
+        crops = gallery(pictures, helps, options.crops, store)
+        shown_objects = [
             item["image"]
             for entry in crops
             if entry["variant"] == best
             for kind in ("found", "lost")
             for item in entry[kind]["objects"]
         ]
-        telling = [name for name in dict.fromkeys(told) if name not in chosen]
-        scenes = viewer_scenes(pictures, chosen + telling, options.least_score, options.image_width, kept)
+        extra = [name for name in dict.fromkeys(shown_objects) if name not in chosen]
+        scenes = viewer_images(pictures, chosen + extra, options.least_score, options.image_width, store)
         strips = [
-            worse_strip(pictures, name, losses["kind"], losses["levels"], kept)
+            corruption_strip(pictures, name, losses["kind"], losses["levels"], store)
             for losses in robustness
             for name in chosen[:1]
         ]
-        if kept.folder or kept.total <= 1e6 * options.embed_mb:
+        if store.folder or store.total <= 1e6 * options.embed_mb:
             break
     viewer = {"variants": list(pictures.files), "classes": pictures.classes, "best": best, "scenes": scenes}
-    shown = {"scenes": scenes, "telling": len(telling), "gallery": crops, "viewer": _script_json(viewer)}
-    return kept, {**shown, "strips": strips or [[] for _ in robustness]}
+    shown = {"scenes": scenes, "extra": len(extra), "gallery": crops, "viewer": _script_json(viewer)}
+    return store, {**shown, "strips": strips or [[] for _ in robustness]}
 
 
-def _insides(folder: Path, images: Images) -> dict[str, Any]:
-    """Return FNet's insides for the template: its sheets, and in words how much of each code is silent."""
+def _insides(folder: Path, images: ImageStore) -> dict[str, Any]:
+    """Return FNet's insides for the template: the sheets, and the silent share of each sparse code as a text."""
     facts = read_json(folder / "insides.json")
     silent = {name: code["silent_share"][-1] for name, code in facts["codes"].items()}
     sheets = {
-        "reconstructions": "What each code adds to the fused luma",
-        "features": "The codes: mean magnitude over the filters, and the strongest filters",
-        "iterations": "Threshold, momentum and silent share of every iteration",
+        "reconstructions": "Contribution of each sparse code to the fused luma",
+        "features": "Sparse codes: mean magnitude over the filters, and the strongest filters",
+        "iterations": "Threshold, momentum and silent share per iteration",
     }
     pictures = {name: cv2.imread(str(folder / f"{name}.png")) for name in sheets}  # drawn with an alpha channel
     if missing := [name for name, picture in pictures.items() if picture is None]:
-        raise InputError(f"{folder} lacks {missing[0]}.png; wanted what fusion.explain wrote")
+        raise InputError(f"{folder} lacks {missing[0]}.png; expected the output of fusion.explain")
     shown = []
     for name, title in sheets.items():
         picture = scaled(cv2.cvtColor(pictures[name], cv2.COLOR_BGR2RGB), 1400)
@@ -342,7 +362,7 @@ def _insides(folder: Path, images: Images) -> dict[str, Any]:
 
 
 def _script_json(value: Any) -> Markup:
-    """Return JSON that may stand inside a script element: nothing in it can end the element."""
+    """Return JSON that is safe inside a script element: nothing in it can end the element."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     return Markup(text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029"))
 
@@ -357,21 +377,21 @@ def _path_by_name(pairs: Sequence[str], option: str, names: Sequence[str] | None
 
 
 def _paths_by_name(pairs: Sequence[str], option: str, names: Sequence[str] | None = None) -> dict[str, list[Path]]:
-    """Return NAME=PATH arguments as paths by name, in the order of `names`, each of which must be there."""
+    """Return NAME=PATH arguments as paths by name, in the order of `names`, all of which are required."""
     found: dict[str, list[Path]] = {}
     for pair in pairs:
         name, equals, path = pair.partition("=")
         if not (name and equals and path):
-            raise InputError(f"{option} {pair!r}: wanted NAME=PATH")
+            raise InputError(f"{option} {pair!r}: expected NAME=PATH")
         found.setdefault(name, []).append(Path(path))
     if names is None:
         return found
     for name in names:
         if name not in found:
-            raise InputError(f"{option}: nothing for variant {name!r}; wanted {name}=PATH")
+            raise InputError(f"{option}: no path for variant {name!r}; expected {name}=PATH")
     for name in found:
         if name not in names:
-            raise InputError(f"{option}: {name!r} is no variant of the table ({', '.join(names)})")
+            raise InputError(f"{option}: found {name!r}; expected a variant of the table ({', '.join(names)})")
     return {name: found[name] for name in names}
 
 

@@ -1,4 +1,4 @@
-"""The page's charts: which are drawn from a run's results, and what stands above and below each."""
+"""The page's charts: the selection drawn from a run's results, with a title and a text for each."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -16,20 +16,20 @@ from reports import charts
 from reports.collect import LATE, brought_rows
 from reports.correlation import correlation_sentence, rank_correlations
 from reports.errors import CONFUSION, mean_confusions
-from reports.robustness import level_words
+from reports.robustness import level_name
 from reports.tables_layout import fusion_metrics
 from reports.test_sets_layout import METRICS
 from reports.verdict import own_seeds
 
 
 def average_chart(table: pd.DataFrame, scores: pd.DataFrame, significance: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Return the chart of Table II's averages; `scores` are those of each seed."""
+    """Return the chart of Table II's averages; `scores` are the scores of each seed."""
     several = own_seeds(table) > 1
     text = (
-        "Squares: single bands; diamonds: fused; dotted line: the better band."
+        "Squares: single bands; diamonds: fused variants; dotted line: the better single band."
         + (" Triangles pointing down: fused inside the detector." if {*INSIDE} & {*table["variant"]} else "")
-        + (" Circle: both bands' boxes pooled." if LATE in set(table["variant"]) else "")
-        + (" Triangles pointing up: brought from elsewhere." if brought_rows(table) else "")
+        + (" Circle: pooled boxes of both bands' detectors." if LATE in set(table["variant"]) else "")
+        + (" Triangles pointing up: external results." if brought_rows(table) else "")
         + (" Bars: 95 % intervals." if significance else " Bars: lowest to highest seed." if several else "")
         + (" Rings: single seeds." if several else "")
     )
@@ -38,7 +38,7 @@ def average_chart(table: pd.DataFrame, scores: pd.DataFrame, significance: Mappi
 
 
 def average_bounds(table: pd.DataFrame, significance: Mapping[str, Any] | None) -> dict[str, tuple[float, float]]:
-    """Return Average's 95 % interval by variant; without `significance` its lowest and highest seed, if several."""
+    """Return Average's 95 % interval by variant; without `significance`, the lowest and highest of several seeds."""
     if significance:
         bounds = {name: values["Average"] for name, values in significance["variants"].items()}
         return {name: (b["low"], b["high"]) for name, b in bounds.items() if b["low"] is not None}
@@ -49,7 +49,7 @@ def average_bounds(table: pd.DataFrame, significance: Mapping[str, Any] | None) 
 def fusion_charts(
     table: pd.DataFrame, fusion: pd.DataFrame, costs: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return the charts that set Table II's averages against the methods' costs and fusion metrics."""
+    """Return the charts of Table II's averages against the methods' cost and fusion metrics."""
     if fusion.empty:
         return []
     drawn = []
@@ -60,8 +60,8 @@ def fusion_charts(
         width, height = device["size"]
         where = f"{width}x{height} on {device['device']}, {device['threads']} thread{'s' * (device['threads'] != 1)}"
         svg = charts.cost_against_average(points.assign(median_s=points["method"].map(seconds)), where)
-        text = "Up and to the left is better. Time from sources in memory to the fused image in memory."
-        drawn.append(_chart("Cost against quality", svg, text))
+        text = "Upper left is better. The time is from source images in memory to the fused image in memory."
+        drawn.append(_chart("Average precision against fusion time", svg, text))
     correlations = rank_correlations(points, fusion_metrics(fusion))
     titles = {
         entry["metric"]: "too few methods" if math.isnan(entry["rho"]) else f"rank correlation {entry['rho']:+.2f}"
@@ -70,14 +70,14 @@ def fusion_charts(
     }
     if titles:
         svg, text = charts.metrics_against_average(points, titles), correlation_sentence(correlations)
-        drawn.append(_chart("Do the fusion metrics predict detection?", svg, text, wide=True))
+        drawn.append(_chart("Do fusion metrics predict average precision?", svg, text, wide=True))
     return drawn
 
 
 def precision_charts(curves: pd.DataFrame, classes: Sequence[str], variants: Sequence[str]) -> list[dict[str, Any]]:
-    """Return the chart of precision against recall, of each variant's first seed; none where no class has a box.
+    """Return the chart of precision-recall curves of each variant's first seed, as a list; empty without test boxes.
 
-    `curves` are those of `detection.errors`.
+    `curves` come from `detection.errors`.
     """
     first = curves[curves["seed"] == curves.groupby("variant")["seed"].transform("min")]
     by_class = {
@@ -87,8 +87,8 @@ def precision_charts(curves: pd.DataFrame, classes: Sequence[str], variants: Seq
     if not by_class:
         return []
     svg = charts.precision_recall({name: by_class[name] for name in classes if name in by_class}, variants)
-    text = "One seed's detectors. Grey: single bands, infrared dotted."
-    return [_chart("Precision against recall of each class, overlap 0.5", svg, text, wide=True)]
+    text = "Detectors of one seed. Grey: single bands, infrared dotted."
+    return [_chart("Precision-recall curves per class at an overlap of 0.5", svg, text, wide=True)]
 
 
 def error_charts(table: pd.DataFrame, confusion: pd.DataFrame) -> list[dict[str, Any]]:
@@ -97,13 +97,13 @@ def error_charts(table: pd.DataFrame, confusion: pd.DataFrame) -> list[dict[str,
     classes, counts = mean_confusions(confusion)
     return [
         _chart(
-            "AP50 that mending each kind of errors would bring",
+            "Gain in AP50 if all errors of a kind were corrected",
             charts.error_gains(gains),
-            "Short bars are good. Grey: single bands.",
+            "Shorter bars are better. Grey: single bands.",
             wide=True,
         ),
         _chart(
-            "Which classes were taken for others, by each variant's detector",
+            "Confusion matrices of the detectors, per variant",
             charts.confusion(counts, classes),
             CONFUSION,
             wide=True,
@@ -113,7 +113,7 @@ def error_charts(table: pd.DataFrame, confusion: pd.DataFrame) -> list[dict[str,
 
 
 def robustness_chart(losses: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the chart of losses.json of one kind."""
+    """Return the chart of one kind of corruption, from the content of losses.json."""
     averages = {
         variant: [
             math.nan if bounds["value"] is None else bounds["value"]
@@ -121,23 +121,23 @@ def robustness_chart(losses: Mapping[str, Any]) -> dict[str, Any]:
         ]
         for variant, found in losses["variants"].items()
     }
-    levels = [AS_IS, *(level_words(losses["kind"], level) for level in losses["levels"])]
+    levels = [AS_IS, *(level_name(losses["kind"], level) for level in losses["levels"])]
     svg = charts.level_averages(averages, levels, losses["kind"])
-    return _chart("Average precision by level", svg, "Grey: single bands, infrared dotted.")
+    return _chart("Average precision by level of corruption", svg, "Grey: single bands, infrared dotted.")
 
 
 def loss_charts(losses: Mapping[str, Path], detector_losses: Mapping[str, Path]) -> list[dict[str, Any]]:
-    """Return the charts of the methods' trainings and of the detectors', from their CSV files by name."""
+    """Return the charts of the training losses of fusion methods and detectors, from their CSV files by name."""
     drawn = [
-        _chart(f"Training of {name}", charts.loss_curves(read_csv(path)[0], f"losses{index}"))
+        _chart(f"Training loss of {name}", charts.loss_curves(read_csv(path)[0], f"losses{index}"))
         for index, (name, path) in enumerate(losses.items())
     ]
     if detector_losses:
         svg = charts.detector_losses({name: read_csv(path)[0] for name, path in detector_losses.items()})
-        drawn.append(_chart("Training of the detectors", svg, "One seed."))
+        drawn.append(_chart("Training loss of the detectors", svg, "One seed."))
     return drawn
 
 
 def _chart(title: str, svg: str, text: str = "", wide: bool = False, folded: bool = False) -> dict[str, Any]:
-    """Return a chart for the template; a wide one takes the page's width, a folded one is opened by a click."""
+    """Return a chart for the template; a wide chart has the page's width, a folded chart is opened by a click."""
     return {"title": title, "svg": Markup(svg), "text": text, "wide": wide, "folded": folded}

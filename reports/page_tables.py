@@ -1,4 +1,4 @@
-"""The page's tables that can be sorted: cells with what hovering over them says, headings and notes."""
+"""The page's sortable tables: cells with their tooltips, headings and notes."""
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +13,7 @@ from reports.collect import Split
 from reports.conditions import condition_cells, condition_layout, condition_notes, condition_table
 from reports.costs import cost_cells, cost_layout, cost_notes
 from reports.errors import error_layout, error_notes
-from reports.inside import told_column
+from reports.inside import headline_column
 from reports.render import Layout, format_value, printed, rank_marks
 from reports.runs import Run, scores_table
 from reports.tables_layout import (
@@ -30,10 +30,10 @@ from reports.tables_layout import (
 from reports.truths import label_sets, truth_layout, truth_notes
 from reports.verdict import printed_p, tied_with_best
 
-TIES = "≈: Average is not shown to differ from the best one's (exploration; see Against the best)."
-SEEDS_BELOW = "Below an average: the lowest to the highest seed."
-INTERVAL_BELOW = "Below an average: its 95 % interval."
-DETECTOR_BELOW = "Below Against both bands: the same against fusing in the detector."
+TIES = "≈: not shown to differ from the best Average (exploratory; see Against the best)."
+SEEDS_BELOW = "Second line of Average: the lowest to the highest seed."
+INTERVAL_BELOW = "Second line of Average: its 95 % interval."
+DETECTOR_BELOW = "Second line of Against both bands: the comparison with fusing in the detector."
 
 
 def detection_section(
@@ -44,30 +44,30 @@ def detection_section(
     fused: Mapping[str, Mapping[str, Any]],
     significance: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Return Table II for the template; `fused` holds the facts of each method's manifest."""
-    # The bounds stand below the averages: with columns of their own the table would be wider than the page.
+    """Return Table II for the template; `fused` contains the facts of each method's manifest."""
+    # The bounds are printed below the averages, because with columns for them the table would be wider than the page.
     layout, cells = detection_layout(table, split.classes, bounds=False), detection_cells(table)
     tied = {(variant, "Average") for variant in tied_with_best(table, significance)}
     bounds = cells["Average_interval" if "Average_interval" in cells else "Average_seeds"].tolist()
-    words = told_column(table, "against_inside")
-    beside = [f"detector: {word}" if word else "" for word in table[words].fillna("")] if words in table else []
+    words = headline_column(table, "against_inside")
+    detector = [f"detector: {word}" if word else "" for word in table[words].fillna("")] if words in table else []
     below = {"Average": bounds, "variant": table["remark"].tolist() if "remark" in table else [""] * len(table)}
     if "ours_less_paper" in cells:
         below["Average_paper"] = cells["ours_less_paper"].tolist()
     notes = detection_notes(facts)
     if any(bounds):
         notes.append(INTERVAL_BELOW if "Average_interval" in cells else SEEDS_BELOW)
-    if beside:
-        below[told_column(table, "against_bands")] = beside
+    if detector:
+        below[headline_column(table, "against_bands")] = detector
         notes.append(DETECTOR_BELOW)
     if significance and tied:
         notes.append(TIES)
     rows = table_rows(table, layout, detection_tip(runs, fused, significance), tied, below)
-    return _section("table2", "Table II: the detector on each variant", rows, layout, notes)
+    return _section("table2", "Table II: average precision of the detector on each variant", rows, layout, notes)
 
 
 def truth_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return Table II by every label set for the template; ranks and verdicts stand below the averages."""
+    """Return Table II by label set for the template; ranks and verdicts are printed below the averages."""
     layout = truth_layout(table, facts["truth"])
     sets = label_sets(table)
     averages = {"variant": "Variant"} | {f"AP_{name}": layout.columns[f"AP_{name}"] for name in sets}
@@ -80,15 +80,15 @@ def truth_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, An
     }
     layout = replace(layout, columns=averages)
     rows = table_rows(table, layout, below=below)
-    return _section("truths", "Whose boxes: Table II by every label set", rows, layout, truth_notes(facts))
+    return _section("truths", "Label sets: Table II with each set of true boxes", rows, layout, truth_notes(facts))
 
 
 def as_is_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table of detectors that were not retrained for the template; intervals stand below the averages."""
+    """Return the table of detectors that were not retrained, for the template; intervals are below the averages."""
     layout, cells = as_is_layout(table), as_is_cells(table)
     below = {"Average": cells["Average_interval"].tolist()}
     layout = replace(layout, columns={k: v for k, v in layout.columns.items() if k != "Average_interval"})
-    heading = "Not retrained: detectors of elsewhere on each variant"
+    heading = "Not retrained: pretrained detectors on each variant"
     return _section("as-is", heading, table_rows(table, layout, below=below), layout, as_is_notes(facts))
 
 
@@ -96,15 +96,15 @@ def fusion_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, A
     """Return the fusion metrics for the template."""
     directions = metric_directions(facts)
     layout, ties = fusion_layout(table, directions), fusion_ties(table, directions)
-    notes = [*fusion_notes(table, facts), f"Intervals, below the pointer: {facts['intervals']}."]
+    notes = [*fusion_notes(table, facts), f"Intervals, shown in the tooltips: {facts['intervals']}."]
     if ties:
         notes.append(f"≈: {TIED_MEANS}")
-    heading = "Fusion metrics: the images of each method"
+    heading = "Fusion metrics: quality of the fused images of each method"
     return _section("fusion", heading, table_rows(table, layout, fusion_tip(table), ties), layout, notes)
 
 
 def fusion_tip(table: pd.DataFrame) -> Callable[[str, str], list[str]]:
-    """Return what hovering over a fusion metric adds: the interval of the mean, and p against the best."""
+    """Return the function of the tooltips of fusion metrics: the interval of the mean, and p against the best."""
     rows, metrics = table.set_index("method"), fusion_metrics(table)
 
     def tip(method: str, column: str) -> list[str]:
@@ -118,71 +118,73 @@ def fusion_tip(table: pd.DataFrame) -> Callable[[str, str], list[str]]:
 
 
 def conditions_section(significance: Mapping[str, Any], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the table by condition for the template; `facts` are those of `condition_facts`."""
+    """Return the table by condition for the template; `facts` come from `condition_facts`."""
     table = condition_table(significance)
-    # The bounds stand below the values: with columns of their own the table would be wider than the page.
+    # The bounds are printed below the values, because with columns for them the table would be wider than the page.
     layout, cells = condition_layout(table, bounds=False), condition_cells(table)
     below = {
         name.removesuffix("_interval"): cells[name].tolist() for name in cells.columns if name.endswith("_interval")
     }
     rows = table_rows(cells, layout, below=below)
-    heading = "By condition: average precision in parts of the test set, and less each band"
-    notes = [*condition_notes(table, facts), "Below a value: its 95 % interval."]
+    heading = "By condition: average precision in parts of the test set, and the difference from each band"
+    notes = [*condition_notes(table, facts), "Second line of a value: its 95 % interval."]
     return _section("conditions", heading, rows, layout, notes)
 
 
 def errors_section(
     table: pd.DataFrame, facts: Mapping[str, Any], words: str, charts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return the kinds of errors for the template: `words` above, the charts, and the table of `error_table`."""
+    """Return the kinds of errors for the template: `words` as its text, the charts, and the table of `error_table`."""
     layout = error_layout(facts)
     rows = table_rows(table, layout, error_tip(table))
-    section = _section("errors", "What kind of mistakes", rows, layout, error_notes(facts))
+    section = _section(
+        "errors", "Kinds of errors: what each kind costs in average precision", rows, layout, error_notes(facts)
+    )
     return section | {"text": words, "charts": charts}
 
 
 def error_tip(table: pd.DataFrame) -> Callable[[str, str], list[str]]:
-    """Return what hovering over a gain adds: how many errors there are, a mean over the seeds."""
+    """Return the function of the tooltips of gains: the number of errors, a mean over the seeds."""
     rows = table.set_index("variant")
 
     def tip(variant: str, column: str) -> list[str]:
         counted = f"count_{column.removeprefix('gain_')}"
-        return [f"errors of all scores: {rows.at[variant, counted]:.0f}"] if counted in rows else []
+        return [f"number of errors, all scores: {rows.at[variant, counted]:.0f}"] if counted in rows else []
 
     return tip
 
 
 def cost_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what each row cost for the template."""
+    """Return the cost of each row for the template."""
     layout = cost_layout()
     return _section(
         "cost",
-        "Cost: of fusing, and of training the detector",
+        "Cost: fusing a pair, and training the detector",
         table_rows(cost_cells(table), layout),
         layout,
         cost_notes(facts),
     )
 
 
-def parts_section(parts: pd.DataFrame) -> dict[str, Any]:
-    """Return `parts_table` for the template."""
-    columns = [name for name in parts.columns if name != "variant"]
+def size_section(sizes: pd.DataFrame) -> dict[str, Any]:
+    """Return `size_table` for the template."""
+    columns = [name for name in sizes.columns if name != "variant"]
     layout = Layout(
         {"variant": "Variant"} | {c: c for c in columns}, dict.fromkeys(columns, 3), dict.fromkeys(columns, True)
     )
     notes = [
-        "Average as in Table II, means over the seeds. Sizes are COCO's, by the true box: small below 32x32 pixels, "
-        "large from 96x96."
+        "Average as in Table II, means over the seeds. Sizes as in COCO, by the area of the true box: small, below "
+        "32x32 pixels; large, from 96x96 pixels; medium, between them."
     ]
-    heading = "By size: the detector on small and large objects"
-    return _section("parts", heading, table_rows(parts, layout), layout, notes)
+    heading = "By size: average precision on small, medium and large objects"
+    return _section("parts", heading, table_rows(sizes, layout), layout, notes)
 
 
-def parts_table(runs: Sequence[Run], variants: Sequence[str]) -> pd.DataFrame:
+def size_table(runs: Sequence[Run], variants: Sequence[str]) -> pd.DataFrame:
     """Return Average by size of the object.
 
-    One row a variant, columns `variant`, `small`, `medium`, `large`; means over the seeds, NaN where a seed has none.
-    Columns that no run knows are left out.
+    One row per variant; columns `variant`, `small`, `medium`, `large`; means over the seeds, NaN if a seed has no
+    value. A size without a value in any run has no column.
     """
     rows = []
     for variant in variants:
@@ -204,11 +206,11 @@ def table_rows(
     tied: Collection[tuple[str, str]] = (),
     below: Mapping[str, Sequence[str]] | None = None,
 ) -> list[list[dict[str, Any]]]:
-    """Return a table's cells for the template: printed text, mark, the full value to sort by, and what hovering says.
+    """Return a table's cells for the template: printed text, mark, the unrounded value to sort by, and the tooltip.
 
-    `tip` adds lines to what hovering says, given the row's name and the column's. `tied` holds row and column of each
-    cell that is marked as not shown to differ from the best. `below` holds a small second line for the cells of some
-    columns.
+    `tip` returns further lines of the tooltip, given the row's name and the column. `tied` contains row and column of
+    each cell that is marked as not shown to differ from the best. `below` contains a small second line for the cells of
+    some columns.
     """
     cells, marks = printed(table, layout), rank_marks(table, layout)
     return [
@@ -231,7 +233,7 @@ def table_rows(
 def detection_tip(
     runs: Sequence[Run], fused: Mapping[str, Mapping[str, Any]], significance: Mapping[str, Any] | None
 ) -> Callable[[str, str], list[str]]:
-    """Return what hovering over Table II adds: over a row's name its provenance, over a number seeds and interval."""
+    """Return the function of Table II's tooltips: provenance for a row's name, seeds and interval for a number."""
     known = significance["variants"] if significance else {}
     values = dict(iter(scores_table(runs).groupby(["variant", "class"], sort=False)))
 
@@ -253,7 +255,7 @@ def detection_tip(
             lines.append(f"95 % interval: {bounds['low']:.3f} to {bounds['high']:.3f}")
         if bounds:
             lines.append(f"{bounds['boxes']} boxes in {bounds['scenes']} scenes")
-            undefined = f"{bounds['undefined']} draws undefined" if bounds["undefined"] else ""
+            undefined = f"undefined in {bounds['undefined']} draws" if bounds["undefined"] else ""
             lines += filter(None, (undefined, bounds["remark"]))
         return lines
 

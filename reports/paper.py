@@ -1,11 +1,11 @@
-"""Tables I to III of the FNet paper, to print beside our own numbers on the same data.
+"""Tables I to III of the FNet paper, printed next to our own numbers on the same data.
 
 Source: "l0-Regularized Sparse Coding-based Interpretable Network for Multi-Modal Image Fusion" (FNet),
 arXiv 2411.04519.
 
-Table I: MI, VIF, Qabf, SSIM on six test sets, and the cost at 320x320. Table III: FNet without one of its parts.
-Table II: mAP@[0.5:0.95] on M3FD, YOLOv5, 3,800 training and 400 test images, one run each. The paper gives neither its
-split nor the detector's size, image size and starting weights.
+Table I: MI, VIF, Qabf, SSIM on six test sets, and the cost at 320x320. Table III: ablations of FNet. Table II:
+mAP@[0.5:0.95] on M3FD, YOLOv5, 3,800 training and 400 test images, one run each. The paper does not state its split,
+nor the detector's size, image size and starting weights.
 """
 
 SOURCE = "FNet, arXiv 2411.04519, Table II (YOLOv5, 3,800/400 images, split unpublished, one run)"
@@ -32,8 +32,8 @@ TABLE2 = {
     "FNet": (0.554, 0.707, 0.755, 0.500, 0.572, 0.631, 0.620),
 }
 
-# Table I. The FLOPs of most methods are multiply-adds, FNet's are neither (see GFLOPS_NOTE); runtimes are those of the
-# authors' GPU.
+# Table I. The FLOPs of most methods are multiply-adds; FNet's count neither multiply-adds nor FLOPs (see GFLOPS_NOTE).
+# Runtimes were measured on the authors' GPU.
 TABLE1_SOURCE = "FNet, arXiv 2411.04519, Table I"
 TABLE1_METHODS = (
     "AUIFNet", "SwinFusion", "U2Fusion", "CoCoNet", "LapH", "MURF", "LRRNet", "CDDFuse",
@@ -70,14 +70,14 @@ TABLE1 = {
 }  # fmt: skip
 
 GFLOPS_NOTE = (
-    "The paper's 0.33 GFLOPs of FNet at 320x320 are an artefact of counting: the profiler that its authors import has "
-    "no rule for convolutions whose padding is called 'same' and skips them, so that 0.33 G are products of single "
-    "elements alone. Each of the 419,904 kernel weights is used once a pixel: 43.0 G multiply-adds, 86.0 GFLOP. "
-    "MDA's 51.66 is what comes out if a transposed convolution is charged for every pixel that it puts out, four times "
-    "what it multiplies, and the six that double the infrared maps are counted twice."
+    "The paper's 0.33 GFLOPs of FNet at 320x320 are an artefact of counting: the profiler that its authors import has"
+    " no rule for convolutions whose padding is called 'same' and skips them, so that 0.33 G counts only element-wise"
+    " products. Each of the 419,904 kernel weights is used once per pixel: 43.0 G multiply-adds, 86.0 GFLOP. MDA's "
+    "51.66 results if a transposed convolution is counted once per output pixel, which is four times its "
+    "multiplications, and the six that double the infrared maps are counted twice."
 )
 
-# Table III, under our names of its columns: with LCSC, without IFNet (stage I), without a term of the loss, whole.
+# Table III, with our names of its columns: with LCSC, without IFNet (stage I), without a term of the loss, full FNet.
 TABLE3_SOURCE = "FNet, arXiv 2411.04519, Table III"
 TABLE3_METHODS = ("lcsc", "without_ifnet", "without_intensity", "without_gradient", "without_ssim", "full")
 TABLE3 = {
@@ -109,9 +109,9 @@ TABLE3 = {
 
 
 def paper_column(table: str, column: str) -> dict[tuple[str, str], float]:
-    """Return a column of `table1` or `table3` by (data set, quantity); empty where the paper has no such column.
+    """Return a column of `table1` or `table3` by (dataset, quantity); empty if the paper has no such column.
 
-    The first three quantities of Table I belong to no data set (""). Names are compared without regard to case.
+    The first three quantities of Table I belong to no dataset (""). Names are compared without regard to case.
     """
     rows, columns = (TABLE1, TABLE1_METHODS) if table == "table1" else (TABLE3, TABLE3_METHODS)
     for index, name in enumerate(columns):
@@ -121,7 +121,7 @@ def paper_column(table: str, column: str) -> dict[tuple[str, str], float]:
 
 
 def paper_row(variant: str) -> dict[str, float]:
-    """Return the paper's numbers for a variant by column (class or `Average`); empty where the paper has none.
+    """Return the paper's numbers for a variant by column (class or `Average`); empty if the paper has none.
 
     Names are compared without regard to case: our `fnet` is the paper's FNet.
     """

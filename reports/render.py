@@ -1,6 +1,6 @@
-"""Turns a frame into Markdown, LaTeX and HTML: the only place where a number is rounded.
+"""Render a frame as Markdown, LaTeX or HTML; numbers are rounded only here.
 
-The best value of a column is bold, the second best underlined. Values that print alike are tied and get the same mark.
+The best value of a column is bold, the second best underlined. Values that are equal as printed share a mark.
 """
 
 import math
@@ -18,18 +18,17 @@ from pipeline.artefacts import write_text
 
 UNDEFINED = "n/a"
 
-# LaTeX headings are broken into lines of about so many characters: a wide table is shrunk to the page's width, and a
-# heading longer than its numbers would shrink it further.
+# Characters per line of a LaTeX heading. A wide table is shrunk to the page's width, and a heading that is wider than
+# its numbers would shrink it further.
 HEADING = 11
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a frame is printed: columns in order with their headings, digits, and which of them are ranked.
+    """How a frame is printed: its columns in order, their headings and digits, and which of them are ranked.
 
-    `columns` maps a frame's column to its heading. `digits` holds the decimals of a numeric column (0 where absent);
-    columns of texts named there are set like numbers. `higher_is_better` names the columns that are ranked, and their
-    direction.
+    `columns` maps a frame's column to its heading. `digits` gives the decimals of a numeric column (0 if absent); a
+    text column in it is aligned like numbers. `higher_is_better` gives the ranked columns and their direction.
     """
 
     columns: Mapping[str, str]
@@ -39,10 +38,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class Block:
-    """One table as it is printed: a frame, how it is set, and what stands around it.
+    """One printed table: a frame, its layout, its caption and its notes.
 
-    `name` ends its LaTeX label; `marks` are `best`, `second` or nothing for each printed cell; `groups` are the rows
-    that begin a group.
+    `name` is the end of its LaTeX label; `marks` are `best`, `second` or empty for each printed cell; `groups` are the
+    rows that begin a group.
     """
 
     name: str
@@ -55,7 +54,7 @@ class Block:
 
 
 def format_value(value: object, digits: int) -> str:
-    """Return a cell's text: a number with `digits` decimals, `n/a` where undefined, text as it is."""
+    """Return a cell's text: a number with `digits` decimals, `n/a` if undefined; a text is returned unchanged."""
     if isinstance(value, str):
         return value
     number = float(value)
@@ -63,7 +62,7 @@ def format_value(value: object, digits: int) -> str:
 
 
 def printed(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
-    """Return the frame's cells as they are printed, columns in the layout's order under their own names."""
+    """Return the printed text of each cell; columns are in the layout's order and keep their names."""
     return pd.DataFrame(
         {name: [format_value(value, layout.digits.get(name, 0)) for value in frame[name]] for name in layout.columns}
     )
@@ -72,8 +71,8 @@ def printed(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
 def rank_marks(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
     """Return `best`, `second` or an empty string for each printed cell.
 
-    Ranks are taken over the printed values, so that no mark rests on a digit that the reader cannot see. Where all
-    values of a column print alike, none is the best.
+    Ranks are computed from the printed values, so that no mark depends on a digit that is not shown. If all values of a
+    column are equal as printed, none is marked.
     """
     marks = pd.DataFrame("", index=range(len(frame)), columns=list(layout.columns))
     cells = printed(frame, layout)
@@ -86,7 +85,7 @@ def rank_marks(frame: pd.DataFrame, layout: Layout) -> pd.DataFrame:
 
 
 def to_markdown(block: Block) -> str:
-    """Return a table as GitHub Markdown with its caption above and its notes below."""
+    """Return a table as GitHub Markdown, with its caption above and its notes below."""
     layout, cells = block.layout, printed(block.frame, block.layout)
     wrap = {"best": "**{}**", "second": "<u>{}</u>", "": "{}"}
     lines = [
@@ -103,16 +102,16 @@ def to_markdown(block: Block) -> str:
 
 
 def to_latex(block: Block) -> str:
-    """Return a table as LaTeX for a two-column paper: booktabs, over both columns, never wider than the page.
+    """Return a table as LaTeX for a two-column paper: booktabs, across both columns, no wider than the page.
 
-    Groups get some space above them. Needs the packages booktabs and graphicx.
+    Groups are separated by a small space. Requires the packages booktabs and graphicx.
     """
     columns = block.layout.columns
     styles = {"best": "textbf:--rwrap;", "second": "underline:--rwrap;", "": ""}
     styler = printed(block.frame, block.layout).map(_latex).style.hide(axis="index")
     styler = styler.apply(lambda _: block.marks.map(styles.__getitem__), axis=None)
     headings = [_latex_heading(text, _is_text(block, name)) for name, text in columns.items()]
-    # pandas formats the labels: their braces are doubled.
+    # Braces are doubled, because pandas applies str.format to the labels.
     styler = styler.relabel_index([h.replace("{", "{{").replace("}", "}}") for h in headings], axis="columns")
     tabular = styler.to_latex(
         hrules=True, column_format="".join("l" if _is_text(block, name) else "r" for name in columns)
@@ -120,14 +119,14 @@ def to_latex(block: Block) -> str:
     head, rule, body = tabular.partition("\\midrule\n")
     rows = [f"\\addlinespace\n{row}" if number in block.groups else row for number, row in enumerate(body.split("\n"))]
     lines = [
-        r"% Needs \usepackage{booktabs,graphicx}.",
+        r"% Requires \usepackage{booktabs,graphicx}.",
         r"\begin{table*}",
         r"\centering",
         rf"\caption{{{_latex(block.caption)}}}",
         rf"\label{{tab:{block.name}}}",
         r"\medskip",
         r"\setlength{\tabcolsep}{4pt}",
-        # Shrunk where it is wider than the page, and only there.
+        # Shrunk only if it is wider than the page.
         r"\resizebox{\ifdim\width>\textwidth\textwidth\else\width\fi}{!}{%",
         head + rule + "\n".join(rows) + "}",
         r"\par\medskip",
@@ -146,7 +145,7 @@ def write_texts(stem: Path, blocks: Sequence[Block]) -> None:
 
 
 def to_html(template: str, context: Mapping[str, Any]) -> str:
-    """Return a page that needs no other file, from one of this package's templates."""
+    """Return a self-contained page rendered from one of this package's templates."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,
@@ -162,7 +161,7 @@ def _is_text(block: Block, name: str) -> bool:
 
 
 def _latex_heading(text: str, left: bool) -> str:
-    """Return a column's heading, a long one in several lines set to the left or to the right."""
+    """Return a column's heading; a long one is broken into lines, aligned to the left or to the right."""
     lines = [_latex(line) for line in textwrap.wrap(text, HEADING, break_long_words=False)]
     stacked = r" \\ ".join(lines)
     return stacked if len(lines) == 1 else rf"\shortstack[{'l' if left else 'r'}]{{{stacked}}}"

@@ -1,6 +1,7 @@
-"""Write what each variant loses where one band is made worse (`detection.losses`), kind by kind.
+"""Write the tables of robustness: how much each variant loses if one band is corrupted (`detection.losses`).
 
-Writes robustness.csv, one row for each kind, variant and level, and robustness.md and .tex, a table a kind.
+Writes robustness.csv, one row per kind of corruption, variant and level, and robustness.md and .tex, one table per
+kind.
 """
 
 import argparse
@@ -25,17 +26,17 @@ from reports.verdict import LEARNED
 
 DIGITS = 3
 MEAN = "mean"
-_ROUNDING = 1e-9  # the averages of ap.json and of losses.json are sums in another order
+_ROUNDING = 1e-9  # ap.json and losses.json sum the averages in different orders
 
 Losses = Mapping[str, Any]
 
 
 def read_losses(files: Sequence[Path], split: Split, runs: Sequence[Run]) -> list[dict[str, Any]]:
-    """Read losses.json of every kind, and check that they are of this split's labels and of the predictions of `runs`.
+    """Read losses.json of every kind, and check that each was computed from this split's labels and from `runs`.
 
     Raises:
-        InputError: one is of other labels or predictions, gives another average than the ap.json of `runs`, has other
-            draws than the first, or is of the kind of another one.
+        InputError: a file was computed from other labels or predictions, has another average than the ap.json of
+            `runs`, has other bootstrap draws than the first file, or repeats the kind of another file.
     """
     kinds: dict[str, dict[str, Any]] = {}
     for file in files:
@@ -43,7 +44,9 @@ def read_losses(files: Sequence[Path], split: Split, runs: Sequence[Run]) -> lis
         for key in ("kind", "band", "levels", "variants", "least", "compared", "method", "samples", "provenance"):
             required(losses, key, file)
         if losses["kind"] not in CORRUPTIONS or losses["kind"] in kinds:
-            raise InputError(f"{file} is of {losses['kind']!r}; wanted one of each kind of {', '.join(CORRUPTIONS)}")
+            raise InputError(
+                f"{file}: found kind {losses['kind']!r}; expected one file for each kind of {', '.join(CORRUPTIONS)}"
+            )
         kinds[losses["kind"]] = losses
         stated, first = losses["provenance"], next(iter(kinds.values()))
         own = [one for one in runs if one.variant in losses["variants"]]
@@ -55,18 +58,18 @@ def read_losses(files: Sequence[Path], split: Split, runs: Sequence[Run]) -> lis
             value = found["AP"]["value"]
             if value is not None and not abs(value - expected) <= _ROUNDING:
                 raise InputError(
-                    f"{file} gives {variant!r} the average {value:.6f}, its ap.json {expected:.6f}; run "
+                    f"{file}: {variant!r} has the average {value:.6f}; expected {expected:.6f} as in its ap.json; run "
                     "detection.losses again"
                 )
     return list(kinds.values())
 
 
 def robustness_table(kinds: Sequence[Losses]) -> pd.DataFrame:
-    """Return a row for each kind, variant and level: as it is, the kind's levels, and their mean.
+    """Return one row per kind, variant and level; the levels are the uncorrupted images, the kind's levels, their mean.
 
-    Columns `kind`, `band`, `variant`, `sees` (yes or no: whether it sees the band), `level`, `AP`, `AP_low`, `AP_high`;
-    in the rows of the mean also `loss`, `kept` and `beyond_least`, each with `_low` and `_high`, NaN elsewhere. A
-    variant that does not see the band loses 0.
+    Columns are `kind`, `band`, `variant`, `sees` (yes or no: whether the variant uses the band), `level`, `AP`,
+    `AP_low`, `AP_high`. The rows of the mean also have `loss`, `kept` and `beyond_least`, each with `_low` and `_high`,
+    NaN in other rows. A variant that does not use the band loses 0.
     """
     rows = []
     for losses in kinds:
@@ -93,7 +96,7 @@ def robustness_table(kinds: Sequence[Losses]) -> pd.DataFrame:
 
 
 def robustness_facts(kinds: Sequence[Losses], split: Split, variants: Sequence[str]) -> dict[str, Any]:
-    """Return what the table says about itself; `variants` are the rows of Table II, some of which may be left out."""
+    """Return the facts of the table; `variants` are the rows of Table II, some of which may be missing from `kinds`."""
     first = kinds[0]
     return {
         "dataset": split.dataset["dataset"],
@@ -106,38 +109,37 @@ def robustness_facts(kinds: Sequence[Losses], split: Split, variants: Sequence[s
     }
 
 
-def losses_words(losses: Losses) -> str:
-    """Return which variant loses least of those that see the band, whether that holds, and which is best off."""
+def losses_sentence(losses: Losses) -> str:
+    """Return sentences on the variant with the least loss, the evidence for it, and the best variant afterwards."""
     variants = losses["variants"]
     if max(_number(one["AP"]["value"]) for one in variants.values()) < LEARNED:
         return "This run cannot say which variant loses least: no detector has learned."
     least = losses["least"]
     if least is None:
-        return "Fewer than two variants see it: there is nothing to compare."
+        return f"Fewer than two variants use {losses['band']}: there is nothing to compare."
     one = variants[least]
     kept = _number(one["kept"]["value"])
     words = (
-        f"Of the variants that see {losses['band']}, {least} loses least: "
+        f"Among the variants that use {losses['band']}, {least} loses least: "
         f"{_shown(one['loss']['value'])} of {_shown(one['AP']['value'])}"
         + ("." if math.isnan(kept) else f", {100 * kept:.0f} % kept.")
     )
     more = [name for name, entry in losses["compared"].items() if entry["more"]]
     alike = [name for name in losses["compared"] if name not in more]
     if not alike:
-        words += " That holds against the interval of each other one."
+        words += " By the intervals, every other variant loses more."
     elif not more:
-        words += " That does not hold against the intervals: none of the others is shown to lose more."
+        words += " By the intervals, no other variant is shown to lose more."
     else:
-        words += f" It holds against the intervals of {', '.join(more)}, not of {', '.join(alike)}."
-    best = max(variants, key=lambda name: _number(_after(variants[name])["value"]))
-    blind = "" if variants[best]["sees"] else f", which does not see {losses['band']}"
-    return (
-        f"{words} The highest average afterwards is that of {best}{blind}: {_shown(_after(variants[best])['value'])}."
-    )
+        words += f" By the intervals, shown to lose more: {', '.join(more)}; not shown to: {', '.join(alike)}."
+    best = max(variants, key=lambda name: _number(_corrupted_average(variants[name])["value"]))
+    unused = "" if variants[best]["sees"] else f", which does not use {losses['band']}"
+    value = _shown(_corrupted_average(variants[best])["value"])
+    return f"{words} The highest average under corruption is that of {best}{unused}: {value}."
 
 
 def losses_block(losses: Losses, facts: Mapping[str, Any]) -> Block:
-    """Return the table of one kind as it is printed."""
+    """Return the printed table of one kind."""
     rows = []
     for variant, found in losses["variants"].items():
         loss = found["loss"] if found["sees"] else {"value": 0.0, "low": None, "high": None}
@@ -147,38 +149,43 @@ def losses_block(losses: Losses, facts: Mapping[str, Any]) -> Block:
                 "variant": variant,
                 AS_IS: found["AP"]["value"],
                 **levels,
-                MEAN: _after(found)["value"],
+                MEAN: _corrupted_average(found)["value"],
                 "loss": loss["value"],
                 "interval": _interval(loss),
                 "kept": found["kept"]["value"] if found["sees"] else 1.0,
-                "told": told(losses, variant),
+                "comparison": compared_with_least(losses, variant),
             }
         )
     frame = pd.DataFrame(rows)
     numbers = [AS_IS, *losses["levels"], MEAN, "loss", "kept"]
     frame = frame.astype(dict.fromkeys(numbers, float))
-    headings = {level: level_words(losses["kind"], level) for level in losses["levels"]}
+    headings = {level: level_name(losses["kind"], level) for level in losses["levels"]}
     columns = {"variant": "Variant", AS_IS: AS_IS, **headings, MEAN: "mean of levels"}
-    columns |= {"loss": "loss", "interval": "95 % interval", "kept": "kept", "told": "against the least"}
+    columns |= {
+        "loss": "loss",
+        "interval": "95 % interval",
+        "kept": "kept",
+        "comparison": "compared with the least loss",
+    }
     layout = Layout(
         columns, dict.fromkeys([*numbers, "interval"], DIGITS), dict.fromkeys([AS_IS, *losses["levels"], MEAN], True)
     )
     about = CORRUPTIONS[losses["kind"]].about
-    caption = f"{losses['kind']}, {about}: mAP@[0.5:0.95] on {facts['dataset']}, detectors as trained"
-    return Block(losses["kind"], frame, layout, rank_marks(frame, layout), caption, [losses_words(losses)])
+    caption = f"{losses['kind']}, {about}: mAP@[0.5:0.95] on {facts['dataset']}, detectors not retrained"
+    return Block(losses["kind"], frame, layout, rank_marks(frame, layout), caption, [losses_sentence(losses)])
 
 
-def level_words(kind: str, level: str) -> str:
-    """Return what a level of a kind is called in a table."""
+def level_name(kind: str, level: str) -> str:
+    """Return the name of a level of a kind in a table."""
     if kind == "infrared_shift":
         return f"{level} px"
     return f"level {level}" if level.isdigit() else level
 
 
-def told(losses: Losses, variant: str) -> str:
-    """Return how a variant's loss stands to the least, in words."""
+def compared_with_least(losses: Losses, variant: str) -> str:
+    """Return a text that compares a variant's loss with the least loss."""
     if not losses["variants"][variant]["sees"]:
-        return f"does not see {losses['band']}"
+        return f"does not use {losses['band']}"
     if variant == losses["least"]:
         return "least"
     entry = losses["compared"].get(variant)
@@ -192,24 +199,25 @@ def robustness_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes that all tables share."""
     seeds = facts["seeds"].split()
     notes = [
-        "Nothing is trained again: test pairs are made worse in one band, fused anew by each method, and shown to the "
-        "detectors of Table II. Boxes stay those of the images as they are: where infrared is shifted, the visible's.",
-        "loss: AP as it is less the mean over the levels; kept: that mean over AP as it is. Kinds and levels: "
-        "docs/robustness.md.",
-        f"Intervals: {facts['method']}, {facts['samples']} draws, 95 %, of these trained detectors. Exploration: the "
-        "least is picked after looking, and no interval is adjusted for the number of others.",
+        "Nothing is retrained: one band of the test pairs is corrupted, each method fuses the pairs again, and the "
+        "detectors of Table II are tested on the results. The true boxes stay the same: if infrared is shifted, they "
+        "are those of the visible image.",
+        "loss: AP on the images as they are minus the mean AP over the levels; kept: that mean divided by AP on the "
+        "images as they are. Kinds and levels: docs/robustness.md.",
+        f"Intervals: {facts['method']}, {facts['samples']} draws, 95 %, for these trained detectors. Exploratory: the "
+        "least loss was picked after seeing the losses, and the intervals are not adjusted for their number.",
         f"Means over the seeds {', '.join(seeds)}." if len(seeds) > 1 else f"One seed ({seeds[0]}).",
     ]
     if facts["left_out"]:
         notes.append(
             f"Left out: {', '.join(facts['left_out'].split())}. Images or detections that were made elsewhere cannot "
-            "be made anew."
+            "be computed for corrupted pairs."
         )
     return notes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Read, check, write."""
+    """Write the tables of robustness."""
     parser = argparse.ArgumentParser(
         prog="python -m reports.robustness", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -229,11 +237,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_csv(options.output / "robustness.csv", robustness_table(kinds), facts)
     write_texts(options.output / "robustness", blocks)
     for losses in kinds:
-        logging.info("%s: %s", losses["kind"], losses_words(losses))
+        logging.info("%s: %s", losses["kind"], losses_sentence(losses))
 
 
-def _after(found: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the mean over the levels; of a variant that does not see the band its AP as it is."""
+def _corrupted_average(found: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the mean AP over the levels; for a variant that does not use the band, its AP on unchanged images."""
     return found["mean"] if found["sees"] else found["AP"]
 
 

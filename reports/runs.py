@@ -1,4 +1,4 @@
-"""Reads the detectors' scores, and refuses those that do not belong together."""
+"""Read the detectors' scores, and refuse scores that must not be compared."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,15 +12,15 @@ from pipeline.artefacts import read_json, sha256_json, sha256_lines
 from pipeline.stage import InputError
 from reports.collect import BANDS, Split, require_equal, required
 
-# What rightly differs between two runs of one recipe, in ap.json's provenance and in the training's. Everything else
-# must agree: a new key is compared until somebody decides here that it need not be.
-# Versions need not agree to the last number, see `release`; devices and threads are named below the table. The bands'
-# images are compared by `_check_bands`; the infrared range is the data set's own.
-SEEN = ("data.images", "data.infrared_images", "data.infrared_range")
-PER_TEST = frozenset({"weights", "training", "trained_on", "predictions", *SEEN, "device", "threads"})
-PER_TRAINING = frozenset(
+# Keys that may differ between two runs of one recipe: in the provenance of ap.json, and in that of the training. All
+# other keys must agree, so that a new key is compared until it is listed here.
+# Versions need to agree only as far as `release` says; devices and threads are listed below the table. The images of
+# the bands are compared by `_check_bands`; the infrared range is a property of the dataset.
+IMAGE_KEYS = ("data.images", "data.infrared_images", "data.infrared_range")
+IGNORED_TEST_KEYS = frozenset({"weights", "training", "trained_on", "predictions", *IMAGE_KEYS, "device", "threads"})
+IGNORED_TRAINING_KEYS = frozenset(
     {
-        *("variant", "seed", "recipe.seed", *SEEN, "data.order", "inside"),
+        *("variant", "seed", "recipe.seed", *IMAGE_KEYS, "data.order", "inside"),
         *("digest", "weights_sha256", "device", "threads"),
         *("speed.hours", "speed.images_per_s", "speed.waited_share", "speed.per_gpu"),
     }
@@ -29,7 +29,7 @@ PER_TRAINING = frozenset(
 
 @dataclass(frozen=True)
 class Run:
-    """The scores of one variant's detector, trained with one seed: `scores` is all of ap.json."""
+    """The scores of one variant's detector, trained with one seed: `scores` is the content of ap.json."""
 
     file: Path
     variant: str
@@ -38,12 +38,12 @@ class Run:
 
     @property
     def brought(self) -> dict[str, Any] | None:
-        """What detection.brought says of the file that the detections were brought in; None for a detector of ours."""
+        """The recorded facts about a file of external detections (detection.brought); None for our own detectors."""
         return self.scores.get("brought")
 
 
 def brought_files(runs: Sequence[Run]) -> dict[str, list[dict[str, Any]]]:
-    """Return what is known of the files of each variant whose detections were brought from elsewhere."""
+    """Return the recorded facts about the files of each variant whose detections are external."""
     files: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         if run.brought:
@@ -55,8 +55,8 @@ def read_runs(files: Sequence[Path], variants: Sequence[str]) -> list[Run]:
     """Read the ap.json files of all variants and seeds, ordered by `variants` and seed.
 
     Raises:
-        InputError: a file lacks a key, holds a variant and seed that another one holds, or a variant that is not
-            wanted; or a variant or a seed is missing.
+        InputError: a file lacks a key, repeats the variant and seed of another file, or contains a variant that is
+            not in `variants`; or a variant or a seed is missing.
     """
     runs: dict[tuple[str, int], Run] = {}
     for file in map(Path, files):
@@ -66,7 +66,7 @@ def read_runs(files: Sequence[Path], variants: Sequence[str]) -> list[Run]:
         variant, seed = scores["variant"], scores["seed"]
         if (variant, seed) in runs:
             other = runs[variant, seed].file
-            raise InputError(f"{file} and {other} both hold variant {variant!r} with seed {seed}; wanted one")
+            raise InputError(f"{file} and {other} both contain variant {variant!r} with seed {seed}; expected one file")
         runs[variant, seed] = Run(file, variant, seed, scores)
     _require_complete(list(runs.values()), variants)
     order = {variant: index for index, variant in enumerate(variants)}
@@ -79,22 +79,23 @@ def check_runs(
     trainings: Sequence[Path] = (),
     manifests: Mapping[str, tuple[Mapping[str, str], Any]] | None = None,
 ) -> dict[str, Any]:
-    """Check that scores belong together, and return what all share.
+    """Check that scores may be compared, and return the facts that all runs share.
 
     Args:
         runs: from `read_runs`.
-        split: what all must have been tested on.
+        split: the split that all runs must have been tested on.
         trainings: the detectors' provenance.json, found by the digest that ap.json states; without them neither the
             recipe nor the training images are compared.
-        manifests: from `read_manifests`; the images tested on must be those that it describes.
+        manifests: from `read_manifests`; the test images must be those that it describes.
 
     Returns:
-        `detector`, `protocol`, `training.<key>`, `testing.<key>`, versions in full, all that there are; `machines` in
-        words where the runs come from several.
+        `detector`, `protocol`, `training.<key>`, `testing.<key>`, with every full version that occurs; `machines`, a
+        text, if the runs come from several machines.
 
     Raises:
-        InputError: two runs disagree in recipe, protocol or releases, or one is of another split, of other images or
-            has no training, or a detector that fuses inside itself saw other bands than those of the single bands.
+        InputError: two runs differ in recipe, protocol or releases; a run is of another split or of other images, or
+            its training is missing; or a detector that fuses inside itself saw other images of a band than the
+            detector of that band.
     """
     by_digest = {}
     for file in map(Path, trainings):
@@ -120,7 +121,8 @@ def check_runs(
             for digest in detectors if isinstance(detectors, list) else [detectors]:
                 if digest not in by_digest:
                     raise InputError(
-                        f"{file}: --training has no provenance.json with digest {str(digest)[:12]}, its detector's"
+                        f"{file}: its detector has digest {str(digest)[:12]}; expected a provenance.json with this "
+                        "digest in --training"
                     )
                 training_file, training = by_digest[digest]
                 _check_data(training_file, training, trained, split.train, digests)
@@ -128,16 +130,20 @@ def check_runs(
                 order = training["data"].get("order")
                 first_file, first_order = orders.setdefault(run.seed, (training_file, order))
                 require_equal(first_file, {"data.order": first_order}, training_file, {"data.order": order})
-                facts |= {f"training.{key}": value for key, value in _without(training, PER_TRAINING).items()}
-                _note(seen, {f"trained on.{key}": training.get(key) for key in ("device", "threads")})
-        facts |= {f"testing.{key}": value for key, value in _without(scores["provenance"], PER_TEST).items()}
-        _note(seen, {key: value for key, value in facts.items() if ".versions." in key})
+                facts |= {
+                    f"training.{key}": value for key, value in _compared_facts(training, IGNORED_TRAINING_KEYS).items()
+                }
+                _add_values(seen, {f"trained on.{key}": training.get(key) for key in ("device", "threads")})
+        facts |= {
+            f"testing.{key}": value for key, value in _compared_facts(scores["provenance"], IGNORED_TEST_KEYS).items()
+        }
+        _add_values(seen, {key: value for key, value in facts.items() if ".versions." in key})
         facts = {key: release(key, value) for key, value in facts.items()}
         shared = shared or facts
         require_equal(first.file, shared, file, facts)
     for run in runs:
-        if run.brought:  # scored as the others; how it was trained is not known
-            require_equal(first.file, _counting(first), run.file, _counting(run))
+        if run.brought:  # its training is unknown, but it must be scored like the others
+            require_equal(first.file, _scoring(first), run.file, _scoring(run))
     _check_bands(bands)
     versions = {key: ", ".join(values) for key, values in seen.items() if ".versions." in key}
     machines = machine_words(seen)
@@ -145,10 +151,10 @@ def check_runs(
 
 
 def release(key: str, value: Any) -> Any:
-    """Return what of a fact has to agree between runs: of a version major and minor number, of others all.
+    """Return the part of a fact that must agree between runs: major and minor number of a version, else the value.
 
-    A third number and a build (2.7.1, +cu126) mend mistakes; that they change a result beyond its last digits is not
-    expected, nor excluded, so tables name them. Those of ultralytics bring new features and have to agree.
+    A patch number and a build (2.7.1, +cu126) contain fixes; they are not expected to change a result beyond its last
+    digits, but could, so the tables list them. Patch releases of ultralytics add features and must agree.
     """
     if ".versions." not in key or key.endswith(".ultralytics"):
         return value
@@ -156,9 +162,9 @@ def release(key: str, value: Any) -> Any:
 
 
 def machine_words(seen: Mapping[str, Mapping[str, None]]) -> str:
-    """Return in words what differs between the machines that runs come from; nothing where that is one machine.
+    """Return a text that lists the differences between the machines of the runs; empty for one machine.
 
-    `seen` holds the values of each version (`training.versions.torch`) and of `trained on.device` and `.threads`.
+    `seen` contains the values of each version (`training.versions.torch`) and of `trained on.device` and `.threads`.
     """
     several: dict[str, dict[str, None]] = {}
     for key, values in seen.items():
@@ -167,16 +173,16 @@ def machine_words(seen: Mapping[str, Mapping[str, None]]) -> str:
     return "; ".join(f"{name} {', '.join(values)}" for name, values in several.items())
 
 
-def _note(seen: dict[str, dict[str, None]], facts: Mapping[str, Any]) -> None:
+def _add_values(seen: dict[str, dict[str, None]], facts: Mapping[str, Any]) -> None:
     for key, value in facts.items():
         if value is not None:
             seen.setdefault(key, {})[str(value)] = None
 
 
 def scores_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return one row for each run and class: `variant`, `seed`, `class` (`Average` among them), `AP`, `AP50`, `AP75`.
+    """Return one row per run and class: `variant`, `seed`, `class` (including `Average`), `AP`, `AP50`, `AP75`.
 
-    All are fractions, NaN where undefined.
+    Scores are fractions, NaN where undefined.
     """
     measures = ["AP", "AP50", "AP75"]
     rows = [
@@ -188,10 +194,11 @@ def scores_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def read_significance(file: Path, split: Split, runs: Sequence[Run]) -> dict[str, Any]:
-    """Read significance.json, and check that it is of this split's labels and of what `runs` were scored by.
+    """Read significance.json, and check that it was computed from this split's labels and from the data of `runs`.
 
     Raises:
-        InputError: it is of other labels, or of other predictions or numbers of detections than an ap.json states.
+        InputError: it was computed from other labels, or from other predictions or another number of detections than
+            an ap.json states.
     """
     significance = read_json(file)
     for key in (
@@ -220,23 +227,29 @@ def check_source(
     split: Split,
     runs: Sequence[Run],
 ) -> None:
-    """Check that a file of `stage` is of this split and of these runs, by the digests that it states.
+    """Check by digests that a file of `stage` was computed from this split and these runs.
 
-    `labels` is the digest of the test images' boxes, `predictions` those by variant and seed.
+    `labels` is the digest of the test images' boxes, `predictions` are the digests by variant and seed.
 
     Raises:
-        InputError: a digest is another one.
+        InputError: a digest differs.
     """
-    truth, wanted = _labels(split, "test")
-    require_equal(truth, {"labels": wanted}, file, {"labels": labels})
+    truth, expected = _labels(split, "test")
+    require_equal(truth, {"labels": expected}, file, {"labels": labels})
     for run in runs:
-        digest = predictions.get(run.variant, {}).get(str(run.seed))
-        if digest != run.scores["provenance"].get("predictions"):
-            raise InputError(f"{file} is not of the predictions behind {run.file}; run {stage} again")
+        digest, expected = (
+            predictions.get(run.variant, {}).get(str(run.seed)),
+            run.scores["provenance"].get("predictions"),
+        )
+        if digest != expected:
+            raise InputError(
+                f"{file}: the predictions of {run.variant!r} with seed {run.seed} have digest {str(digest)[:12]}; "
+                f"expected {str(expected)[:12]} as in {run.file}; run {stage} again"
+            )
 
 
 def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested mappings as one, with dotted keys."""
+    """Return a nested mapping as a flat one with dotted keys."""
     flat = {}
     for key, item in value.items():
         if isinstance(item, Mapping):
@@ -246,28 +259,28 @@ def flatten(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _without(provenance: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+def _compared_facts(provenance: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
     return {key: value for key, value in flatten(provenance).items() if key not in keys}
 
 
-def _counting(run: Run) -> dict[str, Any]:
-    """Return how a run's detections were counted: the protocol, and how many were kept of an image."""
+def _scoring(run: Run) -> dict[str, Any]:
+    """Return how a run was scored: the protocol, and the number of detections kept per image."""
     return {"protocol": run.scores["protocol"], "max_detections": run.scores["provenance"].get("max_detections")}
 
 
 def _labels(split: Split, part: str) -> tuple[Path, str]:
-    """Return the file of a split's true boxes, of `train` or `test`, and its digest."""
+    """Return the file of the true boxes of `part` (`train` or `test`), and its digest."""
     truth = split.file.with_name(f"truth_{part}.json")
     return truth, sha256_json(read_json(truth))
 
 
 def _check_testing(run: Run, split: Split) -> None:
-    """Raise InputError unless a detector was scored on its own variant, and on all images and boxes of the split."""
+    """Raise InputError unless a detector was scored on its own variant and on all images and boxes of the split."""
     scores, trained_on = run.scores, run.scores["provenance"].get("trained_on", run.variant)
     if trained_on != run.variant:
         raise InputError(
-            f"{run.file} scores {run.variant!r} with a detector trained on {trained_on!r}; wanted one trained on what "
-            "it is tested on"
+            f"{run.file}: variant {run.variant!r} was scored with a detector trained on {trained_on!r}; expected one "
+            f"trained on {run.variant!r}"
         )
     require_equal(
         split.file,
@@ -294,24 +307,25 @@ def _check_data(
 ) -> None:
     """Raise InputError unless a detector saw this split's boxes and the fused images that the manifest describes.
 
-    `labels` and `names` are of the part of the split that it saw; `digests` the manifest's, None for no fused images.
+    `labels` and `names` belong to the part of the split that it saw; `digests` come from the manifest, None if the
+    variant has no fused images.
     """
     seen = flatten(provenance)
     require_equal(labels[0], {"data.labels": labels[1]}, file, seen, ["data.labels"])
     if digests is None:
         return
-    wanted = sha256_lines(f"{name} {digests[name]}" for name in sorted(names))
-    if seen.get("data.images") != wanted:
+    expected = sha256_lines(f"{name} {digests[name]}" for name in sorted(names))
+    if seen.get("data.images") != expected:
         raise InputError(
-            f"{file} saw other fused images than its variant's manifest describes (digest "
-            f"{str(seen.get('data.images'))[:12]}, expected {wanted[:12]}); run the detector again"
+            f"{file}: the detector saw fused images with digest {str(seen.get('data.images'))[:12]}; expected "
+            f"{expected[:12]} as in the variant's manifest; run the detector again"
         )
 
 
 def _check_bands(seen: Mapping[Path, tuple[str, str, Mapping[str, Any]]]) -> None:
-    """Raise InputError where a detector that fuses inside itself saw other images of a band than the band's own row.
+    """Raise InputError if a detector that fuses inside itself saw other images of a band than that band's detector.
 
-    `seen` holds the part of the split, the variant and the digests of each file. A band without a row is not compared.
+    `seen` maps each file to the part of the split, the variant and the digests. A band without a row is not compared.
     """
     known = {(part, variant): (file, data) for file, (part, variant, data) in seen.items() if variant in BANDS}
     for file, (part, variant, data) in seen.items():
@@ -322,19 +336,21 @@ def _check_bands(seen: Mapping[Path, tuple[str, str, Mapping[str, Any]]]) -> Non
 
 
 def _require_complete(runs: Sequence[Run], variants: Sequence[str]) -> None:
-    """Raise InputError unless every variant, and no other, was scored with the same seeds, those brought with any."""
+    """Raise InputError unless exactly `variants` were scored, all with the same seeds; external rows may have any."""
     seeds = {variant: {run.seed for run in runs if run.variant == variant} for variant in variants}
     brought = brought_files(runs)
     for run in runs:
         if run.variant not in seeds:
-            raise InputError(f"{run.file} holds variant {run.variant!r}, which --variants does not name")
+            raise InputError(
+                f"{run.file}: found variant {run.variant!r}; expected one of --variants ({', '.join(variants)})"
+            )
     everywhere = {run.seed for run in runs if not run.brought}
     for variant, its_seeds in seeds.items():
         if not its_seeds:
-            raise InputError(f"--ap: no file holds variant {variant!r}; wanted one for each of {', '.join(variants)}")
+            raise InputError(f"--ap: no file of variant {variant!r}; expected one for each of {', '.join(variants)}")
         if its_seeds != everywhere and variant not in brought:
             lacking, other = min(everywhere - its_seeds), next(v for v in variants if everywhere - its_seeds & seeds[v])
             raise InputError(
-                f"--ap: variant {variant!r} has no file with seed {lacking}, which variant {other!r} has; "
-                "wanted the same seeds for all"
+                f"--ap: variant {variant!r} has no file with seed {lacking}, but variant {other!r} has one; "
+                "expected the same seeds for every variant"
             )

@@ -1,7 +1,7 @@
-"""The report's pictures: test scenes with truth and detections, and crops of objects that fusing found or lost.
+"""The report's pictures: test images with true boxes and detections, and crops of objects that fusion found or lost.
 
-A detection is correct where it covers a box of its class that no more certain detection of its class has, by an
-intersection over union of at least 0.5: what COCO counts at that overlap. Pictures come from one seed's detector.
+A detection is correct if it overlaps a box of its class that no detection of its class with a higher score has taken,
+with an intersection over union of at least 0.5, as COCO counts at this overlap. Detections come from one seed.
 """
 
 import base64
@@ -23,15 +23,15 @@ from pipeline.pairs import find_images, read_image
 from pipeline.stage import InputError
 from reports.collect import Split
 
-OVERLAP = 0.5  # least intersection over union of a detection and the box it finds
+OVERLAP = 0.5  # least intersection over union of a detection and the box that it finds
 WEBP_QUALITY = 78
 CROP = 120  # side of a gallery crop on the page, pixels
-WORSE_CROP = (160, 120)  # width and height of what is shown of an image made worse, pixels of the image
+CORRUPTION_CROP = (160, 120)  # width and height of the crop of a corrupted image, pixels of the image
 
 
 @dataclass
-class Images:
-    """Where the page's images go: into the page itself, or, where `folder` is given, into that folder beside it.
+class ImageStore:
+    """Stores the page's images: embedded in the page, or, if `folder` is given, as files in that folder next to it.
 
     total: bytes of all images so far.
     """
@@ -41,7 +41,7 @@ class Images:
     written: list[str] = field(default_factory=list)
 
     def add(self, image: np.ndarray) -> str:
-        """Take an image, uint8 (H, W) or (H, W, 3) RGB; return the address that the page uses."""
+        """Store an image, uint8 (H, W) or (H, W, 3) RGB; return its address for the page."""
         image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR)
         ok, data = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY])
         assert ok, "OpenCV cannot encode WebP"
@@ -63,18 +63,18 @@ class Images:
 
 
 def scaled(image: np.ndarray, width: int) -> np.ndarray:
-    """Return an image scaled down to `width` pixels; one that is no wider comes back as it is."""
+    """Return an image scaled down to `width` pixels; an image that is not wider is returned unchanged."""
     height, own = image.shape[:2]
     if own <= width:
         return image
     return cv2.resize(image, (width, max(1, round(height * width / own))), interpolation=cv2.INTER_AREA)
 
 
-def choose_scenes(names: Sequence[str], count: int) -> list[str]:
-    """Return `count` names spread over the sorted list: of each equal stretch, the one with the smallest digest.
+def choose_images(names: Sequence[str], count: int) -> list[str]:
+    """Return `count` names spread over the sorted list: the name with the smallest digest in each equal section.
 
-    The digest is of the name alone, so the choice knows nothing of any result, and unlike a fixed stride it does not
-    fall into step with a data set whose conditions repeat.
+    The digest depends only on the name, so that the choice is independent of any result; unlike a fixed stride, it
+    cannot align with a periodic sequence of conditions in the dataset.
     """
     names = sorted(names)
     if not names or count < 1:
@@ -86,7 +86,7 @@ def choose_scenes(names: Sequence[str], count: int) -> list[str]:
 
 
 def overlap(first: Sequence[float], second: Sequence[float]) -> float:
-    """Return the intersection over union of two boxes x, y, width, height; 0 where both are empty."""
+    """Return the intersection over union of two boxes (x, y, width, height); 0 if both are empty."""
     width = min(first[0] + first[2], second[0] + second[2]) - max(first[0], second[0])
     height = min(first[1] + first[3], second[1] + second[3]) - max(first[1], second[1])
     shared = max(0.0, width) * max(0.0, height)
@@ -95,10 +95,10 @@ def overlap(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def match(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return, for each detection, the index of the true box that it finds, or -1.
+    """Return the index of the true box that each detection finds, or -1.
 
-    Both hold `bbox` (x, y, width, height) and `class`; detections come the most certain first, so that leaving out
-    the less certain ones changes nothing for the others.
+    Boxes and detections have `bbox` (x, y, width, height) and `class`. Detections are sorted by descending score, so
+    that leaving out those with lower scores does not change the others.
     """
     taken: set[int] = set()
     found = []
@@ -116,10 +116,11 @@ def match(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What all pictures of a page need: the images of every variant by name, the truth, the detections.
+    """The data of all pictures of a page: the images of every variant, the true boxes, the detections.
 
-    files: paths by variant and name. boxes: true boxes by name. crowds: likewise. detections: by variant and name, most
-    certain first. conditions: by name, where the data set states them.
+    files: paths by variant and image name. boxes: true boxes by image name. crowds: crowd boxes by image name.
+    detections: detections by variant and image name, highest score first. conditions: conditions by image name, if the
+    dataset states them.
     """
 
     files: Mapping[str, Mapping[str, Path]]
@@ -132,10 +133,10 @@ class Pictures:
     infrared_range: tuple[float, float] | None = None
 
     def image(self, variant: str, name: str) -> np.ndarray:
-        """Return a variant's image; InputError where there is none."""
+        """Return a variant's image; InputError if it is missing."""
         if name not in self.files[variant]:
             raise InputError(
-                f"{', '.join(map(str, self.folders[variant]))} has no image {name!r} of variant {variant!r}"
+                f"{', '.join(map(str, self.folders[variant]))}: no image {name!r}; expected one of variant {variant!r}"
             )
         return read_image(self.files[variant][name], self.infrared_range if variant == "infrared" else None)
 
@@ -146,10 +147,11 @@ def read_pictures(
     predictions: Mapping[str, Path],
     without_images: Sequence[str] = (),
 ) -> Pictures:
-    """Read truth and predictions, and find every variant's images; those of `without_images` are the visible ones.
+    """Read true boxes and predictions, and find every variant's images; `without_images` use the visible images.
 
     Raises:
-        InputError: the truth lacks a test image, or a predictions file is no list of COCO results of this split.
+        InputError: the ground truth lacks a test image, or a predictions file is not a list of COCO results of this
+            split.
     """
     truth_file = split.file.with_name("truth_test.json")
     truth = read_json(truth_file)
@@ -157,7 +159,7 @@ def read_pictures(
     classes = {entry["id"]: entry["name"] for entry in truth["categories"]}
     missing = sorted(set(split.test) - set(names.values()))
     if missing:
-        raise InputError(f"{truth_file} has no image {missing[0]!r}, which test.txt names")
+        raise InputError(f"{truth_file}: no image {missing[0]!r}; expected every image of test.txt")
     boxes: dict[str, list[dict[str, Any]]] = {name: [] for name in names.values()}
     crowds: dict[str, list[dict[str, Any]]] = {name: [] for name in names.values()}
     for entry in truth["annotations"]:
@@ -181,13 +183,13 @@ def read_pictures(
     )
 
 
-def viewer_scenes(
-    pictures: Pictures, names: Sequence[str], least_score: float, width: int, images: Images
+def viewer_images(
+    pictures: Pictures, names: Sequence[str], least_score: float, width: int, images: ImageStore
 ) -> list[dict[str, Any]]:
-    """Return the scenes of the viewer: images, true boxes, and every variant's detections with what each found.
+    """Return the viewer's test images: true boxes, and every variant's image and detections with the box each finds.
 
-    Boxes are in pixels of the original images. Detections below `least_score` are left out, and so are those that find
-    nothing and lie in a crowd of their class: they are neither right nor wrong.
+    Boxes are in pixels of the original images. Detections below `least_score` are left out, and so are detections in a
+    crowd of their class that find no box, because they are neither correct nor false.
     """
     classes = {name: index for index, name in enumerate(pictures.classes)}
     scenes = []
@@ -224,12 +226,12 @@ def _in_crowd(detection: Mapping[str, Any], crowds: Sequence[Mapping[str, Any]])
 
 
 def gallery(
-    pictures: Pictures, helps: Mapping[str, Mapping[str, Any]], count: int, images: Images
+    pictures: Pictures, helps: Mapping[str, Mapping[str, Any]], count: int, images: ImageStore
 ) -> list[dict[str, Any]]:
     """Return, for each variant of `helps`, crops of the largest objects that it found and lost.
 
-    `helps[variant]` holds the lists `found` and `lost` of objects: `image`, `class`, `bbox`. Of one image at most one
-    object is shown. Each crop comes from visible, infrared and the variant, with room around the object.
+    `helps[variant]` contains the lists `found` and `lost` of objects: `image`, `class`, `bbox`. At most one object per
+    image is shown. Each object is cropped from visible, infrared and the variant, with a margin around it.
     """
     shown = []
     for variant, lists in helps.items():
@@ -245,17 +247,17 @@ def gallery(
     return shown
 
 
-def worse_strip(
-    pictures: Pictures, name: str, kind: str, levels: Sequence[str], images: Images
+def corruption_strip(
+    pictures: Pictures, name: str, kind: str, levels: Sequence[str], images: ImageStore
 ) -> list[dict[str, Any]]:
-    """Return a piece of an image's band as it is and at each level, around its largest object, none resized.
+    """Return crops of an image's band without corruption and at each level, around its largest object, not resized.
 
-    Each has `image`, `level` (empty for the image as it is), `width` and `height`.
+    Each crop has `image`, `level` (empty without corruption), `width` and `height`.
     """
     band = CORRUPTIONS[kind].band
     image = pictures.image(band, name)
     x, y, w, h = max((box["bbox"] for box in pictures.boxes[name]), key=lambda box: box[2] * box[3])
-    width, height = (min(side, full) for side, full in zip(WORSE_CROP, image.shape[1::-1], strict=True))
+    width, height = (min(side, full) for side, full in zip(CORRUPTION_CROP, image.shape[1::-1], strict=True))
     left = round(min(max(x + w / 2 - width / 2, 0), image.shape[1] - width))
     top = round(min(max(y + h / 2 - height / 2, 0), image.shape[0] - height))
     shown = {"": image} | {level: worsen(image, kind, level, name) for level in levels}
@@ -266,8 +268,8 @@ def worse_strip(
     ]
 
 
-def _crops(pictures: Pictures, variant: str, item: Mapping[str, Any], images: Images) -> dict[str, Any]:
-    """Return an object's crops and where its box lies in them, in per cent of the crop's side."""
+def _crops(pictures: Pictures, variant: str, item: Mapping[str, Any], images: ImageStore) -> dict[str, Any]:
+    """Return an object's crops and the position of its box in them, in per cent of the crop's side."""
     x, y, width, height = item["bbox"]
     sources = [*(band for band in ("visible", "infrared") if band in pictures.files), variant]
     crops = []
@@ -294,7 +296,7 @@ def _crops(pictures: Pictures, variant: str, item: Mapping[str, Any], images: Im
 def _detections(
     predictions: Sequence[Mapping[str, Any]], names: Mapping[int, str], classes: Mapping[int, str]
 ) -> dict[str, list[dict[str, Any]]]:
-    """Return detections by image name, the most certain first."""
+    """Return detections by image name, highest score first."""
     found: dict[str, list[dict[str, Any]]] = {}
     for entry in sorted(predictions, key=lambda entry: -entry["score"]):
         found.setdefault(names[entry["image_id"]], []).append(

@@ -1,8 +1,8 @@
 """Write Table II (the detector's average precision for each variant), its parts by condition, and the fusion metrics.
 
-Each is written as CSV (full precision, with `# key: value` facts on top), Markdown and LaTeX. Everything that the rows
-must share is compared first: the split and its digests, the detector's recipe, the seeds, the metrics' convention. A
-missing variant, seed or image is an error, never a gap.
+Each table is written as CSV (full precision, with `# key: value` facts at the top), Markdown and LaTeX. The facts that
+all rows must share are compared first: the split and its digests, the detector's recipe, the seeds, the metrics'
+convention. A missing variant, seed or image is an error, not a gap.
 """
 
 import argparse
@@ -37,12 +37,12 @@ from reports.verdict import against_bands, against_best, statement
 
 
 def detection_table(scores: pd.DataFrame, classes: Sequence[str], paper: Mapping[str, Mapping] | None) -> pd.DataFrame:
-    """Return Table II: one row a variant, columns `variant`, the classes, `Average`, `AP50`, `AP75`, how sure it is.
+    """Return Table II: one row per variant; columns `variant`, the classes, `Average`, `AP50`, `AP75` and its spread.
 
     Values are means over the seeds, fractions in 0..1; `AP50` and `AP75` are averages over the classes at one overlap.
     `Average_low` and `Average_high` are the smallest and largest average over the seeds, NaN for one seed: a spread,
-    not a confidence interval. `paper`, where given, holds a mapping of column to value for each variant, empty where
-    the paper has no such row.
+    not a confidence interval. `paper`, if given, maps each variant to the paper's values by column, empty if the paper
+    has no such row.
     """
     rows = []
     for variant, runs in scores.groupby("variant", sort=False):
@@ -70,9 +70,10 @@ def add_significance(table: pd.DataFrame, classes: Sequence[str], significance: 
 
     `<column>_interval_low` and `_high` bound the 95 % interval of each class and of `Average`. `against_best` is
     `best`, `tie` (not shown to differ from the best average), `worse` or `not tested`, by the statement about methods
-    where there is one. `against_bands` says of these trained detectors, and `against_bands_methods`, where seeds
-    suffice, of the methods: `ahead` of both bands, `behind` either, `not shown` or `not tested`; empty for a band.
-    `against_inside` and `against_inside_methods` say the same against fusing in the detector, if a way of it was run.
+    if there is one. `against_bands` is a statement about these trained detectors, and `against_bands_methods`, with
+    enough seeds, about the methods: `ahead` of both bands, `behind` either band, `not shown` or `not tested`; empty for
+    a band. `against_inside` and `against_inside_methods` are the same comparisons with fusing in the detector, if any
+    way of it was run.
     """
     table = table.copy()
     for name in (*classes, "Average"):
@@ -91,7 +92,7 @@ def add_significance(table: pd.DataFrame, classes: Sequence[str], significance: 
 
 
 def detail_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return every number of every ap.json: one row a variant, seed, condition (`all` among them) and class.
+    """Return every number of every ap.json: one row per variant, seed, condition (including `all`) and class.
 
     Columns AP, AP50, AP75, AP_small, AP_medium, AP_large, AR100, boxes; NaN where undefined.
     """
@@ -106,9 +107,9 @@ def detail_table(runs: Sequence[Run]) -> pd.DataFrame:
 
 
 def fusion_table(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return the fusion metrics: one row a method, the means over its images, then `images`.
+    """Return the fusion metrics: one row per method with the means over its images, then `images`.
 
-    Undefined values take no part in a mean; where there are any, `<metric>_undefined` counts them.
+    Undefined values are left out of a mean; if there are any, `<metric>_undefined` counts them.
     """
     names = [name for name in metrics.columns if name not in ("method", "name")]
     groups = metrics.groupby("method", sort=False)
@@ -122,7 +123,7 @@ def fusion_table(metrics: pd.DataFrame) -> pd.DataFrame:
 
 
 def detection_facts(split: Split, shared: Mapping[str, Any], seeds: Sequence[int]) -> dict[str, Any]:
-    """Return what Table II says about itself: data, split, detector, recipe, seeds, versions."""
+    """Return the facts of Table II: data, split, detector, recipe, seeds, versions."""
     return {
         "dataset": split.dataset["dataset"],
         **_split_facts(split),
@@ -139,7 +140,7 @@ def detection_facts(split: Split, shared: Mapping[str, Any], seeds: Sequence[int
 
 
 def significance_facts(significance: Mapping[str, Any]) -> dict[str, str]:
-    """Return what Table II says of its intervals and marks."""
+    """Return the facts of Table II about its intervals and comparisons."""
     facts = {
         "significance": f"{significance['method']}, {significance['samples']} draws, 95 %",
         "marks": (
@@ -162,14 +163,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--ap", type=Path, nargs="*", default=[], help="ap.json of every variant and seed, for Table II; default none"
     )
     parser.add_argument(
-        "--training", type=Path, nargs="*", default=[], help="provenance.json of every detector, to compare recipes"
+        "--training",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="provenance.json of every detector; its recipe must be the same",
     )
     parser.add_argument(
         "--metrics",
         type=Path,
         nargs="*",
         default=[],
-        help="metrics CSV of every method, METHOD.csv, for the fusion metrics; default none",
+        help="metrics CSV of every method, METHOD.csv, for the table of fusion metrics; default none",
     )
     parser.add_argument(
         "--fused-manifests", type=Path, nargs="*", default=[], help="manifest of every method, METHOD/manifest.csv"
@@ -177,29 +182,31 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--scenes",
         type=Path,
-        help="scenes.csv of the split, whose dataset.json beside it says what was drawn as a whole, for intervals and "
-        "tests of the fusion metrics; default: every image is a scene of its own",
+        help="scenes.csv of the split, for intervals and tests of the fusion metrics; dataset.json in the same folder "
+        "states the unit that was drawn as a whole; default: every image is a scene of its own",
     )
     parser.add_argument("--variants", nargs="+", required=True, help="rows in order: visible, infrared, then methods")
     parser.add_argument(
-        "--config-snapshot", type=Path, help="the run's whole configuration (JSON); its digest is printed"
+        "--config-snapshot", type=Path, help="the run's full configuration (JSON); its digest is recorded"
     )
     parser.add_argument(
         "--significance",
         type=Path,
-        help="significance.json: intervals and paired comparisons, for Table II and for its conditions",
+        help="significance.json: intervals and paired comparisons, for Table II and its parts by condition",
     )
-    parser.add_argument("--cost", type=Path, help="cost.json of detection.cost: what the detectors' networks take")
-    parser.add_argument("--truths", type=Path, help="truths.json: the scores by every label set")
+    parser.add_argument("--cost", type=Path, help="cost.json of detection.cost: size and cost of the networks")
+    parser.add_argument("--truths", type=Path, help="truths.json: the scores with every label set")
     parser.add_argument("--output", type=Path, required=True, help="folder for table2*.* and fusion.*")
     options = parser.parse_args(argv)
 
     if len(set(options.variants)) < len(options.variants):
-        raise InputError(f"--variants {' '.join(options.variants)}: wanted each variant once")
+        raise InputError(f"--variants {' '.join(options.variants)}: expected each variant once")
     if not options.ap and not options.metrics:
-        raise InputError("neither --ap nor --metrics is given; wanted what Table II or the fusion metrics are made of")
+        raise InputError(
+            "found neither --ap nor --metrics; expected --ap for Table II, --metrics for the fusion metrics"
+        )
     split = read_split(options.split)
-    # All tables are made before one is written.
+    # All tables are computed before any is written, so that an error leaves no partial output.
     runs = read_runs(options.ap, options.variants) if options.ap else []
     methods = fused_variants(options.variants, brought_files(runs))
     config = {"config": sha256_json(read_json(options.config_snapshot))} if options.config_snapshot else {}
@@ -229,14 +236,14 @@ def _detection_table(
     config: Mapping[str, str],
     significance: Mapping[str, Any] | None,
 ) -> tuple[pd.DataFrame, dict[str, Any], list[Block]]:
-    """Return Table II, its facts, and what is printed of it."""
+    """Return Table II, its facts, and its printed form."""
     if not options.training:
-        logging.warning("warning: without --training the detectors' recipes are not compared")
+        logging.warning("warning: no --training: the training recipes of the detectors are not compared")
     shared = check_runs(runs, split, options.training, manifests)
-    # The paper's numbers belong beside numbers on its own data only.
+    # The paper's numbers are comparable only on the paper's dataset.
     on_m3fd = str(split.dataset["dataset"]).casefold() == "m3fd"
     brought = brought_files(runs)
-    # A brought row is nobody's of the paper, whatever its name.
+    # An external row has no counterpart in the paper, whatever its name.
     papers = {name: paper.paper_row("" if name in brought else name) for name in options.variants} if on_m3fd else None
     table = detection_table(scores_table(runs), split.classes, papers)
     facts = detection_facts(split, shared, sorted({run.seed for run in runs if not run.brought})) | config
@@ -253,7 +260,7 @@ def _detection_table(
     if brought:
         facts["brought"] = {name: ", ".join(_file_words(file) for file in files) for name, files in brought.items()}
         table["brought"] = [variant in brought for variant in table["variant"]]
-    remarks = dict.fromkeys(NO_IMAGES, "not in the paper") | dict.fromkeys(brought, "brought, its recipe unknown")
+    remarks = dict.fromkeys(NO_IMAGES, "not in the paper") | dict.fromkeys(brought, "external, recipe unknown")
     if not {*options.variants}.isdisjoint(remarks):
         table["remark"] = [remarks.get(variant, "") for variant in table["variant"]]
     if on_m3fd:
@@ -267,16 +274,16 @@ def _detection_table(
 
 
 def _file_words(brought: Mapping[str, Any]) -> str:
-    """Return a brought file as tables print it."""
-    absent = brought["images_without_detection"]
-    silent = f", nothing found in {absent} images" if absent else ""
-    return f"{brought['file']} (sha256 {brought['sha256'][:12]}{silent})"
+    """Return the description of a file of external detections that tables print."""
+    empty = brought["images_without_detection"]
+    without = f", no detection in {empty} images" if empty else ""
+    return f"{brought['file']} (sha256 {brought['sha256'][:12]}{without})"
 
 
 def _condition_table(
     significance: Mapping[str, Any], split: Split, facts: Mapping[str, Any]
 ) -> tuple[pd.DataFrame, dict[str, Any], list[Block]]:
-    """Return the table by condition, its facts, and what is printed of it; `facts` are Table II's."""
+    """Return the table by condition, its facts, and its printed form; `facts` are Table II's."""
     table = condition_table(significance)
     facts = condition_facts(facts, significance, split.dataset.get("conditions", {}).get("source", ""))
     return table, facts, [condition_block(table, facts)]
@@ -285,10 +292,10 @@ def _condition_table(
 def _truth_tables(
     options: argparse.Namespace, runs: Sequence[Run], split: Split, config: Mapping[str, str]
 ) -> list[tuple[pd.DataFrame, dict[str, Any], list[Block]]]:
-    """Return Table II by every label set with its facts and what is printed of it; nothing where there is one set."""
+    """Return Table II by label set with its facts and printed form, as a list; empty if there is only one set."""
     truths = read_truths(options.truths, split, runs)
     if not truths["several"]:
-        logging.info("tables: one label set, %s; no table by others", truths["truth"])
+        logging.info("tables: only one label set, %s; no table by label set", truths["truth"])
         return []
     facts = {"dataset": split.dataset["dataset"], **_split_facts(split), **truth_facts(truths)} | config
     table = truth_table(truths, options.variants)
@@ -303,7 +310,7 @@ def _fusion_table(
     config: Mapping[str, str],
     scenes: Path | None,
 ) -> tuple[pd.DataFrame, dict[str, Any], list[Block]]:
-    """Return the table of fusion metrics, its facts, and what is printed of it."""
+    """Return the table of fusion metrics, its facts, and its printed form."""
     directions = metric_directions(metric_facts)
     names = list(dict.fromkeys(metrics["name"]))
     unit = unit_of_split(scenes) if scenes else "image"
@@ -323,7 +330,7 @@ def _fusion_table(
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:
-    return f"Leakage: {exposure_words(leakage)} (likeness {leakage['threshold']} or more, {leakage['descriptor']})."
+    return f"Leakage: {exposure_words(leakage)} (similarity {leakage['threshold']} or more, {leakage['descriptor']})."
 
 
 def _split_facts(split: Split) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How Table II and the fusion metrics are printed: columns, digits, ranks and footnotes."""
+"""Layout of Table II and of the fusion metrics: columns, digits, ranks and footnotes."""
 
 import json
 import math
@@ -7,30 +7,32 @@ from typing import Any
 
 import pandas as pd
 
-from reports.inside import against_inside_notes, inside_notes, told_column
+from reports.inside import against_inside_notes, headline_column, inside_notes
 from reports.means import ALPHA, tied_methods
 from reports.render import Block, Layout, format_value, rank_marks
 
 YOLOV5U = (
-    "YOLOv5u is the anchor-free re-issue of YOLOv5 in the ultralytics package: its rows are not comparable one to one "
-    "with a paper that used the original YOLOv5."
+    "YOLOv5u is the anchor-free version of YOLOv5 in the ultralytics package; its scores are not directly comparable "
+    "with those of a paper that used the original YOLOv5."
 )
-OTHER = "The paper's detector is YOLOv5: its rows are not comparable with these."
-SPLITS = {"own": "the data set's own", "random": "random", "list": "two given lists"}
+OTHER_DETECTOR = "The paper's detector is YOLOv5; its scores are not comparable with these."
+SPLITS = {"own": "the dataset's own", "random": "random", "list": "two given lists"}
 TIED_MEANS = (
-    f"not shown to differ from the best of its column: paired sign-flip test over whole scenes, two-sided, p at least "
-    f"{ALPHA} after Holm's correction for the number of methods. Exploration."
+    f"not shown to differ from the best of its column (two-sided paired sign-flip test over whole scenes, p at least "
+    f"{ALPHA} after Holm's correction for the number of methods). Exploratory."
 )
-METRIC_DIGITS = {"NCIE": 4}  # whose values lie close together; of the other metrics 2, as the paper prints
-SMOKE = 1000  # images, each as often as it was shown to a detector in training: with fewer none has learned
-MARKS = "Bold: best of a column; underlined: second best; values that print alike share a mark. n/a: undefined."
+METRIC_DIGITS = {"NCIE": 4}  # NCIE's values are close together; the other metrics have 2 digits, as in the paper
+SMOKE = 1000  # images shown in training, repetitions included; with fewer, no detector learns
+MARKS = (
+    "Bold: best of the column; underlined: second best; values that are equal as printed share a mark. n/a: undefined."
+)
 
 
 def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
-    """Return Table II with what is printed beside a row's name and average.
+    """Return Table II with the texts that are printed next to a row's name and average.
 
-    `Average_seeds` and `Average_interval` are the bounds as one text, empty where there are none; `ours_less_paper` is
-    the difference as one; `variant` ends with the row's remark.
+    `Average_seeds` and `Average_interval` contain both bounds as one text, empty if undefined; `ours_less_paper` is the
+    difference as a text; `variant` ends with the row's remark.
     """
     cells = table.copy()
     for name, bounds in (("seeds", ("low", "high")), ("interval", ("interval_low", "interval_high"))):
@@ -51,10 +53,10 @@ def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool = True) -> Layout:
-    """Return how `detection_cells` of Table II are printed: the paper's columns where it has rows.
+    """Return the layout of Table II's `detection_cells`, with the paper's Average if the table contains it.
 
-    `bounds` gives columns to the seeds' spread, where there are several, to the intervals, to the verdict against
-    fusing in the detector, and to the difference from the paper.
+    `bounds` adds columns for the spread of several seeds, the intervals, the verdict against fusing in the detector,
+    and the difference from the paper.
     """
     ranked = [*classes, "Average", "AP50", "AP75"]
     columns = {"variant": "Variant", **{name: name for name in (*classes, "Average")}}
@@ -74,15 +76,15 @@ def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool =
                 "against_bands": "Against both bands: detectors",
                 "against_bands_methods": "Against both bands: methods",
             }
-        # Of the two statements the one that the headline makes; both stand in the CSV.
-        told = told_column(table, "against_inside")
-        columns |= {told: "Against fusing in the detector"} if bounds and told in table else {}
+        # Only the headline's statement is printed; the CSV contains both.
+        shown = headline_column(table, "against_inside")
+        columns |= {shown: "Against fusing in the detector"} if bounds and shown in table else {}
     digits = {name: 3 for name in columns if name != "variant" and not name.startswith("against")}
     return Layout(columns, digits, dict.fromkeys(ranked, True))
 
 
 def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> Layout:
-    """Return how the fusion metrics are printed; a metric of unknown direction is printed but not ranked."""
+    """Return the layout of the fusion metrics; a metric of unknown direction is printed but not ranked."""
     metrics = fusion_metrics(table)
     counts = [name for name in table.columns if name.endswith("_undefined")]
     ranked = {name: higher_is_better[name] for name in metrics if name in higher_is_better}
@@ -92,23 +94,23 @@ def fusion_layout(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> 
 
 
 def arrow(higher_is_better: bool) -> str:
-    """Return what follows a metric's name in a heading: up where a higher value is the better, else down."""
+    """Return the arrow after a metric's name in a heading: up if a higher value is better, else down."""
     return " ↑" if higher_is_better else " ↓"
 
 
 def fusion_metrics(table: pd.DataFrame) -> list[str]:
-    """Return the metrics of fusion.csv: its columns between `method` and `images`."""
+    """Return the metrics of fusion.csv: the columns between `method` and `images`."""
     return list(table.columns[1 : table.columns.get_loc("images")])
 
 
 def fusion_ties(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> set[tuple[str, str]]:
-    """Return method and metric of what is not shown to differ from the best of its column."""
+    """Return the method and the metric of each value that is not shown to differ from the best of its column."""
     metrics = [name for name in fusion_metrics(table) if name in higher_is_better]
     return {(method, name) for name in metrics for method in tied_methods(table, name, higher_is_better[name])}
 
 
 def fusion_blocks(table: pd.DataFrame, facts: Mapping[str, Any], higher_is_better: Mapping[str, bool]) -> list[Block]:
-    """Return what is printed of the fusion metrics: the means with their marks, and the intervals."""
+    """Return the printed tables of the fusion metrics: the means with their marks, and the intervals."""
     layout, caption = fusion_layout(table, higher_is_better), f"Fusion metrics on {facts['dataset']}"
     ties, cells, bounds = fusion_ties(table, higher_is_better), table.copy(), table.copy()
     for name in fusion_metrics(table):
@@ -131,8 +133,8 @@ def fusion_blocks(table: pd.DataFrame, facts: Mapping[str, Any], higher_is_bette
 
 
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
-    """Return for each fusion metric, and those of the user's own in `facts`, whether a higher value is the better."""
-    # Here, because Table II needs no compiled metrics.
+    """Return whether a higher value is better, for each fusion metric and for the user's own metrics in `facts`."""
+    # Imported here, because Table II needs no compiled metrics.
     from fusion.metrics import EXTRA, METRICS
     from fusion.own.metric import directions
 
@@ -141,13 +143,13 @@ def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
 
 
 def smoke_note(facts: Mapping[str, Any]) -> str:
-    """Return the warning under a run whose detectors saw too few images to learn from; nothing under others."""
+    """Return a warning if the detectors saw too few images to learn from; else an empty text."""
     shown = float(facts.get("training.recipe.epochs", "nan")) * int(facts["train_images"])
     if not shown < SMOKE:
         return ""
     return (
-        f"A run to try the workflow with: each detector was shown {shown:,.0f} images, far too few to learn from, and "
-        f"tested on {facts['test_images']}. These numbers mean nothing."
+        f"Trial run of the workflow: each detector was shown {shown:,.0f} images in training (repetitions included), "
+        f"far too few to learn from, and was tested on {facts['test_images']}. These numbers mean nothing."
     )
 
 
@@ -156,7 +158,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     seeds = facts["seeds"].split()
     notes = [
         *filter(None, [smoke_note(facts)]),
-        f"Detector: {facts['detector']}. {YOLOV5U if facts['detector'].startswith('YOLOv5u') else OTHER}",
+        f"Detector: {facts['detector']}. {YOLOV5U if facts['detector'].startswith('YOLOv5u') else OTHER_DETECTOR}",
         _recipe_note(facts),
         f"Protocol: {facts['protocol']}{_kept_words(facts)}.",
         _split_note(facts),
@@ -164,20 +166,20 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     ]
     if len(seeds) == 1:
         notes.append(
-            f"One seed ({seeds[0]}): differences smaller than the spread between seeds, which was not measured, are "
-            "not known to be real; intervals and tests, where there are any, are about these trained detectors."
+            f"One seed ({seeds[0]}): the spread between seeds was not measured, and differences smaller than it may be "
+            "noise. Intervals and tests, if any, are about these trained detectors."
         )
     else:
         notes.append(
-            f"Means over {len(seeds)} seeds ({', '.join(seeds)}); lowest and highest seed are a spread, not a "
-            "confidence interval."
+            f"Means over {len(seeds)} seeds ({', '.join(seeds)}); the range from the lowest to the highest seed is a "
+            "spread, not a confidence interval."
         )
     if "significance" in facts:
         notes += significance_notes(facts)
     if "machines" in facts:
         notes.append(
-            f"Not all detectors were trained alike: {facts['machines']}. Recipe, data, the "
-            "code's revision, precision and the versions' first two numbers are the same; whether the rest moves a "
+            f"The detectors were trained in different environments: {facts['machines']}. Recipe, data, code revision, "
+            "precision and the first two numbers of each version are the same; whether the other differences change a "
             "result beyond its last digits was not measured."
         )
     if "leakage" in facts:
@@ -185,9 +187,9 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     notes += inside_notes(facts)
     for name, files in facts.get("brought", {}).items():
         notes.append(
-            f"{name}: detections brought from elsewhere, {files}. How that detector was trained is not known: its row "
-            "says what it finds, not what its images are worth. Not in the variance of training, compared as these "
-            "trained detectors only, and without effect on the other rows' verdicts."
+            f"{name}: external detections, {files}. The training of that detector is unknown, so the row shows what it "
+            "finds, not how well its images suit detection. The row is not used to estimate the variance between "
+            "trainings, is compared only as a trained detector, and does not affect the verdicts of the other rows."
         )
     if "paper" in facts:
         notes.append(f"Paper: {facts['paper']}.")
@@ -195,16 +197,18 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
 
 
 def significance_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnotes on intervals and on the columns that compare."""
-    intervals = f"Intervals: {facts['significance']}, of these trained detectors."
+    """Return the footnotes on the intervals and on the columns of comparisons."""
+    intervals = f"Intervals: {facts['significance']}, for these trained detectors."
     if "untested" in facts:
-        return [intervals, f"No difference is tested: {facts['untested']}."]
+        return [intervals, f"No difference was tested: {facts['untested']}."]
     return [
         intervals,
-        "Against both bands: ahead of both (the larger of two one-sided p values below 0.025, Holm over the variants), "
-        "behind either (Holm over variants and bands), or not shown; the run's question, fixed before its results.",
+        "Against both bands (the question of the run, fixed before its results): ahead of both bands (the larger of "
+        "two one-sided p values below 0.025, Holm's correction over the variants), behind at least one band (Holm's "
+        "correction over variants and bands), or not shown.",
         *against_inside_notes(facts),
-        f"Against the best: exploration. Tie: not shown to differ from the best average, as {facts['marks']}.",
+        "Against the best: exploratory. A tie is not shown to differ from the best average; a statement about "
+        f"{facts['marks']}.",
     ]
 
 
@@ -217,7 +221,7 @@ def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
     if "own_metrics" in facts:
         notes.append(f"The user's own metrics: {facts['own_metrics']}.")
     if any(name.endswith("_undefined") for name in table.columns):
-        notes.append("Undefined values take no part in a mean; they are counted beside it.")
+        notes.append("Undefined values are left out of the means and counted in the columns 'undefined'.")
     return [*notes, MARKS]
 
 
@@ -228,19 +232,19 @@ def _boxes_note(facts: Mapping[str, Any]) -> str:
 
 
 def _kept_words(facts: Mapping[str, Any]) -> str:
-    """Return what a test keeps, for it counts before the protocol does: of all classes together."""
+    """Return a text on the number of detections that a test keeps per image, a limit that precedes the protocol's."""
     kept = facts.get("testing.max_detections")
-    return f"; of the detections in an image, of all classes together, the best {kept} are kept" if kept else ""
+    return f"; the {kept} highest-scoring detections of an image, over all classes, are kept" if kept else ""
 
 
 def _recipe_note(facts: Mapping[str, Any]) -> str:
     if "training.recipe.epochs" not in facts:
-        return "The detectors' training recipes were not compared."
+        return "The training recipes of the detectors were not compared."
     recipe = {key.removeprefix("training.recipe."): value for key, value in facts.items()}
     return (
-        f"The same recipe for every variant: {recipe['model']}, image size {recipe['image_size']}, epochs "
+        f"Every variant has the same training recipe: {recipe['model']}, image size {recipe['image_size']}, epochs "
         f"{recipe['epochs']}, starting weights {facts['training.start']}, {recipe['optimizer']}, learning rate "
-        f"{recipe['lr0']}, batch {recipe['batch']}; the rest stands in table2.csv."
+        f"{recipe['lr0']}, batch {recipe['batch']}; table2.csv lists the other settings."
     )
 
 
@@ -249,7 +253,7 @@ def _split_note(facts: Mapping[str, Any]) -> str:
     return (
         f"Split: {SPLITS.get(split['kind'], split['kind'])}"
         + (f", seed {split['seed']}" if split.get("seed") is not None else "")
-        + (", a random part of it" if split.get("limits") else "")
+        + (", a random subset of it" if split.get("limits") else "")
         + f", {facts['train_images']} training and {facts['test_images']} test images, "
         f"digests {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
         + range_note(facts.get("infrared_range"))
@@ -257,8 +261,8 @@ def _split_note(facts: Mapping[str, Any]) -> str:
 
 
 def range_note(counts: Sequence[float] | str | None) -> str:
-    """Return the sentence on how infrared counts (JSON where read from a CSV) became levels; nothing for levels."""
+    """Return a sentence on the mapping of infrared counts (JSON if read from a CSV) to levels; empty without counts."""
     if counts is None:
         return ""
     low, high = json.loads(counts) if isinstance(counts, str) else counts
-    return f" Infrared: counts {low:g} to {high:g} are levels 0 to 255, the same for all images."
+    return f" Infrared: counts {low:g} to {high:g} are mapped to levels 0 to 255, the same for all images."

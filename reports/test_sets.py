@@ -1,10 +1,10 @@
-"""Write Table I (methods on test sets without boxes, and what they cost) or Table III (FNet without its parts).
+"""Write Table I (methods on test sets without boxes, and their cost) or Table III (ablations of FNet).
 
-A column is a method, an ablation, or a source itself in place of a fused image. Scores come from
+A column is a method, an ablation, or a source image scored in place of a fused image. Scores come from
 `DATASET/COLUMN.csv` of `fusion.evaluate`, manifests from `DATASET/COLUMN/manifest.csv`, costs from `COLUMN.json` of
-`fusion.cost`. Written are NAME.csv (full precision: a row for each data set and metric, a column for each method, then
-intervals, tests and the paper's numbers), NAME.md, NAME.tex and NAME.html. Columns whose images, sources, convention
-or treatment differ within a data set are refused.
+`fusion.cost`. Writes NAME.csv (full precision: one row per dataset and metric, one column per method, followed by
+intervals, tests and the paper's numbers), NAME.md, NAME.tex and NAME.html. Columns of one dataset must agree in images,
+sources, convention and treatment.
 """
 
 import argparse
@@ -33,20 +33,20 @@ from reports.test_sets_layout import CAPTIONS, COSTS, METRICS, printed_blocks
 def read_scores(
     files: Sequence[Path], datasets: Sequence[str], columns: Sequence[str], metrics: Sequence[str] = METRICS
 ) -> tuple[dict[tuple[str, str], pd.DataFrame], dict[tuple[str, str], dict[str, str]]]:
-    """Read the metrics of every data set and column: one row an image each, and the files' facts.
+    """Read the metrics of every dataset and column, one row per image, and the files' facts.
 
     Raises:
-        InputError: one is missing or given twice, or two of a data set are not of the same images and convention.
+        InputError: a file is missing or given twice, or two files of a dataset differ in images or convention.
     """
     scores, all_facts, read = {}, {}, {}
     for file in map(Path, files):
         key = (file.resolve().parent.name, file.stem)
         if key in read:
-            raise InputError(f"{file} and {read[key]} both hold {key[1]} on {key[0]}; wanted one")
+            raise InputError(f"{file} and {read[key]} both contain {key[1]} on {key[0]}; expected one file")
         read[key] = file
         frame, facts = read_csv(file)
         if missing := [name for name in ("name", *metrics) if name not in frame]:
-            raise InputError(f"{file} lacks the columns {', '.join(missing)}; wanted a file of fusion.evaluate")
+            raise InputError(f"{file} lacks the columns {', '.join(missing)}; expected a file of fusion.evaluate")
         scores[key], all_facts[key] = frame, facts
     _require(read, datasets, columns, "--scores")
     first_facts = all_facts[datasets[0], columns[0]]
@@ -55,11 +55,11 @@ def read_scores(
         for column in columns:
             file, facts = read[dataset, column], all_facts[dataset, column]
             if scores[dataset, column]["name"].tolist() != first["name"].tolist():
-                raise InputError(f"{file} is of other images than {read[dataset, columns[0]]}; wanted the same")
+                raise InputError(f"{file} scores other images than {read[dataset, columns[0]]}; expected the same")
             for fact, shared in (("sources_sha256", all_facts[dataset, columns[0]]), ("convention", first_facts)):
                 if facts.get(fact) != shared.get(fact):
                     other = read[dataset, columns[0]] if shared is not first_facts else read[datasets[0], columns[0]]
-                    raise InputError(f"{file} has {fact} {facts.get(fact)}, expected {shared.get(fact)} as in {other}")
+                    raise InputError(f"{file} has {fact} {facts.get(fact)}; expected {shared.get(fact)} as in {other}")
     return scores, all_facts
 
 
@@ -69,11 +69,11 @@ def read_manifests(
     columns: Sequence[str],
     score_facts: Mapping[tuple[str, str], Mapping[str, str]],
 ) -> tuple[dict[str, dict[str, str]], dict[str, str]]:
-    """Read the manifests behind the scores; return what each column shares, and each data set's treatment.
+    """Read the manifests of the scored images; return the facts of each column and the treatment of each dataset.
 
     Raises:
-        InputError: one is missing, is not the one that was scored, or differs from its row or column in treatment or
-            weights.
+        InputError: a manifest is missing, is not the one that was scored, has another treatment than the others of its
+            dataset, or other weights than the others of its column.
     """
     read = {}
     for file in map(Path, files):
@@ -88,50 +88,52 @@ def read_manifests(
             file = read[dataset, column]
             facts = read_csv(file)[1]
             if score_facts[dataset, column].get("manifest_sha256") != sha256_file(file):
-                raise InputError(f"{file} is not the manifest that was scored; wanted scores of these fused images")
+                raise InputError(f"{file} is not the manifest that was scored; expected scores of these fused images")
             treatment = f"{facts.get('colour')}, {facts.get('format')}"
             if "infrared_range" in facts:
-                treatment += f", infrared counts {facts['infrared_range']} as levels 0 to 255"
+                treatment += f", infrared counts {facts['infrared_range']} mapped to levels 0 to 255"
             if treatments.setdefault(dataset, treatment) != treatment:
-                raise InputError(f"{file} was made as {treatment}, the others of {dataset} as {treatments[dataset]}")
+                raise InputError(
+                    f"{file} was made with {treatment}; expected {treatments[dataset]} as for the others of {dataset}"
+                )
             own = {key: facts[key] for key in ("method", "revision", "weights", "precision") if key in facts}
             if shared.setdefault(column, own) != own:
-                raise InputError(f"{file} has {own}, expected {shared[column]} as on the other data sets")
+                raise InputError(f"{file} has {own}; expected {shared[column]} as on the other datasets")
     return shared, treatments
 
 
 def read_costs(files: Sequence[Path], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Read what the columns cost; none at all may be given.
+    """Read the cost of each column; an empty `files` gives no costs.
 
     Raises:
-        InputError: a method lacks its cost, or two were not measured alike.
+        InputError: a method has no cost, or two methods were measured on pairs of different sizes.
     """
     costs = {Path(file).stem: read_json(Path(file)) for file in files}
     if not costs:
         return {}
-    wanted = fused_variants(columns)
-    if missing := [column for column in wanted if column not in costs]:
-        raise InputError(f"--costs lacks {', '.join(missing)}; wanted one COLUMN.json for each method")
-    for column in wanted:
-        if costs[column]["size"] != costs[wanted[0]]["size"]:
+    methods = fused_variants(columns)
+    if missing := [column for column in methods if column not in costs]:
+        raise InputError(f"--costs lacks {', '.join(missing)}; expected one COLUMN.json for each method")
+    for column in methods:
+        if costs[column]["size"] != costs[methods[0]]["size"]:
             raise InputError(
-                f"the cost of {column} is of size {costs[column]['size']}, expected {costs[wanted[0]]['size']} as of "
-                f"{wanted[0]}"
+                f"--costs: {column} was measured at size {costs[column]['size']}; expected {costs[methods[0]]['size']} "
+                f"as for {methods[0]}"
             )
-    return {column: costs[column] for column in wanted}
+    return {column: costs[column] for column in methods}
 
 
 def read_scene_words(words: Sequence[str], names: Mapping[str, Sequence[str]], unit: str) -> dict[str, list[str]]:
-    """Return the scene of each image of the data sets that DATASET=FILE words name; `names` are their images.
+    """Return the scene of each image, for the datasets in the arguments DATASET=FILE; `names` are their images.
 
     Raises:
-        InputError: a word is of another form or names no data set of the table; or as `scenes_of`.
+        InputError: an argument has another form or names no dataset of the table; or `scenes_of` raises it.
     """
     scenes = {}
     for word in words:
         dataset, equals, file = word.partition("=")
         if not equals or dataset not in names:
-            raise InputError(f"--scenes {word}: wanted DATASET=FILE with one of {', '.join(names)}")
+            raise InputError(f"--scenes {word}: expected DATASET=FILE with one of {', '.join(names)}")
         scenes[dataset] = scenes_of(Path(file), unit, names[dataset])
     return scenes
 
@@ -142,12 +144,12 @@ def metric_row(
     scene: Sequence[str] | None = None,
     higher_is_better: bool = True,
 ) -> dict[str, Any]:
-    """Return the means (N,) of one metric over one data set's images, and what stands beside them.
+    """Return the table row of one metric on one dataset, from the metric's values (N,) by column.
 
-    For each column its mean over the images where it is defined, the interval, the paper's value and the difference
-    (ours less the paper's); for each fused column but the best the adjusted p value against the best; `best` and
-    `tied`, the columns that are not shown to differ from it. With `scene` (N,), the scene of each image, intervals and
-    tests take scenes as wholes.
+    The row contains, for each column, the mean over the images on which it is defined, its interval, the paper's value
+    and the difference (ours minus the paper's); for each fused column except the best, the adjusted p value against the
+    best; `best`; and `tied`, the columns that are not shown to differ from the best. With `scene` (N,), the scene of
+    each image, intervals and tests resample whole scenes.
     """
     found = compare_means(values, [name for name in values if name not in BANDS], scene, higher_is_better)
     row: dict[str, Any] = {**found.means, "images": len(next(iter(values.values())))}
@@ -156,7 +158,7 @@ def metric_row(
         row[f"{name}_low"], row[f"{name}_high"] = found.bounds[name]
         row[f"{name}_p"] = found.p_values.get(name, math.nan)
         row[f"{name}_undefined"] = int(np.isnan(own).sum())
-        row |= _beside(name, found.means[name], paper_values.get(name))
+        row |= _paper_values(name, found.means[name], paper_values.get(name))
     return row
 
 
@@ -169,10 +171,10 @@ def score_table(
     scenes: Mapping[str, Sequence[str]] = MappingProxyType({}),
     metrics: Sequence[str] = METRICS,
 ) -> pd.DataFrame:
-    """Return the table: a row for each cost and for each data set and metric, full precision, undefined as NaN.
+    """Return the table: one row per cost, and per dataset and metric; full precision, NaN if undefined.
 
-    Columns are `dataset` (empty for costs), `quantity`, then `columns`, then what `metric_row` puts beside them.
-    `scenes` holds each image's scene for the data sets where it is known.
+    Columns are `dataset` (empty for costs), `quantity`, then `columns`, then the other columns of `metric_row`.
+    `scenes` contains each image's scene for the datasets for which it is known.
     """
     rows, directions = [], metric_directions({})
     for quantity, (key, scale) in COSTS.items() if costs else ():
@@ -181,18 +183,18 @@ def score_table(
             value = costs.get(column, {}).get(key)
             row[column] = math.nan if value is None else value * scale
             theirs = paper_columns.get(column, {}).get(("", quantity))
-            # The paper counted otherwise, on another machine.
-            row |= _beside(column, row[column], theirs, comparable=key == "parameters")
+            # The paper counts operations differently and measured on another machine.
+            row |= _paper_values(column, row[column], theirs, comparable=key == "parameters")
         rows.append(row)
     for dataset in datasets:
         for metric in metrics:
             values = {column: scores[dataset, column][metric].to_numpy(np.float64) for column in columns}
-            beside = {
+            of_paper = {
                 name: numbers[dataset, metric]
                 for name, numbers in paper_columns.items()
                 if (dataset, metric) in numbers
             }
-            row = metric_row(values, beside, scenes.get(dataset), directions[metric])
+            row = metric_row(values, of_paper, scenes.get(dataset), directions[metric])
             rows.append({"dataset": dataset, "quantity": metric, **row})
     frame = pd.DataFrame(rows)
     if not frame[[name for name in frame if name.endswith("_undefined")]].any(axis=None):
@@ -208,10 +210,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m reports.test_sets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--table", choices=list(CAPTIONS), required=True, help="which table, and its files' name")
-    parser.add_argument("--datasets", nargs="+", required=True, help="data sets in order")
     parser.add_argument(
-        "--columns", nargs="+", required=True, help="methods or ablations in order; visible and infrared among them"
+        "--table", choices=list(CAPTIONS), required=True, help="table to write, also the name of its files"
+    )
+    parser.add_argument("--datasets", nargs="+", required=True, help="datasets in order")
+    parser.add_argument(
+        "--columns", nargs="+", required=True, help="methods or ablations in order, including visible and infrared"
     )
     parser.add_argument("--scores", type=Path, nargs="+", required=True, help="DATASET/COLUMN.csv of each")
     parser.add_argument("--manifests", type=Path, nargs="+", required=True, help="DATASET/COLUMN/manifest.csv of each")
@@ -230,11 +234,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         choices=list(EXTRA),
         default=[],
-        help="metrics beside the paper's four, of fusion.evaluate",
+        help="metrics of fusion.evaluate in addition to the paper's four",
     )
     parser.add_argument("--costs", type=Path, nargs="*", default=[], help="COLUMN.json of each method")
     parser.add_argument(
-        "--config-snapshot", type=Path, help="the run's whole configuration (JSON); its digest is printed"
+        "--config-snapshot", type=Path, help="the run's full configuration (JSON); its digest is recorded"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the table")
     options = parser.parse_args(argv)
@@ -242,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("datasets", "columns"):
         values = getattr(options, name)
         if len(set(values)) < len(values):
-            raise InputError(f"--{name} {' '.join(values)}: wanted each once")
+            raise InputError(f"--{name} {' '.join(values)}: expected each once")
     metrics = [*METRICS, *dict.fromkeys(options.extra)]
     scores, score_facts = read_scores(options.scores, options.datasets, options.columns, metrics)
     names = {dataset: scores[dataset, options.columns[0]]["name"].tolist() for dataset in options.datasets}
@@ -275,7 +279,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_texts(stem, blocks)
     context = {"title": CAPTIONS[options.table], "blocks": blocks, "facts": facts}
     write_text(stem.with_suffix(".html"), to_html("test_sets.html", context))
-    logging.info("%s: %d data sets, %d columns in %s", options.table, len(options.datasets), len(options.columns), stem)
+    logging.info("%s: %d datasets, %d columns in %s", options.table, len(options.datasets), len(options.columns), stem)
 
 
 def _require(
@@ -283,11 +287,11 @@ def _require(
 ) -> None:
     missing = [f"{dataset}/{column}" for dataset in datasets for column in columns if (dataset, column) not in read]
     if missing:
-        raise InputError(f"{option} lacks {', '.join(missing[:5])} ({len(missing)} in all); wanted every one")
+        raise InputError(f"{option} lacks {', '.join(missing[:5])} ({len(missing)} in all); expected a file for each")
 
 
-def _beside(name: str, ours: float, theirs: float | None, comparable: bool = True) -> dict[str, float]:
-    """Return the paper's value, if any, and the difference, if both are of one kind."""
+def _paper_values(name: str, ours: float, theirs: float | None, comparable: bool = True) -> dict[str, float]:
+    """Return the paper's value, if there is one, and the difference, NaN unless `comparable`."""
     if theirs is None:
         return {}
     return {f"{name}_paper": theirs, f"{name}_difference": ours - theirs if comparable else math.nan}

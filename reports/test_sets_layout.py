@@ -1,4 +1,4 @@
-"""How Tables I and III are printed: the means with their marks, the paper's numbers beside ours, the intervals."""
+"""Layout of Tables I and III: the means with their marks, the paper's numbers next to ours, the intervals."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,24 +14,24 @@ from reports.means import ALPHA
 from reports.render import Block, Layout, format_value, rank_marks
 from reports.tables_layout import METRIC_DIGITS, arrow, metric_directions
 
-METRICS = ("MI", "VIF", "Qabf", "SSIM")  # of the paper
+METRICS = ("MI", "VIF", "Qabf", "SSIM")  # the paper's metrics
 COSTS = {"Params (K)": ("parameters", 1e-3), "MACs (G)": ("multiply_adds", 1e-9), "Runtime (s)": ("median_s", 1)}
-DIGITS = {"Params (K)": 0, "MACs (G)": 2, "Runtime (s)": 3, **METRIC_DIGITS}  # of the others: 2, as the paper prints
+DIGITS = {"Params (K)": 0, "MACs (G)": 2, "Runtime (s)": 3, **METRIC_DIGITS}  # others: 2, as in the paper
 CAPTIONS = {
-    "table1": "Fusion metrics and cost, each data set treated as FNet's authors did",
-    "table1_equal": "Fusion metrics and cost, all data sets treated alike and without loss",
-    "table3": "Fusion metrics of FNet trained whole and without each of its parts",
+    "table1": "Fusion metrics and cost, each dataset processed as by FNet's authors",
+    "table1_equal": "Fusion metrics and cost, all datasets processed alike and stored without loss",
+    "table3": "Fusion metrics of FNet and of its ablations",
 }
 
 
 def read_blocks(file: Path) -> list[Block]:
-    """Return what is printed of a table that reports.test_sets wrote, from its CSV."""
+    """Return the printed tables of a CSV that reports.test_sets wrote."""
     table, facts = read_table(file, text=("best", "tied"))
     return printed_blocks(file.stem, table, list(table.columns[2 : table.columns.get_loc("images")]), facts)
 
 
 def printed_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str, Any]) -> list[Block]:
-    """Return what is printed: the means, the paper's numbers beside ours where it has some, the intervals."""
+    """Return the printed tables: the means, the paper's numbers next to ours if it has any, the intervals."""
     headings = {column: _heading(column) for column in columns}
     means = {
         column: [
@@ -51,9 +51,11 @@ def printed_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts
         for column in columns
     }
     caption, notes = CAPTIONS[name], table_notes(table, columns, facts)
-    resampled = "95 % intervals of the means above: percentile bootstrap over a data set's images, 10,000 resamples."
+    resampled = (
+        "95 % intervals of the means above: percentile bootstrap over the images of a dataset, 10,000 resamples."
+    )
     if "scenes" in facts:
-        resampled += f" Drawn as whole scenes, tests likewise: {facts['scenes']}."
+        resampled += f" Intervals and tests resample whole scenes of these datasets: {facts['scenes']}."
     blocks = [
         _block(name, table, means, headings, caption, notes, row_marks(table, columns)),
         _block(
@@ -67,7 +69,7 @@ def printed_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts
 
 
 def _paper_block(name: str, table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str, Any]) -> Block:
-    """Return the paper's numbers beside ours, for the columns that it has."""
+    """Return the table of the paper's numbers next to ours, for the columns that the paper has."""
     cells, headings = {}, {}
     quantities = table["quantity"]
     for column in columns:
@@ -76,18 +78,19 @@ def _paper_block(name: str, table: pd.DataFrame, columns: Sequence[str], facts: 
         cells[column] = [_number(v, q) for v, q in zip(table[column], quantities, strict=True)]
         cells[theirs] = ["" if math.isnan(v) else _number(v, q) for v, q in zip(table[theirs], quantities, strict=True)]
         cells[difference] = [_difference(v, q) for v, q in zip(table[difference], quantities, strict=True)]
-    notes = [f"Paper: {facts['paper']}. Difference: ours less its."]
+    notes = [f"Paper: {facts['paper']}. Difference: ours minus the paper's."]
     notes += [_agreement(table, column) for column in columns]
     if "fnet" in columns and (quantities == "MACs (G)").any():
-        notes.append(paper.GFLOPS_NOTE + " Runtimes are those of other machines.")
-    caption = f"{CAPTIONS[name]}: the paper's numbers beside ours"
+        notes.append(paper.GFLOPS_NOTE + " The paper's runtimes were measured on another machine.")
+    caption = f"{CAPTIONS[name]}: the paper's numbers next to ours"
     return _block(f"{name}-paper", table, cells, headings, caption, notes)
 
 
 def row_marks(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
-    """Return `best`, `second` or nothing for each printed cell of a row.
+    """Return `best`, `second` or an empty text for each printed cell, ranked within each row.
 
-    Sources themselves take no part; costs are compared between networks alone, for what computes nothing costs nothing.
+    Source images are not ranked. Costs are ranked only among networks, because other methods have no operations to
+    count.
     """
     marks = pd.DataFrame("", index=range(len(table)), columns=["dataset", "quantity", *columns])
     fused = fused_variants(columns)
@@ -105,19 +108,20 @@ def row_marks(table: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
 
 
 def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnotes of the means."""
+    """Return the footnotes of the table of means."""
     scored = table[~table["quantity"].isin(COSTS)]
     fused = fused_variants(columns)
     notes = [
-        f"Convention: {facts['convention']} ({facts.get('definition', '')}). Means over the images; their number "
-        "stands in parentheses.",
+        f"Convention: {facts['convention']} ({facts.get('definition', '')}). Means over the images, whose "
+        "number is in parentheses.",
         "Treatment: " + "; ".join(f"{name} {how}" for name, how in facts["treatments"].items()) + ".",
-        "Bold: best of a row; underlined: second best; values that print alike share a mark. n/a: undefined.",
-        f"*: not shown to differ from the best: paired sign-flip test over the images, two-sided, p at least {ALPHA} "
-        "after Holm's correction for the number of methods in the row.",
+        "Bold: best of the row; underlined: second best; values that are equal as printed share a mark. n/a: "
+        "undefined.",
+        f"*: not shown to differ from the best of the row (two-sided paired sign-flip test over the images, p at least "
+        f"{ALPHA} after Holm's correction for the number of methods in the row).",
     ]
     if any(band in columns for band in BANDS):
-        # Turned round where a lower value is the better.
+        # The sign is changed if a lower value is better.
         sign = scored["quantity"].map(metric_directions({})).map({True: 1, False: -1})
         bands, methods = (
             scored[names].mul(sign, axis=0).max(axis=1) for names in ([b for b in BANDS if b in columns], fused)
@@ -125,20 +129,20 @@ def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str,
         beaten = scored[bands > methods]
         where = ", ".join(f"{metric} {n}" for metric, n in beaten["quantity"].value_counts(sort=False).items())
         notes.append(
-            "visible and infrared are the sources themselves in place of a fused image; they are not ranked. One of "
-            f"them scores better than every method in {len(beaten)} of {len(scored)} rows"
+            "visible and infrared are the source images, scored in place of a fused image and not ranked. One of them "
+            f"scores better than every method in {len(beaten)} of {len(scored)} rows"
             + (f" ({where})." if where else ".")
         )
     if "cost" in facts:
         cost = facts["cost"]
         notes.append(
-            f"Cost of one pair of {cost['size'][0]}x{cost['size'][1]}: parameters that training changes; multiply-adds "
-            f"of convolutions, matrix products and attention, traced; median runtime on {cost['device']}, "
-            f"{cost['threads']} CPU threads. Methods that are no networks have no multiply-adds to count and are not "
+            f"Cost of one pair of {cost['size'][0]}x{cost['size'][1]} pixels: trainable parameters; multiply-adds of "
+            f"convolutions, matrix products and attention, counted by tracing; median runtime on {cost['device']}, "
+            f"{cost['threads']} CPU threads. Methods that are not networks have no multiply-adds to count and are not "
             "ranked."
         )
     if any(name.endswith("_undefined") for name in table):
-        notes.append("Undefined values take no part in a mean; the CSV counts them.")
+        notes.append("Undefined values are left out of a mean; the CSV counts them.")
     return notes
 
 
@@ -151,14 +155,14 @@ def _block(
     notes: Sequence[str],
     marks: pd.DataFrame | None = None,
 ) -> Block:
-    """Return one printed part: before `cells`, the data set with its number of images, once, and the quantity."""
+    """Return one printed table: the dataset with its number of images (only once), the quantity, then `cells`."""
     datasets, quantities = table["dataset"].tolist(), table["quantity"].tolist()
     starts = [row for row, name in enumerate(datasets) if name and (row == 0 or datasets[row - 1] != name)]
     names = [f"{datasets[row]} ({table['images'].iloc[row]:.0f})" if row in starts else "" for row in range(len(table))]
     directions = metric_directions({})
     printed = [name.replace("_", " ") + (arrow(directions[name]) if name in directions else "") for name in quantities]
     frame = pd.DataFrame({"dataset": names, "quantity": printed, **cells})
-    layout = Layout({"dataset": "Data set", "quantity": "", **headings}, dict.fromkeys(headings, 2), {})
+    layout = Layout({"dataset": "Dataset", "quantity": "", **headings}, dict.fromkeys(headings, 2), {})
     marks = rank_marks(frame, layout) if marks is None else marks
     return Block(name, frame, layout, marks, caption, notes, [row for row in starts if row])
 
@@ -169,14 +173,14 @@ def _heading(column: str) -> str:
 
 def _number(value: float, quantity: str) -> str:
     digits = DIGITS.get(quantity, 2)
-    # A time is never nothing, only less than its last digit shows.
+    # A time is never printed as 0, only as less than its last digit.
     if quantity == "Runtime (s)" and 0 < value < 0.5 * 10**-digits:
         return f"<{10**-digits}"
     return format_value(value, digits)
 
 
 def _difference(value: float, quantity: str) -> str:
-    """Return a difference with its sign, to one digit more than the paper prints; nothing where there is none."""
+    """Return a difference with its sign, with one digit more than in the paper; empty if undefined."""
     if math.isnan(value):
         return ""
     text = f"{value:+.{0 if quantity in COSTS else 3}f}"
@@ -184,11 +188,11 @@ def _difference(value: float, quantity: str) -> str:
 
 
 def _agreement(table: pd.DataFrame, column: str) -> str:
-    """Return how many of a column's metrics equal the paper's as printed, and which do not."""
+    """Return a sentence on how many of a column's metrics equal the paper's as printed, and which differ."""
     rows = table[~table["quantity"].isin(COSTS) & table[f"{column}_paper"].notna()]
     equal = [_number(row[column], "") == _number(row[f"{column}_paper"], "") for _, row in rows.iterrows()]
     others = [
         f"{row['dataset']} {row['quantity']}" for (_, row), same in zip(rows.iterrows(), equal, strict=True) if not same
     ]
-    text = f"{_heading(column)}: {sum(equal)} of {len(equal)} metrics print as the paper's"
-    return text + (f"; not {', '.join(others)}." if others else ".")
+    text = f"{_heading(column)}: {sum(equal)} of {len(equal)} metrics equal the paper's as printed"
+    return text + (f"; different: {', '.join(others)}." if others else ".")

@@ -1,4 +1,4 @@
-"""Table II by every label set of the data set: how much hangs on whose boxes are the truth (`detection.truths`)."""
+"""Table II by label set: how much the result depends on which boxes are the ground truth (`detection.truths`)."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,15 +13,16 @@ from reports.render import Block, Layout, rank_marks
 from reports.runs import Run, check_source
 from reports.verdict import against_bands
 
-# The averages of ap.json and of truths.json are sums in another order.
+# ap.json and truths.json sum the averages in different orders.
 _ROUNDING = 1e-9
 
 
 def read_truths(file: Path, split: Split, runs: Sequence[Run]) -> dict[str, Any]:
-    """Read truths.json, and check that it is of this split's labels and of the predictions and scores of `runs`.
+    """Read truths.json, and check that it was computed from this split's labels and the predictions of `runs`.
 
     Raises:
-        InputError: it is of other labels, of other predictions, or gives other averages by the chosen set.
+        InputError: it was computed from other labels or predictions, or its averages with the chosen label set differ
+            from those of `runs`.
     """
     truths = read_json(file)
     for key in ("truth", "several", "sets"):
@@ -37,17 +38,17 @@ def read_truths(file: Path, split: Split, runs: Sequence[Run]) -> dict[str, Any]
         found, expected = by_seed[run.variant][str(run.seed)]["Average"], run.scores["average"]["AP"]
         if abs(found - expected) > _ROUNDING:
             raise InputError(
-                f"{file} gives {run.variant!r} with seed {run.seed} the average {found:.6f}, {run.file} "
-                f"{expected:.6f}; run detection.truths again"
+                f"{file}: {run.variant!r} with seed {run.seed} has the average {found:.6f}; expected {expected:.6f} "
+                f"as in {run.file}; run detection.truths again"
             )
     return truths
 
 
 def truth_table(truths: Mapping[str, Any], variants: Sequence[str]) -> pd.DataFrame:
-    """Return one row a variant: `AP_<set>` by each label set, then `rank_<set>`, then `verdict_<set>`.
+    """Return one row per variant: `AP_<set>` for each label set, then `rank_<set>`, then `verdict_<set>`.
 
-    AP is the average over classes and seeds, a fraction; the highest has rank 1, and equal ones share the lower number.
-    A verdict is `ahead` of both bands, `behind` either, `not shown` or `not tested`; empty for a band.
+    AP is the average over classes and seeds, a fraction. The highest has rank 1; equal averages share the lower number.
+    A verdict is `ahead` of both bands, `behind` either band, `not shown` or `not tested`; empty for a band.
     """
     sets = truths["sets"]
     averages = {f"AP_{name}": [one["AP"][variant]["Average"] for variant in variants] for name, one in sets.items()}
@@ -60,12 +61,12 @@ def truth_table(truths: Mapping[str, Any], variants: Sequence[str]) -> pd.DataFr
 
 
 def truth_facts(truths: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the table says about itself."""
+    """Return the facts of the table."""
     return {
         "truth": truths["truth"],
         "label_sets": {name: one["boxes"] for name, one in truths["sets"].items()},
         "statement": truths["statement"],
-        "hangs": hanging_words(truths),
+        "hangs": dependence_sentence(truths),
         "protocol": truths["protocol"],
         "unit": truths["unit"],
         "untested": {name: one["untested"] for name, one in truths["sets"].items() if one["untested"]},
@@ -79,33 +80,36 @@ def truth_facts(truths: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def hanging_words(truths: Mapping[str, Any]) -> str:
-    """Return the sentence that says whether the verdict, and the best row, hang on the choice of labels."""
-    sets, hangs = truths["sets"], truths["hangs"]["verdict"]
+def dependence_sentence(truths: Mapping[str, Any]) -> str:
+    """Return the sentence on whether the verdict and the best row depend on the choice of labels."""
+    sets, depends = truths["sets"], truths["hangs"]["verdict"]
     best = {name: one["order"][0] for name, one in sets.items()}
     tested = [name for name, one in sets.items() if not one["untested"]]
     untested = [name for name in sets if name not in tested]
-    if hangs is None:
-        answer = "Whether the verdict hangs on the choice of labels cannot be told"
-    elif hangs:
-        told = "; ".join(f"{variant} is {_grouped(words)}" for variant, words in truths["changing"].items())
-        answer = f"The verdict hangs on the choice of labels: {told}"
+    if depends is None:
+        answer = "Whether the verdict depends on the choice of labels cannot be told"
+    elif depends:
+        verdicts = "; ".join(f"for {variant} it is {_grouped(words)}" for variant, words in truths["changing"].items())
+        answer = f"The verdict depends on the choice of labels: {verdicts}"
     else:
-        answer = f"The verdict does not hang on the choice of labels: every variant has the same by {_listed(tested)}"
+        answer = (
+            "The verdict does not depend on the choice of labels: every variant has the same verdict with the "
+            f"labels {_listed(tested)}"
+        )
     if untested:
-        answer += f"; nothing was tested by {_listed(untested)}"
+        answer += f"; nothing was tested with the labels {_listed(untested)}"
     if len(set(best.values())) > 1:
         return f"{answer}; the best row is {_grouped(best)}."
-    return f"{answer}; {next(iter(best.values()))} is the best row by each."
+    return f"{answer}; {next(iter(best.values()))} is the best row with each set of labels."
 
 
 def truth_layout(table: pd.DataFrame, truth: str) -> Layout:
-    """Return how the table is printed; the chosen set is marked."""
+    """Return the layout of the table; the chosen set is marked."""
     sets = label_sets(table)
     shown = {name: f"{name} (chosen)" if name == truth else name for name in sets}
-    averages = {f"AP_{name}": f"AP by {shown[name]}" for name in sets}
-    ranks = {f"rank_{name}": f"rank by {shown[name]}" for name in sets}
-    verdicts = {f"verdict_{name}": f"against both bands by {shown[name]}" for name in sets}
+    averages = {f"AP_{name}": f"AP, labels {shown[name]}" for name in sets}
+    ranks = {f"rank_{name}": f"rank, labels {shown[name]}" for name in sets}
+    verdicts = {f"verdict_{name}": f"against both bands, labels {shown[name]}" for name in sets}
     digits = dict.fromkeys(averages, 3) | dict.fromkeys(ranks, 0)
     return Layout({"variant": "Variant", **averages, **ranks, **verdicts}, digits, dict.fromkeys(averages, True))
 
@@ -116,42 +120,42 @@ def label_sets(table: pd.DataFrame) -> list[str]:
 
 
 def truth_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnotes of the table, the sentence on what hangs on the labels first."""
+    """Return the footnotes of the table; the first is the sentence on the choice of labels."""
     sets = facts["label_sets"]
     counted = "; ".join(f"{name} {', '.join(f'{k} {n}' for k, n in boxes.items())}" for name, boxes in sets.items())
     notes = [
         facts["hangs"],
-        f"The detectors were trained on the label set {facts['truth']}, by which Table II is; here each is scored by "
-        "every set. AP is the mean over classes and seeds; a verdict is the one of Table II, made anew by each set, "
-        f"about {'methods' if facts['statement'] == 'methods' else 'these trained detectors'}.",
+        f"The detectors were trained on the label set {facts['truth']}, which Table II uses, too; here each one is "
+        "scored with every set. AP is the mean over classes and seeds. The verdict is that of Table II, computed again "
+        f"with each set; it is about {'methods' if facts['statement'] == 'methods' else 'these trained detectors'}.",
         f"Boxes of the test set: {counted}.",
     ]
     empty = {name: [kind for kind, count in boxes.items() if not count] for name, boxes in sets.items()}
     for name, kinds in empty.items():
         if kinds:
             notes.append(f"{name} has no test box of {', '.join(kinds)}: its averages are over the other classes.")
-    notes += [f"Nothing is tested by {name}: {reason}." for name, reason in facts["untested"].items()]
+    notes += [f"Nothing was tested with the labels {name}: {reason}." for name, reason in facts["untested"].items()]
     taus = (f"{pair} {'n/a' if tau is None else format(tau, '.2f')}" for pair, tau in facts["kendall_tau"].items())
-    notes.append(f"Rank agreement, Kendall's tau: {'; '.join(taus)}.")
+    notes.append(f"Agreement of the variants' ranks between two sets, Kendall's tau: {'; '.join(taus)}.")
     if facts["alone"]:
-        alone = "; ".join(f"{pair} {count}" for pair, count in facts["alone"].items())
-        notes.append(f"Boxes of one set that overlap none of their class in the other by half or more: {alone}.")
+        unmatched = "; ".join(f"{pair} {count}" for pair, count in facts["alone"].items())
+        notes.append(f"Boxes of one set that overlap no box of their class in the other by at least half: {unmatched}.")
     return notes
 
 
 def truth_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
-    """Return the table as it is printed."""
+    """Return the printed table."""
     layout = truth_layout(table, facts["truth"])
-    caption = f"Average precision, AP@[0.5:0.95], by each label set of {facts['dataset']}"
+    caption = f"Average precision, AP@[0.5:0.95], with each label set of {facts['dataset']}"
     return Block("table2_truth", table, layout, rank_marks(table, layout), caption, truth_notes(facts))
 
 
 def _grouped(words: Mapping[str, str]) -> str:
-    """Return `word by set, set; ...` for words by label set."""
+    """Return `word with the labels set and set, word with the labels set` for words by label set."""
     groups: dict[str, list[str]] = {}
     for name, word in words.items():
         groups.setdefault(word, []).append(name)
-    return ", ".join(f"{word} by {_listed(names)}" for word, names in groups.items())
+    return ", ".join(f"{word} with the labels {_listed(names)}" for word, names in groups.items())
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-// Tables sort by the column whose heading is pressed; undefined values stay last, whichever way.
+// A click on a heading sorts the table by its column; undefined values are last in both directions.
 for (const button of document.querySelectorAll("thead button")) {
   button.addEventListener("click", () => {
     const heading = button.closest("th");
@@ -23,7 +23,7 @@ for (const button of document.querySelectorAll("thead button")) {
   });
 }
 
-// The field above a table hides the rows whose name holds none of the words typed.
+// The field above a table hides the rows whose name contains none of the typed words.
 for (const field of document.querySelectorAll("input[data-filters]")) {
   field.addEventListener("input", () => {
     const words = field.value.toLowerCase().split(/[\s,]+/).filter(Boolean);
@@ -34,8 +34,8 @@ for (const field of document.querySelectorAll("input[data-filters]")) {
   });
 }
 
-// A cell's whole value, its seeds and its provenance show while the pointer or the focus is on it; arrow keys move the
-// focus from cell to cell, so that a table is one stop of the Tab key.
+// A tooltip shows a cell's unrounded value, seeds and provenance while the pointer or the focus is on it. Arrow keys
+// move the focus from cell to cell, so that a table is a single stop of the Tab key.
 const tip = document.getElementById("tip");
 function showTip(cell) {
   tip.textContent = cell.dataset.tip;

@@ -1,5 +1,5 @@
-// The viewer: every variant of a test scene in a pane of its own, or two under one slider. One part of the image, the
-// view, is shown by all panes, so that they zoom and move together.
+// The viewer shows every variant of a test image in a separate pane, or two variants with a slider between them. All
+// panes show the same part of the image, the view, so that they zoom and move together.
 const SVG = "http://www.w3.org/2000/svg";
 const viewer = JSON.parse(document.getElementById("viewer-data").textContent);
 
@@ -42,7 +42,7 @@ function startViewer(root, { variants, classes, best, scenes }) {
     const [width, height] = scene().size;
     svg.replaceChildren();
     svg.setAttribute("role", "img");
-    svg.setAttribute("aria-label", `Scene ${scene().name}, ${variant}: ${sentence(variant)}`);
+    svg.setAttribute("aria-label", `Image ${scene().name}, ${variant}: ${sentence(variant)}`);
     draw("image", { href: scene().panes[variant].image, width, height, preserveAspectRatio: "none" }, svg);
     if (!state.boxes.has(variant)) return;
     const { detections, found } = outcome(variant);
@@ -73,7 +73,7 @@ function startViewer(root, { variants, classes, best, scenes }) {
     state.y = Math.min(1 - half, Math.max(half, state.y));
   }
 
-  function look() {
+  function applyView() {
     clampView();
     const [width, height] = scene().size;
     const [w, h] = [width / state.zoom, height / state.zoom];
@@ -111,16 +111,16 @@ function startViewer(root, { variants, classes, best, scenes }) {
       at("stage").style.setProperty("--split", `${100 * state.split}%`);
     }
     at("score-value").textContent = state.score.toFixed(2);
-    look();
+    applyView();
   }
 
-  // Zooms by `factor` around a point of the view, given as fractions of a pane.
+  // Zoom by `factor` around a point of the view, given as fractions of a pane.
   function zoom(factor, px = 0.5, py = 0.5) {
     const before = state.zoom;
     state.zoom = Math.min(12, Math.max(1, before * factor));
     state.x += (px - 0.5) * (1 / before - 1 / state.zoom);
     state.y += (py - 0.5) * (1 / before - 1 / state.zoom);
-    look();
+    applyView();
   }
 
   const go = (step) => {
@@ -130,11 +130,11 @@ function startViewer(root, { variants, classes, best, scenes }) {
   const move = (x, y) => {
     state.x += x / state.zoom;
     state.y += y / state.zoom;
-    look();
+    applyView();
   };
   const reset = () => {
     Object.assign(state, { zoom: 1, x: 0.5, y: 0.5 });
-    look();
+    applyView();
   };
 
   for (const variant of variants) {
@@ -163,7 +163,7 @@ function startViewer(root, { variants, classes, best, scenes }) {
     for (const figure of root.querySelectorAll("[data-variant]")) {
       figure.hidden = words.length > 0 && !words.some((word) => figure.dataset.variant.toLowerCase().includes(word));
     }
-    look();
+    applyView();
   });
   at("split").addEventListener("input", ({ target }) => { state.split = target.value / 100; show(); });
   at("score").addEventListener("input", ({ target }) => { state.score = Number(target.value); show(); });
@@ -185,7 +185,7 @@ function startViewer(root, { variants, classes, best, scenes }) {
   const surface = at("surface");
   surface.addEventListener("keydown", (event) => {
     if (event.target !== surface || event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
-    if (event.key.startsWith("Arrow") && state.zoom === 1) return; // then they scroll the page
+    if (event.key.startsWith("Arrow") && state.zoom === 1) return; // arrow keys scroll the page
     keys[event.key]();
     event.preventDefault();
   });
@@ -194,7 +194,7 @@ function startViewer(root, { variants, classes, best, scenes }) {
     return [(event.clientX - box.left) / box.width, (event.clientY - box.top) / box.height, box];
   };
   surface.addEventListener("wheel", (event) => {
-    // A wheel alone scrolls the page, as everywhere.
+    // Without Ctrl, the wheel scrolls the page.
     if (!(event.ctrlKey || event.metaKey) || !event.target.closest("svg.view")) return;
     event.preventDefault();
     const [px, py] = place(event);
@@ -217,7 +217,7 @@ function startViewer(root, { variants, classes, best, scenes }) {
     Object.assign(drag, { x: event.clientX, y: event.clientY });
   });
   for (const end of ["pointerup", "pointercancel"]) surface.addEventListener(end, () => { drag = null; });
-  new ResizeObserver(look).observe(surface);
+  new ResizeObserver(applyView).observe(surface);
 
   for (const link of document.querySelectorAll("[data-scene]")) {
     const index = scenes.findIndex(({ name }) => name === link.dataset.scene);

@@ -1,4 +1,4 @@
-"""The table of detectors that were not retrained: classes without a partner, and what may not stand in one table."""
+"""The table of detectors that were not retrained: unknown classes, and files that must not be combined."""
 
 import numpy as np
 import pytest
@@ -50,7 +50,7 @@ def test_a_class_without_partner_has_no_ap_and_is_named_below(example):
     assert table["Average"].tolist() == pytest.approx(table[others].mean(axis=1).tolist())
     assert table["against_bands"].fillna("").tolist() == ["", "", "ahead"]
     text = (run.tables / "table2_as_is.md").read_text()
-    assert "not known to it, and not in its averages: Lamp." in text and "dropped, without a partner: dog" in text
+    assert "unknown to the detector and not in its averages: Lamp." in text and "since not in the dataset: dog" in text
     assert "people as People" in text and "The detectors were not retrained" in text and "| n/a |" in text
 
 
@@ -82,7 +82,7 @@ def test_what_does_not_belong_in_one_table_is_refused(example):
     with pytest.raises(InputError, match="has no 'as_is'"):
         write_table(run, *words)
     write_json(file, whole)
-    with pytest.raises(InputError, match="nothing for other/infrared; wanted every variant"):
+    with pytest.raises(InputError, match="no file for other/infrared; expected every variant"):
         write_table(run, *words, words[0].replace("coco/visible", "other/visible", 1))
     assert not run.tables.exists()
 

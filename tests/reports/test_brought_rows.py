@@ -1,4 +1,4 @@
-"""Rows of detections that were brought from elsewhere, in Table II, in the verdict and on the page."""
+"""Rows of external detections, in Table II, in the verdict and on the page."""
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from reports.verdict import against_best, leaders, not_measured, verdict
 
 
 def add_mine(run, number=0, **provenance):
-    """Add a file of brought detections; return the table's and the page's arguments."""
+    """Add a file of external detections; return the arguments of reports.tables."""
     source = read_json(run.ap("visible"))
     folder = run.folder / f"detection/mine/run{number}"
     stated = {"data": source["provenance"]["data"], "results": "abc", **provenance}
@@ -28,17 +28,15 @@ def add_mine(run, number=0, **provenance):
     return words
 
 
-def test_a_brought_row_is_marked_named_by_its_file_and_compared_by_its_split_alone(example):
+def test_an_external_row_is_marked_named_by_its_file_and_compared_only_by_its_split(example):
     run = example(seeds=(0, 1))
     tables.main(add_mine(run))
     frame, facts = read_csv(run.tables / "table2.csv")
     assert frame["variant"].tolist() == [*run.variants, "mine"] and frame["seeds"].tolist() == [2, 2, 2, 2, 1]
     assert brought_rows(frame) == ["mine"] and facts["seeds"] == "0 1"
     text = (run.tables / "table2.md").read_text()
-    assert (
-        "mine (brought, its recipe unknown)" in text and "detections brought from elsewhere, mine.json (sha256" in text
-    )
-    assert "nothing found in 2 images" in text
+    assert "mine (external, recipe unknown)" in text and "external detections, mine.json (sha256" in text
+    assert "no detection in 2 images" in text
 
 
 @pytest.mark.parametrize(
@@ -48,12 +46,12 @@ def test_a_brought_row_is_marked_named_by_its_file_and_compared_by_its_split_alo
         ({"max_detections": 300}, "max_detections is 300, expected None"),
     ],
 )
-def test_a_brought_row_of_other_boxes_or_counted_otherwise_is_refused(example, change, message):
+def test_an_external_row_of_other_boxes_or_scored_differently_is_refused(example, change, message):
     with pytest.raises(InputError, match=message):
         tables.main(add_mine(example(), **change))
 
 
-def test_a_brought_row_is_no_fused_variant_whatever_it_scores():
+def test_an_external_row_is_not_a_fused_variant_whatever_it_scores():
     averages = {"visible": 0.5, "infrared": 0.4, "fnet": 0.55, "mine": 0.9}
     table = pd.DataFrame({"variant": list(averages), "Average": list(averages.values())})
     table = table.assign(brought=[False, False, False, True], seeds=[3, 3, 3, 1])
@@ -66,7 +64,7 @@ def test_a_brought_row_is_no_fused_variant_whatever_it_scores():
         dict.fromkeys(("significance", "conditions", "helps", "errors", "costs", "robustness", "test_sets"), True),
     )
     assert not any("trained once" in line for line in said)
-    # Of methods nothing can be said of it, of these detectors it can.
+    # No statement about methods is possible with it, only one about these detectors.
     significance = significance_of(list(averages), [("fnet", "mine")], seeds=3)
     for entry in significance["comparisons"]:
         if "mine" in (entry["first"], entry["second"]):
@@ -85,7 +83,7 @@ def test_each_row_is_drawn_by_its_own_first_seed():
     assert len(precision_charts(curves, ["Car"], ["fnet", "mine"])) == 1
 
 
-def test_the_page_shows_a_brought_row_on_the_visible_images(example):
+def test_the_page_shows_an_external_row_on_the_visible_images(example):
     run = example()
     tables.main(add_mine(run))
     words = run.page_arguments()
@@ -93,6 +91,6 @@ def test_the_page_shows_a_brought_row_on_the_visible_images(example):
     words.insert(words.index("--predictions") + 1, f"mine={run.folder}/detection/mine/run0/predictions.json")
     page.main(words)
     html = (run.folder / "report.html").read_text()
-    assert "mine has no images of its own: boxes stand on the visible ones" in html
-    assert "Triangles pointing up: brought from elsewhere." in html
+    assert "mine has no images of its own: the boxes are drawn on the visible images" in html
+    assert "Triangles pointing up: external results." in html
     assert read_table(run.tables / "table2.csv")[1]["brought"]["mine"].startswith("mine.json")

@@ -88,7 +88,7 @@ def test_runs_of_one_test_set_have_differences_tested_by_scenes(tmp_path):
     same = rows.loc["visible"]
     assert same["Average"] == 0 and same["p"] == 1 and same["differ"] == "not shown"
     text = (tmp_path / "out/compare.md").read_text()
-    assert "large less small" in text and "YOLOv8 (yolov8s) on made" in text
+    assert "large minus small" in text and "YOLOv8 (yolov8s) on made" in text
     html = (tmp_path / "out/compare.html").read_text()
     assert (
         "What differs between the runs" in html
@@ -108,8 +108,8 @@ def test_a_run_beside_itself_differs_in_nothing(tmp_path):
 @pytest.mark.parametrize(
     ("other", "reason"),
     [
-        ({"first": 7}, "other test images"),
-        ({"scenes": [str(n // 2) for n in range(20)]}, "the test images are drawn in other scenes"),
+        ({"first": 7}, "different test images"),
+        ({"scenes": [str(n // 2) for n in range(20)]}, "different scenes of the test images"),
     ],
 )
 def test_other_test_sets_stand_side_by_side_without_a_difference(tmp_path, other, reason):
@@ -130,7 +130,7 @@ def test_other_boxes_of_the_same_images_are_not_compared(tmp_path):
         scores = read_json(tmp_path / f"two/detection/{variant}/seed0/ap.json")
         scores["provenance"]["data"]["labels"] = sha256_json(truth)
         write_json(tmp_path / f"two/detection/{variant}/seed0/ap.json", scores)
-    assert set(run(tmp_path, one, two)[1]["reason"]) == {"other boxes of the test images"}
+    assert set(run(tmp_path, one, two)[1]["reason"]) == {"different boxes of the test images"}
 
 
 def test_few_scenes_are_not_tested_and_the_interval_stands(tmp_path):
@@ -146,32 +146,36 @@ def test_other_patches_want_a_word_and_other_releases_are_refused(tmp_path):
     one = make_run(tmp_path / "one", FOUND)
     patch = make_run(tmp_path / "patch", FOUND, versions={"torch": "2.7.1+cpu"})
     minor = make_run(tmp_path / "minor", FOUND, versions={"torch": "2.8.0"})
-    with pytest.raises(InputError, match=r"other patches of torch, 2.7.0 and 2.7.1\+cpu; wanted .* --allow versions"):
+    with pytest.raises(
+        InputError, match=r"different patches of torch: 2.7.0 and 2.7.1\+cpu; expected .* --allow versions"
+    ):
         run(tmp_path, one, patch)
     assert not (tmp_path / "out").exists()
     run(tmp_path, one, patch, "--allow", "versions")
-    assert "Versions differ in patch or build only, which was allowed" in (tmp_path / "out/compare.md").read_text()
-    with pytest.raises(InputError, match=r"other releases of torch, 2.7.0 and 2.8.0: a difference could be theirs"):
+    assert "Versions differ only in patch or build, which was allowed" in (tmp_path / "out/compare.md").read_text()
+    with pytest.raises(
+        InputError, match=r"different releases of torch, which could cause a difference: 2.7.0 and 2.8.0"
+    ):
         run(tmp_path, one, minor, "--allow", "versions")
 
 
 def test_runs_that_cannot_stand_side_by_side_are_refused(tmp_path):
     one = make_run(tmp_path / "one", FOUND)
     other = make_run(tmp_path / "other", FOUND, classes=["car", "bus"])
-    with pytest.raises(InputError, match="one and other have other classes, car, person and car, bus"):
+    with pytest.raises(InputError, match="one and other have different classes: car, person and car, bus"):
         run(tmp_path, one, other)
-    with pytest.raises(InputError, match="wanted two or more of different names"):
+    with pytest.raises(InputError, match="expected two or more with different names"):
         run(tmp_path, one, one)
     with pytest.raises(InputError, match=r"table2.csv does not exist"):
         run(tmp_path, one, str(tmp_path / "none"))
     two = make_run(tmp_path / "two", FOUND)
     write_json(tmp_path / "two/detection/fnet/seed0/predictions.json", [])
-    with pytest.raises(InputError, match="scores other predictions than those beside it"):
+    with pytest.raises(InputError, match="scores other predictions than the"):
         run(tmp_path, one, two)
     file = tmp_path / "one/detection/fnet/seed0/ap.json"
     scores = read_json(file)
     write_json(file, {**scores, "average": {**scores["average"], "AP": 0.9}})
-    with pytest.raises(InputError, match="has other averages than the scores in"):
+    with pytest.raises(InputError, match="the averages are not those of the scores in"):
         run(tmp_path, one, two)
 
 

@@ -12,7 +12,7 @@ from pipeline.stage import InputError
 from reports import costs, errors, page, tables
 from reports.charts import error_gains
 from reports.costs import cost_cells, cost_table
-from reports.errors import error_words, mean_confusions
+from reports.errors import error_sentences, mean_confusions
 from reports.verdict import Leaders
 
 
@@ -40,7 +40,7 @@ def test_each_row_holds_what_errors_json_says_of_its_variant(tabled):
     assert {kind: row[f"gain_{kind}"] for kind in KINDS} == {kind: stated["gains"][kind] for kind in KINDS}
     assert (row["AP50"], row["miss_rate"], row["count_missed"]) == (stated["AP50"], stated["miss_rate"], 12)
     text = (tabled.tables / "errors.md").read_text(encoding="utf-8")
-    assert "miss rate, People" in text and "Described, not tested" in text
+    assert "miss rate, People" in text and "Descriptive: nothing is tested" in text
     assert "tab:errors" in (tabled.tables / "errors.tex").read_text(encoding="utf-8")
 
 
@@ -66,10 +66,10 @@ def test_without_people_no_miss_rate_is_printed(example):
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("provenance", "predictions", "fnet", "0"), "another", "not of the predictions"),
+        (("provenance", "predictions", "fnet", "0"), "another", "predictions of 'fnet' with seed 0"),
         (("provenance", "labels"), "another", "disagree: labels"),
         (("provenance", "most_detections"), 300, "disagree: most_detections"),
-        (("variants", "fnet", "seeds", "1", "AP50"), 0.9, "with seed 1 the AP50 0.900000"),
+        (("variants", "fnet", "seeds", "1", "AP50"), 0.9, "with seed 1 has the AP50 0.900000"),
     ],
 )
 def test_errors_of_something_else_are_refused(tabled, keys, value, message):
@@ -82,14 +82,17 @@ def test_the_sentence_says_what_costs_most_and_what_differs_from_the_band():
     gains = {f"gain_{kind}": [0.01, 0.01] for kind in KINDS}
     gains["gain_missed"], gains["gain_background"] = [0.2, 0.15], [0.05, 0.06]
     table = pd.DataFrame({"variant": ["visible", "fnet"], "AP50": [0.6, 0.65], **gains, "miss_rate": [0.5, 0.45]})
-    words = error_words(table, Leaders("fnet", "visible", "fnet"), "People")
-    assert "What costs fnet most is missed objects: without them its AP50 would be 0.800 instead of 0.650." in words
+    words = error_sentences(table, Leaders("fnet", "visible", "fnet"), "People")
+    assert (
+        "The most costly errors of fnet are missed objects: without them its AP50 would be 0.800 instead of 0.650."
+        in words
+    )
     assert "Compared with visible, the better band, it loses less to missed objects (0.150 instead of 0.200)" in words
-    assert "and more to boxes on nothing (0.060 instead of 0.050)" in words
-    assert "Its log-average miss rate for People is 0.450, visible's 0.500." in words
-    alone = error_words(table, Leaders("visible", "visible", None), "")
-    assert alone.startswith("What costs visible most") and "Compared" not in alone and "rate" not in alone
-    assert error_words(table, Leaders(None, None, None), "") == ""
+    assert "and more to boxes on background (0.060 instead of 0.050)" in words
+    assert "Its log-average miss rate for People is 0.450; that of visible is 0.500." in words
+    alone = error_sentences(table, Leaders("visible", "visible", None), "")
+    assert alone.startswith("The most costly errors of visible are") and "Compared" not in alone and "rate" not in alone
+    assert error_sentences(table, Leaders(None, None, None), "") == ""
 
 
 def test_bars_say_their_numbers_and_grow_with_them():
@@ -114,12 +117,12 @@ def test_page_has_the_section_with_its_charts_numbers_and_curves(tabled):
     text = (tabled.folder / "report.html").read_text(encoding="utf-8")
     section = text[text.index('<section id="errors">') :]
     section = section[: section.index("</section>")]
-    assert "What costs fnet most is missed objects" in section
-    assert section.count("<svg") == 2 and "Which classes were taken for others" in section
-    assert "errors of all scores: 12" in section
-    assert '<a href="#errors">What kind of mistakes</a>' in text
-    assert "Precision against recall of each class" in text
-    assert "they were not sorted" not in text
+    assert "The most costly errors of fnet are missed objects" in section
+    assert section.count("<svg") == 2 and "Confusion matrices of the detectors" in section
+    assert "number of errors, all scores: 12" in section
+    assert '<a href="#errors">Kinds of errors</a>' in text
+    assert "Precision-recall curves per class" in text
+    assert "they were not analysed" not in text
 
 
 def test_page_without_errors_says_so(example):
@@ -127,7 +130,7 @@ def test_page_without_errors_says_so(example):
     tables.main(run.tables_arguments())
     page.main(run.page_arguments())
     text = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert "they were not sorted" in text and 'id="errors"' not in text
+    assert "they were not analysed" in text and 'id="errors"' not in text
 
 
 # Cost
@@ -172,11 +175,11 @@ def test_stage_writes_the_table_and_the_page_shows_it(example):
     tables.main(run.tables_arguments())
     page.main([*run.page_arguments(), "--cost-table", str(run.tables / "cost.csv")])
     page_text = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert '<section id="cost">' in page_text and "detector: hours a training" in page_text
+    assert '<section id="cost">' in page_text and "detector: hours per training" in page_text
     costs.main(["--variants", *run.variants[::-1], *options])
-    with pytest.raises(InputError, match="has the rows fnet, average, infrared, visible, expected visible"):
+    with pytest.raises(InputError, match="has the rows fnet, average, infrared, visible; expected visible"):
         page.main([*run.page_arguments(), "--cost-table", str(run.tables / "cost.csv")])
-    with pytest.raises(InputError, match="'average' is no row of --variants"):
+    with pytest.raises(InputError, match="found variant 'average'; expected one of --variants"):
         costs.main(["--variants", "fnet", *options])
 
 

@@ -1,4 +1,4 @@
-"""The paper's comparisons: what they show, in which order, and that a gap is labelled and never filled."""
+"""The paper's figures: their panels and their order; a missing panel is labelled and never filled."""
 
 import cv2
 import numpy as np
@@ -80,11 +80,11 @@ def test_the_ablations_are_fused_with_their_own_weights(data, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--weights", "nonsense"], "wanted NAME=VALUE"),
-        (["--weights", "nosuch=file"], "'nosuch' is unknown"),
-        (["--ablations", "fnet=file"], "wanted one of lcsc"),
+        (["--weights", "nonsense"], "expected NAME=VALUE"),
+        (["--weights", "nosuch=file"], "found name 'nosuch'"),
+        (["--ablations", "fnet=file"], "expected one of lcsc"),
         (["--pairs", "TNO=absent"], "no visible image for 'absent'"),
-        (["--columns", "1"], "wanted at least 2"),
+        (["--columns", "1"], "expected at least 2"),
     ],
 )
 def test_mistakes_are_named(data, tmp_path, arguments, message):

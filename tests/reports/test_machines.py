@@ -35,7 +35,7 @@ def test_one_machine_has_no_note(example):
     run = two_machines(example, torch="2.7.0+cu126", python="3.11.7")
     tables.main(run.tables_arguments())
     assert "machines" not in read_csv(run.tables / "table2.csv")[1]
-    assert "the same surroundings" not in (run.tables / "table2.md").read_text()
+    assert "trained in different environments" not in (run.tables / "table2.md").read_text()
 
 
 def test_how_many_trainings_shared_a_gpu_need_not_agree(example):

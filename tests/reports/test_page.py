@@ -1,4 +1,4 @@
-"""The report: it needs nothing but itself, says what the tables say, and believes nobody's names."""
+"""The report: it is self-contained, agrees with the tables, and escapes all names."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def write(run) -> str:
 
 
 def viewer_data(text: str) -> dict:
-    """What the page hands to its viewer, as the browser reads it."""
+    """Return the data of the page's viewer, as the browser reads it."""
     found = re.search(r'<script type="application/json" id="viewer-data">(.*?)</script>', text, re.DOTALL)
     return json.loads(found[1])
 
@@ -99,6 +99,13 @@ def test_page_forbids_itself_the_network(text):
     assert "default-src 'none'" in policy
 
 
+def test_the_title_says_what_the_page_is_about(text):
+    title = re.search(r"<title>(.*)</title>", text)[1]
+    assert "image fusion help object detection?" in title and "FNet" in title and title.lower().endswith("on m3fd")
+    heading = re.sub(r"<[^>]*>", "", re.search(r"<h1>(.*)</h1>", text)[1])
+    assert heading == title
+
+
 def test_ids_are_unique(text):
     ids = Elements(text).values("id")
     assert len(ids) == len(set(ids))
@@ -128,7 +135,7 @@ def test_undefined_is_shown_as_such_and_never_as_zero(example):
         run.change(run.ap(variant), "classes", "Lamp", "boxes", value=0)
     text = write(run)
     assert text.count('data-value="n/a" data-tip="n/a') >= len(run.variants)
-    assert "the test set has no box of it" in text
+    assert "the test set has no such box" in text
 
 
 def test_hostile_names_are_shown_and_not_run(example):
@@ -159,8 +166,8 @@ def test_same_input_gives_the_same_bytes(text, ordinary_run):
 
 
 def test_page_lists_methods_that_were_named_and_not_run(rich):
-    assert "Named by the configuration and not run, for want of weights: swinfusion." in rich
-    assert "What these cost in time and memory: average, fnet." in rich
+    assert "Methods of the configuration that were not run because they have no weights: swinfusion." in rich
+    assert "Time and memory of these fusion methods: average, fnet." in rich
 
 
 def test_significance_marks_ties_and_is_no_longer_listed_as_missing(rich):
@@ -170,7 +177,7 @@ def test_significance_marks_ties_and_is_no_longer_listed_as_missing(rich):
     assert table.count('class="tied"') == 1
     assert "95 % interval: 0.400 to 0.600" in rich
     assert "Confidence intervals over test images" not in rich
-    assert "≈: Average is not shown to differ" in rich
+    assert "≈: not shown to differ from the best Average" in rich
 
 
 def test_conditions_are_shown_with_their_intervals_and_what_they_rest_on(rich):
@@ -178,7 +185,7 @@ def test_conditions_are_shown_with_their_intervals_and_what_they_rest_on(rich):
     section = section[: section.index("</section>")]
     assert section.count('<small class="below">0.200 to 0.600</small>') == 4  # AP of each variant
     assert section.count('<small class="below">-0.100 to 0.200</small>') == 6  # less each band, no band less itself
-    assert "night: 4 images, 17 boxes in 3 scenes." in section and "Exploration: nothing is tested here" in section
+    assert "night: 4 images, 17 boxes in 3 scenes." in section and "Exploratory: nothing is tested here" in section
     assert "Average precision by condition" not in rich[rich.index('id="provenance"') :]
 
 
@@ -197,7 +204,7 @@ def test_found_and_lost_objects_are_shown(rich):
     assert gallery.count("Car, small, fog") == 2
     alts = Elements(gallery).values("alt")
     assert [alt.rpartition(", ")[2] for alt in alts] == ["visible", "infrared", "fnet"] * 2
-    assert "Which objects fusing found and lost" not in rich
+    assert "The objects that fusion found and lost" not in rich
 
 
 def test_fnets_insides_are_shown_where_they_are_given(rich):
@@ -237,7 +244,7 @@ def test_variant_without_images_is_refused(tabled):
 
 
 def test_argument_without_a_name_is_refused(tabled):
-    refused(tabled, [*tabled.page_arguments(), "--losses", "losses.csv"], "--losses 'losses.csv': wanted NAME=PATH")
+    refused(tabled, [*tabled.page_arguments(), "--losses", "losses.csv"], "--losses 'losses.csv': expected NAME=PATH")
 
 
 def test_missing_image_is_refused(tabled):

@@ -7,7 +7,7 @@ import pytest
 
 from reports import tables
 from reports.collect import read_split, read_table
-from reports.page_tables import detection_section, parts_table
+from reports.page_tables import detection_section, size_table
 from reports.runs import Run, read_runs, read_significance
 
 
@@ -29,7 +29,7 @@ def test_parts_are_means_over_the_seeds_and_nan_where_a_seed_has_none():
         return Run(Path("ap.json"), variant, 0, {"average": average})
 
     runs = [run("visible", 0.2, 0.1), run("visible", 0.4, 0.3), run("fnet", None, 0.2), run("fnet", 0.5, 0.4)]
-    table = parts_table(runs, ["visible", "fnet"])
+    table = size_table(runs, ["visible", "fnet"])
     assert list(table) == ["variant", "small", "large"]
     assert table["small"].tolist() == pytest.approx([0.2, 0.3])
     assert table["large"].iloc[0] == pytest.approx(0.3) and np.isnan(table["large"].iloc[1])

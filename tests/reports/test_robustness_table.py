@@ -1,4 +1,4 @@
-"""What each variant loses where a band is made worse, as a table and on the page."""
+"""The loss of each variant if a band is corrupted, as a table and on the page."""
 
 import re
 
@@ -9,7 +9,7 @@ from detection.losses import AS_IS
 from pipeline.artefacts import read_csv, read_json, sha256_json, write_json
 from pipeline.stage import InputError
 from reports import page, robustness, tables
-from reports.robustness import losses_words, told
+from reports.robustness import compared_with_least, losses_sentence
 
 
 def bounded(value, half=0.05):
@@ -81,23 +81,26 @@ def test_the_texts_say_who_loses_least_and_whether_that_holds(example):
     build(run, file)
     losses = read_json(file)
     text = (run.tables / "robustness.md").read_text()
-    assert losses_words(losses) in text and "One seed (0)." in text and "4 px" in text
+    assert losses_sentence(losses) in text and "One seed (0)." in text and "4 px" in text
     assert re.match(
-        r"Of the variants that see infrared, infrared loses least: 0\.150 of 0\.\d{3}, \d\d % kept\. It holds against "
-        r"the intervals of fnet, not of average\. The highest average afterwards is that of visible, which does "
-        r"not see infrared: 0\.\d{3}\.$",
-        losses_words(losses),
+        r"Among the variants that use infrared, infrared loses least: 0\.150 of 0\.\d{3}, \d\d % kept\. By the "
+        r"intervals, shown to lose more: fnet; not shown to: average\. The highest average under corruption is that of "
+        r"visible, which does not use infrared: 0\.\d{3}\.$",
+        losses_sentence(losses),
     )
-    assert told(losses, "visible") == "does not see infrared" and told(losses, "infrared") == "least"
-    assert told(losses, "fnet") == "more: 0.300 (0.100 to 0.500)"
+    assert (
+        compared_with_least(losses, "visible") == "does not use infrared"
+        and compared_with_least(losses, "infrared") == "least"
+    )
+    assert compared_with_least(losses, "fnet") == "more: 0.300 (0.100 to 0.500)"
     losses["compared"]["fnet"]["more"] = False
-    assert "That does not hold against the intervals: none of the others is shown" in losses_words(losses)
+    assert "By the intervals, no other variant is shown to lose more." in losses_sentence(losses)
     losses["compared"]["fnet"]["more"] = True
     losses["compared"]["average"]["more"] = True
-    assert "That holds against the interval of each other one." in losses_words(losses)
+    assert "By the intervals, every other variant loses more." in losses_sentence(losses)
     for one in losses["variants"].values():
         one["AP"]["value"] = 0.01
-    assert losses_words(losses) == "This run cannot say which variant loses least: no detector has learned."
+    assert losses_sentence(losses) == "This run cannot say which variant loses least: no detector has learned."
 
 
 def test_rows_that_cannot_be_made_anew_are_said_to_be_left_out(example):
@@ -111,14 +114,14 @@ def test_rows_that_cannot_be_made_anew_are_said_to_be_left_out(example):
 @pytest.mark.parametrize(
     ("keys", "value", "message"),
     [
-        (("variants", "fnet", "AP", "value"), 0.1, "gives 'fnet' the average 0.100000, its ap.json"),
+        (("variants", "fnet", "AP", "value"), 0.1, "'fnet' has the average 0.100000; expected .* as in its ap.json"),
         (
             ("provenance", "predictions", "fnet"),
             {"0": "x"},
-            "is not of the predictions behind .*detection.losses again",
+            "predictions of 'fnet' with seed 0 .*detection.losses again",
         ),
         (("provenance", "labels"), "x", "disagree: labels"),
-        (("kind",), "rain", "is of 'rain'; wanted one of each kind of infrared_shift"),
+        (("kind",), "rain", "found kind 'rain'; expected one file for each kind of infrared_shift"),
     ],
 )
 def test_losses_of_something_else_are_refused(example, keys, value, message):
@@ -139,9 +142,9 @@ def test_the_page_has_a_sentence_pictures_a_plot_and_a_table_for_each_kind(examp
     assert section.count("<details") == section.count("<svg") == section.count("<table") == 2
     assert section.count('<img src="data:image/webp;base64,') == 6
     for file in files:
-        assert losses_words(read_json(file)) in section
-    assert "What each variant loses where a band is" not in text
+        assert losses_sentence(read_json(file)) in section
+    assert "Robustness to a shifted" not in text
     page.main(run.page_arguments())
     text = (run.folder / "report.html").read_text()
     assert 'id="robustness"' not in text
-    assert "What each variant loses where a band is shifted, noisy or missing: see config/robustness.yaml." in text
+    assert "Robustness to a shifted, noisy or missing band: see config/robustness.yaml." in text

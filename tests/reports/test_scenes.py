@@ -11,14 +11,14 @@ from reports.collect import read_split
 
 def test_scenes_are_spread_over_the_sorted_list():
     names = [f"{number:03}" for number in range(60)]
-    chosen = scenes.choose_scenes(names[::-1], 6)
+    chosen = scenes.choose_images(names[::-1], 6)
     assert [int(name) // 10 for name in chosen] == [0, 1, 2, 3, 4, 5]
-    assert chosen == scenes.choose_scenes(names, 6)
+    assert chosen == scenes.choose_images(names, 6)
 
 
 def test_few_names_are_all_chosen():
-    assert scenes.choose_scenes(["b", "a"], 6) == ["a", "b"]
-    assert scenes.choose_scenes([], 6) == []
+    assert scenes.choose_images(["b", "a"], 6) == ["a", "b"]
+    assert scenes.choose_images([], 6) == []
 
 
 def test_images_are_scaled_down_and_never_up():
@@ -32,7 +32,7 @@ def viewed(run) -> list[dict]:
     images = {name: [run.folder / f"fused/{name}"] for name in run.variants}
     predictions = {name: run.ap(name).with_name("predictions.json") for name in run.variants}
     pictures = scenes.read_pictures(read_split(run.split), images, predictions)
-    return scenes.viewer_scenes(pictures, run.test[:2], 0.05, 640, scenes.Images())
+    return scenes.viewer_images(pictures, run.test[:2], 0.05, 640, scenes.ImageStore())
 
 
 def test_detections_say_which_true_box_they_find(example):
@@ -56,7 +56,7 @@ def test_a_scene_says_its_condition(example):
 
 def test_pictures_of_an_earlier_page_are_removed(tmp_path):
     (tmp_path / "0123456789abcdef.webp").write_bytes(b"of an earlier page")
-    images = scenes.Images(tmp_path)
+    images = scenes.ImageStore(tmp_path)
     images.add(np.zeros((4, 4), np.uint8))
     images.finish()
     assert [file.name for file in tmp_path.iterdir()] == images.written
@@ -102,7 +102,7 @@ def test_a_false_detection_in_a_crowd_of_its_class_is_not_shown(tmp_path):
         detections={"visible": {"a": found}},
         conditions={},
     )
-    (scene,) = scenes.viewer_scenes(pictures, ["a"], 0.25, 100, scenes.Images())
+    (scene,) = scenes.viewer_images(pictures, ["a"], 0.25, 100, scenes.ImageStore())
     assert [shown[:2] for shown in scene["panes"]["visible"]["detections"]] == [[0, 0], [41, 41]]
 
 

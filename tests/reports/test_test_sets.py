@@ -1,4 +1,4 @@
-"""Tables I and III: their marks, tests, paper's numbers, and everything that must not stand in one row."""
+"""Tables I and III: their marks, tests, the paper's numbers, and results that must not be combined."""
 
 import math
 import re
@@ -139,8 +139,11 @@ def test_scenes_are_read_for_the_data_sets_that_are_named(files):
     )
     _, facts = files.run(scenes=[f"mine={files.folder}/scenes.csv"], unit=["place"])
     assert facts["scenes"] == "mine: 4 places"
-    assert "Drawn as whole scenes, tests likewise: mine: 4 places." in (files.folder / "tables/table1.md").read_text()
-    with pytest.raises(InputError, match="--scenes other=x: wanted DATASET=FILE with one of TNO, mine"):
+    assert (
+        "Intervals and tests resample whole scenes of these datasets: mine: 4 places."
+        in (files.folder / "tables/table1.md").read_text()
+    )
+    with pytest.raises(InputError, match="--scenes other=x: expected DATASET=FILE with one of TNO, mine"):
         files.run(scenes=["other=x"])
 
 
@@ -200,7 +203,7 @@ def test_the_papers_numbers_stand_beside_its_own_data_sets_and_methods_alone(fil
     assert math.isnan(rows.at[("", "MACs (G)"), "fnet_difference"])
     assert not any(name.startswith("average_paper") for name in table)
     text = (files.folder / "tables/table1.md").read_text()
-    assert "0 of 4 metrics print as the paper's; not TNO MI, TNO VIF, TNO Qabf, TNO SSIM." in text
+    assert "0 of 4 metrics equal the paper's as printed; different: TNO MI, TNO VIF, TNO Qabf, TNO SSIM." in text
     assert "0.33 GFLOPs" in text and "43.0 G multiply-adds" in text
 
 
@@ -255,16 +258,16 @@ def test_what_does_not_belong_together_is_refused_by_name(files):
     values = {metric: np.ones(8) for metric in METRICS}
     cases = [
         ({"sources_sha256": "others"}, "fnet.csv has sources_sha256 others"),
-        ({"convention": "bits"}, "fnet.csv has convention bits, expected reference"),
-        ({"colour": "auto"}, "manifest.csv was made as auto, png, the others of mine as grey, png"),
-        ({"weights": "w"}, "manifest.csv has .*'weights': 'w'.*, expected"),
+        ({"convention": "bits"}, "fnet.csv has convention bits; expected reference"),
+        ({"colour": "auto"}, "manifest.csv was made with auto, png; expected grey, png as for the others of mine"),
+        ({"weights": "w"}, "manifest.csv has .*'weights': 'w'.*; expected"),
     ]
     for changed, message in cases:
         files.write("mine", "fnet", values, **changed)
         with pytest.raises(InputError, match=message):
             files.run()
     files.write("mine", "fnet", {metric: np.ones(7) for metric in METRICS})
-    with pytest.raises(InputError, match=r"fnet\.csv is of other images"):
+    with pytest.raises(InputError, match=r"fnet\.csv scores other images"):
         files.run()
     files.write("mine", "fnet", values)
     files.manifest("mine", "fnet").write_text(
@@ -290,7 +293,7 @@ def test_what_is_missing_is_named(files):
 
 def test_costs_of_different_sizes_are_refused(files):
     write_json(files.costs[-1], {"size": [64, 64], "parameters": 1, "multiply_adds": 1, "median_s": 1})
-    with pytest.raises(InputError, match=r"the cost of fnet is of size \[64, 64\], expected \[320, 320\]"):
+    with pytest.raises(InputError, match=r"fnet was measured at size \[64, 64\]; expected \[320, 320\]"):
         files.run()
 
 

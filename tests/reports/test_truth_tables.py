@@ -1,4 +1,4 @@
-"""Table II by every label set: its numbers, ranks and verdicts, and the sentence on what hangs on the labels."""
+"""Table II by label set: its numbers, ranks and verdicts, and the sentence on the choice of labels."""
 
 import re
 
@@ -8,7 +8,7 @@ from detection.truths import hanging
 from pipeline.artefacts import read_csv, read_json
 from pipeline.stage import InputError
 from reports import page, tables
-from reports.truths import hanging_words
+from reports.truths import dependence_sentence
 
 
 def write(run, *options):
@@ -35,12 +35,13 @@ def test_equal_averages_share_a_rank(example):
     assert write(run, *run.write_truths(flip=False))["rank_fused"].tolist() == [1, 1, 4, 3]
 
 
-def test_the_texts_mark_the_chosen_set_and_say_what_hangs(example):
+def test_the_texts_mark_the_chosen_set_and_say_what_depends_on_it(example):
     run = example()
     write(run, *run.write_truths())
     sentence = (
-        "The verdict hangs on the choice of labels: fnet is not shown by fused, behind by visible and union; the best "
-        "row is fnet by fused, visible by visible and union."
+        "The verdict depends on the choice of labels: for fnet it is not shown with the labels fused, behind with the "
+        "labels visible and union; the best row is fnet with the labels fused, visible with the labels visible and "
+        "union."
     )
     for ending in ("md", "tex"):
         text = (run.tables / f"table2_truth.{ending}").read_text()
@@ -55,32 +56,32 @@ def test_sets_that_agree_are_said_to(example):
     write(run, *run.write_truths(flip=False))
     text = (run.tables / "table2_truth.md").read_text()
     assert (
-        "The verdict does not hang on the choice of labels: every variant has the same by fused, visible and union; "
-        "fnet is the best row by each."
+        "The verdict does not depend on the choice of labels: every variant has the same verdict with the "
+        "labels fused, visible and union; fnet is the best row with each set of labels."
     ) in text
     assert "fused, visible n/a" in text
 
 
-def test_a_set_by_which_nothing_was_tested_has_no_part_in_what_hangs():
+def test_a_set_without_a_test_does_not_count():
     def told(changing, **untested):
         against = {"fnet": {"trained": {"verdict": "behind"}}}
         sets = {name: {"order": ["a"], "untested": why, "against_bands": against} for name, why in untested.items()}
         for name in changing:
             sets[name]["against_bands"] = {"fnet": {"trained": {"verdict": "ahead"}}}
-        return hanging_words({"sets": sets, **hanging(sets, "trained")})
+        return dependence_sentence({"sets": sets, **hanging(sets, "trained")})
 
     start = "the choice of labels"
     assert told([], fused="", visible="few", union="few") == (
-        f"Whether the verdict hangs on {start} cannot be told; nothing was tested by visible and union; a is the best "
-        "row by each."
+        f"Whether the verdict depends on {start} cannot be told; nothing was tested with the labels visible and "
+        "union; a is the best row with each set of labels."
     )
     assert told(["visible"], fused="", visible="few", union="") == (
-        f"The verdict does not hang on {start}: every variant has the same by fused and union; nothing was tested by "
-        "visible; a is the best row by each."
+        f"The verdict does not depend on {start}: every variant has the same verdict with the labels fused and union; "
+        "nothing was tested with the labels visible; a is the best row with each set of labels."
     )
     assert told(["union"], fused="", visible="few", union="") == (
-        f"The verdict hangs on {start}: fnet is behind by fused, ahead by union; nothing was tested by visible; a is "
-        "the best row by each."
+        f"The verdict depends on {start}: for fnet it is behind with the labels fused, ahead with the labels union; "
+        "nothing was tested with the labels visible; a is the best row with each set of labels."
     )
 
 
@@ -98,10 +99,12 @@ def test_the_page_shows_the_table_and_the_sentence_and_without_it_neither(exampl
     page.main([*run.page_arguments(), "--truth-table", str(run.tables / "table2_truth.csv")])
     text = file.read_text(encoding="utf-8")
     section = re.search(r'<section id="truths">.*?</section>', text, re.DOTALL)[0]
-    assert "AP by fused (chosen)" in section and "rank 4, behind" in section and "The verdict hangs on" in section
-    assert "The verdict hangs on" in re.search(r'<p class="trust">(.*?)</p>', text, re.DOTALL)[1]
+    assert (
+        "AP, labels fused (chosen)" in section and "rank 4, behind" in section and "The verdict depends on" in section
+    )
+    assert "The verdict depends on" in re.search(r'<p class="trust">(.*?)</p>', text, re.DOTALL)[1]
     page.main(run.page_arguments())
-    assert "Whose boxes" not in file.read_text(encoding="utf-8")
+    assert "Label sets: Table II" not in file.read_text(encoding="utf-8")
 
 
 def test_the_page_of_bands_alone_has_no_verdict_to_show(example):
@@ -121,7 +124,7 @@ def test_truths_of_other_labels_predictions_or_scores_are_refused(example):
         (("truth",), "visible", "disagree: truth is 'visible', expected 'fused'"),
         (("provenance", "labels", "fused"), "other", "labels is 'other'"),
         (("provenance", "predictions", "fnet", "0"), "other", "run detection.truths again"),
-        (("sets", "fused", "seeds", "fnet", "0", "Average"), 0.1, "gives 'fnet' with seed 0 the average 0.100000"),
+        (("sets", "fused", "seeds", "fnet", "0", "Average"), 0.1, "'fnet' with seed 0 has the average 0.100000"),
     ]:
         run.change(run.folder / "truths.json", *keys, value=value)
         with pytest.raises(InputError, match=message):
@@ -131,5 +134,5 @@ def test_truths_of_other_labels_predictions_or_scores_are_refused(example):
     write(run, *given)
     text = (run.tables / "table2_truth.csv").read_text()
     (run.tables / "table2_truth.csv").write_text(text.replace("\nfnet,0.", "\nfnet,0.9"))
-    with pytest.raises(InputError, match="AP_fused is not Average; make the tables again"):
+    with pytest.raises(InputError, match="AP_fused differs from Average; make the tables again"):
         page.main([*run.page_arguments(), "--truth-table", str(run.tables / "table2_truth.csv")])

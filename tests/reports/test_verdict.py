@@ -19,9 +19,9 @@ def scores_of(low_high: bool = False, **averages: float) -> pd.DataFrame:
 
 def test_without_tests_the_best_fused_stands_beside_the_better_band():
     answer, trust = verdict(scores_of(visible=0.5, infrared=0.4, average=0.45, fnet=0.523), "msrs")
-    assert answer.startswith("Fusion scored higher on msrs, and no test says whether by more than chance")
+    assert answer.startswith("Fusion scored higher on msrs, but this was not tested and may be chance")
     assert "fnet" in answer
-    assert "visible, 0.500 (+0.023)" in answer
+    assert "visible, has 0.500 (difference +0.023)" in answer
     assert "1 of 2 fused variants scored above visible" in trust
 
 
@@ -38,8 +38,8 @@ def test_a_variant_ahead_of_both_bands_is_the_answer():
     significance = significance_of(list(AVERAGES), BOTH, (0.01, 0.05))
     answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance)
     assert answer.startswith("Fusion is ahead on msrs: fnet is ahead of both single bands, as trained here. The best")
-    assert "Fused variants ahead of both single bands: 1 of 2; behind a single band: 0." in trust
-    assert "fnet less visible +0.010 to +0.050, less infrared +0.010 to +0.050 (95 % intervals" in trust
+    assert "Fused variants ahead of both single bands: 1 of 2; behind at least one single band: 0." in trust
+    assert "fnet minus visible +0.010 to +0.050, minus infrared +0.010 to +0.050 (95 % intervals" in trust
     assert "The statements are about these trained detectors, not about the methods (seeds: 1)." in trust
 
 
@@ -47,10 +47,10 @@ def test_from_three_seeds_on_the_answer_is_about_methods():
     significance = significance_of(list(AVERAGES), BOTH, (0.01, 0.05), seeds=3)
     answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance)
     assert "fnet is ahead of both single bands, as a method." in answer and "trained detectors" not in trust
-    assert "fnet less visible +0.010 to +0.050, less" in trust
+    assert "fnet minus visible +0.010 to +0.050, minus" in trust
     significance["comparisons"][2] |= {"methods_low": None, "methods_high": None}
     assert (significance["comparisons"][2]["first"], significance["comparisons"][2]["second"]) == BOTH[0]
-    assert "less visible" not in verdict(scores_of(**AVERAGES), "msrs", significance)[1]
+    assert "minus visible" not in verdict(scores_of(**AVERAGES), "msrs", significance)[1]
 
 
 def test_ahead_of_one_band_only_cannot_be_told_and_the_reason_stands_there():
@@ -58,7 +58,7 @@ def test_ahead_of_one_band_only_cannot_be_told_and_the_reason_stands_there():
     assert answer.startswith(
         "Whether fusion helps on msrs cannot be told: no fused variant is shown to be ahead of both"
     )
-    assert "fnet is neither: p 0.400 for ahead." in trust
+    assert "fnet is neither ahead nor behind: p 0.400 for ahead." in trust
 
 
 def test_all_behind_a_band_is_the_answer():
@@ -66,7 +66,9 @@ def test_all_behind_a_band_is_the_answer():
     for entry in significance["against_bands"].values():
         entry["trained"] = entry["trained"] | {"verdict": "behind", "reason": ""}
     answer, _ = verdict(scores_of(**AVERAGES), "msrs", significance)
-    assert answer.startswith("Fusion is behind on msrs: every fused variant is behind a single band, as trained here.")
+    assert answer.startswith(
+        "Fusion is behind on msrs: every fused variant is behind at least one single band, as trained here."
+    )
 
 
 def test_too_few_scenes_are_said_everywhere():
@@ -86,7 +88,7 @@ def test_verdict_table_and_chart_speak_of_the_same_band_where_both_print_alike(m
     table = scores_of(**averages)
     assert leaders(table) == Leaders("fnet", "infrared", "fnet")
     answer, _ = verdict(table, "msrs", significance)
-    assert "infrared, 0.600 (+0.020)" in answer
+    assert "infrared, has 0.600 (difference +0.020)" in answer
     compared = add_significance(table, [], significance).set_index("variant")
     assert compared["against_bands"].to_dict() == {"visible": "", "infrared": "", "fnet": "not shown"}
     assert compared["against_best"].to_dict() == {"visible": "worse", "infrared": "tie", "fnet": "best"}
@@ -120,7 +122,7 @@ def test_verdict_on_undefined_scores_says_so():
 
 def test_verdict_on_detectors_that_learned_nothing_says_so():
     answer = verdict(scores_of(visible=0.01, infrared=0.0, fnet=0.02), "msrs")[0]
-    assert answer == "This run cannot say: no detector has learned, the best reached 0.020."
+    assert answer == "This run cannot say: no detector has learned; the best mean average precision is 0.020."
 
 
 def test_changes_are_the_best_fused_less_the_better_band_with_intervals():
@@ -143,4 +145,4 @@ def test_changes_are_the_best_fused_less_the_better_band_with_intervals():
 def test_pooled_boxes_are_told_and_not_taken_for_a_fused_image():
     answer, trust = verdict(scores_of(visible=0.5, infrared=0.4, fnet=0.52, late=0.6), "msrs")
     assert "the best fused variant, fnet" in answer
-    assert "without fusing any image, reached 0.600" in trust
+    assert "without fusing any image, gives 0.600" in trust
