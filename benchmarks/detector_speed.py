@@ -1,10 +1,10 @@
-"""Measure the detector's training loop against ultralytics' own trainer: images a second of both, in turn in one run.
+"""Compare the detector's training loop with ultralytics' own trainer: images per second, alternately in one run.
 
-Both train the same model from random weights on the same generated pairs' visible images, with the same image size,
-batch, device, threads, precision, optimiser and augmentation; both read in this process and keep resized images in
-memory; both update a moving average at every step. A timing begins after some warm-up steps and ends within the first
-epoch, so neither validates nor writes a checkpoint. `limit` is the rate at which plain matrix products, measured in the
-same run, would do the model's multiply-adds, forward and backward, and nothing else.
+Both train the same model from random weights on the visible images of the same generated pairs, with the same image
+size, batch, device, threads, precision, optimiser and augmentation. Both read images in this process, keep resized
+images in memory, and update a moving average at every step. Timing starts after some warm-up steps and ends within the
+first epoch, so that neither validates nor writes a checkpoint. `limit` is the rate in images per second if the model
+did only its multiply-adds, forward and backward, at the speed of plain matrix products measured in the same run.
 """
 
 import argparse
@@ -22,7 +22,7 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from detection.detector import build_model  # first, as it keeps the package offline
+from detection.detector import build_model  # imported first, because it keeps ultralytics offline
 
 # isort: split
 from ultralytics.models.yolo.detect import DetectionTrainer
@@ -38,22 +38,22 @@ from pipeline.pairs import write_image
 from pipeline.stage import InputError, run
 
 WARM_UP = 3  # steps
-WANTED = {"cpu": 1.0, "cuda": 2.0}  # least ratio
+EXPECTED_RATIO = {"cpu": 1.0, "cuda": 2.0}  # at least
 PRODUCT = 2048  # side of the matrices whose product is timed
 
 
 class _MeasuredError(Exception):
-    """Leaves a training once its steps are timed."""
+    """Ends a training after its steps are timed."""
 
 
 class Clock:
-    """Counts a training's steps and leaves it after `steps` timed ones; `seconds` and `cpu_seconds` are of those."""
+    """Counts a training's steps and ends it after `steps` timed ones, which took `seconds` and `cpu_seconds`."""
 
     def __init__(self, steps: int, device: str) -> None:
         self.steps, self.device, self.done = steps, device, 0
 
     def __call__(self, *_: Any) -> bool:
-        """Count a step; never ask to stop in order."""
+        """Count a step; return False, which requests no orderly stop."""
         self.done += 1
         if self.done in (WARM_UP, WARM_UP + self.steps):
             if self.device != "cpu":
@@ -67,7 +67,7 @@ class Clock:
 
 
 def write_data(folder: Path, images: int, size: int) -> Path:
-    """Write generated scenes with labels in ultralytics' form, and one to validate on; return the data.yaml."""
+    """Write generated images with labels in ultralytics' format, and one for validation; return the data.yaml."""
     for index in range(images + 1):
         part = folder / ("train" if index < images else "val")
         scene = make_scene(0, index, size, size * 3 // 4)
@@ -91,7 +91,7 @@ def time_ours(data: Path, recipe: Recipe, device: str, clock: Clock, folder: Pat
 
 
 def time_theirs(data: Path, recipe: Recipe, device: str, clock: Clock, folder: Path) -> None:
-    """Run the trainer of ultralytics, with the same values, until `clock` ends it."""
+    """Run ultralytics' trainer with the same settings until `clock` ends it."""
     same = ("epochs", "batch", "optimizer", "lr0", "lrf", "momentum", "weight_decay", "warmup_epochs", "box", "cls")
     same += ("dfl", "warmup_momentum", "warmup_bias_lr", "close_mosaic", "seed", *AUGMENTATION)
     trainer = DetectionTrainer(
@@ -102,26 +102,26 @@ def time_theirs(data: Path, recipe: Recipe, device: str, clock: Clock, folder: P
         | {"deterministic": True, "pretrained": False}
     )
     threads = torch.get_num_threads()
-    trainer.add_callback("on_train_start", lambda _: torch.set_num_threads(threads))  # it takes all
+    trainer.add_callback("on_train_start", lambda _: torch.set_num_threads(threads))  # it would use all
     trainer.add_callback("on_train_batch_end", clock)
     trainer.train()
 
 
 def product_rate(device: str, precision: str) -> float:
-    """Return the multiply-adds a second of a plain matrix product, the best of five."""
-    kind = torch.bfloat16 if precision == "bf16" else torch.float32
-    one, other = torch.randn(2, PRODUCT, PRODUCT, device=device).to(kind)
+    """Return the multiply-adds per second of a plain matrix product, the best of six."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    one, other = torch.randn(2, PRODUCT, PRODUCT, device=device).to(dtype)
     best = math.inf
     for _ in range(6):
         start = time.perf_counter()
         product = one @ other
-        float(product[0, 0])  # waits for a GPU
+        float(product[0, 0])  # waits for the GPU
         best = min(best, time.perf_counter() - start)
     return PRODUCT**3 / best
 
 
 def multiply_adds(recipe: Recipe) -> float:
-    """Return the multiply-adds of an image's training, forward and backward."""
+    """Return the multiply-adds of training on one image, forward and backward."""
     model = build_model(recipe.model, CLASSES).train()
     with FlopCounterMode(display=False) as counter:
         maps = model(torch.zeros(1, 3, recipe.image_size, recipe.image_size) + 0.5)
@@ -136,7 +136,7 @@ def _total(value: Any) -> Any:
 
 
 def measure(recipe: Recipe, device: str, steps: int, rounds: int) -> dict[str, Any]:
-    """Return images a second of both (medians), all rounds', the ratios and the limit."""
+    """Return the median images per second of both trainers, those of all rounds, the ratios and the limit."""
     sides: dict[str, Callable[..., None]] = {"ours": time_ours, "ultralytics": time_theirs}
     rates: dict[str, list[float]] = {name: [] for name in sides}
     cpu: dict[str, list[float]] = {name: [] for name in sides}
@@ -162,25 +162,25 @@ def measure(recipe: Recipe, device: str, steps: int, rounds: int) -> dict[str, A
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a line and write it as JSON."""
+    """Print the results in one line and write them as JSON."""
     parser = argparse.ArgumentParser(prog="python benchmarks/detector_speed.py", description=__doc__)
-    parser.add_argument("--model", default="yolov5n", help="default yolov5n")
-    parser.add_argument("--image-size", type=int, default=192, help="long side, pixels; default 192")
-    parser.add_argument("--batch", type=int, default=8, help="default 8")
-    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both; default fp32")
-    parser.add_argument("--mosaic", type=float, default=0.0, help="probability; default 0")
-    parser.add_argument("--steps", type=int, default=12, help="timed in a round; default 12")
-    parser.add_argument("--rounds", type=int, default=5, help="alternations; default 5")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto")
+    parser.add_argument("--model", default="yolov5n", help="the model to train; default yolov5n")
+    parser.add_argument("--image-size", type=int, default=192, help="long side of the images, pixels; default 192")
+    parser.add_argument("--batch", type=int, default=8, help="images per step; default 8")
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of both trainers; default fp32")
+    parser.add_argument("--mosaic", type=float, default=0.0, help="probability of a mosaic; default 0")
+    parser.add_argument("--steps", type=int, default=12, help="timed steps per round; default 12")
+    parser.add_argument("--rounds", type=int, default=5, help="rounds, each of both trainers; default 5")
+    parser.add_argument("--device", choices=DEVICES, default="auto", help="device to train on; default auto")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads; default 1")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
     options = parser.parse_args(argv)
     if min(options.steps, options.rounds) < 1:
-        raise InputError("--steps and --rounds want at least 1")
+        raise InputError(f"--steps {options.steps} --rounds {options.rounds}: expected at least 1 each")
     LOGGER.setLevel(logging.ERROR)
     with claimed_device(options.device, options.threads) as device:
         if options.precision == "bf16" and device == "cpu":
-            raise InputError("--precision bf16 on a CPU: wanted fp32, as the trainer of ultralytics has no other there")
+            raise InputError("--precision bf16 on a CPU: expected fp32, the only one of ultralytics' trainer there")
         recipe = Recipe(
             model=options.model, image_size=options.image_size, batch=options.batch, nominal_batch=options.batch,
             epochs=100, optimizer="AdamW", lr0=0.001, mosaic=options.mosaic,
@@ -192,9 +192,9 @@ def main(argv: Sequence[str] | None = None) -> None:
             "precision": recipe.precision, "device": device, "threads": torch.get_num_threads(),
         }  # fmt: skip
     logging.info(
-        "%.1f images/s, ultralytics %.1f: ratio %.2f, of processor time %.2f (at least %.1f wanted); limit %.1f",
+        "%.1f images/s, ultralytics %.1f: ratio %.2f, of processor time %.2f (expected at least %.1f); limit %.1f",
         *(found[key] for key in ("ours", "ultralytics", "ratio", "cpu_ratio")),
-        *(WANTED[device.split(":")[0]], found["limit"]),
+        *(EXPECTED_RATIO[device.split(":")[0]], found["limit"]),
     )
     if options.json:
         write_json(options.json, facts | found | {"versions": versions("torch", "ultralytics", "numpy")})

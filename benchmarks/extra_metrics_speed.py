@@ -1,6 +1,7 @@
-"""Measure the processor seconds that each metric which is scored by name only takes for a pair of 1024x768.
+"""Measure the processor seconds of each metric of `EXTRA` for a pair of 1024x768.
 
-One pair, one fused image, one core, sources prepared anew; compilation is excluded by a first, untimed round.
+One pair, one fused image, one core; the sources are prepared in every round. A first, untimed round excludes
+compilation.
 """
 
 import argparse
@@ -15,9 +16,9 @@ from fusion.metrics import EXTRA, prepare, score
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print each metric's least time over some rounds."""
+    """Print each metric's shortest time over the rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds; the least is taken")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="number of rounds; the shortest time counts")
     rounds = parser.parse_args(argv).rounds
     cv2.setNumThreads(1)
     rng = np.random.default_rng(0)

@@ -1,16 +1,21 @@
-"""Measure how much faster FNet's fast path is than the plain network, and how far the two agree, in one run.
+"""Measure how much faster FNet's fast path is than the plain network, and how closely the two agree, in one run.
 
-Inference of one 320x320 pair and one training step of stage II (FNet alone, batch 4, 128x128: forward, loss, backward,
-Adam; on a GPU recorded once and replayed, as `fusion.train` does), each in float32 and with bfloat16 products, against
-the plain network in eager float32: medians in turn, after warm-up. `--size 1024 768 --batch 16` is M3FD's pair and the
-paper's batch, for a GPU. `limit_s` is what the multiply-adds alone would take at the rate of a large matrix product,
-measured in the same run and number type; a training step has three times the multiply-adds of its forward pass. On a
-CPU both number types are the same path, whose Fourier transforms need fewer multiply-adds than that. Agreement is with
-the plain network in float32: of inference on whole pairs, in grey levels and in the metrics (of one image at worst, and
-in the mean over the images); of training in the loss, in each tensor's gradient (`naive_gradient_relative_error` and
-`fast_gradient_relative_error`: of either path against float64) and in all gradients as one vector. `folder` is what
-fusing a folder loses against the network alone, by reading, writing, digests and the manifest: `fusion.fuse` from start
-to end. Pairs and weights are generated unless they are given.
+Timed are the inference of one 320x320 pair, and one training step of stage II (only FNet, batch 4, 128x128: forward,
+loss, backward, Adam; on a GPU captured as a CUDA graph and replayed, as in `fusion.train`). Each is run in float32 and
+with bfloat16 products, alternately with the plain network in eager float32; the results are medians after a warm-up.
+`--size 1024 768 --batch 16` is the size of M3FD's pairs and the paper's batch, for a GPU.
+
+`limit_s` is the time of only the multiply-adds at the rate of a large matrix product, measured in the same run and
+number type; a training step has three times the multiply-adds of its forward pass. On a CPU, both number types use the
+same path, whose Fourier transforms need fewer multiply-adds than counted here.
+
+Agreement is measured against the plain network in float32: for inference on whole pairs, in grey levels and in the
+metrics (the largest difference of one image, and of the mean over the images); for training in the loss, in each
+tensor's gradient and in all gradients as one vector. `naive_gradient_relative_error` and `fast_gradient_relative_error`
+compare each path with float64.
+
+`folder` is the overhead of fusing a folder (`fusion.fuse` from start to end, with reading, writing, digests and the
+manifest) over only running the network. Pairs and weights are generated unless they are given.
 """
 
 import argparse
@@ -43,7 +48,7 @@ from pipeline.devices import DEVICES, claimed_device
 from pipeline.pairs import find_pairs, write_image
 from pipeline.stage import InputError, run
 
-MULTIPLY_ADDS = 419_904  # a pixel: every weight once
+MULTIPLY_ADDS = 419_904  # per pixel: every weight is used once
 CROP = 128
 PAPER = ("MI", "VIF", "Qabf", "SSIM")
 
@@ -51,7 +56,7 @@ Pair = tuple[np.ndarray, np.ndarray]  # visible luma and infrared, uint8 (H, W)
 
 
 def generated_pairs(count: int, least: Sequence[int]) -> list[Pair]:
-    """Return pairs of the embedded data set's kind, at least as large as `least`, width and height."""
+    """Return generated pairs, visible as luma, with sides of at least 512x384 and `least`, width and height."""
     width, height = (max(sides) for sides in zip(least, (512, 384), strict=True))
     scenes = [make_scene(0, index, width, height) for index in range(count)]
     return [(np.rint(s.visible @ np.float64([0.299, 0.587, 0.114])).astype(np.uint8), s.infrared) for s in scenes]
@@ -63,7 +68,7 @@ def read_pairs(visible: Path, infrared: Path, count: int | None) -> list[Pair]:
 
 
 def as_tensors(pair: Pair, device: str) -> list[Tensor]:
-    """Return a pair as the network wants it."""
+    """Return a pair as the network's input tensors."""
     return [torch.from_numpy(np.float32(image) / 255)[None, None].to(device) for image in pair]
 
 
@@ -79,7 +84,7 @@ def batch_of(pairs: Sequence[Pair], size: int, seed: int) -> Tensor:
 
 
 def seconds(function: Callable[[], object], device: str) -> np.ndarray:
-    """Return the time of one call, to its end on the device: elapsed, and the processor's of all threads together."""
+    """Return the time of one call until it ends on the device: elapsed seconds, processor seconds of all threads."""
     if device != "cpu":
         torch.cuda.synchronize()
     start, start_cpu = time.perf_counter(), time.process_time()
@@ -90,7 +95,7 @@ def seconds(function: Callable[[], object], device: str) -> np.ndarray:
 
 
 def medians(functions: dict[str, Callable[[], object]], rounds: int, device: str) -> dict[str, np.ndarray]:
-    """Return each function's median `seconds`, called in turn so that a busy moment meets them all."""
+    """Return each function's median `seconds`; the calls alternate, so that other load affects all equally."""
     for function in functions.values():
         for _ in range(3 if device != "cpu" else 1):
             function()
@@ -102,7 +107,7 @@ def medians(functions: dict[str, Callable[[], object]], rounds: int, device: str
 
 
 def compared(naive: np.ndarray, fast: np.ndarray) -> dict[str, float]:
-    """Return two paths' `seconds` and ratios; a busy machine disturbs that of the processor's time less."""
+    """Return the seconds and ratios of two paths; a busy machine disturbs the ratio of processor time less."""
     return {
         "naive_s": float(naive[0]),
         "fast_s": float(fast[0]),
@@ -111,10 +116,10 @@ def compared(naive: np.ndarray, fast: np.ndarray) -> dict[str, float]:
     }
 
 
-def multiply_adds_a_second(kind: torch.dtype, device: str) -> float:
-    """Return the rate of a large matrix product, the best of several."""
+def multiply_adds_per_second(dtype: torch.dtype, device: str) -> float:
+    """Return the rate of a large matrix product, the best of eight."""
     side = 2048 if device == "cpu" else 8192
-    left, right = (torch.randn(side, side, device=device).to(kind) for _ in range(2))
+    left, right = (torch.randn(side, side, device=device).to(dtype) for _ in range(2))
     return side**3 / float(min(seconds(lambda: left @ right, device)[0] for _ in range(8)))
 
 
@@ -122,7 +127,7 @@ def multiply_adds_a_second(kind: torch.dtype, device: str) -> float:
 
 
 def fused_images(network: Callable[..., Tensor], pairs: Sequence[Pair], device: str) -> list[np.ndarray]:
-    """Return whole pairs fused, 8 bits a pixel."""
+    """Return the fused images of whole pairs, 8 bits per pixel."""
     with torch.inference_mode():
         outputs = [network(*as_tensors(pair, device))[0, 0].float().cpu().numpy() for pair in pairs]
     return [np.rint(np.clip(output, 0, 1) * 255).astype(np.uint8) for output in outputs]
@@ -131,7 +136,7 @@ def fused_images(network: Callable[..., Tensor], pairs: Sequence[Pair], device: 
 def agreement(plain: Sequence[np.ndarray], fast: Sequence[np.ndarray], pairs: Sequence[Pair]) -> dict[str, float]:
     """Compare the fused images of both paths, and their metrics."""
     most, total, different, pixels = 0, 0, 0, 0
-    shifts = []  # of every pair, the fast path's metrics less the plain one's
+    shifts = []  # for every pair, the metrics of the fast path minus those of the plain path
     for pair, one, other in zip(pairs, plain, fast, strict=True):
         difference = np.abs(one.astype(int) - other)
         most = max(most, int(difference.max()))
@@ -172,7 +177,7 @@ def measure_inference(
 
 
 def training_step(network: FNet, precision: str | None, example: Tensor) -> Callable[[Tensor], Tensor]:
-    """Return a step of stage II that leaves its gradients in the network; None is the plain path."""
+    """Return a step of stage II that leaves its gradients in the network; the precision None is the plain path."""
     optimiser = torch.optim.Adam(network.parameters(), lr=1e-4)
     fuse = network if precision is None else trainable(network, precision)
 
@@ -194,13 +199,13 @@ def training_step(network: FNet, precision: str | None, example: Tensor) -> Call
 
 
 def largest_difference(gradients: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """Return the largest difference of a tensor's gradient, norm over norm."""
+    """Return the largest relative difference of a tensor's gradient, the norm of the difference over the norm."""
     pairs = zip(gradients, expected, strict=True)
-    return max(float((found - wanted).norm() / wanted.norm()) for found, wanted in pairs)
+    return max(float((found - reference).norm() / reference.norm()) for found, reference in pairs)
 
 
 def whole(gradients: Sequence[Tensor]) -> list[Tensor]:
-    """Return all gradients as one."""
+    """Return all gradients as one vector, in a list."""
     return [torch.cat([gradient.flatten() for gradient in gradients])]
 
 
@@ -209,16 +214,16 @@ def measure_training(
 ) -> dict[str, dict[str, float]]:
     batch = batch_of(pairs, size, 0).to(device)
     networks = {name: copy.deepcopy(plain) for name in ("naive", *DTYPES)}
-    # The first step of each starts from the same weights, so that losses and gradients compare.
+    # The first step of each path starts from the same weights, so that losses and gradients are comparable.
     steps, losses, gradients = {}, {}, {}
     for name, network in networks.items():
         steps[name] = training_step(network, None if name == "naive" else name, batch)
         losses[name] = float(steps[name](batch))
         gradients[name] = [parameter.grad.clone() for parameter in network.parameters()]
     times = medians({name: (lambda s=step: s(batch)) for name, step in steps.items()}, rounds, device)
-    # Where the loss or a threshold is steep, float32 itself is this far from float64: no path can agree better.
+    # Where the loss or a threshold is steep, float32 itself differs from float64; no path can agree better than that.
     exact = copy.deepcopy(plain).double()
-    # Merged, it is as exact in float64, and sooner done.
+    # In float64, the merged network is as exact as the plain one, and faster.
     stage2_loss(connect(merge_network(exact), apply_block, batch.double()), *batch.double())["total"].backward()
     exact_gradients = [parameter.grad for parameter in exact.parameters()]
     results = {}
@@ -236,7 +241,7 @@ def measure_training(
 
 
 def measure_long(plain: FNet, pairs: Sequence[Pair], size: int, steps: int, device: str) -> float:
-    """Return by how much bfloat16's loss differs from float32's at the end, relative: means of the last 20 steps."""
+    """Return the relative difference of bfloat16's and float32's final losses, each the mean of the last 20 steps."""
     ends = {}
     for name in DTYPES:
         example = batch_of(pairs, size, 0).to(device)
@@ -253,7 +258,7 @@ def measure_long(plain: FNet, pairs: Sequence[Pair], size: int, steps: int, devi
 
 
 def measure_folder(plain: FNet, pairs: Sequence[Pair], options: argparse.Namespace, device: str) -> dict[str, float]:
-    """Time `fusion.fuse` on a folder of pairs, and the network alone on the same pairs, in turn."""
+    """Time `fusion.fuse` on a folder of pairs alternately with only the network on the same pairs."""
     weights, threads = options.weights, options.threads
     pairs = [pairs[index % len(pairs)] for index in range(options.folder)]
     network = prepare(plain, options.precision)
@@ -270,7 +275,7 @@ def measure_folder(plain: FNet, pairs: Sequence[Pair], options: argparse.Namespa
         arguments += ["--precision", options.precision]
         arguments += ["--visible", str(root / "visible"), "--infrared", str(root / "infrared")]
         arguments += ["--threads", str(threads)] if threads else []
-        # Another folder at every call: none is taken as made.
+        # A new folder for every call, so that nothing is skipped as finished.
         outputs = (str(root / f"fused-{index}") for index in range(options.rounds + 3))
         times = medians(
             {
@@ -292,21 +297,25 @@ def measure_folder(plain: FNet, pairs: Sequence[Pair], options: argparse.Namespa
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the results go")
-    parser.add_argument("--pairs", type=Path, nargs=2, metavar="DIR", help="visible and infrared images to compare on")
-    parser.add_argument("--weights", type=Path, help="FNet's; default random ones, whose steep thresholds agree worse")
-    parser.add_argument("--limit", type=int, metavar="N", help="compare on the first N pairs alone")
-    parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("W", "H"), help="of a fused pair")
-    parser.add_argument("--batch", type=int, default=4, metavar="N", help="crops in a training step")
-    parser.add_argument("--folder", type=int, default=4, metavar="N", help="pairs in the folder, whole ones")
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="JSON file for the results")
+    parser.add_argument("--pairs", type=Path, nargs=2, metavar="DIR", help="folders of visible and infrared images")
+    parser.add_argument(
+        "--weights", type=Path, help="FNet's weights; random ones, the default, agree less due to steep thresholds"
+    )
+    parser.add_argument("--limit", type=int, metavar="N", help="compare on only the first N pairs")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(320, 320), metavar=("W", "H"), help="size of the timed pair, pixels"
+    )
+    parser.add_argument("--batch", type=int, default=4, metavar="N", help="crops per training step")
+    parser.add_argument("--folder", type=int, default=4, metavar="N", help="number of whole pairs in the folder")
     parser.add_argument("--precision", choices=list(DTYPES), default="fp32", help="of fusing the folder")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed calls; the median is taken")
-    parser.add_argument("--long", action="store_true", help="also train 200 steps in both number types")
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="number of timed calls, whose median counts")
+    parser.add_argument("--long", action="store_true", help="also train for 200 steps in both number types")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     options = parser.parse_args(argv)
     if options.rounds < 1:
-        raise InputError(f"--rounds {options.rounds}: wanted at least 1")
+        raise InputError(f"--rounds {options.rounds}: expected at least 1")
     if options.pairs:
         pairs = read_pairs(*options.pairs, options.limit)
     else:
@@ -314,11 +323,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     with claimed_device(options.device, options.threads) as device:
         torch.manual_seed(0)
         plain = make_network(options.weights).to(device)
-    # First, as in a process of its own; `fusion.fuse` claims the device itself.
+    # Measured first, as in a fresh process, and outside the claim, because `fusion.fuse` claims the device itself.
     folder = measure_folder(plain, pairs, options, device)
     with claimed_device(options.device, options.threads) as device:
         plain = plain.to(device)
-        rates = {name: multiply_adds_a_second(kind, device) for name, kind in DTYPES.items()}
+        rates = {name: multiply_adds_per_second(kind, device) for name, kind in DTYPES.items()}
         inference = measure_inference(plain, pairs, options.size, rates, options.rounds, device)
         training = measure_training(plain, pairs, options.batch, rates, options.rounds, device)
         results: dict[str, Any] = {f"inference_{name}": values for name, values in inference.items()}

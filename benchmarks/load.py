@@ -1,9 +1,9 @@
-"""Many pairs through fusing, scoring and back: is memory flat, and how many pairs a second?
+"""Measure fusing and scoring of many pairs: pairs per second, and whether memory stays constant.
 
     python benchmarks/load.py --pairs 400 4200 --size 1024 768
 
-The pairs are copies, by hard link, of a few generated scenes: every file is read, hashed, fused and scored like any
-other, and the disk holds the fused images alone (some gigabytes, deleted at the end).
+The pairs are hard links to a few generated images. Every file is read, hashed, fused and scored like any other, but
+only the fused images take disk space (some gigabytes, deleted at the end).
 """
 
 import argparse
@@ -18,29 +18,30 @@ SCENES = 8
 
 
 def run(*options: object, log: Path = Path(os.devnull)) -> tuple[float, float, float]:
-    """Run a module, its messages into `log`.
+    """Run a module and append its output to `log`.
 
-    Returns its seconds, the processor's seconds in it and its children, the most resident memory of one of them, MB.
+    Returns the elapsed seconds, the processor seconds of the process and its children, and the peak resident memory of
+    the largest of them, MB.
     """
     start = time.monotonic()
     with log.open("ab") as messages:
         process = subprocess.Popen([sys.executable, "-m", *map(str, options)], stdout=messages, stderr=messages)
         _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"{options[0]} failed with status {status}; its messages are in {log}")
+        raise SystemExit(f"{options[0]} failed with status {status}; its output is in {log}")
     return time.monotonic() - start, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, nargs="+", default=[400, 4200], help="how many pairs, in several runs")
-    parser.add_argument("--size", type=int, nargs=2, default=(1024, 768), metavar=("W", "H"), help="pixels")
+    parser.add_argument("--pairs", type=int, nargs="+", default=[400, 4200], help="number of pairs of each run")
+    parser.add_argument("--size", type=int, nargs=2, default=(1024, 768), metavar=("W", "H"), help="image size, pixels")
     parser.add_argument("--method", default="average", help="a method without weights")
-    parser.add_argument("--precision", default="fp32", help="of a network's convolutions")
-    parser.add_argument("--workers", type=int, default=2, help="images scored at a time")
+    parser.add_argument("--precision", default="fp32", help="precision of a network's convolutions")
+    parser.add_argument("--workers", type=int, default=2, help="images scored in parallel")
     parser.add_argument("--stages", nargs="+", choices=("fuse", "evaluate"), default=("fuse", "evaluate"))
     options = parser.parse_args()
-    print("| stage | pairs | s | pairs/s | processor s a pair | most memory, MB |\n|---|---|---|---|---|---|")
+    print("| stage | pairs | s | pairs/s | processor s per pair | peak memory, MB |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory(prefix="load-") as folder:
         base = Path(folder)
         size = map(str, options.size)

@@ -1,15 +1,15 @@
-"""A made-up detector of one variant and seed: writes what detection.train and detection.test write, without images.
+"""Simulate the detector of one variant and seed: write the files of detection.train and detection.test, without images.
 
     python benchmarks/m3fd_detections.py --data detection/fnet/data.yaml --prepared split --seed 0 --output DIR
 
 A true box is found with a score whose log-odds are the sum of the strength of its class, the box's own difficulty (its
-size, and a part that all detectors share), the variant's and the seed's strength in the class and in the sequence, and
-a part of this detection alone; weak ones are missed. Its box is off by some per cent of its sides. An image has false
-detections beside, most with scores below 0.02, up to 100 detections in all, 75 on average. With them AP is about 0.5,
-AP50 about 0.8.
+size, and a random part that all detectors share), the variant's and the seed's strength in the class and in the
+sequence, and a random part of this detection; boxes with low log-odds are missed. A found box deviates by some per cent
+of its sides. Each image also has false detections, most with scores below 0.02, and at most 100 detections in total, 75
+on average. AP is then about 0.5, AP50 about 0.8.
 
-Everything is drawn from the variant's name and the seed, and repeats. The scores are written by the project's own
-function. `provenance.json` says what the tables compare of a training: data and recipe.
+Everything is drawn from the variant's name and the seed, and is reproducible. The scores are written by the project's
+own function. `provenance.json` has the facts of a training that the tables compare: data and recipe.
 """
 
 import argparse
@@ -26,22 +26,22 @@ from detection.variant import read_data
 from pipeline.artefacts import sha256_json, versions, write_json
 from pipeline.stage import run
 
-# Log-odds of the score of a true box by class; other classes have OTHER.
+# Mean log-odds of the score of a true box by class; other classes have OTHER.
 STRENGTH = {"People": 0.8, "Car": 1.8, "Bus": 1.6, "Lamp": -0.3, "Motorcycle": 0.0, "Truck": 1.0}
 OTHER = 0.5
-# Standard deviations of what is added to it.
+# Standard deviations of the terms that are added to it.
 DIFFICULTY, OWN = 2.0, 0.5
 VARIANT_BY_CLASS, VARIANT_BY_SEQUENCE, SEED_BY_CLASS, SEED_BY_SEQUENCE = 0.15, 0.4, 0.05, 0.15
-BY_SIZE = 0.4  # for each factor e of the box's side
-MISSED = -4.0
+BY_SIZE = 0.4  # added for each factor e of the box's side
+MISSED = -4.0  # boxes with log-odds of at most this are missed
 SHIFT = 0.05  # of a found box's edges, as a share of its sides
-# False detections of an image, and the log-odds of their scores.
+# False detections per image, and mean and standard deviation of the log-odds of their scores.
 FALSE, FALSE_MEAN, FALSE_DEVIATION = 80, -4.8, 2.2
-LEAST = 0.001  # score, as detection.test leaves out below
+LEAST = 0.001  # scores up to this are left out, as in detection.test
 
 
-def drawn(*key: object) -> np.random.Generator:
-    """Return a generator that these words alone decide."""
+def generator_for(*key: object) -> np.random.Generator:
+    """Return a generator that depends only on `key`."""
     digest = hashlib.sha256(repr(key).encode()).digest()
     return np.random.default_rng(np.frombuffer(digest, np.uint32))
 
@@ -52,8 +52,8 @@ def detections(truth: Mapping[str, Any], sequences: Mapping[str, str], variant: 
     Args:
         truth: ground truth of the test images.
         sequences: the sequence of each image by name.
-        variant: its name.
-        seed: of its training.
+        variant: name of the variant.
+        seed: seed of the training.
     """
     images = {image["id"]: image for image in truth["images"]}
     classes = [category["name"] for category in truth["categories"]]
@@ -66,21 +66,22 @@ def detections(truth: Mapping[str, Any], sequences: Mapping[str, str], variant: 
 
     odds = np.array([STRENGTH.get(name, OTHER) for name in classes])[category - 1]
     side = np.sqrt(boxes[:, 2] * boxes[:, 3])
-    odds += BY_SIZE * np.log(side / np.median(side)) + DIFFICULTY * drawn("difficulty").standard_normal(len(boxes))
+    difficulty = generator_for("difficulty").standard_normal(len(boxes))
+    odds += BY_SIZE * np.log(side / np.median(side)) + DIFFICULTY * difficulty
     for by_class, by_sequence, key in (
         (VARIANT_BY_CLASS, VARIANT_BY_SEQUENCE, (variant,)),
         (SEED_BY_CLASS, SEED_BY_SEQUENCE, (variant, seed)),
     ):
-        rng = drawn(*key)
+        rng = generator_for(*key)
         odds += by_class * rng.standard_normal(len(classes))[category - 1]
         odds += by_sequence * rng.standard_normal(len(names))[sequence]
-    rng = drawn("own", variant, seed)
+    rng = generator_for("own", variant, seed)
     odds += OWN * rng.standard_normal(len(boxes))
     found = np.flatnonzero(odds > MISSED)
     shift = SHIFT * np.exp(0.5 * rng.standard_normal(len(found)))[:, None] * rng.standard_normal((len(found), 4))
     edges = _edges(boxes[found]) + shift * np.tile(boxes[found, 2:], 2)
 
-    # A false detection has the class and the size of some true box, anywhere in its image.
+    # A false detection has the class and about the size of a random true box, at a random place in its image.
     per_image = rng.poisson(FALSE, len(images))
     at = np.repeat(np.array(list(images)), per_image)
     model = rng.integers(0, len(boxes), len(at))
@@ -117,7 +118,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="the variant's data.yaml")
     parser.add_argument("--prepared", type=Path, required=True, help="folder of the prepared split")
-    parser.add_argument("--seed", type=int, required=True, help="of the training")
+    parser.add_argument("--seed", type=int, required=True, help="seed of the training")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     options = parser.parse_args(argv)
     data = {part: read_data(options.data, part) for part in ("train", "test")}

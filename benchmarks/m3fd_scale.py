@@ -1,20 +1,20 @@
-"""What the workflow's stages cost at M3FD's real size, without its images: seconds and memory of each.
+"""Measure the time and memory of the workflow's stages at M3FD's full size, without M3FD's images.
 
     python benchmarks/m3fd_scale.py --boxes boxes.json --work DIR --json FILE
 
-The boxes are COCO JSON of M3FD's names with the images' sizes; `--scenario` is the authors' scenario.json, without
-which the shipped ranges stand for it. Every image gets two stand-ins of its name and size, 16 x 16 flat cells of random
-levels, in visible of random colours: no two pairs are alike, so that there are no near duplicates, and no two bands.
-Such files are small and quick to decode; what real ones cost beyond that is not in the numbers of `audit` and
-`prepare`.
+The boxes are COCO JSON with M3FD's image names and sizes; `--scenario` is the authors' scenario.json, by default the
+shipped ranges are used. Every image is replaced by two placeholders of its name and size, of 16 x 16 flat cells with
+random levels, or random colours in visible. All placeholders differ, so that there are no near duplicates and no pair
+with equal bands. Such files are small and fast to decode; the additional cost of real images is missing from the
+numbers of `audit` and `prepare`.
 
-Detectors are made up (m3fd_detections.py beside this file), fused images are the visible stand-ins under a manifest of
-each method, and the fusion metrics are random numbers. Every other stage runs as a process of its own with the options
-that the rules give it. If the boxes are of all of M3FD's names, every kept split is prepared, else one drawn at random
-and one by scenes.
+Detections are simulated (by m3fd_detections.py in the same folder), fused images are the visible placeholders with a
+manifest for each method, and fusion metrics are random numbers. Every other stage runs in its own process with the
+options that the workflow's rules give it. If the boxes are of all of M3FD's images, every shipped split is prepared,
+else one random and one scene-blocked split.
 
-Printed and written: how often each stage ran, wall and processor (user and system) seconds of all its runs together,
-and the most resident memory of one process. A busy machine disturbs processor seconds less.
+Printed and written are, for each stage, the number of its runs, the total elapsed and processor (user and system)
+seconds of all runs, and the peak resident memory of one process. A busy machine disturbs processor seconds less.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from pipeline.stage import InputError, run, threads_available
 
 PAPER = Path(__file__).parents[1] / "config" / "paper.yaml"
 BANDS = ("visible", "infrared")
-CELLS = 16  # a side; a palette has 256 entries
+CELLS = 16  # per side, because a palette has 256 entries
 METRICS = ("MI", "VIF", "Qabf", "SSIM")
 
 
@@ -53,22 +53,22 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 @lru_cache
 def cells(width: int, height: int) -> tuple[bytes, bytes]:
-    """Return a PNG file of numbered cells up to its palette, and from there on: only palettes differ."""
+    """Return the parts before and after the palette of a PNG file of numbered cells; only palettes differ."""
     rows, columns = (np.arange(side) * CELLS // side for side in (height, width))
-    index = np.zeros((height, width + 1), np.uint8)  # the first of a row is its filter, none
+    index = np.zeros((height, width + 1), np.uint8)  # the first byte of a row is its filter, 0 for none
     index[:, 1:] = CELLS * rows[:, None] + columns
     head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + head, chunk(b"IDAT", zlib.compress(index.tobytes(), 9)) + chunk(b"IEND", b"")
 
 
-def stand_in(width: int, height: int, palette: np.ndarray) -> bytes:
-    """Return a PNG file of that size, whose cells have the colours of the palette, uint8 (256, 3)."""
+def placeholder(width: int, height: int, palette: np.ndarray) -> bytes:
+    """Return a PNG file of this size, whose cells have the colours of the palette, uint8 (256, 3)."""
     before, after = cells(width, height)
     return before + chunk(b"PLTE", palette.tobytes()) + after
 
 
 def voc(name: str, width: int, height: int, boxes: Iterable[tuple[str, Sequence[float]]]) -> str:
-    """Return Pascal VOC XML as M3FD has it, from class and x, y, width, height of each box."""
+    """Return Pascal VOC XML as in M3FD, from the class and x, y, width, height of each box."""
     objects = "".join(
         f"  <object>\n    <name>{escape(label)}</name>\n    <bndbox><xmin>{x:g}</xmin><ymin>{y:g}</ymin>"
         f"<xmax>{x + w:g}</xmax><ymax>{y + h:g}</ymax></bndbox>\n  </object>\n"
@@ -79,7 +79,7 @@ def voc(name: str, width: int, height: int, boxes: Iterable[tuple[str, Sequence[
 
 
 def lay_out(truth: dict[str, Any], root: Path, scenario: Path | None = None) -> None:
-    """Write stand-ins and boxes (COCO) in M3FD's layout below `root`."""
+    """Write placeholders, and the boxes of a COCO ground truth, in M3FD's layout below `root`."""
     for folder in ("Vis", "Ir", "Annotation"):
         (root / folder).mkdir(parents=True, exist_ok=True)
     labels = {category["id"]: category["name"] for category in truth["categories"]}
@@ -90,15 +90,15 @@ def lay_out(truth: dict[str, Any], root: Path, scenario: Path | None = None) -> 
     for image in truth["images"]:
         name, size = Path(image["file_name"]).stem, (image["width"], image["height"])
         colours, levels = rng.integers(0, 256, (256, 3), np.uint8), rng.integers(0, 256, (256, 1), np.uint8)
-        (root / "Vis" / f"{name}.png").write_bytes(stand_in(*size, colours))
-        (root / "Ir" / f"{name}.png").write_bytes(stand_in(*size, levels.repeat(3, axis=1)))
+        (root / "Vis" / f"{name}.png").write_bytes(placeholder(*size, colours))
+        (root / "Ir" / f"{name}.png").write_bytes(placeholder(*size, levels.repeat(3, axis=1)))
         (root / "Annotation" / f"{name}.xml").write_text(voc(name, *size, boxes[image["id"]]), encoding="utf-8")
     if scenario:
         shutil.copyfile(scenario, root / "scenario.json")
 
 
 def write_fused(work: Path, split: Path, methods: Sequence[str]) -> None:
-    """Write what fusing and scoring would have: a manifest and fusion metrics of each method."""
+    """Write the files of fusing and scoring: a manifest and random fusion metrics for each method."""
     files = sorted((work / "m3fd" / "Vis").iterdir())
     manifest = pd.DataFrame(
         {"name": [f.stem for f in files], "file": [f.name for f in files], "sha256": list(map(sha256_file, files))}
@@ -111,7 +111,7 @@ def write_fused(work: Path, split: Path, methods: Sequence[str]) -> None:
 
 
 class Stages:
-    """Runs stages as processes, and keeps what they cost."""
+    """Runs stages as processes and records their cost."""
 
     def __init__(self, logs: Path) -> None:
         self.logs = logs
@@ -119,7 +119,7 @@ class Stages:
         self.costs: dict[str, dict[str, float]] = {}
 
     def run(self, stage: str, commands: Sequence[Sequence[object]]) -> None:
-        """Run the commands of a stage, each a module and its options, one after the other, and print the sums."""
+        """Run the commands of a stage, each a module and its options, one after another, and print the totals."""
         log = self.logs / f"{stage.replace(' ', '-')}.log"
         walls, processors, memories = zip(*(load.run(*command, log=log) for command in commands), strict=True)
         count, wall, busy, most = len(commands), sum(walls), sum(processors), max(memories)
@@ -128,14 +128,14 @@ class Stages:
 
 
 def split_options(names: Collection[str]) -> dict[str, list[object]]:
-    """Return the options of each split that a data set of these names can have."""
+    """Return the options of each split that is possible for a dataset with these names."""
     test = round(len(names) * 1200 / 4200)
     drawn = {"random": ["--train", len(names) - test, "--test", test], "scene-blocked": ["--test", test]}
     return drawn | ({kept: [] for kept in KEPT} if set(names) == set(all_scenes()) else {})
 
 
 def prepare_all(stages: Stages, work: Path, names: Collection[str]) -> None:
-    """Audit the data set, and prepare each of its splits in a folder of its name."""
+    """Audit the dataset, and prepare each of its splits in a folder of the split's name."""
     data = ("--dataset", "m3fd", "--root", work / "m3fd")
     stages.run("audit", [["detection.audit", *data, "--split", "random", "--output", work / "audit.json"]])
     for split, options in split_options(names).items():
@@ -143,8 +143,8 @@ def prepare_all(stages: Stages, work: Path, names: Collection[str]) -> None:
         stages.run(f"prepare {split}", [command])
 
 
-def judge_all(stages: Stages, work: Path, split: Path, methods: Sequence[str], seeds: Sequence[int]) -> None:
-    """Make detectors up for a prepared split, and run what follows on them, up to the page."""
+def score_all(stages: Stages, work: Path, split: Path, methods: Sequence[str], seeds: Sequence[int]) -> None:
+    """Simulate the detections for a prepared split, and run all later stages up to the page."""
     variants = [*BANDS, *methods]
     folders = {variant: work / "m3fd" / ("Ir" if variant == "infrared" else "Vis") for variant in variants}
     manifests = [work / "fused" / method / "manifest.csv" for method in methods]
@@ -229,38 +229,38 @@ def judge_all(stages: Stages, work: Path, split: Path, methods: Sequence[str], s
 
 
 def processor() -> str:
-    """Return the processor's name as Linux knows it, else as Python does."""
+    """Return the processor's name as Linux reports it, else as Python does."""
     file = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*: (.*)", file.read_text(encoding="utf-8")) if file.is_file() else None
     return found[1] if found else platform.processor()
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Lay out, run, print, write."""
+    """Write the dataset, run the stages, print and write their cost."""
     detection, fusion = (yaml.safe_load(PAPER.read_text(encoding="utf-8"))[key] for key in ("detection", "fusion"))
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--boxes", type=Path, required=True, metavar="FILE", help="all boxes, COCO JSON, ids from 1")
     parser.add_argument("--scenario", type=Path, metavar="FILE", help="the authors' scenario.json")
+    parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="folder for all files, some gigabytes")
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="JSON file for the results")
+    parser.add_argument("--split", default="m3fd-scenes", help="the split to test on (default: %(default)s)")
+    parser.add_argument("--methods", nargs="+", default=fusion["methods"], help="methods (default: the paper's)")
     parser.add_argument(
-        "--work", type=Path, required=True, metavar="DIR", help="folder for all files, of some gigabytes"
+        "--seeds", nargs="+", type=int, default=detection["seeds"], help="seeds (default: those of config/paper.yaml)"
     )
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the results go")
-    parser.add_argument("--split", default="m3fd-scenes", help="the split that is tested on (default: %(default)s)")
-    parser.add_argument("--methods", nargs="+", default=fusion["methods"], help="default: the paper's")
-    parser.add_argument("--seeds", nargs="+", type=int, default=detection["seeds"], help="default: the paper's 0 1 2")
     options = parser.parse_args(argv)
     truth = read_truth(options.boxes)
     names = [Path(image["file_name"]).stem for image in truth["images"]]
     if options.split not in split_options(names):
-        raise InputError(f"--split {options.split}: wanted one of {', '.join(split_options(names))}")
+        raise InputError(f"--split {options.split}: expected one of {', '.join(split_options(names))}")
     work = options.work.resolve()
     split, stages = work / "splits" / options.split, Stages(work / "logs")
     lay_out(truth, work / "m3fd", options.scenario)
-    print("| stage | runs | wall s | processor s | processor s a run | most memory, MB |")
+    print("| stage | runs | elapsed s | processor s | processor s per run | peak memory, MB |")
     print("| --- | ---: | ---: | ---: | ---: | ---: |")
     prepare_all(stages, work, names)
     write_fused(work, split, options.methods)
-    judge_all(stages, work, split, options.methods, options.seeds)
+    score_all(stages, work, split, options.methods, options.seeds)
     tested = read_json(work / "detection" / BANDS[0] / f"seed{options.seeds[0]}" / "ap.json")
     write_json(
         options.json,

@@ -1,12 +1,12 @@
-"""Measure every network method as `fusion.fuse` runs it against its plain network, eager, as its paper writes it.
+"""Compare the speed of every network method, as `fusion.fuse` runs it, with its plain network in eager mode.
 
-Both have the same random weights and fuse the same pairs in turn, in one run, so that only ratios matter: the method's
-own path (inference mode, channels-last, what is merged, collapsed, or computed in stripes) over the plain network's
-forward pass. Beside the elapsed time stands that of the processor, all threads together, whose ratio a busy machine
-disturbs less. The two take turns in going first; ratios are the median of the rounds' ratios. A third ratio, of the
-plain network to itself in the same rounds, says what the machine's noise makes of equal work: a gain smaller than that
-is none. A method that fuses at a size of its own, such as MURF's 1240 x 1240, is compared at that size, and SwinFusion
-at the size that it continues images to. Differences are relative to the range of the plain network's values.
+Both have the same random weights and fuse the same pairs alternately in one run, so that only ratios matter: the
+runtime of the method's own path (inference mode, channels-last, merged or collapsed layers, computation in stripes)
+divided by that of the plain network's forward pass. In addition to elapsed time, the processor time of all threads is
+measured; a busy machine disturbs its ratio less. The order alternates; each ratio is the median of the rounds' ratios.
+A third ratio, of the plain network to itself in the same rounds, shows the noise of the machine: a smaller gain is not
+significant. A method that fuses at a fixed size, such as MURF's 1240 x 1240, is compared at that size, and SwinFusion
+at the size that it pads images to. Differences are relative to the range of the plain network's values.
 """
 
 import argparse
@@ -27,12 +27,12 @@ from pipeline.stage import InputError, run, threads_available
 
 NETWORKS = [name for name, entry in METHODS.items() if entry.needs_weights]
 OWN_SIZE = {"murf": (1240, 1240)}
-CONTINUED = {"swinfusion": 8}  # to the next larger multiple, by mirroring with the edge pixel
-LIMIT = 1.2  # of the ratio: no slower than that
+PADDED = {"swinfusion": 8}  # padded to the next larger multiple, by mirroring that repeats the edge pixel
+LIMIT = 1.2  # largest allowed ratio
 
 
 def measure(name: str, height: int, width: int, repeats: int, folder: Path) -> dict[str, float]:
-    """Return the median seconds of both, elapsed and of the processor, their ratios, and the largest difference."""
+    """Return the median elapsed and processor seconds of both paths, their ratios, and the largest difference."""
     method = find_method(name)
     torch.manual_seed(0)
     plain = method.network(None).eval()
@@ -41,8 +41,8 @@ def measure(name: str, height: int, width: int, repeats: int, folder: Path) -> d
     ours = method.load(weights, "cpu", "fp32")
     height, width = OWN_SIZE.get(name, (height, width))
     images = np.random.default_rng(0).random((2, height, width), np.float32)
-    images[:, 0, :2] = 0, 1  # the whole range, which LRRNet stretches its images to
-    multiple = CONTINUED.get(name)
+    images[:, 0, :2] = 0, 1  # the whole range, so that LRRNet's stretch changes nothing
+    multiple = PADDED.get(name)
     border = [(0, multiple - side % multiple if multiple else 0) for side in (height, width)]
     given = [torch.from_numpy(np.pad(image, border, mode="symmetric"))[None, None] for image in images]
 
@@ -50,7 +50,7 @@ def measure(name: str, height: int, width: int, repeats: int, folder: Path) -> d
         with torch.no_grad():
             return plain(*given)[0, 0, :height, :width].numpy()
 
-    # The first round warms up; after it all are timed in turn, none always first, so that a busy moment meets each.
+    # After a warm-up call, the paths are timed alternately in changing order, so that other load affects all equally.
     fused, expected = ours(*images), naive()
     runs = [("fast", lambda: ours(*images)), ("naive", naive), ("again", naive)]
     times: dict[str, list[float]] = {f"{key}{unit}": [] for key, _ in runs for unit in ("_s", "_cpu_s")}
@@ -81,16 +81,18 @@ def measure(name: str, height: int, width: int, repeats: int, folder: Path) -> d
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print a line for every method and write them all as JSON."""
+    """Print one line per method and write all results as JSON."""
     parser = argparse.ArgumentParser(prog="python benchmarks/methods_speed.py", description=__doc__)
-    parser.add_argument("--method", nargs="+", default=NETWORKS, help=f"some of: {', '.join(NETWORKS)}; default all")
-    parser.add_argument("--size", type=int, nargs=2, default=(320, 320), metavar=("W", "H"), help="default 320 320")
-    parser.add_argument("--repeats", type=int, default=5, help="timed rounds; default 5")
+    parser.add_argument("--method", nargs="+", default=NETWORKS, help=f"any of: {', '.join(NETWORKS)}; default all")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=(320, 320), metavar=("W", "H"), help="pixels; default 320 320"
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="number of timed rounds; default 5")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="JSON file for the results")
     options = parser.parse_args(argv)
     if unknown := [name for name in options.method if name not in NETWORKS]:
-        raise InputError(f"--method {' '.join(unknown)} has no network; wanted some of {', '.join(NETWORKS)}")
+        raise InputError(f"--method {' '.join(unknown)} has no network; expected methods among {', '.join(NETWORKS)}")
     torch.set_num_threads(threads_available(options.threads))
     width, height = options.size
     results = {}
@@ -98,8 +100,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         for name in options.method:
             found = results[name] = measure(name, height, width, options.repeats, Path(folder))
             logging.info(
-                "%s: %.3f s, plain %.3f s, ratio %.2f, of processor time %.2f (at most %.1f; plain to itself %.2f), "
-                "apart by %.1e of the range",
+                "%s: %.3f s, plain %.3f s, ratio %.2f, of processor time %.2f (limit %.1f; plain to itself %.2f), "
+                "difference %.1e of the range",
                 *(name, found["fast_s"], found["naive_s"], found["ratio"], found["cpu_ratio"], LIMIT),
                 *(found["null_ratio"], found["relative_difference"]),
             )

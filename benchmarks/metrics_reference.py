@@ -1,6 +1,6 @@
-"""The reference convention written out straightforwardly: 2-D convolutions, one array operation a step.
+"""A plain implementation of the metrics' reference convention: 2-D convolutions, one array operation per step.
 
-The oracle of the metrics' tests and what `benchmarks/metrics_speed.py` measures against. It shares no line with
+The oracle of the metrics' tests and the baseline of `benchmarks/metrics_speed.py`. It shares no code with
 `fusion.metrics`. Images are float64 arrays (H, W) of grey levels.
 """
 

@@ -1,9 +1,10 @@
-"""Measure how much faster `fusion.metrics` is than the reference definition written out straightforwardly.
+"""Measure how much faster `fusion.metrics` is than a straightforward implementation of the reference convention.
 
-MI, VIF, Qabf and SSIM of 1024x768 images on one core, in one run, so that only ratios matter: of one fused image with
-its sources, of fifteen fused images of one pair (an image), and of a folder of fused images on two workers against one.
-The straightforward implementation is `metrics_reference.py` beside this file: 2-D `scipy.signal.convolve2d` for VIF and
-Qabf, scikit-learn's mutual information, a uniform filter for SSIM. Compilation is excluded by a first, untimed round.
+MI, VIF, Qabf and SSIM of 1024x768 images on one core, in one run, so that only ratios matter: for one fused image with
+its sources, for fifteen fused images of one pair (time per image), and for a folder of fused images on two workers
+compared with one. The straightforward implementation is `metrics_reference.py` in the same folder: 2-D
+`scipy.signal.convolve2d` for VIF and Qabf, scikit-learn's mutual information, a uniform filter for SSIM. A first,
+untimed round excludes compilation.
 """
 
 import argparse
@@ -69,7 +70,7 @@ def measure_single(rounds: int) -> dict[str, float]:
 
     expected, found = reference(), ours()
     times = {"reference": [], "ours": [], "shared": []}
-    for index in range(rounds):  # in turn, so that a busy moment meets all three
+    for index in range(rounds):  # alternately, so that other load affects all three equally
         times["reference"].append(seconds(reference))
         times["ours"].append(statistics.median(seconds(ours) for _ in range(5)))
         times["shared"].append(seconds(shared) / len(fused))
@@ -88,7 +89,7 @@ def measure_single(rounds: int) -> dict[str, float]:
 
 
 def measure_scaling(images: int, rounds: int) -> float:
-    """Return how much faster two workers score a folder of fused images than one; all metrics, files and digests."""
+    """Return the speed-up of two workers over one for a folder of fused images, with all metrics, files and digests."""
     rng = np.random.default_rng(1)
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -101,7 +102,7 @@ def measure_scaling(images: int, rounds: int) -> float:
         pairs = find_pairs(root / "visible", root / "infrared")
 
         def on(workers: int) -> float:
-            output = root / f"{time.monotonic_ns()}.csv"  # never resumed
+            output = root / f"{time.monotonic_ns()}.csv"  # a new name, so that nothing is resumed
             folder = open_folder(root / "fused", output, pairs, exact=True)
             return seconds(lambda: evaluate(pairs, [folder], "reference", workers))
 
@@ -115,10 +116,10 @@ def measure_scaling(images: int, rounds: int) -> float:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the results go")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds; the median is taken")
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="JSON file for the results")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="number of rounds, whose median counts")
     parser.add_argument(
-        "--images", type=int, default=40, metavar="N", help="images of the folder scored by two workers"
+        "--images", type=int, default=40, metavar="N", help="number of images in the folder that two workers score"
     )
     options = parser.parse_args(argv)
     cv2.setNumThreads(1)

@@ -1,27 +1,29 @@
-"""Does the verdict keep its promise? Simulated test sets on which variants do not differ, or one is better by 0.04 AP.
+"""Check the error rates of the verdict on simulated test sets: variants do not differ, or one is better by 0.04 AP.
 
     python benchmarks/verdict_calibration.py --json calibration.json
 
-Sixteen variants are tested on images in M3FD's sequences (their lengths and boxes, from `m3fd_sequences.csv`), each
-with a chance of its own in every image that is correlated within a sequence, and with training noise where a case says
-so. The simulation ends where pycocotools would: with scores and matches. From there on the project's own functions run:
-`split_by_scene`, `compare`, `bootstrap`, `describe`.
+Sixteen variants are tested on images in M3FD's sequences (lengths and boxes are from `m3fd_sequences.csv`). Each
+variant has a random effect in every image, correlated within a sequence, and training noise in some cases. The
+simulation replaces everything up to the output of pycocotools, the scores and matches. From there on, the project's own
+functions run: `split_by_scene`, `compare`, `bootstrap`, `describe`.
 
-Printed, and written for each case:
+Printed and written for each case:
 
-- `familywise`: share of runs in which any two *methods* are said to differ, with its Clopper-Pearson interval. The
-  statement needs three seeds: cases without training noise are run with three of equal quality. In `oneseed` it is
-  never made.
-- `conditional_familywise`: share of runs in which any two *trained detectors* are said to differ though they are
-  equally good; from one seed, or three in the cases of three. Where a case has training noise, each seed's noise is the
-  same for all variants here, so that they tie as trained.
-- `power`: share of the pairs with the better variant that are said to differ: methods in the cases of three seeds, else
-  trained detectors. `oracle_power`: of a normal test with the true standard error and Holm's correction.
-- `coverage`: of the 95 % intervals of the average and of classes with 30 boxes or more, the detectors as trained.
-- `old_familywise`: of the test that this project had before, images and seeds drawn one by one, normal p, Holm.
-- `untested`: share of runs with too few scenes; `familywise_tested` and `conditional_familywise_tested` of the others.
-- `taken_for_methods`: share of runs in which trained detectors are said to differ, rightly, by their training's noise:
-  how often it would be wrong to read that as a statement about methods.
+- `familywise`: share of runs in which any two *methods* are reported to differ, with its Clopper-Pearson interval. The
+  statement requires three seeds: cases without training noise are run with three seeds of equal quality. In `oneseed`
+  the statement is never made.
+- `conditional_familywise`: share of runs in which any two *trained detectors* are reported to differ although they are
+  equally good; from one seed, or from three in the cases of three. In cases with training noise, each seed's noise is
+  the same for all variants here, so that the trained detectors are equally good.
+- `power`: share of the pairs with the better variant that are reported to differ, as methods in the cases of three
+  seeds, else as trained detectors. `oracle_power`: the same for a normal test with the true standard error and Holm's
+  correction.
+- `coverage`: of the 95 % intervals of the average and of classes with 30 boxes or more, for the detectors as trained.
+- `old_familywise`: of this project's former test: images and seeds drawn one by one, normal p, Holm.
+- `untested`: share of runs with too few scenes; `familywise_tested` and `conditional_familywise_tested` are shares of
+  the other runs.
+- `taken_for_methods`: share of runs in which trained detectors are reported to differ, correctly, because of training
+  noise. To read this as a statement about methods would be wrong this often.
 """
 
 import argparse
@@ -50,19 +52,23 @@ NOISE = 0.007
 ENOUGH_BOXES = 30
 SEQUENCES = Path(__file__).with_name("m3fd_sequences.csv")
 OVERLAPS = np.arange(0.5, 1.0, 0.05)
-# Log-odds of a score: of an object and of what looks like one; how far detectors agree on it; a variant's chance in an
-# image; a detector's chance at an object, and in its place. With them AP is about 0.5 and the standard error of a
-# difference of two variants over 400 independent images about 0.01, as of YOLOv5 on M3FD. The chance in an image
-# prevails, so that correlation within a sequence shows: images' parts of a difference correlate by about 0.18 and 0.45
-# where the chance correlates by 0.3 and 0.7.
+# Log-odds of a score: the means for an object and for a lookalike, and the standard deviations of the part that all
+# detectors share, of a variant's effect in an image, of a detector's effect at an object, and of its effect on the
+# overlap. With these values AP is about 0.5, and the standard error of a difference of two variants over 400
+# independent images is about 0.01, as for YOLOv5 on M3FD. The effect in an image dominates, so that correlation within
+# a sequence matters: the images' contributions to a difference are correlated by about 0.18 and 0.45 if the effects are
+# correlated by 0.3 and 0.7.
 OBJECT, LOOKALIKE, COMMON, IMAGE, OWN, PLACE = 1.3, -1.7, 0.9, 0.55, 0.1, 0.01
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is simulated: test images (of several sizes the worse counts), correlation within sequences, training.
+    """A simulated case.
 
-    `correlation` None draws images one by one; `noise` is the standard deviation of AP between seeds.
+    images: numbers of test images; of several, the result with the highest error rate counts.
+    correlation: within sequences; None samples images one by one.
+    seeds: number of trainings of each variant.
+    noise: standard deviation of AP between seeds.
     """
 
     name: str
@@ -84,7 +90,7 @@ CASES = (
 
 @lru_cache
 def sequences() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Return the images of each of M3FD's sequences, (Q,), its boxes an image by class, (Q, K), and the classes."""
+    """Return the images of each of M3FD's sequences, (Q,), its boxes per image and class, (Q, K), and the classes."""
     table = np.loadtxt(SEQUENCES, delimiter=",", skiprows=1)
     names = tuple(SEQUENCES.read_text(encoding="utf-8").splitlines()[0].split(",")[2:])
     return table[:, 1].astype(int), table[:, 2:] / table[:, 1:2], names
@@ -93,9 +99,9 @@ def sequences() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
 def draw_test_set(
     rng: np.random.Generator, images: int, whole: bool
 ) -> tuple[np.ndarray, np.ndarray, list[np.ndarray]]:
-    """Return each image's scene, (N,), each class's boxes in each image, and the images of lookalikes of each class.
+    """Return each image's scene, (N,), each class's boxes in each image, and the images of each class's lookalikes.
 
-    `whole` takes sequences uncut until `images` are reached; else each image is a scene by itself.
+    With `whole`, complete sequences are sampled until `images` are reached; otherwise each image is its own scene.
     """
     lengths, rates, _ = sequences()
     if whole:
@@ -116,7 +122,7 @@ def draw_test_set(
 def simulate(
     rng: np.random.Generator, quality: np.ndarray, images: int, correlation: float | None
 ) -> tuple[list[list[list[Matches]]], np.ndarray, int]:
-    """Return the matches of variants and seeds of that `quality` (V, S), each image's scene, and how many there are."""
+    """Return the matches of variants and seeds with this `quality` (V, S), each image's scene, and the scene count."""
     variants, seeds = quality.shape
     scene, boxes, lookalikes = draw_test_set(rng, images, correlation is not None)
     scenes, shared = int(scene[-1]) + 1, correlation or 0.0
@@ -124,27 +130,27 @@ def simulate(
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape, np.float32)
 
-    # Half of a variant's chance in a scene and in an image is the images', half each training's.
-    chance = np.sqrt(shared / 2) * (normal(variants, 1, scenes) + normal(variants, seeds, scenes))[:, :, scene]
-    chance += np.sqrt((1 - shared) / 2) * (normal(variants, 1, len(scene)) + normal(variants, seeds, len(scene)))
-    chance = (IMAGE * chance + quality[:, :, None].astype(np.float32)).reshape(variants * seeds, -1)
+    # Half of the variance of an effect in a scene or an image is common to a variant's seeds, half is each seed's own.
+    effect = np.sqrt(shared / 2) * (normal(variants, 1, scenes) + normal(variants, seeds, scenes))[:, :, scene]
+    effect += np.sqrt((1 - shared) / 2) * (normal(variants, 1, len(scene)) + normal(variants, seeds, len(scene)))
+    effect = (IMAGE * effect + quality[:, :, None].astype(np.float32)).reshape(variants * seeds, -1)
     detectors: list[list[Matches]] = [[] for _ in range(variants * seeds)]
     for number, false in zip(boxes, lookalikes, strict=True):
         true = np.repeat(np.arange(len(scene)), number)
         image = np.concatenate([true, false])
         odds = np.repeat([OBJECT, LOOKALIKE], [len(true), len(false)]) + COMMON * normal(len(image))
         odds = odds.astype(np.float32) + OWN * normal(len(detectors), len(image))
-        odds[:, : len(true)] += chance[:, true]
-        odds[:, len(true) :] -= chance[:, false]
-        # The overlap with the true box is greater where the score is, and is too small for some.
+        odds[:, : len(true)] += effect[:, true]
+        odds[:, len(true) :] -= effect[:, false]
+        # The overlap with the true box grows with the score, and is too small for a match for some.
         overlap = (
             0.72 + 0.06 * odds[:, : len(true)] + 0.1 * normal(len(true)) + PLACE * normal(len(detectors), len(true))
         )
         level = np.zeros(odds.shape, np.int8)
         level[:, : len(true)] = np.searchsorted(OVERLAPS, np.minimum(overlap, 0.99).ravel()).reshape(overlap.shape)
         order = np.argsort(-odds, axis=1)
-        seen = (odds > -3).sum(axis=1)
-        for detector, columns, count in zip(range(len(detectors)), order, seen, strict=True):
+        counts = (odds > -3).sum(axis=1)  # detections with lower log-odds are dropped
+        for detector, columns, count in zip(range(len(detectors)), order, counts, strict=True):
             kept = columns[:count]
             hit = level[detector, kept] > np.arange(len(OVERLAPS), dtype=np.int8)[:, None]
             detectors[detector].append(Matches(image[kept], hit, number.astype(float)))
@@ -153,7 +159,7 @@ def simulate(
 
 @lru_cache
 def truth_by_quality(images: int = 100_000) -> tuple[np.ndarray, np.ndarray]:
-    """Return qualities, and AP of each class and their average at each over very many images, (Q, K + 1)."""
+    """Return qualities (Q,), and at each the AP of each class and the average over very many images, (Q, K + 1)."""
     qualities = np.linspace(-0.3, 0.6, 10)
     values = []
     for quality in qualities:
@@ -164,17 +170,17 @@ def truth_by_quality(images: int = 100_000) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quality_of(average: np.ndarray) -> np.ndarray:
-    """Return the quality whose true average AP is that much above the one of quality 0."""
+    """Return the quality whose true average AP exceeds that of quality 0 by `average`."""
     qualities, values = truth_by_quality()
     return np.interp(average + np.interp(0, qualities, values[:, -1]), values[:, -1], qualities)
 
 
 def one_run(case: Case, size: int, number: int, generator: int, options: Mapping[str, int]) -> dict[str, Any]:
-    """Simulate one test set and return what the project says of it, and what the old test would have said."""
+    """Simulate one test set and return the statements of the project's tests and of the former test."""
     rng = np.random.default_rng([generator, CASES.index(case), size, number])
     seeds = max(case.seeds, 3 if not case.noise else 1)
     noise = case.noise * rng.standard_normal((VARIANTS + 1, seeds))
-    noise[-1] += GAIN  # the last one is the better variant; it takes the place of the one before it
+    noise[-1] += GAIN  # the last variant is the better one; in `better` it replaces the one before it
     variants, scene, scenes = simulate(rng, quality_of(noise), size, case.correlation)
     matches = {f"v{n}": runs for n, runs in enumerate(variants)}
     parts = split_by_scene(matches, scene, scenes)
@@ -213,7 +219,7 @@ def one_run(case: Case, size: int, number: int, generator: int, options: Mapping
         result = compare(split_by_scene(same, scene_, scenes_), tied_boxes, swaps=options["swaps"], seed=number)
         found["trained"] = any_of(result, "trained_differ")
     if number < options["coverage_runs"]:
-        # Intervals of one variant: those of the others would tell the same, dependent on them.
+        # Only the intervals of one variant, because those of the others depend on them and add little information.
         first = {"v0": [variants[0][s] for s in range(case.seeds)]}
         classes = sequences()[2]
         described = describe(classes, boxes, *bootstrap(first, scene, options["draws"], number))["v0"]
@@ -229,7 +235,7 @@ def one_run(case: Case, size: int, number: int, generator: int, options: Mapping
 
 
 def old_test(variants: Sequence[Sequence[Sequence[Matches]]], seed: int, draws: int) -> bool:
-    """Return whether any two variants differ by the former test: images and seeds drawn one by one, normal p, Holm."""
+    """Return whether the former test reports any difference: images and seeds drawn one by one, normal p, Holm."""
     rng = np.random.default_rng(seed)
     images, seeds = len(variants[0][0][0].boxes), len(variants[0])
     weights = np.concatenate([np.ones((1, images)), rng.multinomial(images, np.full(images, 1 / images), draws)])
@@ -252,7 +258,7 @@ def old_test(variants: Sequence[Sequence[Sequence[Matches]]], seed: int, draws: 
 
 
 def summarise(case: Case, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Return the shares of one case at one size."""
+    """Return the shares over the runs of one case at one size."""
 
     def share(key: str, among: Sequence[Mapping[str, Any]] = runs) -> float:
         return float(np.mean([r[key] for r in among])) if among else float("nan")
@@ -262,7 +268,7 @@ def summarise(case: Case, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
     averages = np.array([r["averages"] for r in runs])
     alike = averages[:, :VARIANTS]
-    # Of a difference of two variants that do not differ, over test sets.
+    # The standard error over test sets of a difference of two variants that do not differ.
     error = np.sqrt(2) * np.sqrt(((alike - alike.mean(axis=1, keepdims=True)) ** 2).sum() / (alike.size - len(alike)))
     better = np.column_stack([alike[:, : VARIANTS - 1], averages[:, -1]])
     first, second = np.triu_indices(VARIANTS, 1)
@@ -297,7 +303,7 @@ def summarise(case: Case, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "untested": share("untested"),
         "familywise_tested": share("methods", tested),
         "conditional_familywise_tested": share("trained", tested),
-        # With one seed and training noise these would be statements about detectors that do differ.
+        # With one seed and training noise, these would be statements about detectors that really differ.
         "familywise_beside_gain": share("beside_gain") if case.seeds > 1 or not case.noise else None,
         "against_bands_familywise": share("ahead") if case.seeds > 1 or not case.noise else None,
         "taken_for_methods": share("noisy") if case.noise else None,
@@ -312,21 +318,25 @@ def _chunk(arguments: tuple[Case, int, range, int, Mapping[str, int]]) -> list[d
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="where the results go")
-    parser.add_argument("--runs", type=int, default=1000, help="of each case and size, half from each generator seed")
-    parser.add_argument("--generators", type=int, nargs=2, default=(1, 2), metavar="SEED", help="of the simulation")
-    parser.add_argument("--swaps", type=int, default=2000, help="random choices of signs")
-    parser.add_argument("--coverage-runs", type=int, default=400, help="runs in which intervals are made as well")
-    parser.add_argument("--draws", type=int, default=300, help="of the bootstrap, for coverage")
-    parser.add_argument("--old-runs", type=int, default=40, help="runs in which the former test is made as well")
-    parser.add_argument("--old-draws", type=int, default=100, help="of the former test's bootstrap")
-    parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], help="default: all")
+    parser.add_argument("--json", type=Path, required=True, metavar="FILE", help="JSON file for the results")
+    parser.add_argument(
+        "--runs", type=int, default=1000, help="runs of each case and size, half with each generator seed"
+    )
+    parser.add_argument(
+        "--generators", type=int, nargs=2, default=(1, 2), metavar="SEED", help="two seeds of the simulation"
+    )
+    parser.add_argument("--swaps", type=int, default=2000, help="random choices of signs in a test")
+    parser.add_argument("--coverage-runs", type=int, default=400, help="runs that also compute intervals")
+    parser.add_argument("--draws", type=int, default=300, help="draws of the bootstrap, for coverage")
+    parser.add_argument("--old-runs", type=int, default=40, help="runs that also compute the former test")
+    parser.add_argument("--old-draws", type=int, default=100, help="draws of the former test's bootstrap")
+    parser.add_argument("--cases", nargs="+", choices=[case.name for case in CASES], help="cases; default all")
     options = parser.parse_args(argv)
     settings = {"swaps": options.swaps, "draws": options.draws, "old_draws": options.old_draws}
     settings |= {"old_runs": options.old_runs // 2, "coverage_runs": options.coverage_runs // 2}
     results = []
     started = time.monotonic()
-    truth_by_quality()  # before the processes are started, which inherit it
+    truth_by_quality()  # computed before the worker processes start, which inherit it
     with ProcessPoolExecutor(threads_available()) as pool:
         for case in CASES:
             if options.cases and case.name not in options.cases:

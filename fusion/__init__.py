@@ -1,3 +1,3 @@
 """Image fusion: pairs, synthetic data, networks, methods, training, metrics."""
 
-import pipeline  # noqa: F401 - before torch is imported, see there
+import pipeline  # noqa: F401 - must run before torch is imported, see pipeline/__init__.py

@@ -1,8 +1,8 @@
-"""Stage: whether a method of the user's own does what it should, before anything expensive runs.
+"""Stage: check a method of the user's own before anything expensive runs.
 
-Of a folder: an image for every pair, of the pair's size. Of the others: the first pair is fused and what comes back is
-checked and timed, and which input gets which band is said. Without --visible and --infrared the pair is noise. Writes
-what was found as JSON.
+A folder must contain an image for every pair, of the pair's size. Any other method fuses the first pair; its output is
+checked, the second of two calls is timed, and the input that receives each band is reported. Without --visible and
+--infrared the pair is noise. Writes the findings as JSON.
 """
 
 import argparse
@@ -36,25 +36,28 @@ from pipeline.stage import InputError, run
 
 
 def check_folder(own: Own, pairs: Sequence[Pair], colour: str) -> None:
-    """Raise InputError unless a folder has an image of the right size for every pair; reads sizes and one image."""
+    """Raise InputError unless a folder has an image of the right size for every pair.
+
+    Reads the sizes of all images and the pixels of the first.
+    """
     images = find_images(Path(own.target))
     missing = [pair.name for pair in pairs if pair.name not in images]
     if missing:
         raise InputError(
             f"{own.target} lacks the fused images of {len(missing)} of {len(pairs)} pairs, {missing[0]!r} among them; "
-            "wanted one for each, by file stem"
+            "expected one for each, by file stem"
         )
     for pair in pairs:
         with Image.open(images[pair.name]) as made, Image.open(pair.visible) as visible:
             if made.size != visible.size:
-                found, wanted = ("x".join(map(str, image.size)) for image in (made, visible))
-                raise InputError(f"{images[pair.name]} is {found}, expected {wanted} like {pair.visible}")
+                found, expected = ("x".join(map(str, image.size)) for image in (made, visible))
+                raise InputError(f"{images[pair.name]} is {found}, expected {expected} like {pair.visible}")
     if pairs:
         made_image(pairs[0], images, colour)
 
 
 def first_pair(visible: Sequence[Path], infrared: Sequence[Path], bands: Bands) -> list[Pair]:
-    """Return the first pair whose two images are there, as a list; what else lies in the folders does not matter."""
+    """Return a list of the first pair of which both images exist, empty if there is none; other files are ignored."""
     check_folders(visible, infrared, bands)
     of_visible, of_infrared = find_bands(visible, infrared, bands)
     names = [name for name in of_visible if name in of_infrared][:1]
@@ -64,10 +67,12 @@ def first_pair(visible: Sequence[Path], infrared: Sequence[Path], bands: Bands) 
 def check_one_pair(
     own: Own, weights: Path | None, pair: tuple[np.ndarray, np.ndarray], name: str = "noise"
 ) -> dict[str, Any]:
-    """Fuse one pair twice on the CPU; return the seconds of the second time, and what is bound to what.
+    """Fuse one pair twice on the CPU; return the seconds of the second call and the input that each band is passed to.
+
+    `name` is the pair's name in error messages.
 
     Raises:
-        InputError: it fails, or what comes back is no fused image of the pair, which the message calls `name`.
+        InputError: the method fails, or its output is not a fused image of the pair.
     """
     fuser, bound = load_own(own, weights, "cpu", "fp32")
     try:
@@ -75,16 +80,19 @@ def check_one_pair(
     except InputError as error:
         raise InputError(f"trying {name!r}: {error}") from error
     if not np.isfinite(fused).all():
-        raise InputError(f"{own.kind} {own.target} gave values that are not finite; wanted finite ones")
+        raise InputError(f"{own.kind} {own.target} returned NaN or infinite values; expected finite values")
     if np.ptp(fused) == 0 and np.ptp(pair[0]) > 0:
-        raise InputError(f"{own.kind} {own.target} gave the one value {fused.flat[0]:.3g} everywhere; wanted an image")
+        raise InputError(
+            f"{own.kind} {own.target} returned a constant image, {fused.flat[0]:.3g} everywhere; expected an image "
+            "that varies"
+        )
     start = time.perf_counter()
     fuser(*pair)
     return {"seconds_per_pair": time.perf_counter() - start, "bound": bound, "tried": name}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check one method and write what was found."""
+    """Check one method and write the findings."""
     parser = argparse.ArgumentParser(
         prog="python -m fusion.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,9 +103,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--infrared", type=Path, nargs="+", help="folders of infrared images")
     add_band_options(parser)
     parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to fuse; default all")
-    parser.add_argument("--first", action="store_true", help="take the first pair only, and do not ask for the others")
-    parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see pipeline/colour.py")
-    parser.add_argument("--size", type=int, nargs=2, default=[320, 240], help="of the noise, width and height, pixels")
+    parser.add_argument("--first", action="store_true", help="use only the first pair; the others need not exist")
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="how colour is fused; see pipeline/colour.py")
+    parser.add_argument("--size", type=int, nargs=2, default=[320, 240], help="width and height of the noise, pixels")
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(argv)
 
@@ -120,8 +128,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         found = check_one_pair(own, options.weights, random_pair(*options.size))
     write_json(options.output, {**provenance(own), "pairs": len(pairs), **found})
-    took = f", {found['seconds_per_pair']:.3f} s a pair on the CPU, tried on {found['tried']}" if found else ""
-    logging.info("checked %s %s: as wanted%s", own.kind, own.target, took)
+    timing = f", {found['seconds_per_pair']:.3f} s per pair on the CPU, tried on {found['tried']}" if found else ""
+    logging.info("checked %s %s: no problem found%s", own.kind, own.target, timing)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""Stage: what a fusion method costs: parameters, multiply-adds, peak memory, runtime.
+"""Stage: measure the cost of a fusion method: parameters, multiply-adds, peak memory, runtime.
 
-Parameters are those that training changes. Multiply-adds are counted by tracing the method's plain network: every
-convolution, transposed convolution, matrix product and attention, whatever its padding is called; nothing else. A
-method that is no network has no parameters and its multiply-adds are not counted (null).
+Only parameters that training changes are counted. Multiply-adds are counted by tracing the method's plain network:
+every convolution with any padding mode, transposed convolution, matrix product and attention; nothing else. A method
+without a network has 0 parameters, and its multiply-adds are not counted (null).
 
-Peak memory is measured in a process of its own: on the CPU, how far resident memory rises above what it was before the
-weights were loaded, while they are loaded and one pair is fused, after a small pair was fused to load the libraries; on
-a GPU, the most that PyTorch allocated. Runtime is the median of several calls after one to warm up, by the path, the
-precision and the threads that `fusion.fuse` would use, from the sources' luma in memory to the fused luma in memory.
+Peak memory is measured in a separate process. On the CPU, a small pair is fused first to load the libraries; peak
+memory is then the rise of resident memory above its value before the weights are loaded, while they are loaded and one
+pair is fused. On a GPU, it is the most that PyTorch allocated. Runtime is the median of several calls after one warm-up
+call, with the code path, precision and threads that `fusion.fuse` would use, from the sources' luma in memory to the
+fused luma in memory.
 """
 
 import argparse
@@ -39,18 +40,18 @@ from pipeline.stage import InputError, run, threads_available
 if TYPE_CHECKING:
     from torch import nn
 
-WARM_UP_SIDE = 64  # pixels; of the pair that loads the libraries before memory is measured
+WARM_UP_SIDE = 64  # pixels, the side of the pair that is fused to load the libraries before memory is measured
 
 
 def count_parameters(network: "nn.Module") -> int:
-    """Return the number of values that training changes; frozen parts (a perceptual loss, fixed kernels) are none."""
+    """Return the number of trainable parameter values, without frozen parts (a perceptual loss, fixed kernels)."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def count_multiply_adds(network: "nn.Module", width: int, height: int) -> int:
     """Return the multiply-adds of one fusion of a (height, width) pair, traced without computing it.
 
-    What is counted is what `pipeline.tensors.count_multiply_adds` counts.
+    Counts the operations that `pipeline.tensors.count_multiply_adds` counts.
     """
     import torch
 
@@ -68,22 +69,23 @@ def random_pair(width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def median_runtime(fuser: Fuser, width: int, height: int, repeats: int) -> float:
-    """Return the median seconds of `repeats` fusions of one pair, after one that is not counted."""
+    """Return the median seconds of `repeats` fusions of one pair, after one warm-up fusion."""
     pair = random_pair(width, height)
     fuser(*pair)
     seconds = []
     for _ in range(repeats):
         start = time.perf_counter()
-        fuser(*pair)  # returns a numpy array, so a GPU has finished
+        fuser(*pair)  # returns a numpy array, so the GPU's work is finished
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds)
 
 
 @dataclass(frozen=True)
 class Case:
-    """What is measured: a method, or the user's `own`, with its weights, how it runs, and on what size of images.
+    """A measurement: a method of the table or of the user's `own`, its weights, how it runs, and the image size.
 
-    size: width and height, pixels; threads: of torch on the CPU.
+    size: width and height, pixels.
+    threads: CPU threads of torch.
     """
 
     name: str
@@ -96,12 +98,12 @@ class Case:
 
     @property
     def entry(self) -> Entry:
-        """What is known of the method before it is loaded."""
+        """The method's entry in the table of methods, known before the method is loaded."""
         return METHODS[self.name] if self.own is None else own_entry(self.own, self.weights)
 
     @property
     def method(self) -> Method:
-        """The method, as `fusion.fuse` has it."""
+        """The method that `fusion.fuse` would run."""
         return find_method(self.name) if self.own is None else own_method(self.own)
 
     def load(self) -> Fuser:
@@ -110,9 +112,9 @@ class Case:
 
 
 def peak_memory(case: Case) -> int:
-    """Return the bytes that loading and one fusion take at most.
+    """Return the peak memory in bytes of loading the method and fusing one pair.
 
-    Seen in a fresh process: what this one has freed it may have kept, which would hide what is taken next.
+    Measured in a fresh process: this one may keep memory that it has freed, and its reuse would not be seen.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
         return process.submit(_peak_memory_here, case).result()
@@ -137,14 +139,14 @@ def _peak_memory_here(case: Case) -> int:
 
 
 def _resident_bytes() -> int:
-    """Return the memory in use and, on Linux, let the high-water mark start from it."""
+    """Return the resident memory and, on Linux, reset the kernel's high-water mark to it."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         pass
     else:
         return _status_bytes("VmRSS")
-    return _peak_resident_bytes()  # elsewhere only what rises above the highest so far is seen
+    return _peak_resident_bytes()  # other systems cannot reset the mark: only a rise above the peak so far is measured
 
 
 def _peak_resident_bytes() -> int:
@@ -162,7 +164,7 @@ def _status_bytes(key: str) -> int:
 
 @contextmanager
 def weights_or_random(method: Method, weights: Path | None) -> Iterator[Path | None]:
-    """Yield `weights`, or a file of random ones where the method needs some and none are given."""
+    """Yield `weights`, or a file of random weights if the method needs weights and none are given."""
     if weights is not None or method.network is None:
         yield weights
         return
@@ -178,10 +180,11 @@ def weights_or_random(method: Method, weights: Path | None) -> Iterator[Path | N
 
 
 def measure(case: Case, repeats: int = 5) -> dict[str, Any]:
-    """Return what a method costs, as the command's JSON.
+    """Return a method's cost as the command writes it to JSON.
 
-    Of an own method what cannot be known is NaN: all of a folder of images, all but the time of a command or a
-    function, the multiply-adds of a network that cannot be traced.
+    For a method of the user's own, an unknown quantity is NaN: every quantity of a folder of images, the parameters and
+    multiply-adds of a command, a function or an ONNX file, the peak memory of a command, and the multiply-adds of a
+    network that cannot be traced.
     """
     cost = _own_cost(case, repeats) if case.own is not None else _cost(case, repeats)
     facts = {"device": case.device.split(":")[0], "threads": case.threads, "size": list(case.size)}
@@ -205,47 +208,47 @@ def _own_cost(case: Case, repeats: int) -> dict[str, float]:
     if case.own.kind == "folder":
         return cost
     cost["median_s"] = median_runtime(case.load(), *case.size, repeats)
-    if case.own.kind != "command":  # another program's memory is not ours to see
+    if case.own.kind != "command":  # the memory of another program is not measured
         cost["peak_memory_bytes"] = peak_memory(case)
     if (network := own_network(case.own, case.weights)) is not None:
-        cost["parameters"] = count_parameters(network) or math.nan  # a frozen file keeps constants only
+        cost["parameters"] = count_parameters(network) or math.nan  # a frozen TorchScript file has only constants
         try:
             cost["multiply_adds"] = count_multiply_adds(network, *case.size)
-        except Exception as error:  # a user's network, which need not run without data
+        except Exception as error:  # a user's network may fail on meta tensors in any way
             logging.warning("warning: multiply-adds of %s are not counted: %s", case.name, str(error).split("\n")[0])
     return cost
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Measure one method and print what it costs."""
+    """Measure one method and print its cost."""
     parser = argparse.ArgumentParser(
         prog="python -m fusion.cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}, or with --own any name")
     parser.add_argument("--own", metavar="KIND=TARGET", help="the user's own method, see docs/own-method.md")
     parser.add_argument(
-        "--weights", type=Path, help="weights file or folder; without it random weights, which cost alike"
+        "--weights", type=Path, help="weights file or folder; default random weights, which cost the same"
     )
     parser.add_argument(
         "--size", type=int, nargs=2, default=[320, 320], metavar=("WIDTH", "HEIGHT"), help="pixels; default 320 320"
     )
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a network's convolutions")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of a network's convolutions")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
-    parser.add_argument("--repeats", type=int, default=5, help="runs that the median is taken over; default 5")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="where to write the same as JSON")
+    parser.add_argument("--repeats", type=int, default=5, help="number of timed calls for the median; default 5")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="JSON file to write the cost to as well")
     options = parser.parse_args(argv)
 
     own = parse_own(options.own) if options.own else None
     if own is None and options.method not in METHODS:
-        raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
+        raise InputError(f"--method {options.method} is unknown; expected one of {', '.join(METHODS)}")
     entry = METHODS[options.method] if own is None else own_entry(own, options.weights)
     for name, values in (("size", options.size), ("repeats", [options.repeats])):
         if min(values) < 1:
-            raise InputError(f"--{name} {' '.join(map(str, values))} is too small; wanted at least 1")
+            raise InputError(f"--{name} {' '.join(map(str, values))} is too small; expected at least 1")
     weights = options.weights if entry.needs_weights else None
     if weights is not None and not weights.exists():
-        raise InputError(f"--weights {weights} does not exist; wanted a weights file or folder")
+        raise InputError(f"--weights {weights} does not exist; expected a weights file or folder")
     threads = threads_available(options.threads)
     claim = claimed_device(options.device, threads) if entry.in_torch else nullcontext("cpu")
     with claim as device:

@@ -1,8 +1,9 @@
-"""Score fused images against their sources: one CSV a fused folder, one row an image, and the mean row.
+"""Score fused images against their sources: one CSV per fused folder, one row per image, and the mean row.
 
-Images are matched by file stem. A fused folder must hold one image for each pair and no other; with `--names`, one for
-each name of the list. Where a fused folder has a `manifest.csv`, its digests are checked against the files. What is
-scored already is kept beside the output until the end, so that an evaluation that was killed goes on where it was.
+Images are matched by file stem. A fused folder must contain one image for each pair and no other image; with `--names`,
+one for each name of the list. If a fused folder has a `manifest.csv`, its digests are checked against the files.
+Finished rows are kept in a file next to the output until the end, so that an evaluation that was killed resumes from
+them.
 """
 
 import argparse
@@ -28,19 +29,19 @@ from pipeline.pairs import Bands, Pair, add_band_options, find_images, find_pair
 from pipeline.planning.own import WATCH_HELP
 from pipeline.stage import InputError, Progress, check_memory, run, some_of, threads_available
 
-PACKAGES = ("numpy", "numba", "opencv-python-headless")  # what the metrics are computed by
-EXTRA_PACKAGES = (*PACKAGES, "scipy")  # and those that are scored by name only
+PACKAGES = ("numpy", "numba", "opencv-python-headless")  # packages that METRICS are computed with
+EXTRA_PACKAGES = (*PACKAGES, "scipy")  # packages that METRICS and EXTRA are computed with
 
 
 @dataclass(frozen=True)
 class FusedFolder:
-    """One method's fused images by name, the digests that its manifest states, and where its table goes."""
+    """One method's fused images by name, the digests in its manifest, and the CSV file to write."""
 
     folder: Path
     images: dict[str, Path]
     output: Path
     manifest: dict[str, str] | None  # by file name; None: the folder has no manifest
-    facts: dict[str, str] = field(default_factory=dict)  # the manifest's
+    facts: dict[str, str] = field(default_factory=dict)  # the facts in the manifest's head
 
 
 @dataclass(frozen=True)
@@ -53,30 +54,32 @@ class Row:
 
 
 def open_folder(folder: Path, output: Path, pairs: Sequence[Pair], exact: bool, suffix: str = "") -> FusedFolder:
-    """List a fused folder and check that it holds an image for every pair, and, if `exact`, no other.
+    """List a fused folder and check that it contains an image for every pair and, if `exact`, no other image.
 
-    `suffix` ends the stems of the fused files and is no part of their names.
+    `suffix` is removed from the end of the fused files' stems.
 
     Raises:
-        InputError: it lacks an image or adds one, or its manifest does not list one of them.
+        InputError: an image is missing or surplus, or the manifest does not list one of them.
     """
     images, names = find_images(folder, suffix), [pair.name for pair in pairs]
     missing = [name for name in names if name not in images]
     if missing:
-        raise InputError(f"{folder} lacks {some_of(missing)}; wanted a fused image for each of {len(names)} pairs")
+        raise InputError(f"{folder} lacks {some_of(missing)}; expected a fused image for each of {len(names)} pairs")
     surplus = sorted(images.keys() - set(names))
     if exact and surplus:
-        raise InputError(f"{folder} holds {some_of(surplus)}, which no pair has; wanted one image for each pair")
+        raise InputError(
+            f"{folder} has images without a pair: {some_of(surplus)}; expected one image for each pair and no other"
+        )
     manifest, facts = None, {}
     path = folder / "manifest.csv"
     if path.exists():
         frame, facts = artefacts.read_csv(path)
         if not {"file", "sha256"} <= set(frame.columns):
-            raise InputError(f"{path} has the columns {', '.join(map(str, frame.columns))}; wanted file and sha256")
+            raise InputError(f"{path} has the columns {', '.join(map(str, frame.columns))}; expected file and sha256")
         manifest = dict(zip(frame["file"].astype(str), frame["sha256"].astype(str), strict=True))
         for name in names:
             if images[name].name not in manifest:
-                raise InputError(f"{path} does not list {images[name].name}; wanted every image of {folder}")
+                raise InputError(f"{path} does not list {images[name].name}; expected every image of {folder}")
     return FusedFolder(folder, {name: images[name] for name in names}, output, manifest, facts)
 
 
@@ -88,10 +91,11 @@ def score_pair(
     finished: Sequence[Mapping[str, Row]],
     extra: Sequence[str] = (),
 ) -> list[Row]:
-    """Return a pair's row for each folder: the finished one where all three files are as they were, else a new one.
+    """Return a pair's row for each folder: the finished row if all three files are unchanged, else a new one.
 
     Raises:
-        InputError: a file is unreadable, differs in size from the visible one, or is not what its manifest says.
+        InputError: a file is unreadable, differs in size from the visible image, or its digest differs from the
+            manifest's.
     """
     of_sources = artefacts.sha256_file(pair.visible), artefacts.sha256_file(pair.infrared)
     sources, rows = None, []
@@ -110,8 +114,9 @@ def score_pair(
             visible, infrared = _read(pair.visible), _read(pair.infrared, pair.infrared_range)
             _check_same_size(pair.infrared, infrared, pair.visible, visible)
             sources = prepare(visible, infrared, convention)
-        itself = pair.infrared_range is not None and path.samefile(pair.infrared)  # a source that is scored as fused
-        fused = _read(path, pair.infrared_range if itself else None)
+        # With a range of counts, the infrared image itself may be scored as a fused image.
+        is_source = pair.infrared_range is not None and path.samefile(pair.infrared)
+        fused = _read(path, pair.infrared_range if is_source else None)
         _check_same_size(path, fused, pair.visible, sources.visible)
         scores = score(sources, fused, [*METRICS, *extra])
         scores |= {metric.name: metric.of(sources.visible, sources.infrared, fused, pair.name) for metric in own}
@@ -130,8 +135,8 @@ def evaluate(
 ) -> list[list[Row]]:
     """Score every pair's fused images on `workers` threads and return the rows of each folder, in the pairs' order.
 
-    Every table holds METRICS; `extra` names those of EXTRA that are scored too.
-    Finished rows are kept in a file beside each output as they come and taken up again by the next call.
+    Every table has the columns of METRICS; `extra` names the metrics of EXTRA that are scored in addition.
+    Each finished row is appended to a file next to the output, from which the next call resumes.
     """
     names = [*METRICS, *extra, *(metric.name for metric in own)]
     described = [metric.describe() for metric in own]
@@ -161,7 +166,7 @@ def evaluate(
             progress.step()
     finally:
         for file in files:
-            with contextlib.suppress(OSError):  # of a full disk, which was reported where it was met
+            with contextlib.suppress(OSError):  # a full disk: the failed write has already been reported
                 file.close()
     return [[rows[pair.name][index] for pair in pairs] for index in range(len(folders))]
 
@@ -174,7 +179,7 @@ def write_table(
     bands: Bands = Bands(),  # noqa: B008  # frozen
     extra: Sequence[str] = (),
 ) -> None:
-    """Write a folder's CSV: `name` and the metrics of each image, below what they were computed by and from."""
+    """Write a folder's CSV: the facts of the computation as its head, then `name` and the metrics of each image."""
     columns = ["name", *METRICS, *extra, *(metric.name for metric in own)]
     frame = pd.DataFrame([{"name": row.name, **row.scores} for row in rows], columns=columns)
     facts = {
@@ -196,7 +201,7 @@ def write_table(
 
 
 def mean_row(rows: Sequence[Row]) -> str:
-    """Return the means as one line; a metric that is undefined in some images says over how many it is taken."""
+    """Return the means as one line; if a metric is undefined for some images, the number of averaged images follows."""
     parts = []
     for name in rows[0].scores if rows else METRICS:
         values = np.array([row.scores[name] for row in rows])
@@ -221,22 +226,28 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         required=True,
         metavar="DIR",
-        help="folders of fused images, one a method; several at once share the work on the sources",
+        help="folders of fused images, one per method; several in one call share the work on the sources",
     )
     add(
         "--output",
         type=Path,
         required=True,
         metavar="PATH",
-        help="the CSV to write; with several --fused, the folder that receives one <folder name>.csv each",
+        help="the CSV to write; with several --fused, the folder to write one <folder name>.csv each to",
     )
-    add("--fused-suffix", default="", metavar="TEXT", help="likewise, of fused files")
-    add("--names", type=Path, metavar="FILE", help="score only these names, one a line (a test split, say)")
+    add(
+        "--fused-suffix",
+        default="",
+        metavar="TEXT",
+        help="text at the end of the fused files' stems that is no part of the pair's name; default nothing",
+    )
+    add("--names", type=Path, metavar="FILE", help="list of names to score, one per line, for example a test split")
     add(
         "--convention",
         choices=list(CONVENTIONS),
         default="reference",
-        help="what the definitions leave open: units, sums or means, SSIM's window and range (default: reference)",
+        help="choices that the definitions leave open: units, sum or mean over the sources, SSIM's window and range "
+        "(default: reference)",
     )
     add(
         "--extra",
@@ -244,15 +255,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         choices=list(EXTRA),
         default=[],
         metavar="NAME",
-        help=f"metrics beside the usual ones: {', '.join(EXTRA)}",
+        help=f"metrics in addition to the default ones: {', '.join(EXTRA)}",
     )
-    add("--workers", type=int, metavar="N", help="images scored at the same time (default: the CPU cores at hand)")
+    add("--workers", type=int, metavar="N", help="images scored in parallel (default: the CPU cores of this process)")
     add(
         "--own-metric",
         nargs="+",
         default=[],
         metavar="NAME:higher=MODULE:FUNCTION",
-        help="metrics of your own beside the others, `higher` or `lower` for the better; see fusion/own/metric.py",
+        help="metrics of your own in addition; `higher` or `lower` says which is better; see fusion/own/metric.py",
     )
     add("--watch", type=Path, nargs="+", default=[], metavar="PATH", help=WATCH_HELP)
     options = parser.parse_args(argv)
@@ -279,16 +290,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 def _outputs(folders: Sequence[Path], output: Path) -> list[Path]:
     if len(folders) == 1:
         if output.is_dir():
-            raise InputError(f"{output} is a folder; wanted a CSV file's name for one fused folder")
+            raise InputError(f"{output} is a folder; expected the name of a CSV file, as there is one fused folder")
         return [output]
     names = [folder.resolve().name for folder in folders]
     if len(set(names)) < len(names):
-        raise InputError(f"fused folders share a name: {', '.join(names)}; wanted one <folder name>.csv for each")
+        raise InputError(f"fused folders share a name: {', '.join(names)}; expected different names, one CSV each")
     return [output / f"{name}.csv" for name in names]
 
 
 def _in_parallel(function, jobs: Iterable[tuple], workers: int) -> Iterator:
-    """Yield `function(*job)` as they finish; few jobs are under way at a time, so that memory stays flat."""
+    """Yield the results of `function(*job)` as they finish; at most two jobs per worker are queued, to bound memory."""
     check_memory(workers)
     with ThreadPoolExecutor(workers) as pool:
         jobs = iter(jobs)
@@ -296,7 +307,7 @@ def _in_parallel(function, jobs: Iterable[tuple], workers: int) -> Iterator:
         try:
             while pending:
                 done, pending = wait(pending, return_when=FIRST_COMPLETED)
-                # Those that failed come last: what is done stays done.
+                # Failed jobs come last, so that finished results are recorded before the error is raised.
                 for future in sorted(done, key=lambda one: one.exception() is not None):
                     yield future.result()
                 pending |= {pool.submit(function, *job) for job in islice(jobs, len(done))}
@@ -310,7 +321,7 @@ def _partial_path(output: Path) -> Path:
 
 
 def _read_partial(path: Path, settings: str, names: Sequence[str]) -> dict[str, Row]:
-    """Return the finished rows of a killed run by name; none where its settings differ, and no torn line."""
+    """Return the finished rows of a killed run by name, without cut-off lines; none if its settings differ."""
     try:
         first, *lines = path.read_text(encoding="utf-8").split("\n")
     except (FileNotFoundError, UnicodeDecodeError):
@@ -339,10 +350,10 @@ def _read(path: Path, counts: tuple[float, float] | None = None) -> np.ndarray:
     return luma(read_image(path, counts))
 
 
-def _check_same_size(path: Path, image: np.ndarray, like: Path, wanted: np.ndarray) -> None:
-    if image.shape != wanted.shape:
-        (h, w), (hw, ww) = image.shape, wanted.shape
-        raise InputError(f"{path} is {w}x{h}, expected {ww}x{hw} like {like}")
+def _check_same_size(path: Path, image: np.ndarray, reference_path: Path, reference: np.ndarray) -> None:
+    if image.shape != reference.shape:
+        (h, w), (hr, wr) = image.shape, reference.shape
+        raise InputError(f"{path} is {w}x{h}, expected {wr}x{hr} like {reference_path}")
 
 
 def _warn_undefined(folder: FusedFolder, rows: Sequence[Row]) -> None:

@@ -1,14 +1,14 @@
-"""Stage: look inside FNet on one pair: what it takes from each source alone, what from both, and how it gets there.
+"""Stage: show FNet's sparse codes of one pair: features of one source only, features of both, and every iteration.
 
 Writes to --output
     features.png         sparse codes, as in the paper's Fig. 8: unique to visible, unique to infrared, common
-    reconstructions.png  what each code adds to the fused luma, as in its Fig. 9; the three sum to the fused luma
+    reconstructions.png  the image that each code adds to the fused luma, as in Fig. 9; the three sum to the fused luma
     iterations.png       threshold, momentum and sparsity of every iteration (Eqs. 20 and 21)
     insides.json         the same numbers, and the digests of weights and sources
 
-The plain network is run, in float32. A code's energy is its mean magnitude over the 64 filters; its silent share is the
-share of values whose magnitude, before the threshold, is at most the threshold. The threshold is smooth, so silenced
-values are small and not exactly 0 (with the ablation's LCSC blocks they are exactly 0).
+The plain network is run in float32. A code's energy is its mean magnitude over the 64 filters. Its silent share is the
+share of values whose magnitude, before thresholding, is at most the threshold. The threshold is smooth, so silenced
+values are small but not exactly 0 (with the ablation's LCSC blocks they are exactly 0).
 """
 
 import argparse
@@ -32,7 +32,7 @@ from pipeline.devices import DEVICES, claimed_device
 from pipeline.pairs import Bands, Pair, add_band_options, find_pairs, given_bands, read_names, refuse_same_files
 from pipeline.stage import InputError, run
 
-STRONGEST = 4  # filters of each code that are shown
+STRONGEST = 4  # number of filters of each code that are shown
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Code:
     """One of FNet's three sparse codes.
 
     features: (64, H, W), the code of the last iteration.
-    reconstruction: (H, W), what its synthesis adds to the fused luma, in units of the luma's 0..1, of either sign.
+    reconstruction: (H, W), the image that its synthesis adds to the fused luma (0..1), of either sign.
     thresholds, momenta: theta^k and rho^k; LCSC blocks have no momentum.
     silent: share of values at or below the threshold, for each k.
-    energy: mean magnitude after the threshold, for each k.
+    energy: mean magnitude after thresholding, for each k.
     """
 
     features: np.ndarray
@@ -54,14 +54,14 @@ class Code:
     energy: list[float]
 
 
-def insides(network: FNet, visible: np.ndarray, infrared: np.ndarray, device: str = "cpu") -> dict[str, Code]:
+def sparse_codes(network: FNet, visible: np.ndarray, infrared: np.ndarray, device: str = "cpu") -> dict[str, Code]:
     """Return FNet's codes of one pair by name: `visible`, `infrared` (the unique ones, u_2 and u_1) and `common` (c).
 
     Args:
         network: the plain network.
         visible: visible luma, float32 (H, W) in 0..1.
-        infrared: likewise.
-        device: where to compute.
+        infrared: infrared luma, float32 (H, W) in 0..1.
+        device: the device to compute on.
     """
     network = network.to(device).eval()
     i, v = (torch.from_numpy(image)[None, None].to(device) for image in (infrared, visible))
@@ -82,7 +82,7 @@ def insides(network: FNet, visible: np.ndarray, infrared: np.ndarray, device: st
 
 
 def _encode(block: Any, image: Tensor) -> tuple[Tensor, dict[str, list[float]]]:
-    """Return a block's code of `image` and what it did at every iteration."""
+    """Return a block's code of `image`, and its thresholds, momenta, silent shares and energies by iteration."""
     thresholds = [size.item() for size in (block.thresholds() if hasattr(block, "thresholds") else block.sizes)]
     silent, energy = [], []
     for (before, code), theta in zip(block.steps(image), thresholds, strict=True):
@@ -92,7 +92,7 @@ def _encode(block: Any, image: Tensor) -> tuple[Tensor, dict[str, list[float]]]:
     return code, {"thresholds": thresholds, "momenta": momenta, "silent": silent, "energy": energy}
 
 
-# Visible, infrared, both: three of the colours of Okabe and Ito (2008) that colour-blind readers tell apart.
+# Three of the colours of Okabe and Ito (2008), which colour-blind readers can distinguish.
 COLOURS_OF_CODES = {"visible": "#0072B2", "infrared": "#D55E00", "common": "#009E73"}
 TITLES = {"visible": "unique to visible", "infrared": "unique to infrared", "common": "common to both"}
 
@@ -100,7 +100,7 @@ TITLES = {"visible": "unique to visible", "infrared": "unique to infrared", "com
 def features_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> Figure:
     """Return the paper's Fig. 8: for each code its source, its energy over all filters and its strongest filters.
 
-    Each picture has a scale of its own, to the value in its title: energies from 0, filters symmetric around 0 (grey).
+    Each panel has its own scale, up to the value in its title: energies from 0, filters symmetric around 0 (grey).
     """
     figure, panels = _panels(len(codes), 2 + STRONGEST, next(iter(sources.values())).shape)
     for row, (name, code) in zip(panels, codes.items(), strict=True):
@@ -119,10 +119,10 @@ def features_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> Fi
 
 
 def reconstructions_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]) -> Figure:
-    """Return the paper's Fig. 9: what each code adds to the luma, and their sum.
+    """Return the paper's Fig. 9: the image that each code adds to the luma, and their sum.
 
-    White is 0. Each part has a scale of its own, to the value in its title: the common one would hardly be seen beside
-    the others.
+    White is 0. Each panel has its own scale, up to the value in its title: on a shared scale the common part would
+    hardly be visible.
     """
     figure, panels = _panels(2, 3, next(iter(sources.values())).shape)
     fused = sum(code.reconstruction for code in codes.values())
@@ -134,12 +134,12 @@ def reconstructions_sheet(codes: dict[str, Code], sources: dict[str, np.ndarray]
         image = _show(axes, code.reconstruction / limit, f"{TITLES[name]}, to ±{limit:.2g}", "RdBu_r", -1, 1)
     bar = figure.colorbar(image, ax=list(panels[1]), orientation="horizontal", aspect=60, ticks=[-1, 0, 1])
     bar.ax.set_xticklabels(["-limit", "0", "+limit"], fontsize=8)
-    bar.set_label("added to the luma (0..1), as far as each picture's limit", fontsize=8)
+    bar.set_label("added to the luma (0..1), in units of each panel's limit", fontsize=8)
     return figure
 
 
 def iterations_sheet(codes: dict[str, Code]) -> Figure:
-    """Return threshold, momentum and silent share of every iteration, a line a code."""
+    """Return a figure of threshold, momentum and silent share over the iterations, one line per code."""
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
     labels = {"thresholds": r"threshold $\theta$", "momenta": r"momentum $\rho$", "silent": "silent share"}
@@ -150,20 +150,20 @@ def iterations_sheet(codes: dict[str, Code]) -> Figure:
         axes.set(xlabel="iteration k", ylabel=label)
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.spines[["top", "right"]].set_visible(False)
-    if min(theta for code in codes.values() for theta in code.thresholds) > 0:  # LCSC's need not be
+    if min(theta for code in codes.values() for theta in code.thresholds) > 0:  # LCSC's may be 0 or below
         panels[0].set_yscale("log")
         panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         panels[0].yaxis.set_major_formatter("{x:g}")
         panels[0].yaxis.set_minor_locator(NullLocator())
     if not codes["common"].momenta:
-        panels[1].text(0.5, 0.5, "LCSC blocks have none", ha="center", transform=panels[1].transAxes)
+        panels[1].text(0.5, 0.5, "LCSC blocks have no momentum", ha="center", transform=panels[1].transAxes)
     panels[2].set_ylim(0, 1)
     panels[0].legend(frameon=False)
     return figure
 
 
 def _panels(rows: int, columns: int, shape: tuple[int, int]) -> tuple[Figure, np.ndarray]:
-    """Return a figure of panels for images of `shape`, each 2.6 inches wide."""
+    """Return a figure and its panels, each 2.6 inches wide, for images of `shape`."""
     height = 2.6 * min(2.0, shape[0] / shape[1])
     figure = Figure(figsize=(2.6 * columns, (height + 0.35) * rows), layout="constrained")
     return figure, figure.subplots(rows, columns, squeeze=False)
@@ -186,22 +186,25 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="the infrared image, or folders")
     add_band_options(parser)
-    parser.add_argument("--names", type=Path, help="list of stems, one a line: the first of the folders' is explained")
-    parser.add_argument("--output", type=Path, required=True, help="folder for the sheets and insides.json")
+    parser.add_argument("--names", type=Path, help="list of stems, one per line; its first pair is shown")
+    parser.add_argument("--output", type=Path, required=True, help="folder for the figures and insides.json")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="as in fusion.fuse (default: auto)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     options = parser.parse_args(argv)
 
     bands = given_bands(options)
-    pair = _find_pair(options.visible, options.infrared, options.names, bands)
+    pair = _chosen_pair(options.visible, options.infrared, options.names, bands)
     visible, infrared, _, colour = split_pair(pair, options.colour)
     sources = {"visible": np.float32(visible) / 255, "infrared": np.float32(infrared) / 255}
     network = read_network(options.weights)
     with claimed_device(options.device, options.threads) as device:
-        codes = insides(network, sources["visible"], sources["infrared"], device)
+        codes = sparse_codes(network, sources["visible"], sources["infrared"], device)
     if not all(np.isfinite(code.reconstruction).all() for code in codes.values()):
-        raise InputError(f"{options.weights} gives values that are not finite for {pair.visible}; wanted finite ones")
+        raise InputError(
+            f"{options.weights} gives NaN or infinite values for {pair.visible}; expected finite values (check the "
+            "weights)"
+        )
     sheets = {
         "features": features_sheet(codes, sources),
         "reconstructions": reconstructions_sheet(codes, sources),
@@ -237,16 +240,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     write_json(options.output / "insides.json", {"codes": facts, "provenance": provenance})
     for name, code in codes.items():
         logging.info("%-18s %.0f%% of the code silent", TITLES[name], 100 * code.silent[-1])
-    logging.info("insides of %s in %s", type(network).__name__, options.output)
+    logging.info("wrote the codes of %s to %s", type(network).__name__, options.output)
 
 
-def _find_pair(visible: Sequence[Path], infrared: Sequence[Path], names: Path | None, bands: Bands) -> Pair:
-    """Return the pair that two files are or, with a list of names, the first pair of it in two lists of folders."""
+def _chosen_pair(visible: Sequence[Path], infrared: Sequence[Path], names: Path | None, bands: Bands) -> Pair:
+    """Return the pair of two image files or, with a list of names, the pair of its first name in the folders."""
     if names is not None:
         return find_pairs(visible, infrared, read_names(names, bands.suffixes)[:1], bands)[0]
     for option, paths in (("visible", visible), ("infrared", infrared)):
         if len(paths) != 1 or paths[0].is_dir():
-            raise InputError(f"--{option} {' '.join(map(str, paths))}: wanted one image, or folders with --names")
+            raise InputError(f"--{option} {' '.join(map(str, paths))}: expected one image, or folders with --names")
     pair = Pair(visible[0].stem.removesuffix(bands.visible_suffix), visible[0], infrared[0], bands.infrared_range)
     if pair.visible.exists() and pair.infrared.exists():
         refuse_same_files([pair])

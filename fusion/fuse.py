@@ -1,10 +1,10 @@
 """Stage: fuse every pair of two folders with one method.
 
-Writes one image for each visible image, named by its stem, and manifest.csv. A run that was killed goes on where it
-stopped: a journal in the output folder lists what was written, with what settings, from which source bytes.
+Writes one image for each visible image, named by its stem, and manifest.csv. A run that was killed resumes where it
+stopped: a journal in the output folder records each written image, the settings, and the digests of the sources.
 
-With `--worse`, pairs of which one band was made worse by pipeline.corruptions are fused in the place of these, each
-level into a folder of its own in the output. How colour is treated is still decided by the pairs as they are.
+With `--worse`, the pairs are fused from a folder in which pipeline.corruptions corrupted one band, each level into its
+own folder in the output. The colour mode is still chosen from the original pairs.
 """
 
 import argparse
@@ -42,24 +42,24 @@ from pipeline.pairs import (
 from pipeline.planning.own import WATCH_HELP, parse_own
 from pipeline.stage import InputError, Progress, check_memory, run, threads_available
 
-REVISION = 1  # raise when the same pair, method and options would give another image
+REVISION = 1  # raise when the same pair, method and options would give a different image
 JOURNAL = ".journal.jsonl"
 TREATMENTS = ("equal", "authors")
-MOST_AT_ONCE = 8  # pairs; reading and writing with more cores than this waits for a GPU, and takes memory
+MOST_AT_ONCE = 8  # pairs in parallel; with more threads, reading and writing wait for the GPU and only take memory
 
 
 Finish = Callable[[np.ndarray], np.ndarray]
 
 
 def clip(fused: np.ndarray) -> np.ndarray:
-    """Return the fused luma cut off at 0 and 1: the treatment that is equal for all methods."""
+    """Return the fused luma clipped to 0..1: the treatment that is the same for all methods."""
     return np.clip(fused, 0, 1)
 
 
 def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip) -> tuple[np.ndarray, Colour]:
     """Fuse one pair; return the image, uint8 (H, W) or RGB (H, W, 3), and the colour mode used.
 
-    `finish` brings the fused luma into 0..1, by default by clipping alone; then it is rounded to 8 bits.
+    `finish` maps the fused luma into 0..1, by default by clipping; the result is then rounded to 8 bits.
     """
     visible, infrared, chroma, mode = split_pair(pair, colour)
     try:
@@ -69,23 +69,24 @@ def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip) -
     assert fused.shape == visible.shape, f"fused {fused.shape} from {visible.shape}"
     if not np.isfinite(fused).all():
         raise InputError(
-            f"fusing {pair.visible} gave values that are not finite; wanted finite ones (check the weights)"
+            f"fusing {pair.visible} gave NaN or infinite values; expected finite values (check the weights)"
         )
     luma = np.rint(np.clip(finish(fused), 0, 1) * 255).astype(np.uint8)
     return join_chroma(luma, chroma, mode), mode
 
 
 def made_image(pair: Pair, images: dict[str, Path], colour: Colour) -> tuple[np.ndarray, str]:
-    """Return a pair's image from those that the user has made, and its colour mode, `as made` where it has colours.
+    """Return a pair's image from the user's own fused images, and its colour mode, `as made` for a colour image.
 
-    A colour image stays as it is. A grey one gets the visible chroma in full range, since it is a picture to look at.
+    A colour image is unchanged. For a colour pair, a grey image gets the visible chroma in full range, because such
+    images are meant for viewing.
 
     Raises:
-        InputError: there is no image for the pair, it is unreadable, or it has another size.
+        InputError: the pair has no image, or its image is unreadable or has another size.
     """
     if pair.name not in images:
         raise InputError(
-            f"no fused image for {pair.name!r} among {len(images)}; wanted one for each pair, by file stem"
+            f"no fused image for {pair.name!r} among {len(images)}; expected one for each pair, by file stem"
         )
     path = images[pair.name]
     visible, _, chroma, mode = split_pair(pair, colour)
@@ -110,21 +111,21 @@ def fuse_pairs(
     quality: int = 95,
     pool: ThreadPoolExecutor | None = None,
 ) -> pd.DataFrame:
-    """Fuse pairs into `output`, skipping what an earlier run with the same settings wrote from the same files.
+    """Fuse pairs into `output`, skipping images that an earlier run with the same settings wrote from the same files.
 
-    `make` gives a pair's fused image, uint8 (H, W) or RGB (H, W, 3), and its colour mode; with a `pool` its threads
-    call it for several pairs at once.
+    `make` returns a pair's fused image, uint8 (H, W) or RGB (H, W, 3), and its colour mode. With a `pool`, its threads
+    call `make` for several pairs at once.
 
     Returns:
-        One row a pair: name, file, width, height, colour, sha256 of the fused file and of its two sources.
+        One row per pair: name, file, width, height, colour, sha256 of the fused file and of its two sources.
 
     Raises:
-        InputError: a pair is unreadable, or `output` holds an image that no earlier run wrote.
+        InputError: a pair is unreadable, or `output` contains an image that no earlier run wrote.
     """
     output.mkdir(parents=True, exist_ok=True)
     for source in {path.parent for pair in pairs for path in (pair.visible, pair.infrared)}:
         if output.resolve() == source.resolve():
-            raise InputError(f"--output {output} is a folder of source images; wanted another, for the fused images")
+            raise InputError(f"--output {output} is a folder of source images; expected a different folder")
     done = _open_journal(output, settings, {f"{pair.name}{extension}" for pair in pairs})
 
     def fused(pair: Pair) -> tuple[dict[str, Any], bool]:
@@ -153,13 +154,13 @@ def fuse_pairs(
 
 
 @contextlib.contextmanager
-def helpers(count: int, device: str) -> Iterator[ThreadPoolExecutor | None]:
-    """Yield `count` threads to fuse pairs with, None for one; on an error what has not begun is not begun any more."""
+def thread_pool(count: int, device: str) -> Iterator[ThreadPoolExecutor | None]:
+    """Yield a pool of `count` threads to fuse pairs with, None for one thread; an error cancels the queued pairs."""
     if count == 1:
         yield None
         return
     check_memory(count)
-    # Each thread has a current GPU of its own.
+    # The current GPU is set per thread.
     pool = ThreadPoolExecutor(count, initializer=partial(use, device))
     try:
         yield pool
@@ -168,25 +169,26 @@ def helpers(count: int, device: str) -> Iterator[ThreadPoolExecutor | None]:
 
 
 def one_at_a_time(fuser: Fuser) -> Fuser:
-    """Return a fuser that several threads may call: each waits for its turn."""
-    turn = threading.Lock()
+    """Return a fuser that several threads may call: a lock lets one call run at a time."""
+    lock = threading.Lock()
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-        with turn:
+        with lock:
             return fuser(visible, infrared)
 
     return fuse
 
 
-def _open_journal(output: Path, settings: dict[str, Any], wanted: set[str]) -> dict[str, dict[str, Any]]:
-    """Return the rows that an earlier run with the same settings left in `output`, and write the journal anew.
+def _open_journal(output: Path, settings: dict[str, Any], expected: set[str]) -> dict[str, dict[str, Any]]:
+    """Return the rows that an earlier run with the same settings left in `output`, and rewrite the journal.
 
-    Its first record names every file that may be written before any is, so that a killed run's files are known as ours.
+    The first record names every file of the run before any is written, so that the next run recognises the files of a
+    killed run. Images of an earlier run that are not `expected` are deleted.
     """
     path = output / JOURNAL
     records = []
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n") if path.is_file() else []:
-        # A kill may cut a line off: what it named is fused again.
+        # A kill may cut a line off; its pair is fused again.
         with contextlib.suppress(ValueError, TypeError):
             records.append(dict(json.loads(line)))
     head = records[0] if records else {}
@@ -197,26 +199,26 @@ def _open_journal(output: Path, settings: dict[str, Any], wanted: set[str]) -> d
             found.unlink()
         elif found.suffix.lower() in EXTENSIONS and not found.name.startswith("."):
             if found.name not in ours:
-                raise InputError(f"{found} is no image of this run; wanted a folder of its own for the fused images")
-            if found.name not in wanted:
+                raise InputError(f"{found} was not written by this stage; expected a folder without other images")
+            if found.name not in expected:
                 found.unlink()
     rows = (
-        [record for record in records[1:] if record.get("file") in wanted] if head.get("settings") == settings else []
+        [record for record in records[1:] if record.get("file") in expected] if head.get("settings") == settings else []
     )
-    lines = [{"settings": settings, "files": sorted(wanted)}, *rows]
+    lines = [{"settings": settings, "files": sorted(expected)}, *rows]
     write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
     return {row["name"]: row for row in rows}
 
 
 def weights_digest(weights: Path | None) -> str:
-    """Return the SHA-256 of a weights file, of a folder's files by name, or `none`."""
+    """Return the SHA-256 of a weights file, the names and SHA-256 of a folder's files, or `none` without weights."""
     if weights is None:
         return "none"
     if weights.is_dir():
         files = sorted(path for path in weights.rglob("*") if path.is_file())
         return " ".join(f"{path.relative_to(weights).as_posix()}:{sha256_file(path)}" for path in files)
     if not weights.is_file():
-        raise InputError(f"--weights {weights} does not exist; wanted a weights file or folder")
+        raise InputError(f"--weights {weights} does not exist; expected a weights file or folder")
     return sha256_file(weights)
 
 
@@ -231,55 +233,59 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--weights",
         type=Path,
-        help="weights file, or the folder of files as the authors ship it; default what this project ships",
+        help="weights file, or folder of files as the authors publish it; default the weights that this project ships",
     )
     parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
     add_band_options(parser)
-    parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to fuse; default all")
+    parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to fuse, one per line; default all")
     parser.add_argument(
-        "--worse", type=Path, help="folder that pipeline.corruptions wrote of these pairs, to be fused instead"
+        "--worse", type=Path, help="folder of corrupted pairs that pipeline.corruptions wrote, to fuse instead"
     )
     parser.add_argument("--output", type=Path, required=True, help="folder for the fused images and manifest.csv")
-    parser.add_argument("--colour", choices=COLOURS, default="auto", help="what is fused; see pipeline/colour.py")
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="how colour is fused; see pipeline/colour.py")
     parser.add_argument(
         "--treatment",
         choices=TREATMENTS,
         default="equal",
-        help="of the fused luma: equal clips it; authors does what the method's authors do, such as a stretch",
+        help="how the fused luma is mapped into 0..1: equal clips it; authors does what the method's authors do, such "
+        "as a stretch",
     )
-    parser.add_argument("--format", choices=["png", "jpg"], default="png", help="png is lossless")
-    parser.add_argument("--quality", type=int, default=95, help="of jpg, 1..100")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="of a network's convolutions")
+    parser.add_argument("--format", choices=["png", "jpg"], default="png", help="format of the images; png is lossless")
+    parser.add_argument("--quality", type=int, default=95, help="quality of jpg, 1..100")
+    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of a network's convolutions")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
     options = parser.parse_args(argv)
 
     own = parse_own(options.own, options.watch) if options.own else None
     if own is None and options.method not in METHODS:
-        raise InputError(f"--method {options.method} is unknown; wanted one of {', '.join(METHODS)}")
+        raise InputError(f"--method {options.method} is unknown; expected one of {', '.join(METHODS)}")
     if not 1 <= options.quality <= 100:
-        raise InputError(f"--quality {options.quality}: wanted 1 to 100")
+        raise InputError(f"--quality {options.quality}: expected 1 to 100")
     entry = METHODS[options.method] if own is None else own_entry(own, options.weights)
     method = find_method(options.method) if own is None else own_method(own)
     weights = options.weights or (packaged_weights(options.method) if own is None else None)
     if entry.needs_weights and weights is None:
-        raise InputError(f"--method {options.method} needs --weights; found none, and this project ships none for it")
+        raise InputError(f"--method {options.method} needs --weights: this project ships no weights for it")
     if options.worse and own is not None and own.kind == "folder":
-        raise InputError(f"--worse with --own {options.own}: images that are already made cannot be fused anew")
-    # Most authors clip, too: then the two treatments are one.
+        raise InputError(
+            f"--worse with --own {options.own}: the folder has only finished images; expected a method that can fuse "
+            "the corrupted pairs"
+        )
+    # Most authors clip as well; the two treatments are then the same.
     finish = (method.authors_output if options.treatment == "authors" else None) or clip
     bands = given_bands(options)
     names = [name for path in options.names for name in read_names(path, bands.suffixes)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names, bands)
     colour, colours = look_at_bands(pairs, options.colour)
     folders = {options.output: pairs}
-    worse: dict[str, Any] = {}
+    corruption: dict[str, Any] = {}
     if options.worse:
         facts, by_level = worse_pairs(options.worse, pairs)
         folders = {options.output / level: chosen for level, chosen in by_level.items()}
-        worse = {"worse": facts["kind"]}
-    # Without torch a method takes no GPU from others, and torch need not be imported.
+        corruption = {"worse": facts["kind"]}
+    # A method without torch needs no GPU and does not import torch.
     claim = claimed_device(options.device, options.threads) if entry.in_torch else contextlib.nullcontext("cpu")
     with only_writer(options.output), claim as device:
         bf16_on = find_method(options.method).bf16_on if own is None else own_bf16_on(own)
@@ -303,15 +309,15 @@ def main(argv: Sequence[str] | None = None) -> None:
             "format": options.format if options.format == "png" else f"jpg quality {options.quality}",
             "precision": precision,
             "device": device.split(":")[0],
-            # Torch splits sums among a CPU's threads: by their number coconet's and laph's values differ by up to 5e-7.
+            # Torch splits sums among CPU threads: coconet's and laph's values depend on their number, by up to 5e-7.
             **({"threads": threads_available(options.threads)} if entry.in_torch and device == "cpu" else {}),
             "versions": versions("numpy", "opencv-python-headless", *packages),
             **(provenance(own) if own else {}),
-            **worse,
+            **corruption,
         }
-        # On the CPU the method has all threads for itself; while a GPU computes they read and write.
+        # On the CPU the method itself uses all threads; with a GPU they read and write images.
         at_once = 1 if device == "cpu" else min(threads_available(options.threads), MOST_AT_ONCE)
-        with helpers(at_once, device) as pool:
+        with thread_pool(at_once, device) as pool:
             for folder, chosen in folders.items():
                 frame = fuse_pairs(chosen, make, folder, settings, f".{options.format}", options.quality, pool)
                 write_csv(folder / "manifest.csv", frame, settings | {"colours": colours, "images": len(frame)})

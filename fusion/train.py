@@ -1,10 +1,11 @@
-"""Stage: train a fusion network on aligned pairs, through its phases.
+"""Stage: train a fusion network on aligned pairs, phase by phase.
 
-FNet has the paper's two: stage I trains FNet and IFNet together, so that the sources can be had back from the fused
-image (Eq. 25); stage II trains FNet alone to resemble both sources (Eq. 26). The other methods have those of their own
-papers (`Method.training`). With `--resume` a run that was killed goes on from its last checkpoint and ends bit for bit
-where it would have ended, on a CPU with the same number of threads: sums are split among them, and round as they are
-split. On a GPU it ends close to that: some of torch's backward passes there do not repeat in the last digits.
+FNet has the paper's two phases: stage I trains FNet and IFNet together, so that the sources can be reconstructed from
+the fused image (Eq. 25); stage II trains only FNet, so that the fused image resembles both sources (Eq. 26). The other
+methods have the phases of their own papers (`Method.training`). With `--resume`, a run that was killed continues from
+its last checkpoint. On a CPU with the same number of threads, the result is bit for bit that of an uninterrupted run.
+The number of threads matters because sums are split among them and rounded accordingly. On a GPU the result is only
+close to it, because some of torch's backward passes are not deterministic in the last digits.
 """
 
 import argparse
@@ -33,9 +34,9 @@ from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_preci
 from pipeline.pairs import Pair, add_band_options, find_pairs, given_bands, read_names
 from pipeline.stage import InputError, run, stop_asked
 
-REVISION = 4  # raise when the same options would train other weights of every method
+REVISION = 4  # raise when the same options would train different weights of every method
 TRAINABLE = [name for name, entry in METHODS.items() if entry.trainable]
-FNET_OPTIONS = {  # those that only FNet has, with their defaults
+FNET_OPTIONS = {  # options that only FNet has, with their defaults
     "stage1_iterations": None,
     "stage2_iterations": None,
     "block": "lzsc",
@@ -53,7 +54,7 @@ def data_digest(pairs: Sequence[Pair]) -> str:
 def write_results(
     output: Path, states: Mapping[str, Mapping[str, Tensor]], losses: pd.DataFrame, facts: dict[str, Any]
 ) -> None:
-    """Write weights.safetensors (averaged), weights_raw.safetensors, those beside, losses.csv, provenance.json."""
+    """Write one .safetensors file per state dict (`weights` is the averaged one), losses.csv and provenance.json."""
     for name, state in states.items():
         write_state(output / f"{name}.safetensors", state, {"digest": facts["digest"]})
     columns = ["stage", "iteration", "total"]
@@ -65,22 +66,23 @@ def write_results(
 
 
 def fnet_training(options: argparse.Namespace, device: str) -> tuple[Training, list[int | None], dict[str, Any]]:
-    """Return what trains FNet by its own options, the iterations asked for, and those of `Settings` that are FNet's.
+    """Return FNet's `Training`, the iterations of each phase from the options, and FNet's own fields of `Settings`.
 
     Raises:
-        InputError: the options contradict one another, or `--start` holds no weights of this network.
+        InputError: the options contradict one another, or `--start` does not contain weights of this network.
     """
     if options.iterations is not None:
-        raise InputError("--iterations is for the other methods; wanted --stage1-iterations, --stage2-iterations")
+        raise InputError(
+            "--iterations is for methods other than fnet; expected --stage1-iterations and --stage2-iterations"
+        )
     without = tuple(sorted(set(options.without)))
     if set(without) == set(TERMS):
         raise InputError(
-            f"--without {' '.join(options.without)} leaves no loss in stage II; wanted at least one term kept"
+            f"--without {' '.join(options.without)} leaves no loss in stage II; expected at least one remaining term"
         )
     if options.stage1_iterations == options.stage2_iterations == 0:
         raise InputError(
-            "--stage1-iterations 0 --stage2-iterations 0 trains nothing and would write weights that nothing trained; "
-            "wanted at least one iteration"
+            "--stage1-iterations 0 --stage2-iterations 0 would write untrained weights; expected at least one iteration"
         )
     precision = resolved_precision(options.precision, device, find_method("fnet").bf16_on)
     training = find_method("fnet").training(None, block=options.block, without=without, precision=precision)
@@ -94,7 +96,7 @@ def fnet_training(options: argparse.Namespace, device: str) -> tuple[Training, l
 
 
 def other_training(options: argparse.Namespace) -> tuple[Training, list[int | None], dict[str, Any]]:
-    """Return the same of a method other than FNet.
+    """Return the `Training`, iterations and fields of `Settings` of a method other than FNet.
 
     Raises:
         InputError: an option does not suit the method, or a frozen network's weights are missing or broken.
@@ -103,27 +105,28 @@ def other_training(options: argparse.Namespace) -> tuple[Training, list[int | No
     if given:
         named = ", ".join(f"--{name.replace('_', '-')}" for name in given)
         raise InputError(
-            f"--method {options.method} with {named}: these are FNet's; wanted --method fnet, or none of them"
+            f"--method {options.method} with {named}: only FNet has these options; expected --method fnet, or no such "
+            "option"
         )
-    wanted = METHODS[options.method].frozen
-    frozen = getattr(options, wanted) if wanted else None
+    frozen_option = METHODS[options.method].frozen
+    frozen = getattr(options, frozen_option) if frozen_option else None
     training = find_method(options.method).training(frozen)
-    asked = options.iterations or [None]
-    if len(asked) == 1:
-        asked = asked * len(training.phases)
-    return training, asked, {"frozen": weights_digest(frozen)}
+    given_iterations = options.iterations or [None]
+    if len(given_iterations) == 1:
+        given_iterations = given_iterations * len(training.phases)
+    return training, given_iterations, {"frozen": weights_digest(frozen)}
 
 
-def phase_iterations(method: str, training: Training, asked: Sequence[int | None]) -> tuple[int, ...]:
-    """Return the iterations of each phase: those asked for, or where that is None those that its authors take."""
-    if len(asked) != len(training.phases):
+def phase_iterations(method: str, training: Training, given: Sequence[int | None]) -> tuple[int, ...]:
+    """Return the iterations of each phase: the given number, or the authors' number if it is None."""
+    if len(given) != len(training.phases):
         titles = ", ".join(phase.title for phase in training.phases)
-        raise InputError(f"--iterations has {len(asked)} numbers; wanted one, or one for each of: {titles}")
+        raise InputError(f"--iterations has {len(given)} numbers; expected one, or one for each phase: {titles}")
     chosen = [
-        phase.iterations if number is None else number for phase, number in zip(training.phases, asked, strict=True)
+        phase.iterations if number is None else number for phase, number in zip(training.phases, given, strict=True)
     ]
     if None in chosen:
-        raise InputError(f"--method {method}: its paper does not say how long it trains; wanted --iterations")
+        raise InputError(f"--method {method}: its paper does not state the number of iterations; expected --iterations")
     return tuple(chosen)
 
 
@@ -133,25 +136,30 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
     add_band_options(parser)
-    parser.add_argument("--names", type=Path, nargs="+", help="lists of stems, one a line, to train on; default all")
+    parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to train on, one per line; default all")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, losses and checkpoints")
     parser.add_argument(
-        "--perceptual-weights", type=Path, help="torchvision's VGG weights, for methods whose losses look through one"
+        "--perceptual-weights", type=Path, help="torchvision's VGG weights, for methods with a perceptual loss"
     )
     parser.add_argument(
-        "--teacher-weights", type=Path, help="weights of the method whose fused images emma starts from"
+        "--teacher-weights", type=Path, help="weights of the method whose fused images emma starts training from"
     )
     parser.add_argument(
         "--iterations",
         type=int,
         nargs="+",
         metavar="N",
-        help="of each phase of a method other than fnet: one number for all, or one each; default its authors'",
+        help="iterations of a method other than fnet: one number for all phases, or one per phase; default the "
+        "authors'",
     )
     parser.add_argument(
-        "--stage1-iterations", type=int, help="of FNet; 0: the ablation 'without IFNet'; default 20000, the paper's"
+        "--stage1-iterations",
+        type=int,
+        help="iterations of FNet's stage I; 0 is the ablation 'without IFNet'; default 20000, the paper's",
     )
-    parser.add_argument("--stage2-iterations", type=int, help="of FNet alone; default 20000, the paper's")
+    parser.add_argument(
+        "--stage2-iterations", type=int, help="iterations of FNet's stage II; default 20000, the paper's"
+    )
     parser.add_argument(
         "--block", choices=list(BLOCKS), default="lzsc", help="FNet's coding block; lcsc is an ablation; default lzsc"
     )
@@ -161,40 +169,43 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--start",
         type=Path,
-        help="FNet's weights to start from; default random ones. IFNet starts from random ones always, which pull "
-        "trained weights away in stage I: a short training from such goes without, --stage1-iterations 0",
+        help="FNet's weights to start from; default random weights. IFNet always starts from random weights, and in "
+        "stage I these draw FNet away from its trained weights: skip stage I in a short training "
+        "(--stage1-iterations 0)",
     )
-    parser.add_argument("--batch", type=int, help="pairs in an iteration; default the authors', 16 for fnet")
+    parser.add_argument("--batch", type=int, help="pairs per iteration; default the authors', 16 for fnet")
     parser.add_argument("--crop", type=int, help="side of the random crops, pixels; default the authors', 128 for fnet")
     parser.add_argument(
         "--optimiser",
         choices=OPTIMISERS,
         default="adam",
-        help="of FNet: adam is the paper's, at a constant rate; soap, whose rate falls evenly to 0 over each stage, "
-        "is ahead of it from some hundreds of iterations on; default adam",
+        help="FNet's optimiser: adam is the paper's, at a constant rate; soap, whose rate falls linearly to 0 over "
+        "each stage, reaches a lower loss than adam after some hundreds of iterations; default adam",
     )
-    parser.add_argument("--lr", type=float, help="the first learning rate; default the authors', 1e-4 for fnet")
+    parser.add_argument("--lr", type=float, help="the initial learning rate; default the authors', 1e-4 for fnet")
     parser.add_argument(
         "--ema",
         type=float,
-        help="decay of the weights' moving average that is used, lower for a short training; default 0.999 for fnet, "
-        "and 0, the last weights, for the others",
+        help="decay of the moving average of the weights, which is the result; lower it for a short training; default "
+        "0.999 for fnet and 0, which gives the last weights, for the others",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of initial weights, order, crops and flips; default 0")
-    parser.add_argument("--colour", choices=COLOURS, default="auto", help="which luma is trained on; default auto")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the initial weights, the order, crops and flips; default 0"
+    )
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="the luma to train on; default auto")
     parser.add_argument(
         "--tones",
         type=float,
         default=0.0,
         metavar="SHARE",
-        help="the share of crops, 0 to 1, of which the brightness and contrast of each band are varied, too; no paper "
-        "does, but a network that has seen only dark roads learns what bright images are; default 0",
+        help="share of the crops, 0 to 1, whose brightness and contrast are also varied, in each band independently; "
+        "no paper does this, but it prepares a network trained only on dark roads for bright images; default 0",
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="of FNet's convolutions; the others take fp32; default fp32",
+        help="precision of FNet's convolutions; the other methods use fp32; default fp32",
     )
     parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto: a free GPU if there is one")
     parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
@@ -202,32 +213,35 @@ def _parser() -> argparse.ArgumentParser:
         "--checkpoint-every", type=int, default=1000, help="iterations between checkpoints; default 1000"
     )
     parser.add_argument(
-        "--log-every", type=int, default=20, help="iterations averaged in a row of losses.csv; default 20"
+        "--log-every", type=int, default=20, help="iterations averaged in each row of losses.csv; default 20"
     )
-    parser.add_argument("--resume", action="store_true", help="go on from a checkpoint of the same settings and data")
+    parser.add_argument("--resume", action="store_true", help="resume from a checkpoint of the same settings and data")
     return parser
 
 
 def _check_options(options: argparse.Namespace) -> None:
-    """Raise InputError for a method that cannot be trained, or an option that is out of range or unused by it."""
+    """Raise InputError for a method that cannot be trained, or an option that is out of range or that it ignores."""
     if options.method not in TRAINABLE:
         takes = METHODS[options.method].training_takes if options.method in METHODS else ""
-        takes = f" here, which takes {takes}" if takes else ""
-        raise InputError(f"--method {options.method} cannot be trained{takes}; wanted one of {', '.join(TRAINABLE)}")
+        reason = f" here, because that needs {takes}" if takes else ""
+        raise InputError(f"--method {options.method} cannot be trained{reason}; expected one of {', '.join(TRAINABLE)}")
     at_least = {"batch": 1, "stage1_iterations": 0, "stage2_iterations": 0, "seed": 0}
     for name, least in (at_least | {"checkpoint_every": 1, "log_every": 1}).items():
         value = getattr(options, name)
         if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')} {value} is too small; wanted at least {least}")
+            raise InputError(f"--{name.replace('_', '-')} {value} is too small; expected at least {least}")
     if any(value < 1 for value in options.iterations or []):
-        raise InputError(f"--iterations {min(options.iterations)} is too small; wanted at least 1")
+        raise InputError(f"--iterations {min(options.iterations)} is too small; expected at least 1")
     if (options.lr is not None and not 0 < options.lr < math.inf) or not 0 <= (options.ema or 0) < 1:
-        raise InputError(f"--lr {options.lr} --ema {options.ema}: wanted a rate above 0 and a decay from 0 to below 1")
+        raise InputError(f"--lr {options.lr} --ema {options.ema}: expected a rate above 0, a decay from 0 to below 1")
     if not 0 <= options.tones <= 1:
-        raise InputError(f"--tones {options.tones}: wanted a share of the crops, 0 to 1")
+        raise InputError(f"--tones {options.tones}: expected a share of the crops, 0 to 1")
     for name in ("perceptual_weights", "teacher_weights"):
         if getattr(options, name) and name != METHODS[options.method].frozen:
-            raise InputError(f"--{name.replace('_', '-')} with --method {options.method}: its losses need none")
+            raise InputError(
+                f"--{name.replace('_', '-')} with --method {options.method}: its losses use no such network; expected "
+                "the command without this option"
+            )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -242,15 +256,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         torch.backends.cudnn.deterministic = True
         torch.manual_seed(options.seed)
         fnet = options.method == "fnet"
-        training, asked, chosen = fnet_training(options, device) if fnet else other_training(options)
+        training, given, chosen = fnet_training(options, device) if fnet else other_training(options)
         crop = training.crop if options.crop is None else options.crop
         if crop < training.smallest_crop or crop % training.crop_step:
             step = f", a multiple of {training.crop_step}" if training.crop_step > 1 else ""
-            wanted = f"at least {training.smallest_crop}{step}"
-            raise InputError(f"--crop {crop} does not suit {options.method}; wanted {wanted}")
+            allowed = f"at least {training.smallest_crop}{step}"
+            raise InputError(f"--crop {crop} does not suit {options.method}; expected {allowed}")
         settings = Settings(
             method=options.method,
-            iterations=phase_iterations(options.method, training, asked),
+            iterations=phase_iterations(options.method, training, given),
             batch=training.batch if options.batch is None else options.batch,
             crop=crop,
             lr=options.lr,
@@ -274,9 +288,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             "versions": versions("numpy", "opencv-python-headless", "torch", "torchvision", *packages),
         }
         facts["digest"] = sha256_json(facts)
-        facts["colours"] = colours  # as the data have them
+        facts["colours"] = colours  # not in the digest, because it follows from the data
         facts["threads"] = torch.get_num_threads()
-        # A folder for each digest: what a run with other settings or data left is neither taken up nor lost.
+        # One folder per digest: a run with other settings or data neither resumes from these checkpoints nor deletes
+        # them.
         checkpoints = options.output / "checkpoints" / facts["digest"][:16]
         logging.info("train %s on %d pairs, %s", options.method, len(pairs), device)
         with stop_asked() as stopping:

@@ -1,9 +1,9 @@
-"""Metrics of image fusion on arrays, in the convention behind the field's tables or another one by name.
+"""Image fusion metrics on arrays, in the convention of the tables in the literature or in another named convention.
 
     from fusion.metrics import mi, prepare, score, vif
     print(mi(visible, infrared, fused), vif(visible, infrared, fused, convention="means"))
-    print(score(prepare(visible, infrared), fused))  # all of METRICS; `prepare` once for all images of a pair
-    print(score(prepare(visible, infrared), fused, ["QCB", "NCIE"]))  # of EXTRA, by name
+    print(score(prepare(visible, infrared), fused))  # all of METRICS; `prepare` once for all fused images of a pair
+    print(score(prepare(visible, infrared), fused, ["QCB", "NCIE"]))  # metrics of EXTRA, by name
 
 Needs neither torch nor a detector.
 """

@@ -1,7 +1,7 @@
-"""What the metrics of one fused image share, computed at most once: histograms, local moments, edges.
+"""Quantities that several metrics of a fused image share, computed at most once: histograms, local moments, edges.
 
-`Sources` holds the share of a pair's two sources, the same for every image fused from them; `Comparison` adds one
-fused image. Each quantity is computed when it is first asked for.
+`Sources` has the quantities of a pair's two sources, which are the same for every image fused from them; `Comparison`
+adds those of one fused image. Each quantity is computed at its first use.
 """
 
 from dataclasses import dataclass, field
@@ -18,21 +18,21 @@ from pipeline.stage import InputError
 
 
 def half_gaussian(side: int, sigma: float) -> tuple[float, ...]:
-    """Return a normalised Gaussian window of odd `side` from its centre outwards."""
+    """Return the weights of a normalised Gaussian window of odd `side`, from its centre outwards."""
     half = np.exp(-(np.arange(side // 2 + 1) ** 2) / (2 * sigma**2))
     return tuple(float(weight) for weight in half / (half[0] + 2 * half[1:].sum()))
 
 
-# VIF's windows at scales 1..4: side 17, 9, 5, 3, sigma a fifth of it.
+# VIF's windows at scales 1..4: side 17, 9, 5, 3, sigma a fifth of the side.
 VIF_WINDOWS = tuple(half_gaussian(side, side / 5) for side in (17, 9, 5, 3))
-# The same, filled up with zeros to the lengths that `kernels` is compiled for, and each window's half side.
-VIF_FILLED = [(window + (0.0,) * (len(VIF_WINDOWS[1]) - len(window)), len(window) - 1) for window in VIF_WINDOWS]
-VIF_SMALLEST = 41  # the side of the smallest image in which every window fits once at its scale
+# The same windows, zero-padded to the lengths that `kernels` is compiled for, and half of each window's side.
+VIF_PADDED = [(window + (0.0,) * (len(VIF_WINDOWS[1]) - len(window)), len(window) - 1) for window in VIF_WINDOWS]
+VIF_SMALLEST = 41  # side of the smallest image in which every window fits at its scale
 
 
 @dataclass(frozen=True)
 class SourceScale:
-    """One source at one scale of VIF: the image, its local means and variances, the sum of its information."""
+    """One source at one scale of VIF: the image, its local means and variances, and the sum of its information."""
 
     image: np.ndarray
     mean: np.ndarray
@@ -51,9 +51,9 @@ class EdgeMap:
 
 @dataclass(frozen=True)
 class Sources:
-    """A pair's sources as uint8 luma of one shape, and what every image fused from them is compared with.
+    """A pair's sources as uint8 luma of one shape, with the quantities that every fused image is compared with.
 
-    Built by `prepare`. Not to be shared by threads that run at the same time: they would compute the same twice.
+    Built by `prepare`. Concurrent threads should not share an instance, because they could compute a quantity twice.
     """
 
     visible: np.ndarray
@@ -89,7 +89,7 @@ class Sources:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A fused image, uint8 luma, beside its sources."""
+    """A fused image, uint8 luma, with its sources."""
 
     sources: Sources
     fused: np.ndarray = field(repr=False)
@@ -107,7 +107,7 @@ class Comparison:
 
     @cached_property
     def edge_sums(self) -> tuple[float, float, float]:
-        """Edge strength that was kept, that was added, and that the sources have (Xydeas and Petrovic)."""
+        """Sums of the edge strength that is preserved, that is added, and of the sources (Xydeas and Petrovic)."""
         visible, infrared = self.sources.edges
         kept, added = kernels.edge_preservation(
             np.pad(self.fused, 1), visible.strength, visible.angle, infrared.strength, infrared.angle
@@ -116,57 +116,57 @@ class Comparison:
 
 
 def prepare(visible: np.ndarray, infrared: np.ndarray, convention: str = "reference") -> Sources:
-    """Return a pair's sources, ready to compare any number of fused images with: `score(sources, fused)`.
+    """Return a pair's sources, to score any number of fused images with `score(sources, fused)`.
 
     Raises:
-        InputError: an array is no 8-bit image, the two differ in size, or the convention is unknown.
+        InputError: an array is not an 8-bit image, the two differ in size, or the convention is unknown.
     """
     chosen = find_convention(convention)
-    visible, infrared = _as_seen(visible, chosen), _as_seen(infrared, chosen)
+    visible, infrared = _luma_in(visible, chosen), _luma_in(infrared, chosen)
     _check_same_size(infrared, visible, "infrared")
     return Sources(visible, infrared, chosen)
 
 
 def compare(sources: Sources, fused: np.ndarray) -> Comparison:
-    """Return a fused image beside its sources; InputError as for `prepare`."""
-    fused = _as_seen(fused, sources.convention)
+    """Return the comparison of a fused image with its sources; raises InputError as `prepare` does."""
+    fused = _luma_in(fused, sources.convention)
     _check_same_size(fused, sources.visible, "fused")
     return Comparison(sources, fused)
 
 
 def compared(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str) -> Comparison:
-    """Return a fused image beside its sources, seen by a convention; InputError as for `prepare`."""
+    """Return the comparison of a fused image with its sources in a convention; raises InputError as `prepare` does."""
     return compare(prepare(visible, infrared, convention), fused)
 
 
 def check_fits(image: np.ndarray, smallest: int, metric: str) -> None:
-    """Raise InputError where an image is too small for a metric's window."""
+    """Raise InputError if an image is too small for a metric's window."""
     height, width = image.shape
     if min(height, width) < smallest:
         raise InputError(f"{metric} needs images of at least {smallest}x{smallest}; this one is {width}x{height}")
 
 
 def edge_map(image: np.ndarray) -> EdgeMap:
-    """Return the Sobel edges of a uint8 image, with zeros around it."""
+    """Return the Sobel edges of a uint8 image, zero-padded."""
     return EdgeMap(*kernels.edge_maps(np.pad(image, 1)))
 
 
 def source_scales(image: np.ndarray) -> list[SourceScale]:
-    """Return an image at VIF's four scales, with its local moments there."""
+    """Return an image at VIF's four scales, with its local moments."""
     scales = []
-    for window, filled in zip(VIF_WINDOWS, VIF_FILLED, strict=True):
+    for window, padded in zip(VIF_WINDOWS, VIF_PADDED, strict=True):
         if scales:
             image = kernels.smooth_and_halve(image, window)
-        scales.append(SourceScale(image, *kernels.vif_source(image, *filled)))
+        scales.append(SourceScale(image, *kernels.vif_source(image, *padded)))
     return scales
 
 
-def _as_seen(image: np.ndarray, convention: Convention) -> np.ndarray:
+def _luma_in(image: np.ndarray, convention: Convention) -> np.ndarray:
     image = luma(np.asarray(image))
     return stretched(image) if convention.stretch else image
 
 
-def _check_same_size(image: np.ndarray, visible: np.ndarray, what: str) -> None:
+def _check_same_size(image: np.ndarray, visible: np.ndarray, band: str) -> None:
     if image.shape != visible.shape:
         (h, w), (hv, wv) = image.shape, visible.shape
-        raise InputError(f"the {what} image is {w}x{h}, expected {wv}x{hv} like the visible one")
+        raise InputError(f"the {band} image is {w}x{h}, expected {wv}x{hv} like the visible one")

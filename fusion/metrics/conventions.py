@@ -1,4 +1,4 @@
-"""Conventions by name: papers give different numbers under one metric's name, so each number states its convention."""
+"""Conventions by name: papers report different numbers under the same metric name, so each number states its own."""
 
 from dataclasses import asdict, dataclass, replace
 from typing import Literal
@@ -8,13 +8,13 @@ from pipeline.stage import InputError
 
 @dataclass(frozen=True)
 class Convention:
-    """What the definitions leave open; the defaults are those of `reference`."""
+    """Choices that the metrics' definitions leave open; the defaults are those of `reference`."""
 
     mi_unit: Literal["nats", "bits"] = "nats"
-    sources: Literal["sum", "mean"] = "sum"  # MI, VIF and SSIM over the two sources
+    sources: Literal["sum", "mean"] = "sum"  # of MI, VIF and SSIM over the two sources
     ssim_window: Literal["uniform 7x7", "gaussian 11x11"] = "uniform 7x7"
-    ssim_range: float = 2.0  # the data range that scikit-image 0.19 took for any float image
-    stretch: bool = False  # each image first stretched so that its darkest level is 0 and its brightest 255
+    ssim_range: float = 2.0  # the data range that scikit-image 0.19 assumed for any float image
+    stretch: bool = False  # whether each image is first stretched so that its levels span 0..255
 
     def describe(self) -> str:
         """Return the convention in one line, for tables and files."""
@@ -28,24 +28,24 @@ class Convention:
 REFERENCE = Convention()
 
 CONVENTIONS = {
-    # Behind the tables of CDDFuse, FNet and the many papers that score with CDDFuse's evaluator.
+    # The convention of the tables of CDDFuse, FNet and many other papers, which score with CDDFuse's evaluator.
     "reference": REFERENCE,
-    # The same but for one choice each. MATLAB toolboxes take bits, and the mean of both sources' SSIM.
+    # The following differ from it in one respect each. MATLAB toolboxes use bits, and the mean of both sources' SSIM.
     "bits": replace(REFERENCE, mi_unit="bits"),
     "means": replace(REFERENCE, sources="mean"),
-    # What CDDFuse's evaluator gives where the data range that newer scikit-image demands is filled in.
+    # The result of CDDFuse's evaluator with newer versions of scikit-image, which require the data range.
     "range-255": replace(REFERENCE, ssim_range=255.0),
-    # SSIM as published; VIFB's. (VIFB's stretch before MI changes no value: it keeps levels apart.)
+    # SSIM as published, as in VIFB. (VIFB's stretch before MI changes no value, because it keeps all levels distinct.)
     "gaussian": replace(REFERENCE, ssim_window="gaussian 11x11", ssim_range=255.0),
-    # For methods that stretch what they save, so that all are treated alike.
+    # Treats all methods alike if some stretch their images before saving.
     "stretch": replace(REFERENCE, stretch=True),
 }
 
 
 def find_convention(name: str) -> Convention:
-    """Return the convention called `name`; InputError lists the known ones."""
+    """Return the convention called `name`; an InputError lists the known names."""
     if name not in CONVENTIONS:
-        raise InputError(f"unknown convention {name!r}; wanted one of {', '.join(CONVENTIONS)}")
+        raise InputError(f"unknown convention {name!r}; expected one of {', '.join(CONVENTIONS)}")
     return CONVENTIONS[name]
 
 

@@ -1,9 +1,9 @@
-"""Metrics of the field's toolboxes that are scored by name only: formula, range, direction and source of each.
+"""Metrics of common toolboxes that are scored only on request: formula, range, direction and source of each.
 
-Arguments, errors and NaN are those of `definitions`. The papers leave details open, borders above all. Each docstring
-says what was chosen: most often what the public MATLAB programs of the field do, as read in their text. None of them
-was run, and no value is claimed to be theirs. Those programs first stretch each image to 0..255 for QCB, QCV and NCIE,
-which the convention `stretch` does; the sum or the mean over both sources is a part of each definition here, and no
+Arguments, errors and NaN are as in `definitions`. The papers leave details open, most often the borders. Each docstring
+states the choices made here, which mostly follow the source code of public MATLAB programs. None of these programs was
+run, and the values are not claimed to equal theirs. For QCB, QCV and NCIE these programs first stretch each image to
+0..255, as the convention `stretch` does. The sum or the mean over both sources is a part of each definition here; no
 convention changes it.
 """
 
@@ -15,29 +15,29 @@ import numpy as np
 from fusion.metrics.comparison import Comparison, check_fits, compared
 from fusion.metrics.perception import (
     masked_contrast,
-    seen,
+    sensitivity_filtered,
     sensitivity_of_mannos_and_sakrison,
     window_sums,
 )
 from fusion.metrics.phase import Features, phase_congruency
 from fusion.metrics.windows import feature_information
 
-# --- Of the human eye ----------------------------------------------------------------------------------------------
+# --- Metrics of human perception -----------------------------------------------------------------------------------
 
 
 def qcb(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str = "reference") -> float:
-    """Contrast preservation: how much of the sources' local contrast, as the eye sees it, the fused image keeps.
+    """Contrast preservation: how much of the sources' perceived local contrast the fused image keeps.
 
-    Mean over pixels of wA QAF + wB QBF, where Q is the smaller of two masked contrasts over the larger (0/0 counts as
-    1) and wA = CA^2 / (CA^2 + CB^2) (0/0 counts as 1/2), wB = 1 - wA. An image's masked contrast is
+    Mean over pixels of wA QAF + wB QBF, where Q is the smaller of two masked contrasts divided by the larger (0/0
+    counts as 1) and wA = CA^2 / (CA^2 + CB^2) (0/0 counts as 1/2), wB = 1 - wA. An image's masked contrast is
     C = c^3 / (c^2 + 0.0001), c = abs((G2 * I) / (G4 * I) - 1), where G2 and G4 are Gaussians of sigma 2 and 4, and I
-    is the image filtered by the eye's sensitivity exp(-(r / 15.3870)^2) - 0.7622 exp(-(r / 1.3456)^2), r in cycles a
-    degree.
-    No unit, 0 to 1; higher is better; 1 for three identical images. NaN where both sources are constant.
+    is the image filtered by the contrast sensitivity exp(-(r / 15.3870)^2) - 0.7622 exp(-(r / 1.3456)^2), r in cycles
+    per degree.
+    No unit, 0 to 1; higher is better; 1 for three identical images. NaN if both sources are constant.
 
-    The paper leaves open at what distance the image is seen, the Gaussians' windows and the border, and offers several
-    filters and constants. Chosen: the image spans 15 degrees each way, 31x31 windows not normalised, zeros around the
-    image, the filter and the constants above.
+    The paper leaves open the viewing distance, the Gaussians' windows and the border, and offers several filters and
+    constants. Chosen: the image spans 15 degrees in each direction, the windows are 31x31 and not normalised, zeros
+    surround the image, and the filter and the constants are those above.
 
     Source: Y. Chen and R. S. Blum, A new automated quality assessment algorithm for image fusion, 2009.
     """
@@ -63,18 +63,18 @@ def _smaller_over_larger(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 def qcv(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str = "reference") -> float:
-    """Visible difference: how far the fused image is from the sources, to the eye, where these have edges.
+    """Perceived difference between the fused image and the sources, weighted by the sources' edges.
 
-    sum(lA DA + lB DB) / sum(lA + lB) over windows of 16x16 pixels side by side: l is the sum of a source's Sobel edge
-    strengths to the power 5; D is the mean square of source - F filtered by the eye's sensitivity
-    2.6 (0.0192 + 0.144 r) exp(-(0.144 r)^1.1), r in cycles a degree.
-    Squared grey levels, 0 upwards; lower is better; 0 for three identical images. NaN where both sources are constant.
+    sum(lA DA + lB DB) / sum(lA + lB) over adjacent windows of 16x16 pixels: l is the sum of a source's Sobel edge
+    strengths to the power 5; D is the mean square of source - F filtered by the contrast sensitivity
+    2.6 (0.0192 + 0.144 r) exp(-(0.144 r)^1.1), r in cycles per degree.
+    Squared grey levels, 0 upwards; lower is better; 0 for three identical images. NaN if both sources are constant.
 
-    The paper leaves the power, the viewing distance and the borders open, and offers three sensitivities. Chosen: power
-    5, the image spans 4 degrees each way, the sensitivity of Mannos and Sakrison, Sobel's windows see the border's
-    pixels go on beyond it, and 0 fills the windows of 16 at the right and the bottom. Programs of the field put zeros
-    around the image for Sobel's windows too: its frame is then an edge of its brightness and gets nearly all the
-    weight (86 to 100 % on six pairs of TNO), which no border could be meant to have. Their values are other ones.
+    The paper leaves open the power, the viewing distance and the borders, and offers three sensitivities. Chosen: power
+    5, the image spans 4 degrees in each direction, the sensitivity of Mannos and Sakrison, replicated borders for the
+    Sobel windows, and zero padding of the last windows of 16 at the right and the bottom. Public programs also
+    zero-pad for the Sobel windows. The frame of the image is then an edge as strong as its brightness and gets nearly
+    all the weight (86 to 100 % on six pairs of TNO), which cannot be intended; their values differ from these.
 
     Source: H. Chen and P. K. Varshney, A human perception inspired quality metric for image fusion based on regional
     information, 2007.
@@ -91,7 +91,7 @@ def qcv_of(comparison: Comparison) -> float:
             cv2.Sobel(image, cv2.CV_64F, *order, borderType=cv2.BORDER_REPLICATE) for order in ((1, 0), (0, 1))
         )
         saliency = window_sums((across**2 + down**2) ** 2.5, 16)
-        difference = seen(image - fused, sensitivity_of_mannos_and_sakrison, degrees=4)
+        difference = sensitivity_filtered(image - fused, sensitivity_of_mannos_and_sakrison, degrees=4)
         weighted += np.sum(saliency * window_sums(difference**2, 16)) / 16**2
         total += np.sum(saliency)
     return float(weighted / total) if total > 0 else math.nan
@@ -100,14 +100,14 @@ def qcv_of(comparison: Comparison) -> float:
 def viff(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str = "reference") -> float:
     """Visual information fidelity for fusion: how much of the more informative source the fused image keeps.
 
-    sum over scales of p_s sum(V + e) / sum(U + e), p = (1, 0, 0.15, 1) / 2.15, e = 1e-7; V = log10(1 + g^2 var /
-    (sv + n)) and U = log10(1 + var / n) are those of the source that has the smaller g in the pixel, of the infrared
-    one where both g are alike. Windows, scales, g and sv are VIF's; the noise n is 0.005 x 255^2.
+    sum over scales of p_s sum(V + e) / sum(U + e), p = (1, 0, 0.15, 1) / 2.15, e = 1e-7. V = log10(1 + g^2 var /
+    (sv + n)) and U = log10(1 + var / n) are computed for the source that has the smaller g in the pixel, for infrared
+    if both g are equal. Windows, scales, g and sv are as in VIF; the noise n is 0.005 x 255^2.
     No unit, 0 to 1 and beyond (added contrast raises it); higher is better; 1 for three identical images and for flat
-    ones. Not the same where the sources change places, as many pixels have g = 0 for both. Needs 41x41 pixels.
+    images. The value changes if the sources are exchanged, because many pixels have g = 0 for both. Needs 41x41 pixels.
 
-    The paper states blocks, weights and noise; windows, e and the choice where both g are alike are those of its
-    authors' program, which takes colour images in CIE Lab. Luma here.
+    The paper states blocks, weights and noise. Windows, e and the choice for equal g are from its authors' program,
+    which takes colour images in CIE Lab; here luma is used.
 
     Source: Y. Han, Y. Cai, Y. Cao and X. Xu, A new image fusion performance metric based on visual information
     fidelity, 2013.
@@ -123,7 +123,7 @@ def viff_of(comparison: Comparison) -> float:
     """Return VIFF of a comparison."""
     sources = comparison.sources
     check_fits(comparison.fused, 41, "VIFF")
-    # Less a constant, variances round less: those of flat parts stay below 1e-10.
+    # Subtracting a constant reduces rounding errors: the variances of flat parts stay below 1e-10.
     images = [image.astype(np.float64) - 128 for image in (sources.visible, sources.infrared, comparison.fused)]
     total = 0.0
     for scale, weight in enumerate(_VIFF_WEIGHTS):
@@ -139,7 +139,7 @@ def viff_of(comparison: Comparison) -> float:
 def _fidelity(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, window: np.ndarray) -> float:
     mean = _smoothed(fused, window)
     variance = np.maximum(_smoothed(fused**2, window) - mean**2, 0)
-    gains, kept, there = [], [], []
+    gains, kept, available = [], [], []
     for source in (visible, infrared):
         source_mean = _smoothed(source, window)
         source_variance = np.maximum(_smoothed(source**2, window) - source_mean**2, 0)
@@ -150,9 +150,9 @@ def _fidelity(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, wind
         rest = np.maximum(variance - gain * covariance, 1e-10)
         gains.append(gain)
         kept.append(np.log10(1 + gain**2 * source_variance / (rest + _VIFF_NOISE)))
-        there.append(np.log10(1 + source_variance / _VIFF_NOISE))
+        available.append(np.log10(1 + source_variance / _VIFF_NOISE))
     first = gains[0] < gains[1]
-    return float(np.sum(np.where(first, *kept) + 1e-7) / np.sum(np.where(first, *there) + 1e-7))
+    return float(np.sum(np.where(first, *kept) + 1e-7) / np.sum(np.where(first, *available) + 1e-7))
 
 
 def _smoothed(image: np.ndarray, window: np.ndarray) -> np.ndarray:
@@ -160,23 +160,23 @@ def _smoothed(image: np.ndarray, window: np.ndarray) -> np.ndarray:
     return cv2.sepFilter2D(image, cv2.CV_64F, window, window)[half:-half, half:-half]
 
 
-# --- Of information ------------------------------------------------------------------------------------------------
+# --- Metrics of information ----------------------------------------------------------------------------------------
 
 
 def fmi_pixel(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str = "reference") -> float:
-    """Feature mutual information of grey levels: how much the fused image tells about the sources' small windows.
+    """Feature mutual information of grey levels between small windows of the fused image and of the sources.
 
-    Mean over all 3x3 windows that fit of (J(A,F) + J(B,F)) / 2, J(X,Y) = 2 I(X;Y) / (H(X) + H(Y)). A window is read as
-    a distribution of the place 1..9, column by column: p_i = (x_i - min) / sum(x - min), 1/9 each where it is constant.
-    The joint distribution of X and Y has the cumulative form t M + (1 - t) P Q with P and Q those of X and Y,
-    M = min(P, Q) where their correlation r is positive and max(P + Q - 1, 0) where it is negative, and
-    t = r sd(X) sd(Y) / sum(M - P Q), sd the standard deviations of the place. J = 1 where both windows are constant,
-    0 where one is, and 1 where neither has entropy.
-    No unit, 0 to 1; higher is better; 1 for three identical images and for constant ones. Needs 3x3 pixels.
+    Mean over all 3x3 windows inside the image of (J(A,F) + J(B,F)) / 2, J(X,Y) = 2 I(X;Y) / (H(X) + H(Y)). A window is
+    interpreted as a distribution of the place 1..9, column by column: p_i = (x_i - min) / sum(x - min), or 1/9 each if
+    it is constant. The joint distribution of X and Y has the cumulative distribution function t M + (1 - t) P Q, where
+    P and Q are the cumulative distribution functions of X and Y, M is min(P, Q) if the correlation r is positive and
+    max(P + Q - 1, 0) if it is negative, and t = r sd(X) sd(Y) / sum(M - P Q) with the standard deviations sd of the
+    place. J is 1 if both windows are constant, 0 if one is, and 1 if neither has entropy.
+    No unit, 0 to 1; higher is better; 1 for three identical images and for constant images. Needs 3x3 pixels.
 
-    r is the correlation of the shares p and q, not of the places, so that t may exceed 1; it is kept at 1 here, as
-    there would be negative probabilities. What constant windows and those without entropy count is not
-    defined either.
+    r is the correlation of the shares p and q, not of the places, so that t could exceed 1; it is limited to 1 here,
+    because probabilities would become negative. The papers also do not define J for constant windows and for windows
+    without entropy.
 
     Source: M. Haghighat and M. A. Razian, Fast-FMI: non-reference image fusion metric, 2014, after M. B. A. Haghighat,
     A. Aghagolzadeh and H. Seyedarabi, A non-reference image fusion metric based on mutual information of image
@@ -192,13 +192,13 @@ def fmi_pixel_of(comparison: Comparison) -> float:
 
 
 def fmi_gradient(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str = "reference") -> float:
-    """Feature mutual information of gradients: how much the fused image tells about the sources' edges.
+    """Feature mutual information of gradients between small windows of the fused image and of the sources.
 
-    `fmi_pixel` of the gradients' magnitudes sqrt(gx^2 + gy^2), central differences, one-sided at the borders.
-    No unit, 0 to 1; higher is better; 1 for three identical images and for constant ones. Needs 3x3 pixels.
+    `fmi_pixel` of the gradient magnitudes sqrt(gx^2 + gy^2), with central differences, one-sided at the borders.
+    No unit, 0 to 1; higher is better; 1 for three identical images and for constant images. Needs 3x3 pixels.
 
-    The papers speak of the gradient and leave open which: the authors' program is reported to take the horizontal
-    derivative alone, which does not see horizontal edges, and gives other values.
+    The papers do not define the gradient. The authors' program reportedly uses only the horizontal derivative, which
+    does not respond to horizontal edges, and gives other values.
 
     Source: as for `fmi_pixel`.
     """
@@ -216,15 +216,15 @@ def _images(comparison: Comparison) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def ncie(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str = "reference") -> float:
-    """Nonlinear correlation information entropy: how much the two sources and the fused image depend on one another.
+    """Nonlinear correlation information entropy: the mutual dependence of the two sources and the fused image.
 
-    1 + sum (l / 3) log256(l / 3) over the eigenvalues l of the 3x3 matrix of 1 in the diagonal and, beside it, the
-    images' nonlinear correlation H(X) + H(Y) - H(X,Y) in logarithms to the base 256, over whole grey levels.
-    No unit, 0.8019 (independent, or constant images) to 1; higher is better. An image with itself correlates by a
-    share of its entropy, 1 only where all 256 levels are equally frequent: identical images score below 1.
+    1 + sum (l / 3) log256(l / 3) over the eigenvalues l of the 3x3 matrix with 1 on the diagonal and the images'
+    nonlinear correlations H(X) + H(Y) - H(X,Y) elsewhere, with logarithms to the base 256, over whole grey levels.
+    No unit, 0.8019 (independent, or constant images) to 1; higher is better. The correlation of an image with itself
+    depends on its entropy and is 1 only if all 256 levels are equally frequent: identical images score below 1.
 
-    The measure is defined for ranked data in as many groups as wanted; grey levels as groups, and 256 as the base of
-    the outer logarithm too, are the chapter's on fusion. Base 3 there would give 0 to 1.
+    The measure is defined for ranked data in any number of groups. The 2008 chapter on fusion uses the grey levels as
+    groups, and 256 also as the base of the outer logarithm. With base 3 there, the range would be 0 to 1.
 
     Source: Q. Wang, Y. Shen and J. Jin, Performance evaluation of image fusion techniques, 2008, after Q. Wang, Y. Shen
     and J. Q. Zhang, A nonlinear correlation measure for multivariable data set, 2005.
@@ -250,24 +250,24 @@ def _entropy(share: np.ndarray) -> float:
     return float(-np.sum(share * np.log(share)) / math.log(256))
 
 
-# --- Of features ---------------------------------------------------------------------------------------------------
+# --- Metrics of features -------------------------------------------------------------------------------------------
 
 
 def qp(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray, convention: str = "reference") -> float:
-    """Phase congruency: how well the fused image's edges and corners, at any contrast, follow the sources'.
+    """Phase congruency: how well the fused image's edges and corners, at any contrast, correlate with the sources'.
 
-    The product of three means, of phase congruency and of the largest and the smallest moment of its covariance. Each
+    The product of three means, for phase congruency and for the largest and the smallest moment of its covariance. Each
     is the mean of max(r(A,F), r(B,F), r(M,F)) over the pixels where A's or B's congruency exceeds 0.1; M has in each
-    pixel the values of the source with the larger congruency. r = (cov + 0.0001) / (sd sd + 0.0001) is local, by a
-    Gaussian window of 11x11 and sigma 1.5 with zeros around the image; a source's values, M's too, are 0 where its
-    congruency is at most 0.1, and r is 0 there.
-    No unit, at most 1, above 0 in practice; higher is better. Below 1 for three identical images, as the fused image
-    keeps its weak features in the windows. NaN where no source has a feature or the fused image is constant.
-    Where the fused image is flat r is near 1 by its constants: a blurred image scores higher than it deserves.
+    pixel the values of the source with the larger congruency. r = (cov + 0.0001) / (sd sd + 0.0001) is local, in a
+    Gaussian window of 11x11 and sigma 1.5 with zeros around the image. The values of a source (also of M), and r, are
+    set to 0 where its congruency is at most 0.1.
+    No unit, at most 1, above 0 in practice; higher is better. Below 1 for three identical images, because the windows
+    of the fused image include its weak features. NaN if no source has a feature or the fused image is constant.
+    Where the fused image is flat, the constants make r nearly 1: the score of a blurred image is too high.
 
     The paper leaves open the filters, the threshold, the window and its border, the constant in r, and the exponents
-    of the three factors, which are 1 here. Filters: `phase`; Kovesi's moments as he corrected them, while programs of
-    the field hold an earlier version, in which the mixed moment counts a quarter.
+    of the three factors, which are 1 here. The filters are those of `phase`. The moments are Kovesi's corrected ones;
+    public programs use an earlier version, in which the mixed moment has a quarter of the weight.
 
     Source: J. Zhao, R. Laganiere and Z. Liu, Performance assessment of combinative pixel-level image fusion based on an
     absolute feature measurement, 2007.
@@ -279,8 +279,8 @@ def qp_of(comparison: Comparison) -> float:
     """Return QP of a comparison."""
     visible, infrared = comparison.sources.features
     fused = phase_congruency(comparison.fused)
-    ahead = visible.congruency > infrared.congruency
-    larger = Features(*(np.where(ahead, a, b) for a, b in zip(visible, infrared, strict=True)))
+    larger_in_visible = visible.congruency > infrared.congruency
+    larger = Features(*(np.where(larger_in_visible, a, b) for a, b in zip(visible, infrared, strict=True)))
     masks = [source.congruency > 0.1 for source in (visible, infrared, larger)]
     count = np.count_nonzero(masks[2])
     if count == 0 or np.count_nonzero(comparison.histogram) == 1:

@@ -1,12 +1,12 @@
-"""The metrics' passes over pixels, compiled: the sums that `definitions` puts into formulas.
+"""Compiled passes over pixels for the metrics: the sums that `definitions` puts into formulas.
 
-Each runs on one thread and without the interpreter's lock, so that images are scored in parallel. All that rounds is
-float64. A logarithm is taken of a product over many pixels instead of in each, an arc tangent and an exponential are
-polynomials good to 1e-10, because a library call per pixel would cost more than the rest.
+Each kernel runs on one thread and releases the interpreter's lock, so that images are scored in parallel. All inexact
+arithmetic is in float64. A library call per pixel would cost more than the rest; one logarithm is therefore taken of a
+product over many pixels, and the arc tangent and the exponential are polynomials accurate to 1e-10.
 
-Loops read rows as slices and sum into rows: where an index is known not to be negative and additions need not keep an
-order, the compiler does several pixels at once. Reordering within a formula is not allowed it: whole numbers would lose
-their exactness.
+Loops read rows as slices and accumulate into rows. The compiler then knows that indices are not negative and that
+additions need no particular order, and computes several pixels at once. Reordering within a formula (fast math) is
+disabled, because sums of whole numbers would lose their exactness.
 """
 
 import math
@@ -23,7 +23,7 @@ announce(__name__, "the metrics' kernels", 10)
 
 @compiled
 def joint_histogram(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Count pairs of grey levels of two uint8 images (H, W): int64 (256, 256), rows by the first image's level."""
+    """Count pairs of grey levels of two uint8 images (H, W): int64 (256, 256), one row per level of the first image."""
     counts = np.zeros(65536, np.int64)
     for y in range(first.shape[0]):
         a, b = first[y], second[y]
@@ -33,10 +33,11 @@ def joint_histogram(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 
 
 @compiled
-def weighed(image: np.ndarray, products: np.ndarray) -> np.ndarray:
-    """Return the luma, uint8 (H, W), of an RGB image, uint8 (H, W, 3), from each channel's `products` (3, 256).
+def rgb_to_luma(image: np.ndarray, products: np.ndarray) -> np.ndarray:
+    """Return the luma, uint8 (H, W), of an RGB image, uint8 (H, W, 3).
 
-    Green's product is rounded to float32, and so is each sum with blue's and with red's; see `images.luma`.
+    `products` (3, 256) are each channel's weight times every level. Green's product and the sums with blue's and with
+    red's product are rounded to float32; see `images.luma`.
     """
     luma = np.empty(image.shape[:2], np.uint8)
     for y in range(image.shape[0]):
@@ -64,7 +65,7 @@ def squared_differences(image: np.ndarray) -> tuple[float, float]:
 
 @compiled
 def gradient_sum(padded: np.ndarray) -> float:
-    """Return the sum of sqrt((gx^2 + gy^2) / 2), central differences, of an image (H + 2, W + 2) with its margin."""
+    """Return the sum of sqrt((gx^2 + gy^2) / 2) by central differences of an image with a margin, (H + 2, W + 2)."""
     total = np.zeros(padded.shape[1] - 2)
     for y in range(padded.shape[0] - 2):
         above, below = padded[y, 1:-1], padded[y + 2, 1:-1]
@@ -80,9 +81,9 @@ def gradient_sum(padded: np.ndarray) -> float:
 
 @compiled
 def ssim_uniform(reference: np.ndarray, distorted: np.ndarray, c1: float, c2: float) -> float:
-    """Return the mean structural similarity of two uint8 images over the 7x7 windows that fit.
+    """Return the mean structural similarity of two uint8 images over the 7x7 windows inside them.
 
-    Sums over a window are whole numbers, so that flat windows have a variance of exactly 0.
+    Sums over a window are whole numbers, so that the variance of flat windows is exactly 0.
     """
     height, width = reference.shape
     columns = np.zeros((5, width))  # sums over 7 rows of r, d, r^2, d^2, r d
@@ -115,7 +116,7 @@ def ssim_uniform(reference: np.ndarray, distorted: np.ndarray, c1: float, c2: fl
         for i in range(5):
             _sum_of_seven(columns[i], box[i])
         for x in range(b_r.size):
-            # Means times 49 and (co)variances times 49 * 48, both without rounding.
+            # Means times 49 and (co)variances times 49 * 48, both exact.
             product = b_r[x] * b_d[x]
             squares = b_r[x] * b_r[x] + b_d[x] * b_d[x]
             covariance = 49 * b_rd[x] - product
@@ -140,20 +141,20 @@ def _sum_of_seven(values: np.ndarray, sums: np.ndarray) -> None:
 
 NOISE = 2.0  # variance of the visual noise
 EPS = 1e-10
-# Output pixels are worked off in tiles that stay in the second-level cache, with the widest window's margin. A column
-# of a tile multiplies 64 factors, each at most 1 + 127.5^2 / 2: below 1e251, so that nothing overflows.
+# Output pixels are computed in tiles that stay in the second-level cache, with a margin for the widest window. A column
+# of a tile multiplies 64 factors, each at most 1 + 127.5^2 / 2; the product is below 1e251 and cannot overflow.
 _ROWS, _COLUMNS, _MARGIN = 64, 128, 16
 _STRIDE = _COLUMNS + _MARGIN
 _TILE = (_ROWS + _MARGIN) * _STRIDE
-# A tuple of weights is unrolled, so its length is a compilation of its own: windows of few weights are filled up with
-# zeros to as many as the second largest has, and `half` says how far the window itself reaches.
+# A tuple of weights is unrolled, so that each length needs its own compilation. Shorter windows are therefore
+# zero-padded to the length of the second largest, and `half` is the reach of the window itself.
 
 
 @part
 def _fill_tile(image, top, left, rows, columns, margin, tile):
-    """Write a part of an image into a tile, `margin` pixels from its corner, less its first pixel.
+    """Write a part of an image, minus its first pixel, into a tile, `margin` pixels from the tile's corner.
 
-    Variances and covariances stay what they are, and are exactly 0 where the part is constant.
+    The subtraction does not change variances and covariances, and makes them exactly 0 if the part is constant.
     """
     origin = np.float64(image[top, left])
     for y in range(rows):
@@ -166,7 +167,7 @@ def _fill_tile(image, top, left, rows, columns, margin, tile):
 
 @part
 def _multiply_tile(tile, other, rows):
-    """Multiply a tile by another."""
+    """Multiply a tile by another, element by element and in place."""
     for i in range(rows * _STRIDE):
         tile[i] *= other[i]
 
@@ -174,7 +175,7 @@ def _multiply_tile(tile, other, rows):
 @part
 def _smooth_row(tile, row, weights, column, out):
     """Filter one output row of a tile with a separable window; `weights` run from its centre outwards."""
-    half = len(weights) - 1  # known to the compiler, which unrolls the loops over k
+    half = len(weights) - 1  # a compile-time constant, so that the loops over k are unrolled
     tile = tile[row * _STRIDE : (row + 2 * half + 1) * _STRIDE]
     for x in range(_STRIDE):
         total = weights[0] * tile[half * _STRIDE + x]
@@ -190,7 +191,7 @@ def _smooth_row(tile, row, weights, column, out):
 
 @compiled
 def smooth_and_halve(image: np.ndarray, weights: tuple[float, ...]) -> np.ndarray:
-    """Filter an image with a separable window, where it fits, and keep every second row and column: float64."""
+    """Filter an image with a separable window, only where it fits, and keep every second row and column: float64."""
     half = len(weights) - 1
     height, width = (image.shape[0] - 2 * half + 1) // 2, (image.shape[1] - 2 * half + 1) // 2
     out = np.empty((height, width))
@@ -215,7 +216,7 @@ def smooth_and_halve(image: np.ndarray, weights: tuple[float, ...]) -> np.ndarra
 def vif_source(image: np.ndarray, weights: tuple[float, ...], half: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Return the local means and variances of a source at one scale, and its sum of log10(1 + variance / noise).
 
-    Means are less the first pixel of their tile. Variances below EPS are 0.
+    Means are relative to the first pixel of their tile. Variances below EPS are set to 0.
     """
     full = len(weights) - 1
     height, width = image.shape[0] - 2 * half, image.shape[1] - 2 * half
@@ -260,7 +261,7 @@ def vif_fused(
     weights: tuple[float, ...],
     half: int,
 ) -> tuple[float, float]:
-    """Return the sums over one scale of log10(1 + g^2 variance / (sv + noise)), for either source."""
+    """Return the sums over one scale of log10(1 + g^2 variance / (sv + noise)), for each source."""
     full = len(weights) - 1
     height, width = fused.shape[0] - 2 * half, fused.shape[1] - 2 * half
     images = fused, fused, visible, infrared
@@ -298,7 +299,7 @@ def _vif_row(mean, variance, cross, source_mean, source_variance, product):
     for x in range(source_mean.size):
         covariance = cross[x] - source_mean[x] * mean[x]
         g = covariance / (source_variance[x] + EPS)
-        # Where the source or the fused image is flat, or the two run against each other, nothing is carried over.
+        # No information is carried over where an image is flat or the two are negatively correlated.
         g = g if g > 0.0 and source_variance[x] >= EPS and variance[x] >= EPS else 0.0
         sv = max(variance[x] - g * covariance, EPS)
         product[x] *= 1 + g * g * source_variance[x] / (sv + NOISE)
@@ -315,14 +316,14 @@ def _polynomial(
     return tuple(float(c) for c in fit.convert(kind=np.polynomial.Polynomial, domain=[-1, 1], window=[-1, 1]).coef)
 
 
-# atan(t) / t as a polynomial in t^2 for t in 0..1; exp(t) for abs(t) <= 40 as the 64th power of one in t / 64.
+# atan(t) / t as a polynomial in t^2 for t in 0..1; exp(t) for abs(t) <= 40 as the 64th power of a polynomial in t / 64.
 _ATAN = _polynomial(lambda z: np.arctan(np.sqrt(z)) / np.sqrt(z), 1e-12, 1.0, 12)
 _EXP = _polynomial(np.exp, -40 / 64, 40 / 64, 8)
 
 
 @part
 def _exp(t):
-    """exp(t) for t in -40..40."""
+    """Return exp(t) for t in -40..40."""
     u = t * (1 / 64)
     power = _EXP[8]
     for k in range(7, -1, -1):
@@ -337,12 +338,12 @@ def _exp(t):
 
 @part
 def _edge_row(above, here, below, strength, angle):
-    """Write a row's squared edge strength and its edge angle in (-pi/2, pi/2]; rows come with a margin of one."""
+    """Write a row's squared edge strengths and its edge angles in (-pi/2, pi/2]; rows have a margin of one pixel."""
     for x in range(strength.size):
         a0, a1, a2 = np.float64(above[x]), np.float64(above[x + 1]), np.float64(above[x + 2])
         h0, h2 = np.float64(here[x]), np.float64(here[x + 2])
         b0, b1, b2 = np.float64(below[x]), np.float64(below[x + 1]), np.float64(below[x + 2])
-        # True convolution mirrors the Sobel windows: left minus right, bottom minus top.
+        # Convolution mirrors the Sobel windows: left minus right, bottom minus top.
         sx = (a0 - a2) + 2 * (h0 - h2) + (b0 - b2)
         sy = (b0 - a0) + 2 * (b1 - a1) + (b2 - a2)
         strength[x] = sx * sx + sy * sy
@@ -360,9 +361,9 @@ def _edge_row(above, here, below, strength, angle):
 
 @compiled
 def edge_maps(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return squared edge strength and angle, float64 (H, W), and the sum of strengths, of an image with its margin.
+    """Return the squared edge strength and the edge angle, float64 (H, W), and the sum of strengths of an image.
 
-    `padded` is uint8 (H + 2, W + 2) with zeros around.
+    `padded` is uint8 (H + 2, W + 2), the image with a margin of zeros.
     """
     height, width = padded.shape[0] - 2, padded.shape[1] - 2
     strength, angle = np.empty((height, width)), np.empty((height, width))
@@ -377,7 +378,7 @@ def edge_maps(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
 
 @part
 def _edge_quality(strength, angle, fused_strength, fused_angle):
-    """Q of Xydeas and Petrovic for one pixel: how much of a source's edge the fused image keeps; strengths squared."""
+    """Return Xydeas and Petrovic's Q of one pixel, the preservation of a source's edge; strengths are squared."""
     low, high = min(strength, fused_strength), max(strength, fused_strength)
     relative = math.sqrt(strength if low == high else low / max(high, 1.0))
     alignment = 1 - abs(angle - fused_angle) / (math.pi / 2)
@@ -396,7 +397,7 @@ def edge_preservation(
 ) -> tuple[float, float]:
     """Return the sums of QAF gA + QBF gB, and of (1 - QAF) gA + (1 - QBF) gB where the fused edge is the strongest.
 
-    `padded` is the fused image, uint8 (H + 2, W + 2) with zeros around; strengths are squared.
+    `padded` is the fused image with a margin of zeros, uint8 (H + 2, W + 2); strengths are squared.
     """
     width = padded.shape[1] - 2
     strength, angle = np.empty(width), np.empty(width)

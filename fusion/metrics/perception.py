@@ -1,4 +1,4 @@
-"""What the metrics of Chen and Blum and of Chen and Varshney take from the human eye: sensitivity and contrast.
+"""Models of human vision for the metrics of Chen and Blum and of Chen and Varshney: contrast sensitivity and contrast.
 
 Images are arrays (H, W) of grey levels.
 """
@@ -11,19 +11,24 @@ from scipy import fft
 
 
 def sensitivity_of_chen_and_blum(frequency: np.ndarray) -> np.ndarray:
-    """Return the eye's sensitivity to cycles a degree: a difference of Gaussians, 0.24 for a constant."""
+    """Return the contrast sensitivity at a frequency in cycles per degree: a difference of Gaussians, 0.24 at 0."""
     return np.exp(-((frequency / 15.3870) ** 2)) - 0.7622 * np.exp(-((frequency / 1.3456) ** 2))
 
 
 def sensitivity_of_mannos_and_sakrison(frequency: np.ndarray) -> np.ndarray:
-    """Return the eye's sensitivity to cycles a degree: 0.05 for a constant, and near 1 at 8 cycles."""
+    """Return the contrast sensitivity at a frequency in cycles per degree: 0.05 at 0, nearly 1 at 8."""
     return 2.6 * (0.0192 + 0.144 * frequency) * np.exp(-((0.144 * frequency) ** 1.1))
 
 
-def seen(image: np.ndarray, sensitivity: Callable[[np.ndarray], np.ndarray], degrees: float) -> np.ndarray:
-    """Return an image filtered by a sensitivity in the frequency domain; it spans `degrees` across and down."""
+def sensitivity_filtered(
+    image: np.ndarray, sensitivity: Callable[[np.ndarray], np.ndarray], degrees: float
+) -> np.ndarray:
+    """Return an image filtered by a contrast sensitivity in the frequency domain.
+
+    The image spans `degrees` of the visual field across and down.
+    """
     height, width = image.shape
-    down, across = fft.fftfreq(height) * height, fft.rfftfreq(width) * width  # cycles an image
+    down, across = fft.fftfreq(height) * height, fft.rfftfreq(width) * width  # cycles per image
     weights = sensitivity(np.hypot(down[:, None], across) / degrees)
     return fft.irfft2(fft.rfft2(image.astype(np.float64)) * weights, s=image.shape)
 
@@ -36,12 +41,12 @@ _NARROW, _WIDE = _gaussian(2.0), _gaussian(4.0)
 
 
 def masked_contrast(image: np.ndarray) -> np.ndarray:
-    """Return C^3 / (C^2 + 0.0001) of each pixel's local contrast C, of Peli's kind, in the image as it is seen.
+    """Return C^3 / (C^2 + 0.0001) for Peli's local contrast C of each pixel, after filtering by contrast sensitivity.
 
-    C is the magnitude of narrow / wide - 1, the image filtered by Gaussians of sigma 2 and 4 in 31x31 windows with
-    zeros around it; 0 where the wide one is 0.
+    C is the magnitude of narrow / wide - 1, where narrow and wide are the image filtered by Gaussians of sigma 2 and 4
+    in 31x31 windows with zeros around the image. C is 0 where wide is 0.
     """
-    image = seen(image, sensitivity_of_chen_and_blum, degrees=15)
+    image = sensitivity_filtered(image, sensitivity_of_chen_and_blum, degrees=15)
     narrow, wide = (
         cv2.sepFilter2D(image, cv2.CV_64F, window, window, borderType=cv2.BORDER_CONSTANT)
         for window in (_NARROW, _WIDE)
@@ -51,7 +56,7 @@ def masked_contrast(image: np.ndarray) -> np.ndarray:
 
 
 def window_sums(values: np.ndarray, side: int) -> np.ndarray:
-    """Return the sums over windows side by side of an array (H, W), those at the right and the bottom filled by 0."""
+    """Return the sums over adjacent, disjoint windows of an array (H, W), zero-padded at the right and the bottom."""
     height, width = values.shape
     filled = np.pad(values, ((0, -height % side), (0, -width % side)))
     return filled.reshape(filled.shape[0] // side, side, filled.shape[1] // side, side).sum(axis=(1, 3))

@@ -1,7 +1,7 @@
-"""Phase congruency: where the frequencies of an image are in phase, whatever their amplitude, there is a feature.
+"""Phase congruency: features are places where the frequencies of an image are in phase, at any amplitude.
 
 Source: P. Kovesi, Phase congruency detects corners and edges, 2003, with the constants of his program: log-Gabor
-filters at 4 scales from a wavelength of 3 pixels, each 2.1 times the one before, and at 6 orientations.
+filters at 4 scales, whose wavelength begins at 3 pixels and grows by a factor of 2.1, and at 6 orientations.
 """
 
 import math
@@ -15,19 +15,19 @@ from pipeline.compiled import announce, compiled
 announce(__name__, "the kernel of phase congruency", 2)
 
 SCALES, ORIENTATIONS = 4, 6
-SHORTEST, FACTOR = 3.0, 2.1  # the first scale's wavelength in pixels, and from each scale to the next
-BANDWIDTH = 0.55  # the standard deviation of a filter's log frequency: -log of this
-ANGLE = math.pi / ORIENTATIONS / 1.2  # the standard deviation of a filter's angle
-HIGHEST, ORDER = 0.45, 15  # cycles a pixel that pass, and the Butterworth filter's order
-NOISE = 2.0  # standard deviations above its mean up to which energy counts as noise
-CUT, GAIN = 0.5, 10.0  # of the weight against features of few frequencies
-EPS = 1e-4  # against division by 0
+SHORTEST, FACTOR = 3.0, 2.1  # wavelength of the first scale in pixels, and its growth from each scale to the next
+BANDWIDTH = 0.55  # -log of this is the standard deviation of a filter's log frequency
+ANGLE = math.pi / ORIENTATIONS / 1.2  # standard deviation of a filter's angle
+HIGHEST, ORDER = 0.45, 15  # cut-off of the Butterworth low-pass filter in cycles per pixel, and its order
+NOISE = 2.0  # energy up to this many standard deviations above the mean of noise counts as noise
+CUT, GAIN = 0.5, 10.0  # of the sigmoid weight, which suppresses features of few frequencies
+EPS = 1e-4  # avoids division by 0
 
 
 class Features(NamedTuple):
-    """The phase congruency of each pixel, and the largest and smallest moment of its covariance over orientations.
+    """The phase congruency of each pixel, and the largest and the smallest moment of its covariance over orientations.
 
-    Arrays (H, W); the moments are the strength of edges and of corners.
+    Arrays (H, W); the largest moment is the strength of edges, the smallest that of corners.
     """
 
     congruency: np.ndarray
@@ -36,7 +36,7 @@ class Features(NamedTuple):
 
 
 def phase_congruency(image: np.ndarray) -> Features:
-    """Return the phase congruency of an image (H, W) of grey levels, which is taken as periodic."""
+    """Return the phase congruency of an image (H, W) of grey levels with periodic borders."""
     radial, angle = _filters(image.shape)
     spectrum = fft.fft2(image.astype(np.float64))
     energies, amplitudes, xx, yy, xy = np.zeros((5, *image.shape))
@@ -57,10 +57,10 @@ def phase_congruency(image: np.ndarray) -> Features:
 
 
 def _filters(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the scales' share of the filters (SCALES, H, W), and the angle (H, W) of each frequency."""
+    """Return the radial factor of the filters (SCALES, H, W), and the angle (H, W) of each frequency."""
     down, across = fft.fftfreq(shape[0])[:, None], fft.fftfreq(shape[1])[None, :]
     radius = np.hypot(down, across)
-    radius[0, 0] = 1  # has a logarithm, and the filters' value there is set to 0
+    radius[0, 0] = 1  # avoids log(0); the filters are set to 0 there
     passed = 1 / (1 + (radius / HIGHEST) ** (2 * ORDER))
     wavelengths = SHORTEST * FACTOR ** np.arange(SCALES)
     logs = np.log(radius * wavelengths[:, None, None])
@@ -70,8 +70,8 @@ def _filters(shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _energy(spectrum: np.ndarray, filters: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the energy (H, W) of one orientation's responses, less noise and weighted, and the sum of amplitudes."""
-    # Real and imaginary part: the responses to the even and to the odd filter.
+    """Return the weighted, noise-reduced energy (H, W) of one orientation's responses, and the sum of amplitudes."""
+    # The real and the imaginary part are the responses to the even and the odd filter.
     responses = np.stack([fft.ifft2(spectrum * one) for one in filters])
     return _weighted(responses, _noise(responses[0], filters))
 
@@ -93,7 +93,7 @@ def _weighted(responses: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarr
             length = math.sqrt(even * even + odd * odd) + EPS
             even, odd = even / length, odd / length
             in_phase = -noise
-            for scale in range(SCALES):  # cosine less sine of the deviation from the mean phase, by the amplitude
+            for scale in range(SCALES):  # amplitude times (cos - |sin|) of the deviation from the mean phase
                 response = responses[scale, y, x]
                 in_phase += response.real * even + response.imag * odd
                 in_phase -= abs(response.real * odd - response.imag * even)
@@ -104,12 +104,13 @@ def _weighted(responses: np.ndarray, noise: float) -> tuple[np.ndarray, np.ndarr
 
 
 def _noise(response: np.ndarray, filters: np.ndarray) -> float:
-    """Return the energy that counts as noise, from the median power of the smallest scale's response."""
+    """Return the noise threshold of the energy, estimated from the median power of the smallest scale's response."""
     power = np.median(response.real**2 + response.imag**2) / math.log(2) / np.sum(filters[0] ** 2)
-    # The sum over pixels of the squared sum of the even filters, by Parseval's theorem.
+    # By Parseval's theorem, this is the sum over pixels of the squared sum of the even filters.
     total = filters.sum(axis=0)
     mirrored = np.roll(total[::-1, ::-1], 1, axis=(0, 1))
     expected = 2 * power * np.sum(((total + mirrored) / 2) ** 2)
     tau = math.sqrt(expected / 2)
-    # 1.7: by his experience so much less for this measure of congruency than for the one it is derived for.
+    # 1.7 is Kovesi's empirical correction: the threshold was derived for another measure of congruency, and is too high
+    # for this one.
     return (tau * math.sqrt(math.pi / 2) + NOISE * tau * math.sqrt(2 - math.pi / 2)) / 1.7

@@ -1,9 +1,9 @@
-"""How sure a mean over images is, and whether two methods differ over the same images.
+"""Confidence intervals of a mean over images, and paired tests of two methods on the same images.
 
-Intervals and tests resample scenes and assume no distribution. A scene is what was drawn as a whole into the test set:
-an image where images were drawn one by one, a recorded sequence where its frames came together. To draw such frames one
-by one would take them for independent: intervals would be too short and p values too small. Images where a value is
-undefined (NaN) are left out.
+Intervals and tests resample scenes and assume no distribution. A scene is the unit that was sampled into the test set:
+a single image if images were sampled one by one, a recorded sequence if its frames were sampled together. Resampling
+such frames one by one would treat them as independent: intervals would be too short and p values too small. Images with
+an undefined value (NaN) are left out.
 """
 
 import math
@@ -23,17 +23,17 @@ def bootstrap_mean(
     samples: int = 10_000,
     scene: np.ndarray | None = None,
 ) -> tuple[float, float]:
-    """Return the bounds of the percentile bootstrap interval of the mean of `values` (N,), one an image.
+    """Return the bounds of the percentile bootstrap interval of the mean of `values` (N,), one value per image.
 
-    NaN, NaN where fewer than two values are defined: one image says nothing about the spread of images.
+    NaN, NaN if fewer than two values are defined, because one image gives no information about the spread.
 
     Args:
-        values: (N,) one value an image.
-        seed: of the draws.
-        confidence: of the interval.
-        samples: draws.
-        scene: (N,) the scene of each image; scenes are then drawn whole, the mean is over the images drawn, and the
-            interval is that of `interval`. By default images are drawn one by one.
+        values: (N,) one value per image.
+        seed: seed of the draws.
+        confidence: confidence level of the interval.
+        samples: number of draws.
+        scene: (N,) the scene of each image; whole scenes are then drawn, the mean is over the drawn images, and the
+            interval is computed by `interval`. By default images are drawn one by one.
 
     Source: B. Efron and R. J. Tibshirani, An introduction to the bootstrap, 1993, chapter 13.
     """
@@ -56,9 +56,9 @@ def bootstrap_mean(
     return float(low), float(high)
 
 
-@lru_cache(maxsize=1)  # a table asks for the same draws for every method and metric
+@lru_cache(maxsize=1)  # a table uses the same draws for every method and metric
 def draw_scenes(scenes: int, samples: int, seed: int) -> np.ndarray:
-    """Return how often each scene is drawn in each of `samples` draws of as many, (samples, scenes); read-only."""
+    """Return the count of each scene in `samples` bootstrap draws of `scenes` scenes, (samples, scenes); read-only."""
     drawn = np.zeros((samples, scenes))
     if scenes:
         drawn += np.random.default_rng([seed, 0]).multinomial(scenes, np.full(scenes, 1 / scenes), size=samples)
@@ -68,7 +68,7 @@ def draw_scenes(scenes: int, samples: int, seed: int) -> np.ndarray:
 
 @lru_cache(maxsize=1)
 def _draw_signs(units: int, samples: int, seed: int) -> np.ndarray:
-    """Return 0 or 1 for the sign of each unit in each of `samples` choices, (samples, units), as bytes; read-only."""
+    """Return `samples` random choices of a sign, 0 or 1, for each unit: int8 (samples, units), read-only."""
     rng = np.random.default_rng(seed)
     signs = np.concatenate([rng.integers(0, 2, (count, units)).astype(np.int8) for count in _batches(samples)])
     signs.setflags(write=False)
@@ -76,7 +76,7 @@ def _draw_signs(units: int, samples: int, seed: int) -> np.ndarray:
 
 
 def effective_number(sizes: np.ndarray) -> float:
-    """Return how many scenes of equal size say as much as scenes of these `sizes`: (sum n)^2 / sum n^2; 0 of none.
+    """Return the effective number of scenes of these `sizes`: (sum n)^2 / sum n^2, 0 without scenes.
 
     Source: L. Kish, Survey sampling, 1965, section 11.7, for weights.
     """
@@ -87,18 +87,19 @@ def effective_number(sizes: np.ndarray) -> float:
 def interval(
     drawn: np.ndarray, scenes: float, confidence: float = 0.95, measured: float | None = None
 ) -> tuple[float, float]:
-    """Return the bounds of the expanded percentile interval of the draws of a bootstrap; undefined draws are left out.
+    """Return the bounds of the expanded percentile interval of bootstrap draws; undefined draws are left out.
 
-    A percentile interval is too short: by a factor of about sqrt((n - 1) / n), and because normal quantiles stand where
-    those of t(n - 1) should. Its percentiles are therefore moved outwards, to those of the normal distribution at
-    sqrt(n / (n - 1)) t(n - 1). Where `measured` is given they are also moved against the bias, by twice the normal
+    A percentile interval is too short, by a factor of about sqrt((n - 1) / n) and because it uses normal quantiles
+    instead of those of t(n - 1). Its percentiles are therefore moved outwards, to those of the normal distribution at
+    sqrt(n / (n - 1)) t(n - 1). If `measured` is given, they are also shifted against the bias, by twice the normal
     quantile of the share of draws below it.
 
     Args:
-        drawn: the statistic under each draw.
-        scenes: n, the (effective) number of scenes drawn from; NaN, NaN below 1.5, where nothing is known of a spread.
-        confidence: of the interval.
-        measured: the statistic itself, if it may be biased as average precision is; a mean is not.
+        drawn: the statistic of each draw.
+        scenes: n, the (effective) number of scenes that are drawn from. The result is NaN, NaN below 1.5, which gives
+            no information about the spread.
+        confidence: confidence level of the interval.
+        measured: the statistic itself, if it may be biased, as average precision is; a mean is not.
 
     Sources: T. C. Hesterberg, What teachers should know about the bootstrap, The American Statistician 69, 2015;
     B. Efron and R. J. Tibshirani, An introduction to the bootstrap, 1993, section 14.3, without acceleration (bias).
@@ -122,12 +123,13 @@ def paired_test(
     samples: int = 10_000,
     scene: np.ndarray | None = None,
 ) -> float:
-    """Return the two-sided p value that two methods' means differ only by chance, from values (N,) of the same images.
+    """Return the two-sided p value of a paired test of two methods' means, from values (N,) on the same images.
 
-    A permutation test: were the methods alike, each image's difference could as well have the other sign; or all
-    differences of a scene together, where `scene` (N,) gives each image's. The share of `samples` random choices of
-    signs whose mean difference is at least as large, the observed choice counted among them; so p is never below
-    1 / (samples + 1). NaN where fewer than two images (or scenes) are defined in both.
+    This is a sign-flip permutation test. If the methods are equally good, the difference in each image is equally
+    likely to have the opposite sign; if `scene` (N,) gives each image's scene, all differences of a scene change sign
+    together. p is the share of `samples` random choices of signs whose mean difference is at least as large as the
+    observed one, which is counted as one of the choices; p is therefore never below 1 / (samples + 1). NaN if fewer
+    than two images (or scenes) are defined in both methods.
 
     Source: R. A. Fisher, The design of experiments, 1935, section 21.
     """
@@ -139,7 +141,7 @@ def paired_test(
         differences = np.bincount(index, differences)
     if differences.size < 2:
         return math.nan
-    observed = abs(differences.sum()) * (1 - 1e-12)  # sums in another order round differently and are still ties
+    observed = abs(differences.sum()) * (1 - 1e-12)  # ties remain ties although sums in another order round differently
     signs = _draw_signs(differences.size, samples, seed)
     as_large = sum(
         np.count_nonzero(np.abs((2.0 * signs[start : start + _BATCH] - 1) @ differences) >= observed)
@@ -149,9 +151,9 @@ def paired_test(
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Return p values adjusted for their number by Holm's step-down rule, in the order given.
+    """Return p values adjusted for multiple testing by Holm's step-down procedure, in the order given.
 
-    NaN stays NaN and does not count.
+    NaN stays NaN and does not count as a test.
 
     Source: S. Holm, A simple sequentially rejective multiple test procedure, Scand. J. Statistics 6, 1979.
     """

@@ -1,4 +1,4 @@
-"""Mutual information within small windows, whose joint distribution is built from the two marginal ones (FMI)."""
+"""Mutual information within small windows, with a joint distribution built from the two marginal ones (FMI)."""
 
 import math
 
@@ -14,9 +14,9 @@ _COUNT = _SIDE * _SIDE
 
 @part
 def _distribution(image, top, left, shares, logs):
-    """Write a window's shares and their logarithms, column by column; return mean, variance and entropy of the place.
+    """Write a window's shares and their logarithms, column by column.
 
-    The last is whether the window is constant: its shares are alike then.
+    Returns mean, variance and entropy of the place, and whether the window is constant; its shares are then all equal.
     """
     low, high = image[top, left], image[top, left]
     total = 0.0
@@ -40,7 +40,7 @@ def _distribution(image, top, left, shares, logs):
 
 @part
 def _correlation(first, second):
-    """Pearson's correlation of two windows' shares, whose means are 1 / 9; 0 where one is constant."""
+    """Return Pearson's correlation of two windows' shares, whose means are 1 / 9; 0 if one is constant."""
     xx, yy, xy = 0.0, 0.0, 0.0
     for place in range(_COUNT):
         x, y = first[place] - 1 / _COUNT, second[place] - 1 / _COUNT
@@ -52,7 +52,7 @@ def _correlation(first, second):
 
 @part
 def _information(p, p_logs, p_facts, q, q_logs, q_facts, masses, places):
-    """Return 2 I / (H + H) of two windows' distributions of the place; see `extra.fmi_pixel`."""
+    """Return 2 I / (H + H) for the place distributions of two windows; see `extra.fmi_pixel`."""
     if p_facts[3] and q_facts[3]:
         return 1.0
     entropies = p_facts[2] + q_facts[2]
@@ -61,10 +61,10 @@ def _information(p, p_logs, p_facts, q, q_logs, q_facts, masses, places):
     correlation = _correlation(p, q)
     if correlation == 0.0:
         return 0.0
-    # Distributions that run against each other run with each other once one is read backwards.
+    # Negatively correlated distributions are positively correlated after one is reversed.
     last = 0 if correlation > 0 else _COUNT - 1
     q_mean = q_facts[0] if correlation > 0 else _COUNT - 1 - q_facts[0]
-    # The joint distribution of the largest covariance: mass runs along a staircase from corner to corner.
+    # The joint distribution with the largest covariance has its mass on a staircase from corner to corner.
     i, j, steps, product = 0, 0, 0, 0.0
     rest_p, rest_q = p[0], q[last]
     while True:
@@ -89,16 +89,17 @@ def _information(p, p_logs, p_facts, q, q_logs, q_facts, masses, places):
     if covariance <= 0.0:
         return 0.0
     share = min(abs(correlation) * math.sqrt(p_facts[1] * q_facts[1]) / covariance, 1.0)
-    # The entropy of share * staircase + (1 - share) * p q: first as if all cells lay beside the staircase.
+    # The entropy of share * staircase + (1 - share) * p q: first as if no cell were on the staircase, then corrected
+    # for the cells that are.
     other = 1 - share
     log_other = math.log(other) if other > 0 else 0.0
     joint = other * (entropies - log_other)
     for step in range(steps):
         x, y = places[step, 0], places[step, 1]
-        beside = other * p[x] * q[y]
-        cell = share * masses[step] + beside
-        if beside > 0:
-            joint += beside * (log_other + p_logs[x] + q_logs[y])
+        independent = other * p[x] * q[y]
+        cell = share * masses[step] + independent
+        if independent > 0:
+            joint += independent * (log_other + p_logs[x] + q_logs[y])
         if cell > 0:
             joint -= cell * math.log(cell)
     return 2 * (entropies - joint) / entropies
@@ -106,7 +107,7 @@ def _information(p, p_logs, p_facts, q, q_logs, q_facts, masses, places):
 
 @compiled
 def feature_information(visible: np.ndarray, infrared: np.ndarray, fused: np.ndarray) -> float:
-    """Return the mean over all 3x3 windows and both sources of 2 I / (H + H), of features float64 (H, W)."""
+    """Return the mean of 2 I / (H + H) over all 3x3 windows and both sources, for features float64 (H, W)."""
     height, width = fused.shape[0] - _SIDE + 1, fused.shape[1] - _SIDE + 1
     shares, logs = np.empty((3, _COUNT)), np.empty((3, _COUNT))
     masses, places = np.empty(2 * _COUNT), np.empty((2 * _COUNT, 2), np.int64)

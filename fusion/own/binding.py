@@ -1,6 +1,6 @@
-"""What goes where of a user's own method: its inputs and outputs by their names, refused where they could be mixed up.
+"""Binding the bands and the fused image to the inputs and outputs of a user's own method, by their names.
 
-Two bands that are swapped, or another output than the fused image, give pictures that look right.
+Ambiguous names are an error, because swapped bands or another output than the fused image give images that look right.
 """
 
 import inspect
@@ -23,11 +23,12 @@ BANDS = ("visible", "infrared")
 
 @dataclass(frozen=True)
 class Binding:
-    """Which inputs the two bands are given to.
+    """The inputs that receive the two bands.
 
     visible, infrared: names of the inputs.
-    how: by what they were told apart, for people.
-    keywords: whether the inputs are given by name; else visible comes first where `visible_first`.
+    how: how the inputs were identified, for messages.
+    keywords: whether the bands are passed by name.
+    visible_first: whether visible is passed before infrared when they are passed by position.
     """
 
     visible: str
@@ -37,7 +38,7 @@ class Binding:
     visible_first: bool = True
 
     def call(self, function: Callable[..., Any], visible: Any, infrared: Any) -> Any:
-        """Return what the function gives for the two bands."""
+        """Return the function's result for the two bands."""
         if self.keywords:
             return function(**{self.visible: visible, self.infrared: infrared})
         return function(visible, infrared) if self.visible_first else function(infrared, visible)
@@ -46,35 +47,35 @@ class Binding:
         return f"visible to {self.visible}, infrared to {self.infrared}, {self.how}"
 
 
-IN_ORDER = Binding("the first input", "the second input", "by order, as it names none")
+IN_ORDER = Binding("the first input", "the second input", "by order, as the inputs have no names")
 
 
 def words_of(name: str) -> set[str]:
-    """Return the words of a name, small: of `visibleImage_1` visible and image."""
-    apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
-    words = set(re.findall(r"[a-z]+", apart.lower()))
-    # Written together, as in `imgvis` and `irimage`.
+    """Return the words of a name in lower case: `visible` and `image` for `visibleImage_1`."""
+    spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", name)
+    words = set(re.findall(r"[a-z]+", spaced.lower()))
+    # Also without "image" and the like at the start or end, as in `imgvis` and `irimage`.
     return words | {re.sub(r"^(?:input|image|img|in|x)|(?:input|image|img|in|x)$", "", word) for word in words}
 
 
 def band_of(name: str) -> str | None:
-    """Return `visible` or `infrared` where a name says so, None where it says neither or both."""
+    """Return `visible` or `infrared` if a name indicates this band, None if it indicates neither or both."""
     words = words_of(name)
     visible, infrared = bool(words & VISIBLE), bool(words & INFRARED)
     return None if visible == infrared else BANDS[infrared]
 
 
-def bind(names: Sequence[str], what: str, optional: Sequence[str] = (), by_name: Sequence[str] = ()) -> Binding:
-    """Return which of a method's inputs are the bands.
+def bind(names: Sequence[str], label: str, optional: Sequence[str] = (), by_name: Sequence[str] = ()) -> Binding:
+    """Return the binding of the two bands to a method's inputs.
 
     Args:
         names: all inputs, in order.
-        what: the method, as an error names it.
-        optional: those of them that need not be given.
-        by_name: those of them that can be given by name only.
+        label: the method's name in error messages.
+        optional: inputs with a default.
+        by_name: inputs that can be passed only by name.
 
     Raises:
-        InputError: the inputs are not two, or their names do not tell which is which.
+        InputError: the number of required inputs is not two, or their names do not identify the bands.
     """
     required = [name for name in names if name not in optional]
     for candidates in (required, names):
@@ -87,37 +88,37 @@ def bind(names: Sequence[str], what: str, optional: Sequence[str] = (), by_name:
     others = set(required) - {visible, infrared}
     if len(names) < 2 or (others and (visible is not None or len(required) != 2)):
         raise InputError(
-            f"{what} takes {len(required)} inputs ({', '.join(required) or 'none'}); wanted two, visible and infrared, "
-            "and a default for every other"
+            f"{label} takes {len(required)} inputs ({', '.join(required) or 'none'}); expected two, visible and "
+            "infrared, and a default for every other"
         )
     how = "by their names"
     if visible is None:
         if len(required) != 2:
             raise InputError(
-                f"{what} does not say by its inputs' names ({', '.join(names)}) which two are the bands; wanted "
-                "visible and infrared"
+                f"{label} has inputs whose names ({', '.join(names)}) do not identify the two bands; expected inputs "
+                "called visible and infrared"
             )
         found = [band_of(name) for name in required]
         if found[0] is not None and found[0] == found[1]:
             raise InputError(
-                f"{what} has two inputs for one band by their names ({', '.join(required)} are both {found[0]}); "
-                "wanted one called visible and one called infrared"
+                f"{label} has two inputs that are named after one band ({', '.join(required)} are both {found[0]}); "
+                "expected one called visible and one called infrared"
             )
         if found == [None, None] and any(words_of(name) & (VISIBLE | INFRARED) for name in required):
             raise InputError(
-                f"{what} does not tell its inputs apart: {', '.join(required)}; wanted one called visible and one "
+                f"{label} has inputs with ambiguous names, {', '.join(required)}; expected one called visible and one "
                 "called infrared"
             )
         swapped = found[0] == "infrared" or found[1] == "visible"
         visible, infrared = reversed(required) if swapped else required
-        how = "by order, as their names say neither band" if found == [None, None] else "by the name of one of them"
+        how = "by order, as no name indicates a band" if found == [None, None] else "by the name of one of them"
     leading = list(names[:2])
     keywords = bool({visible, infrared} & set(by_name)) or {visible, infrared} != set(leading)
     return Binding(visible, infrared, how, keywords, leading[0] == visible)
 
 
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter] | None:
-    """Return what a function takes; None where Python cannot know it, as of some compiled ones."""
+    """Return a function's parameters, None if Python cannot determine them, as for some compiled functions."""
     try:
         return list(inspect.signature(function).parameters.values())
     except (TypeError, ValueError):
@@ -125,16 +126,18 @@ def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter] | Non
 
 
 def names_both_bands(function: Callable[..., Any]) -> bool:
-    """Return whether a function's parameters name both bands, so that it fuses also where all have defaults."""
+    """Return whether a function's parameters name both bands; it then fuses, even if all of them have defaults."""
     found = {band_of(parameter.name) for parameter in parameters_of(function) or ()}
     return set(BANDS) <= found
 
 
-def bind_function(function: Callable[..., Any], what: str) -> Binding:
-    """Return which of a function's parameters are the bands; by order where it takes any, or Python cannot know.
+def bind_function(function: Callable[..., Any], label: str) -> Binding:
+    """Return the binding of the two bands to a function's parameters.
+
+    The bands are bound by order if the function takes only *args or Python cannot determine its parameters.
 
     Raises:
-        InputError: as `bind`.
+        InputError: as for `bind`, or a band's parameter cannot be passed by name although it has to be.
     """
     parameters = parameters_of(function)
     if parameters is None:
@@ -145,45 +148,46 @@ def bind_function(function: Callable[..., Any], what: str) -> Binding:
     nameless = [one.name for one in named if one.kind == one.POSITIONAL_ONLY]
     binding = bind(
         [one.name for one in named],
-        what,
+        label,
         [one.name for one in named if one.default is not one.empty],
         [one.name for one in named if one.kind == one.KEYWORD_ONLY],
     )
     if binding.keywords and {binding.visible, binding.infrared} & set(nameless):
         raise InputError(
-            f"{what} takes {', '.join(nameless)} by place only, and not first; wanted visible and infrared first"
+            f"{label} takes {', '.join(nameless)} only by position; expected visible and infrared as the first two "
+            "parameters"
         )
     return binding
 
 
-def metric_order(function: Callable[..., Any], what: str) -> list[int]:
-    """Return which of visible, infrared and fused (0, 1, 2) each of a metric's parameters is, by their names.
+def metric_order(function: Callable[..., Any], label: str) -> list[int]:
+    """Return the image, 0 visible, 1 infrared, 2 fused, that each of a metric's parameters receives, by their names.
 
-    Where they name nothing, or Python cannot know them, by order.
+    The order is visible, infrared, fused if the names do not identify the images or Python cannot determine them.
 
     Raises:
-        InputError: some names contradict the order, and not all three say what they are.
+        InputError: the names identify some of the images, but not all three, and contradict this order.
     """
     required = [one.name for one in parameters_of(function) or () if one.default is one.empty and one.kind < 2]
-    said = [[place for place, words in enumerate((VISIBLE, INFRARED, FUSED)) if words_of(n) & words] for n in required]
-    found = [places[0] if len(places) == 1 else None for places in said]
+    fits = [[place for place, words in enumerate((VISIBLE, INFRARED, FUSED)) if words_of(n) & words] for n in required]
+    found = [places[0] if len(places) == 1 else None for places in fits]
     if sorted(map(str, found)) == ["0", "1", "2"]:
         return [place for place in found if place is not None]
     if any(place not in (None, number) for number, place in enumerate(found)):
         raise InputError(
-            f"{what} does not tell its inputs apart by their names ({', '.join(required)}); wanted visible, infrared, "
-            "fused"
+            f"{label} has parameters whose names ({', '.join(required)}) contradict their order; expected visible, "
+            "infrared, fused"
         )
     return [0, 1, 2]
 
 
-def fused_of(outputs: Any, what: str, names: Sequence[str] | None = None) -> Any:
-    """Return the fused image of what a method gives: of several outputs the one that is called so.
+def fused_of(outputs: Any, label: str, names: Sequence[str] | None = None) -> Any:
+    """Return the fused image from a method's outputs: the only output, or the one that is called fused.
 
-    `names` are those of a list of outputs; a mapping and a named tuple have their own.
+    `names` are the names of a list of outputs; a mapping and a named tuple have their own.
 
     Raises:
-        InputError: there are several, and none or several of them are called fused.
+        InputError: there are several outputs, and none or several of them are called fused.
     """
     if isinstance(outputs, Mapping):
         names, outputs = list(map(str, outputs)), list(outputs.values())
@@ -193,14 +197,14 @@ def fused_of(outputs: Any, what: str, names: Sequence[str] | None = None) -> Any
     called = [place for place, name in enumerate(names) if words_of(name) & FUSED]
     if len(outputs) != 1 and len(called) != 1:
         raise InputError(
-            f"{what} gives {len(outputs)} outputs ({', '.join(names)}); wanted one, or one of them called fused"
+            f"{label} returns {len(outputs)} outputs ({', '.join(names)}); expected one, or one of them called fused"
         )
-    return fused_of(outputs[0 if len(outputs) == 1 else called[0]], what)
+    return fused_of(outputs[0 if len(outputs) == 1 else called[0]], label)
 
 
-def one_channel(shape: Sequence[int], what: str) -> None:
-    """Raise InputError unless what a network gave is one image of one channel: (1, 1, H, W), or fewer ones."""
+def one_channel(shape: Sequence[int], label: str) -> None:
+    """Raise InputError unless the shape of a network's output is (1, 1, H, W), (1, H, W) or (H, W)."""
     if len(shape) < 2 or any(size != 1 for size in shape[:-2]):
         raise InputError(
-            f"{what} gave an output of shape {tuple(shape)}; wanted (1, 1, H, W), one image of one channel: fused luma"
+            f"{label} returned an output of shape {tuple(shape)}; expected (1, 1, H, W), the fused luma in one channel"
         )

@@ -1,8 +1,8 @@
 """Methods of the user's own: a folder of fused images, a Python callable, a model file, an external command.
 
-They are named as `pipeline.planning.own` says. A callable, a module, a TorchScript file and a command are the user's
-code: they run because the user names them. Visible and infrared are luma, float32 (H, W) in 0..1, and so is what comes
-back; modules and models get (1, 1, H, W). Which input gets which band is decided by `fusion.own.binding`.
+`pipeline.planning.own` describes how they are named. A callable, a module, a TorchScript file and a command are the
+user's code and run only because the user names them. Visible, infrared and the fused result are luma, float32 (H, W) in
+0..1; modules and models receive (1, 1, H, W). `fusion.own.binding` decides which input receives which band.
 """
 
 import functools
@@ -31,7 +31,7 @@ COMMAND_LIMIT_S = 3600  # for one pair
 
 
 def provenance(own: Own) -> dict[str, Any]:
-    """Return what an own method is, and the digest of the files that decide what it computes, `none` for none."""
+    """Return the text, the number of files and their digest (`none` without files) that identify an own method."""
     files = source_files(own)
     if own.kind == "folder":
         files += find_images(Path(own.target)).values()
@@ -39,7 +39,7 @@ def provenance(own: Own) -> dict[str, Any]:
 
 
 def own_entry(own: Own, weights: Path | None = None) -> Entry:
-    """Return what planning reads of an own method; `weights` are of a module, without any it needs none."""
+    """Return an own method's entry for planning; it needs weights only if `weights`, those of a module, are given."""
     return Entry(
         __name__,
         reference=f"the user's own {own.kind}",
@@ -51,29 +51,32 @@ def own_entry(own: Own, weights: Path | None = None) -> Entry:
 
 
 def own_method(own: Own) -> Method:
-    """Return an own method other than a folder as what runs."""
+    """Return the `Method` that runs an own method other than a folder."""
     return Method(lambda path, device, precision: load_own(own, path, device, precision)[0])
 
 
 def load_own(own: Own, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
-    """Return what fuses by an own method other than a folder, and which of its inputs gets which band, for people.
+    """Return the fuser of an own method other than a folder, and a description of the inputs that receive the bands.
 
     Raises:
-        InputError: it cannot be loaded, or its inputs cannot be told apart.
+        InputError: the method cannot be loaded, or its inputs cannot be identified.
     """
     fuser, bound = _LOADERS[own.kind](own, weights, device, precision)
-    logging.info("%s %s gets %s", own.kind, own.target, bound)
+    logging.info("%s %s receives %s", own.kind, own.target, bound)
     return checked(fuser, own), bound
 
 
 def own_bf16_on(own: Own) -> tuple[str, ...]:
-    """Return the devices on which an own method computes in bfloat16 if asked: a torch module's are all, else none."""
+    """Return the kinds of device on which an own method can compute in bfloat16: all for a torch module, else none."""
     torch_file = own.kind == "model" and not own.is_onnx
     return ("cpu", "cuda") if torch_file or (own.kind == "callable" and _is_module(_resolve(own))) else ()
 
 
 def checked(fuser: Fuser, own: Own) -> Fuser:
-    """Return `fuser` with what it returns checked: a finite floating-point image of the pair's size, in 0..1 or so."""
+    """Return `fuser` with checks of its result: a floating-point image of the pair's size with values in -0.5..1.5.
+
+    A NaN passes: `fusion.fuse` and `fusion.check` report it.
+    """
 
     @functools.wraps(fuser)
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
@@ -85,17 +88,18 @@ def checked(fuser: Fuser, own: Own) -> Fuser:
             shape = "x".join(map(str, visible.shape[::-1]))
             raise InputError(f"{own.kind} {own.target} failed on a pair of {shape}: {reason(error)}") from error
         if fused is None:
-            raise InputError(f"{own.kind} {own.target} returned nothing; wanted the fused image (is `return` missing?)")
+            raise InputError(f"{own.kind} {own.target} returned None; expected the fused image (is `return` missing?)")
         if not isinstance(fused, np.ndarray) or not np.issubdtype(fused.dtype, np.floating):
             found = f"an array of {fused.dtype}" if isinstance(fused, np.ndarray) else type(fused).__name__
-            raise InputError(f"{own.kind} {own.target} gave {found}; wanted a floating-point numpy array")
+            raise InputError(f"{own.kind} {own.target} returned {found}; expected a floating-point numpy array")
         if fused.shape != visible.shape:
             raise InputError(
-                f"{own.kind} {own.target} gave shape {fused.shape} for a pair of {visible.shape}; wanted the pair's"
+                f"{own.kind} {own.target} returned an image of shape {fused.shape}; expected {visible.shape}, the "
+                "shape of the pair"
             )
         if fused.size and (fused.min() < -0.5 or fused.max() > 1.5):
             raise InputError(
-                f"{own.kind} {own.target} gave values {fused.min():.3g} to {fused.max():.3g}; wanted 0 to 1"
+                f"{own.kind} {own.target} returned values from {fused.min():.3g} to {fused.max():.3g}; expected 0 to 1"
             )
         return fused.astype(np.float32, copy=False)
 
@@ -103,7 +107,7 @@ def checked(fuser: Fuser, own: Own) -> Fuser:
 
 
 def own_network(own: Own, weights: Path | None) -> "nn.Module | None":
-    """Return the torch module of an own method, in which parameters can be counted; None where it is none."""
+    """Return the torch module of an own method, to count its parameters; None if the method is not a torch module."""
     if own.kind == "model" and not own.is_onnx:
         return _bound(_read_torchscript(own, "cpu"), own)[0]
     if own.kind != "callable":
@@ -113,7 +117,7 @@ def own_network(own: Own, weights: Path | None) -> "nn.Module | None":
 
 
 def _resolve(own: Own) -> Any:
-    """Import the callable; where it takes no arguments (a class of modules, a factory) return what it makes."""
+    """Import the callable; if it takes no arguments (a module class or a factory), return the object that it makes."""
     found = import_function(own.target)
     if _is_module(found) or (not inspect.isclass(found) and names_both_bands(found)):
         return found
@@ -127,8 +131,8 @@ def _resolve(own: Own) -> Any:
         raise InputError(f"callable {own.target} failed when called without arguments: {reason(error)}") from error
     if not callable(made):
         raise InputError(
-            f"callable {own.target} takes no arguments and makes {type(made).__name__}; wanted a function of visible "
-            "and infrared, or one that makes a torch.nn.Module"
+            f"callable {own.target} takes no arguments and returns {type(made).__name__}; expected a function of "
+            "visible and infrared, or one that returns a torch.nn.Module"
         )
     return made
 
@@ -146,17 +150,20 @@ def _filled(module: "nn.Module", weights: Path | None) -> "nn.Module":
 
 
 def _bound(module: "nn.Module", own: Own) -> tuple["nn.Module", str]:
-    """Return a module of visible and infrared that gives `module`'s fused image, (1, 1, H, W), and what is bound."""
+    """Return a module that takes visible and infrared and returns `module`'s fused image, (1, 1, H, W).
+
+    The second value describes the inputs that receive the bands.
+    """
     import torch
 
-    what = f"{own.kind} {own.target}"
+    label = f"{own.kind} {own.target}"
     if isinstance(module, torch.jit.ScriptModule):
         inputs = module.forward.schema.arguments[1:]  # without self
         optional = [one.name for one in inputs if one.has_default_value()]
         by_name = [one.name for one in inputs if one.kwarg_only]
-        binding = bind([one.name for one in inputs], what, optional, by_name)
+        binding = bind([one.name for one in inputs], label, optional, by_name)
     else:
-        binding = bind_function(module.forward, what)
+        binding = bind_function(module.forward, label)
 
     class Bound(torch.nn.Module):
         def __init__(self) -> None:
@@ -164,10 +171,10 @@ def _bound(module: "nn.Module", own: Own) -> tuple["nn.Module", str]:
             self.network = module
 
         def forward(self, visible: torch.Tensor, infrared: torch.Tensor) -> torch.Tensor:
-            fused = fused_of(binding.call(self.network, visible, infrared), what)
+            fused = fused_of(binding.call(self.network, visible, infrared), label)
             if not isinstance(fused, torch.Tensor):
-                raise InputError(f"{what} gave {type(fused).__name__}; wanted a tensor")
-            one_channel(fused.shape, what)
+                raise InputError(f"{label} returned {type(fused).__name__}; expected a tensor")
+            one_channel(fused.shape, label)
             return fused.reshape(1, 1, *fused.shape[-2:])
 
     return Bound(), str(binding)
@@ -181,10 +188,10 @@ def _load_callable(own: Own, weights: Path | None, device: str, precision: Preci
         network, bound = _bound(_filled(made, weights), own)
         return as_fuser(network, device, precision), bound
     if weights is not None:
-        raise InputError(f"callable {own.target} is no torch.nn.Module; wanted one to fill with {weights}")
-    what = f"callable {own.target}"
-    binding = bind_function(made, what)
-    return lambda visible, infrared: fused_of(binding.call(made, visible, infrared), what), str(binding)
+        raise InputError(f"callable {own.target} is not a torch.nn.Module; expected one to load {weights} into")
+    label = f"callable {own.target}"
+    binding = bind_function(made, label)
+    return lambda visible, infrared: fused_of(binding.call(made, visible, infrared), label), str(binding)
 
 
 def _read_torchscript(own: Own, device: str) -> "nn.Module":
@@ -193,17 +200,17 @@ def _read_torchscript(own: Own, device: str) -> "nn.Module":
     path = Path(own.target)
     if path.suffix == ".safetensors" or _is_saved_without_code(path):
         raise InputError(
-            f"{path} is not a TorchScript file: it holds weights, or what torch.save made; wanted what "
-            "torch.jit.trace(...).save writes, or callable=package.module:Network with these weights"
+            f"{path} is not a TorchScript file: it contains weights or an object of torch.save; expected a file that "
+            "torch.jit.trace(...).save wrote, or callable=package.module:Network with these weights"
         )
     try:
         return torch.jit.load(own.target, map_location=device).eval()
-    except Exception as error:  # of many kinds, by what is wrong with the file
+    except Exception as error:  # torch raises many kinds for a damaged file
         raise InputError(f"{own.target} is not a readable TorchScript file: {reason(error)}") from None
 
 
 def _is_saved_without_code(path: Path) -> bool:
-    """Return whether a file is one of torch.save, new or old: an archive without code and constants, or a pickle."""
+    """Return whether torch.save wrote a file: an archive without code and constants or, in the old format, a pickle."""
     if not zipfile.is_zipfile(path):
         with path.open("rb") as file:
             return file.read(2) in (b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -222,27 +229,27 @@ def _load_model(own: Own, weights: Path | None, device: str, precision: Precisio
         import onnxruntime
     except ImportError:
         raise InputError(
-            f"{own.target} needs onnxruntime, which is not installed; wanted `uv sync --extra onnx`"
+            f"{own.target} needs onnxruntime, which is not installed; `uv sync --extra onnx` installs it"
         ) from None
-    quiet = onnxruntime.SessionOptions()
-    quiet.log_severity_level = 4  # it writes its errors to stderr besides raising them
+    session_options = onnxruntime.SessionOptions()
+    session_options.log_severity_level = 4  # otherwise onnxruntime also writes the errors that it raises to stderr
     try:
-        session = onnxruntime.InferenceSession(own.target, quiet, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own errors share no public base
+        session = onnxruntime.InferenceSession(own.target, session_options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's errors have no public base class
         raise InputError(f"{own.target} is not a readable ONNX file: {reason(error)}") from None
     inputs, outputs = session.get_inputs(), [tensor.name for tensor in session.get_outputs()]
-    what = f"model {own.target}"
-    binding = bind([tensor.name for tensor in inputs], what)
+    label = f"model {own.target}"
+    binding = bind([tensor.name for tensor in inputs], label)
     for tensor in inputs:
         channels = tensor.shape[1] if len(tensor.shape) == 4 else 1
         if tensor.type != "tensor(float)" or (isinstance(channels, int) and channels != 1):
             described = f"{tensor.type} {'x'.join(map(str, tensor.shape))}"
-            raise InputError(f"{what}: its input {tensor.name} is {described}; wanted float32, (1, 1, H, W)")
+            raise InputError(f"{label}: its input {tensor.name} is {described}; expected float32, (1, 1, H, W)")
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         bands = {binding.visible: visible[None, None], binding.infrared: infrared[None, None]}
-        fused = fused_of(session.run(None, bands), what, outputs)
-        one_channel(fused.shape, what)
+        fused = fused_of(session.run(None, bands), label, outputs)
+        one_channel(fused.shape, label)
         return fused.reshape(fused.shape[-2:])
 
     return fuse, str(binding)
@@ -256,7 +263,7 @@ def _load_command(own: Own, weights: Path | None, device: str, precision: Precis
             files = {place: str(Path(folder) / f"{place.strip('{}')}.png") for place in PLACES}
             for place, image in zip(PLACES, (visible, infrared), strict=False):
                 write_image(Path(files[place]), np.rint(image * 255).astype(np.uint8))
-            # Words, never a shell; the files' names are ours, so a data set's names never reach the program.
+            # The program gets a list of words, without a shell, and temporary file names, never names from a dataset.
             filled = [functools.reduce(lambda text, place: text.replace(place, files[place]), PLACES, w) for w in words]
             try:
                 result = subprocess.run(
@@ -265,14 +272,14 @@ def _load_command(own: Own, weights: Path | None, device: str, precision: Precis
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise InputError(f"the command {own.target} did not run: {error}") from None
             if result.returncode:
-                said = " ".join(result.stderr.decode(errors="replace").split())[-500:]
-                raise InputError(f"the command {own.target} ended with status {result.returncode}: {said}")
+                stderr = " ".join(result.stderr.decode(errors="replace").split())[-500:]
+                raise InputError(f"the command {own.target} ended with status {result.returncode}: {stderr}")
             output = Path(files["{output}"])
             if not output.is_file():
-                raise InputError(f"the command {own.target} wrote no {output.name}; wanted an image at {{output}}")
+                raise InputError(f"the command {own.target} wrote no {output.name}; expected an image at {{output}}")
             return np.float32(read_grey(output)) / 255
 
-    return fuse, "visible, infrared as files in the places of the command"
+    return fuse, "visible and infrared as the files {visible} and {infrared}"
 
 
 _LOADERS: dict[str, Callable[[Own, Path | None, str, Precision], tuple[Fuser, str]]] = {

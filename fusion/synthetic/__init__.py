@@ -1,7 +1,8 @@
 """Synthetic road scenes: aligned visible-infrared pairs with boxes of six classes, in M3FD's layout.
 
-Each scene follows from the seed and its index alone. `scene` places things and finds their boxes, `shapes` and
-`street` describe them, `painting` draws both bands with one outline, `weather` and `bands` make two images of it.
+Each generated pair depends only on the seed and its index. `scene` places objects and finds their boxes; `shapes`,
+`vehicles` and `street` describe them; `painting` draws both bands with the same outlines; `weather` and `bands` turn
+the drawing into two images.
 """
 
 from fusion.synthetic.scene import CLASSES, Box, Scene, make_scene
@@ -9,4 +10,4 @@ from fusion.synthetic.weather import CONDITIONS
 
 __all__ = ["CLASSES", "CONDITIONS", "Box", "Scene", "make_scene"]
 
-REVISION = 1  # raise when the same options would draw other pixels or boxes
+REVISION = 1  # raise when the same options would give different pixels or boxes

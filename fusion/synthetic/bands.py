@@ -1,4 +1,4 @@
-"""From what was painted to what two cameras record: light, fog, glare and noise in the visible; heat in infrared."""
+"""From the painted scene to the images of two cameras: light, fog, glare and noise in visible, heat in infrared."""
 
 import math
 from dataclasses import dataclass
@@ -15,16 +15,16 @@ from fusion.synthetic.weather import (
     Weather,
 )
 
-# How bright lamps and headlights are beside what they light: by day they hardly count.
+# Brightness of lamps and headlights by condition: by day they hardly matter.
 GLOW_GAIN = {"day": 0.35, "night": 1.0, "fog": 0.9, "glare": 1.0}
 LAMPLIGHT = (1.0, 0.9, 0.7)
-# Strength of the glare's disc and veil; 1 washes out about a third of the picture.
+# Strength of the glare's disc and veil; 1 washes out about a third of the image.
 GLARE_STRENGTH = (0.8, 1.15)
 
 
 @dataclass(frozen=True)
-class Pool:
-    """A patch of light on the street, in wanted pixels, with its half axes and its brightness as a factor."""
+class LightPatch:
+    """A patch of light on the street, in pixels of the output, with its half axes and its brightness as a factor."""
 
     x: float
     y: float
@@ -33,26 +33,28 @@ class Pool:
     light: float
 
 
-def see_clear(camera: Camera, owners: np.ndarray, distances: np.ndarray, wall: float, extinction: float) -> np.ndarray:
+def fog_transmission(
+    camera: Camera, owners: np.ndarray, distances: np.ndarray, wall: float, extinction: float
+) -> np.ndarray:
     """Return the share of light that fog lets through at each drawn pixel, float32 (H, W).
 
-    A thing is as far as `distances` (256,) says for its owner, the street as its ground or its house fronts, which are
-    `wall` metres from the middle.
+    The distance of an object's pixels is the value of `distances` (256,) at its owner number. The distance of the
+    street's pixels is that of the ground or of the house fronts, which are `wall` metres from the middle.
     """
     height, width = owners.shape
     down = np.maximum(np.arange(height, dtype=np.float32) - camera.horizon, 1e-3)[:, None]
     across = np.maximum(np.abs(np.arange(width, dtype=np.float32) - camera.centre), 1e-3)[None]
-    street = np.maximum(down / camera.height, across / wall)  # drawn pixels a metre
+    street = np.maximum(down / camera.height, across / wall)  # drawn pixels per metre
     clear = np.exp(-extinction * camera.focal / street)
     things = cv2.LUT(owners, np.exp(-extinction * distances).astype(np.float32))
     return np.where(owners > 0, things, clear)
 
 
-def see_visible(
+def render_visible(
     colour: np.ndarray,
     glow: np.ndarray,
-    clear: np.ndarray | None,
-    pools: list[Pool],
+    transmission: np.ndarray | None,
+    patches: list[LightPatch],
     glares: list[tuple[float, float]],
     weather: Weather,
     unit: float,
@@ -60,29 +62,31 @@ def see_visible(
 ) -> np.ndarray:
     """Return the visible image, uint8 (H, W, 3) RGB.
 
-    `colour` and `glow` are float32 (H, W, 3) in 0..255, `clear` the share of light that fog lets through (H, W),
-    `glares` the pixels (x, y) of blinding lights, `unit` the pixels that are one at 320x240.
+    `colour` and `glow` are float32 (H, W, 3) in 0..255, `transmission` is the share of light that fog lets through
+    (H, W), `glares` are the pixels (x, y) of blinding lights, `unit` is the number of pixels per pixel of a 320x240
+    image.
     """
     height, width = colour.shape[:2]
     size = (width, height)
     texture = cv2.resize(rng.standard_normal((height // 6 + 2, width // 6 + 2), np.float32), size)
     rough = np.clip(np.linspace(-1.0, 3.0, height, dtype=np.float32), 0.0, 1.0)[:, None]  # the sky is smooth
     texture = 1.0 + rough * (0.035 * texture + 0.03 * rng.standard_normal((height, width), np.float32))
-    if pools:
+    if patches:
         lit = np.zeros((height, width), np.float32)
         rows, columns = np.arange(height, dtype=np.float32)[:, None], np.arange(width, dtype=np.float32)[None]
-        for pool in pools:
-            down, across = np.exp(-0.5 * ((rows - pool.y) / pool.tall) ** 2), ((columns - pool.x) / pool.wide) ** 2
-            lit += pool.light * down * np.exp(-0.5 * across)
+        for patch in patches:
+            down = np.exp(-0.5 * ((rows - patch.y) / patch.tall) ** 2)
+            across = ((columns - patch.x) / patch.wide) ** 2
+            lit += patch.light * down * np.exp(-0.5 * across)
         light = np.array(weather.ambient, np.float32) + lit[..., None] * np.array(LAMPLIGHT, np.float32)
         image = colour * (light * texture[..., None])
     else:
         image = colour * texture[..., None] * np.array(weather.ambient, np.float32)
     shine = glow * np.float32(GLOW_GAIN[weather.condition])
-    if clear is not None:
+    if transmission is not None:
         air = np.array(weather.sky_low, np.float32)
-        image = air + (image - air) * clear[..., None]
-        shine *= np.sqrt(clear)[..., None]
+        image = air + (image - air) * transmission[..., None]
+        shine *= np.sqrt(transmission)[..., None]
     image = np.maximum(image, 1.25 * shine)
     if weather.condition != "day":
         image += _bloom(np.maximum(shine - 60.0, 0.0), unit, 1.6 if weather.condition == "fog" else 1.0)
@@ -92,8 +96,8 @@ def see_visible(
     return cv2.convertScaleAbs(np.maximum(image, 0.0))
 
 
-def see_infrared(heat: np.ndarray, weather: Weather, unit: float, rng: np.random.Generator) -> np.ndarray:
-    """Return the infrared image, uint8 (H, W), of the heat painted, float32 (H, W) in 0..255."""
+def render_infrared(heat: np.ndarray, weather: Weather, unit: float, rng: np.random.Generator) -> np.ndarray:
+    """Return the infrared image, uint8 (H, W), of the painted heat, float32 (H, W) in 0..255."""
     height, width = heat.shape
     coarse = cv2.resize(rng.standard_normal((height // 8 + 2, width // 8 + 2), np.float32), (width, height))
     image = heat + 1.2 * coarse
@@ -112,7 +116,7 @@ def see_infrared(heat: np.ndarray, weather: Weather, unit: float, rng: np.random
 
 
 def _bloom(shine: np.ndarray, unit: float, strength: float) -> np.ndarray:
-    """Light scattered round what glows, in a narrow and a wide halo."""
+    """Return the light scattered around glowing pixels, the sum of a narrow and a wide halo."""
     height, width = shine.shape[:2]
     small = cv2.resize(shine, (max(8, width // 4), max(8, height // 4)), interpolation=cv2.INTER_AREA)
     near = cv2.GaussianBlur(small, (0, 0), max(0.6, 1.1 * unit))
@@ -123,7 +127,7 @@ def _bloom(shine: np.ndarray, unit: float, strength: float) -> np.ndarray:
 def _dazzle(
     image: np.ndarray, x: float, y: float, unit: float, weather: Weather, rng: np.random.Generator
 ) -> np.ndarray:
-    """A blinding light: a burnt-out disc, a veil over the picture and faint rays."""
+    """Return the image with a blinding light: an overexposed disc, a veil over the image and faint rays."""
     height, width = image.shape[:2]
     rows, columns = np.arange(height, dtype=np.float32)[:, None] - y, np.arange(width, dtype=np.float32)[None] - x
     far = np.hypot(rows, columns) / unit
@@ -134,5 +138,5 @@ def _dazzle(
     spill = strength * (420.0 / (1.0 + (far / disc) ** 2.6) + 110.0 * rays * np.exp(-far / veil))
     streak = strength * 90.0 * np.exp(-np.abs(rows) / (1.6 * unit)) * np.exp(-np.abs(columns) / (70.0 * unit))
     colour = np.array([1.0, 0.9, 0.72] if sun else [1.0, 0.98, 0.92], np.float32)
-    # The veil also lifts the black level: an exposure meter would darken the rest, which the ambient light stands for.
+    # The veil also raises the black level. An exposure meter would darken the rest; the ambient light accounts for it.
     return image + (spill + streak)[..., None] * colour

@@ -1,4 +1,4 @@
-"""The parts that shapes are put together from: faces, limbs, rings and drawn-out outlines, in metres."""
+"""The parts that shapes are composed of: prisms, faces, limbs and rings, in metres."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import numpy as np
 
 from fusion.synthetic.painting import BLACK, RGB, Part
 
-Shape = list[list[Part]]  # groups of parts, each convex or in an order of painting that suits any view from above
+Shape = list[list[Part]]  # groups of parts; each group is convex, or in an order that can be painted from any side
 Profile = Sequence[tuple[float, float]]
 
 PAINTS = (
@@ -20,7 +20,7 @@ _CIRCLE = [(math.cos(turn * math.pi / 7), math.sin(turn * math.pi / 7)) for turn
 
 
 def prism(profile: Profile, half: float, colour: RGB, heat: float, heats: dict[int, float] | None = None) -> list[Part]:
-    """Return a convex outline in (z, y), counterclockwise, drawn out to `half` on both sides; `heats` by edge."""
+    """Return a convex outline in (z, y), counterclockwise, extruded by `half` to both sides; `heats` by edge."""
     parts = []
     for edge, ((z0, y0), (z1, y1)) in enumerate(zip(profile, [*profile[1:], profile[0]], strict=True)):
         points = np.array([(-half, y0, z0), (half, y0, z0), (half, y1, z1), (-half, y1, z1)])
@@ -36,7 +36,7 @@ def prism(profile: Profile, half: float, colour: RGB, heat: float, heats: dict[i
 def face_x(
     side: int, half: float, z0: float, z1: float, y0: float, y1: float, colour: RGB, heat: float, glow: RGB = BLACK
 ) -> Part:
-    """Return a rectangle on the left (`side` -1) or right (1), `half` metres out."""
+    """Return a rectangle on the left (`side` -1) or right (1), `half` metres from the middle."""
     points = [(side * half, y0, z0), (side * half, y0, z1), (side * half, y1, z1), (side * half, y1, z0)]
     return Part(np.array(points), colour, heat, glow, normal=(side, 0.0, 0.0))
 
@@ -44,13 +44,13 @@ def face_x(
 def face_z(
     side: int, z: float, x0: float, x1: float, y0: float, y1: float, colour: RGB, heat: float, glow: RGB = BLACK
 ) -> Part:
-    """Return a rectangle that looks backward (`side` -1) or forward (1), `z` metres out."""
+    """Return a rectangle that faces backward (`side` -1) or forward (1), `z` metres from the middle."""
     points = [(x0, y0, side * z), (x1, y0, side * z), (x1, y1, side * z), (x0, y1, side * z)]
     return Part(np.array(points), colour, heat, glow, normal=FRONT if side > 0 else REAR)
 
 
 def limb(points: Sequence, radius: Sequence[float] | float, colour: RGB, heat: float, glow: RGB = BLACK) -> Part:
-    """Return a rounded body about some points, of one radius or one for each."""
+    """Return a rounded body around points, with one radius for all or one for each."""
     return Part(np.array(points, float), colour, heat, glow, radius=np.array(radius))
 
 
@@ -65,6 +65,6 @@ def circle(radius: float = 1.0) -> list[tuple[float, float]]:
 
 
 def pick(colours: Sequence[RGB], rng: np.random.Generator, spread: float) -> RGB:
-    """Return one of the colours, changed a little."""
+    """Return one of the colours, with every channel varied by up to `spread`."""
     colour = colours[int(rng.integers(len(colours)))]
     return tuple(float(channel + rng.uniform(-spread, spread)) for channel in colour)

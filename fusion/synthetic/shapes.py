@@ -1,4 +1,4 @@
-"""The shapes of people, lamps and clutter, as parts with a colour for each band, looking along +z.
+"""The shapes of people, lamps and clutter, as parts with a colour and a heat, facing along +z.
 
 The painter sorts a shape's groups of parts by distance.
 """
@@ -19,7 +19,7 @@ SKINS = ((226, 182, 150), (198, 148, 112), (140, 96, 68), (240, 200, 172))
 
 
 def person(weather: Weather, rng: np.random.Generator, riding: bool = False) -> Shape:
-    """A person of about 1.75 m: walking at a random moment of the gait, standing, or sitting on a motorcycle."""
+    """Return a person of about 1.75 m: at a random phase of walking, standing, or sitting on a motorcycle."""
     heat = weather.heat
     shirt, trousers = (pick(CLOTHES, rng, 16) for _ in range(2))
     skin = pick(SKINS, rng, 10)
@@ -40,7 +40,7 @@ def person(weather: Weather, rng: np.random.Generator, riding: bool = False) -> 
     shape: Shape = []
     for side, knee, foot, elbow, hand in zip((1, -1), knees, feet, elbows, hands, strict=True):
         hip_joint, shoulder_joint = (hip[0] + 0.09 * side, hip[1], hip[2]), (0.19 * side, shoulder[1], shoulder[2])
-        dim = 0.85 if side < 0 else 1.0  # one leg darker, so that two legs are seen
+        dim = 0.85 if side < 0 else 1.0  # one leg is darker, so that both can be seen
         leg = tuple(channel * dim for channel in trousers)
         toe = (foot[0], foot[1] - 0.02, foot[2] + 0.14)
         shape.append([limb([hip_joint, knee], (0.1, 0.075), leg, leg_heat)])
@@ -74,7 +74,7 @@ def person(weather: Weather, rng: np.random.Generator, riding: bool = False) -> 
 
 
 def traffic_light(weather: Weather, rng: np.random.Generator) -> tuple[Shape, tuple[float, float, float]]:
-    """The head of a traffic light with a backing board, centred on the height 0, and its width, height and depth."""
+    """Return the head of a traffic light with a backing board, centred at height 0, and its width, height and depth."""
     half, tall, heat = 0.3, 0.85, weather.heat["metal"]
     parts = prism(((-0.1, -tall), (0.12, -tall), (0.12, tall), (-0.1, tall)), half, (30, 34, 34), heat)
     parts.append(face_z(1, 0.13, -half, half, -tall, tall, (176, 178, 160), heat))
@@ -90,7 +90,7 @@ def traffic_light(weather: Weather, rng: np.random.Generator) -> tuple[Shape, tu
 
 
 def lantern(weather: Weather, rng: np.random.Generator) -> tuple[Shape, tuple[float, float, float]]:
-    """The lantern of a street lamp, centred on the height 0, and its width, height and depth; lit unless by day."""
+    """Return a street lamp's lantern, centred at height 0, and its width, height and depth; it is lit except by day."""
     heat = weather.heat["metal"]
     on = weather.condition in ("night", "fog") or weather.dark
     warm = (255.0, 214.0, 140.0) if rng.random() < 0.6 else (240.0, 244.0, 255.0)
@@ -109,7 +109,7 @@ def lantern(weather: Weather, rng: np.random.Generator) -> tuple[Shape, tuple[fl
 
 
 def post(height: float, radius: float, colour: RGB, heat: float, arm: float = 0.0) -> Shape:
-    """A round post, with an arm of `arm` metres to the right (negative: to the left) at its top."""
+    """Return a round post, with an arm of `arm` metres to the right (negative: to the left) at its top."""
     shape = [[limb([(0, 0, 0), (0, height, 0)], (radius * 1.3, radius), colour, heat)]]
     if arm:
         shape[0].append(limb([(0, height, 0), (arm, height, 0)], (radius, 0.7 * radius), colour, heat))
@@ -117,7 +117,7 @@ def post(height: float, radius: float, colour: RGB, heat: float, arm: float = 0.
 
 
 def tree(weather: Weather, rng: np.random.Generator, height: float) -> Shape:
-    """A tree with a crown of leaves, `height` metres tall."""
+    """Return a tree with a crown of leaves, `height` metres tall."""
     heat, crown = weather.heat["tree"], 0.3 * height
     trunk = limb([(0, 0, 0), (0.1, 0.55 * height, 0)], (0.035 * height, 0.02 * height), (74, 58, 44), heat + 6)
     hue = pick(((54, 88, 40), (70, 100, 44), (94, 104, 48), (120, 92, 40)), rng, 8)
@@ -125,12 +125,12 @@ def tree(weather: Weather, rng: np.random.Generator, height: float) -> Shape:
 
 
 def bush(weather: Weather, rng: np.random.Generator) -> Shape:
-    """A bush of about a metre."""
+    """Return a bush of about a metre."""
     return [_leaves((0, 0.4, 0), 0.5, pick(((58, 92, 44), (80, 104, 52)), rng, 8), weather.heat["tree"], rng, 22)]
 
 
 def bin_(weather: Weather, rng: np.random.Generator) -> Shape:
-    """A litter bin or an electric cabinet, which is warm."""
+    """Return a litter bin, or an electrical cabinet, which is warm."""
     cabinet = rng.random() < 0.4
     colour = (128, 136, 128) if cabinet else pick(((30, 84, 52), (48, 60, 88), (88, 88, 92)), rng, 8)
     heat = weather.heat["pavement"] + (rng.uniform(15, 30) if cabinet else -4.0)
@@ -141,7 +141,7 @@ def bin_(weather: Weather, rng: np.random.Generator) -> Shape:
 
 
 def road_sign(weather: Weather, rng: np.random.Generator) -> Shape:
-    """A road sign on a post: a red-rimmed disc, a blue disc or a warning triangle."""
+    """Return a road sign on a post: a red-rimmed disc, a blue disc or a warning triangle."""
     heat, kind = weather.heat["metal"], rng.integers(3)
     ring = [(0.36 * c, 2.4 + 0.36 * s, 0.05) for c, s in circle()]
     if kind == 2:
@@ -159,7 +159,7 @@ def road_sign(weather: Weather, rng: np.random.Generator) -> Shape:
 def _leaves(
     centre: tuple[float, float, float], radius: float, hue: RGB, heat: float, rng: np.random.Generator, count: int
 ) -> list[Part]:
-    """Blobs of leaves in a ball, the upper ones lighter."""
+    """Return blobs of leaves around a centre, the upper ones lighter."""
     places = rng.normal(0.0, 0.42, (count, 3)) * radius
     places[:, 1] *= 0.8
     heats, lights = heat + rng.uniform(-4, 5, count), rng.uniform(-0.12, 0.12, count)

@@ -1,4 +1,4 @@
-"""The street that a scene stands in: sky, road with markings, pavements, buildings or a park on either side."""
+"""The street of a scene: sky, road with markings, pavements, and houses or a park on each side."""
 
 import math
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from fusion.synthetic.painting import BLACK, RGB, Painter
 from fusion.synthetic.weather import Weather
 
 HALF_ROAD = 5.6  # metres from the middle line to the kerb
-FAR = 400.0  # metres at which the road is drawn to an end
+FAR = 400.0  # metres at which the drawn road ends
 FACADES = (
     (168, 148, 126), (190, 178, 156), (150, 92, 74), (134, 140, 148), (202, 194, 182), (120, 112, 104), (176, 156, 110),
 )  # fmt: skip
@@ -19,10 +19,10 @@ SHOPFRONTS = ((178, 52, 48), (46, 88, 150), (52, 120, 84), (206, 160, 60), (110,
 
 @dataclass(frozen=True)
 class Street:
-    """Measures that the things in a street depend on, in metres; `crossing` is the distance of a zebra crossing."""
+    """Measures of a street in metres; `crossing` is the distance of a zebra crossing, None without one."""
 
     wall: float  # from the middle line to the house fronts
-    park: tuple[bool, bool]  # left and right side have trees, not houses
+    park: tuple[bool, bool]  # whether the left and the right side have trees instead of houses
     crossing: float | None
 
 
@@ -33,7 +33,7 @@ def choose_street(rng: np.random.Generator) -> Street:
 
 
 def paint_street(painter: Painter, street: Street, weather: Weather, rng: np.random.Generator) -> None:
-    """Paint everything that stands still behind the things of a scene."""
+    """Paint the background behind the objects of a scene."""
     _paint_sky(painter, weather, rng)
     _paint_skyline(painter, weather, rng)
     _paint_ground(painter, street, weather, rng)
@@ -48,7 +48,7 @@ def paint_street(painter: Painter, street: Street, weather: Weather, rng: np.ran
 def _paint_sky(painter: Painter, weather: Weather, rng: np.random.Generator) -> None:
     rows = max(1, min(painter.height, math.ceil(painter.camera.horizon) + 8))
     size = (painter.width, rows)
-    wide, tall = size[0] // 4 + 2, size[1] // 4 + 2  # smooth, so drawn small
+    wide, tall = size[0] // 4 + 2, size[1] // 4 + 2  # drawn small and enlarged, as the sky is smooth
     down = np.linspace(0.0, 1.0, tall, dtype=np.float32)[:, None, None] ** 1.3
     top = np.array([*weather.sky_top, weather.heat["sky_top"]], np.float32)
     low = np.array([*weather.sky_low, weather.heat["sky_low"]], np.float32)
@@ -58,12 +58,12 @@ def _paint_sky(painter: Painter, weather: Weather, rng: np.random.Generator) -> 
     sky = np.maximum(clouds, -0.3)[..., None] * amount
     sky += top + (low - top) * down
     painter.surface[:rows] = cv2.resize(cv2.convertScaleAbs(np.maximum(sky, 0.0)), size)
-    if weather.dark:  # the sky is not lit by lamps: it is drawn as dark as it is seen
+    if weather.dark:  # lamps do not light the sky: its colour is drawn as emitted light
         painter.light[:rows, :, :3] = painter.surface[:rows, :, :3]
 
 
 def _paint_skyline(painter: Painter, weather: Weather, rng: np.random.Generator) -> None:
-    """Far houses and a row of trees on the horizon."""
+    """Paint distant houses and a row of trees on the horizon."""
     horizon, unit = painter.camera.horizon, painter.camera.focal / 100.0
     x = -rng.uniform(0, 20) * unit
     while x < painter.width:
@@ -109,7 +109,7 @@ def _paint_ground(painter: Painter, street: Street, weather: Weather, rng: np.ra
         kerb = math.copysign(HALF_ROAD, weather.sun[0])
         low, high = sorted((edge if rng.random() < 0.5 else 0.6 * kerb, kerb))
         painter.fill_world(_strips([low], [high]), tuple(0.7 * c for c in asphalt), heat["road"] - 6)
-    for _ in range(int(rng.integers(1, 4))):  # patches of newer asphalt, which differ in the visible only
+    for _ in range(int(rng.integers(1, 4))):  # patches of newer asphalt, which only the visible image shows
         x, z = rng.uniform(-4.5, 3.5), rng.uniform(5, 25)
         patch = _flat(
             np.array([x]), np.array([x + rng.uniform(0.8, 2)]), np.array([z]), np.array([z + rng.uniform(1, 4)])
@@ -127,7 +127,7 @@ def _paint_ground(painter: Painter, street: Street, weather: Weather, rng: np.ra
 
 
 def _paint_markings(painter: Painter, street: Street, weather: Weather, rng: np.random.Generator) -> None:
-    """Lane markings and a zebra crossing: paint is as warm as the asphalt below it."""
+    """Paint lane markings and a zebra crossing, which are as warm as the asphalt below."""
     white, heat = (226.0, 226.0, 220.0), weather.heat["road"]
     middle = (228.0, 186.0, 60.0) if rng.random() < 0.4 else white
     stop = street.crossing
@@ -148,12 +148,12 @@ def _paint_markings(painter: Painter, street: Street, weather: Weather, rng: np.
 
 
 def _paint_houses(painter: Painter, side: int, wall: float, weather: Weather, rng: np.random.Generator) -> None:
-    """A row of houses from far to near, with windows, shopfronts and warm patches where rooms are heated."""
+    """Paint a row of houses from far to near, with windows and shopfronts."""
     ends = [5.0]
     while ends[-1] < 85.0:
         ends.append(ends[-1] + rng.uniform(9.0, 20.0))
     for near, far in zip(reversed(ends[:-1]), reversed(ends[1:]), strict=True):
-        far -= rng.choice([0.0, 2.5])  # some gaps
+        far -= rng.choice([0.0, 2.5])  # some houses have a gap between them
         x, floors = side * wall, int(rng.integers(2, 8))
         tall = 3.3 * floors + 0.9
         colour = np.array(FACADES[int(rng.integers(len(FACADES)))]) + rng.uniform(-10, 10)
@@ -188,7 +188,7 @@ def _paint_houses(painter: Painter, side: int, wall: float, weather: Weather, rn
 def _paint_windows(
     painter: Painter, windows: np.ndarray, heat: float, weather: Weather, rng: np.random.Generator
 ) -> None:
-    """Panes mirror the sky: dark or light in the visible, cold in infrared; by night some are lit."""
+    """Paint windows, which mirror the sky: dark or light in visible, cold in infrared; at night some are lit."""
     if not len(windows):
         return
     draw = rng.random(len(windows))
@@ -200,7 +200,7 @@ def _paint_windows(
 
 
 def _paint_park(painter: Painter, side: int, wall: float, weather: Weather, rng: np.random.Generator) -> None:
-    """A hedge and a row of trees that stands together as one outline."""
+    """Paint a hedge and a row of trees with a common outline."""
     heat = weather.heat["tree"]
     x = wall + 1.0
     z = np.geomspace(4.0, 90.0, 60)
@@ -217,20 +217,20 @@ def _paint_park(painter: Painter, side: int, wall: float, weather: Weather, rng:
 
 
 def _strips(left: list[float], right: list[float], near: float = 1.2, far: float = FAR) -> np.ndarray:
-    """Strips of the ground along the road."""
+    """Return strips of the ground along the road, (N, 4, 3)."""
     count = len(left)
     return _flat(np.array(left), np.array(right), np.full(count, near), np.full(count, far))
 
 
 def _flat(left: np.ndarray, right: np.ndarray, near: np.ndarray, far: np.ndarray) -> np.ndarray:
-    """Oblongs on the ground, (N, 4, 3)."""
+    """Return rectangles on the ground, (N, 4, 3)."""
     zero = np.zeros_like(left, dtype=float)
     corners = [(left, zero, near), (right, zero, near), (right, zero, far), (left, zero, far)]
     return np.array(corners).transpose(2, 0, 1)
 
 
 def _upright(x: float, z: np.ndarray, y: np.ndarray, wide: float, tall: float) -> np.ndarray:
-    """Oblongs on a wall along the road, (N, 4, 3)."""
+    """Return rectangles on a wall along the road, (N, 4, 3)."""
     wall = np.full_like(z, x)
     corners = [(wall, y, z), (wall, y, z + wide), (wall, y + tall, z + wide), (wall, y + tall, z)]
     return np.array(corners).transpose(2, 0, 1)

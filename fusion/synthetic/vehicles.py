@@ -1,4 +1,4 @@
-"""The shapes of cars, buses, trucks and motorcycles, as parts with a colour for each band, looking along +z."""
+"""The shapes of cars, buses, trucks and motorcycles, as parts with a colour and a heat, facing along +z."""
 
 from collections.abc import Sequence
 
@@ -13,12 +13,12 @@ HEADLIGHT, TAILLIGHT = (255.0, 250.0, 225.0), (255.0, 36.0, 24.0)
 
 
 def car(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Shape, tuple[float, float, float]]:
-    """A saloon, an estate or a small van, and its width, height and length."""
+    """Return a saloon, an estate or a small van, and its width, height and length."""
     paint, kind = pick(PAINTS, rng, 12), rng.integers(3)
     half, long, waist = rng.uniform(0.86, 0.94), rng.uniform(2.05, 2.25), (0.96, 1.02, 1.06)[kind]
     roof = (1.46, 1.6, 1.82)[kind]
     body_heat, glass_heat, engine, wheel = _vehicle_heat(weather, rng, running)
-    nose = (0.3, 0.4, 0.75)[kind]  # where the bonnet meets the windscreen, from the front
+    nose = (0.3, 0.4, 0.75)[kind]  # length of the bonnet, as a share of half the car
     bonnet = long * (1 - nose)
     body = ((-long, 0.3), (long, 0.3), (long + 0.04, 0.55), (long - 0.08, 0.8), (bonnet, waist), (-long, waist - 0.04))
     if kind == 0:
@@ -46,11 +46,11 @@ def car(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Shap
 
 
 def bus(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Shape, tuple[float, float, float]]:
-    """A city bus with a row of large windows, and its width, height and length."""
+    """Return a city bus with a row of large windows, and its width, height and length."""
     paint = pick(((196, 44, 36), (48, 120, 190), (58, 150, 84), (226, 178, 44), (220, 222, 220)), rng, 12)
     half, height, long = 1.25, rng.uniform(3.0, 3.3), rng.uniform(4.4, 5.4)
     body_heat, glass_heat, engine, wheel = _vehicle_heat(weather, rng, running)
-    glow = (120.0, 112.0, 88.0) if weather.dark and running else BLACK  # lit inside
+    glow = (120.0, 112.0, 88.0) if weather.dark and running else BLACK  # lit from inside
     profile = ((-long, 0.35), (long, 0.35), (long, height - 0.4), (long - 0.15, height), (-long, height))
     axles = (-long * 0.55, long * 0.62)
     parts = _tyres(axles, half - 0.1, 0.48, wheel)
@@ -65,7 +65,7 @@ def bus(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Shap
             z = -long + 0.3 + at * pitch
             parts.append(face_x(side, half, z, z + pitch - 0.16, 1.5, height - 0.62, GLASS, glass_heat, glow))
         door = long - 1.5
-        if side > 0:  # doors open to the pavement
+        if side > 0:  # the doors are on the pavement's side
             for z in (door, -0.6):
                 parts.append(face_x(side, half, z, z + 1.1, 0.45, height - 0.7, (64, 74, 84), glass_heat - 2, glow))
     parts += _wheels(axles, half, 0.48, wheel)
@@ -84,7 +84,7 @@ def bus(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Shap
 
 
 def truck(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Shape, tuple[float, float, float]]:
-    """A lorry: a cab before a tall cargo box or an open load bed, and its width, height and length."""
+    """Return a truck, a cab with a tall cargo box or an open load bed, and its width, height and length."""
     paint, load = (
         pick(PAINTS, rng, 12),
         pick(((226, 226, 220), (204, 196, 168), (86, 120, 92), (150, 96, 60)), rng, 12),
@@ -124,7 +124,7 @@ def truck(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Sh
 
 
 def motorcycle(weather: Weather, rng: np.random.Generator, running: bool) -> tuple[Shape, tuple[float, float, float]]:
-    """A motorcycle without its rider, and its width, height and length."""
+    """Return a motorcycle without its rider, and its width, height and length."""
     paint = pick(((190, 30, 30), (30, 70, 160), (40, 42, 46), (30, 120, 60), (226, 130, 30)), rng, 12)
     body_heat, _, engine, wheel = _vehicle_heat(weather, rng, running)
     shape: Shape = []
@@ -175,7 +175,7 @@ def _vehicle_heat(weather: Weather, rng: np.random.Generator, running: bool) -> 
 
 
 def _front(z: float, half: float, low: float, high: float, weather: Weather, running: bool, heat: float) -> list[Part]:
-    """Grille, number plate and headlights on the front face at `z`."""
+    """Return grille, number plate and headlights on the front face at `z`."""
     lit = HEADLIGHT if running and (weather.dark or weather.condition == "fog") else BLACK
     edge = half - 0.06
     parts = [
@@ -191,7 +191,7 @@ def _front(z: float, half: float, low: float, high: float, weather: Weather, run
 def _back(
     z: float, half: float, low: float, high: float, weather: Weather, running: bool, heat: float, engine: float
 ) -> list[Part]:
-    """Tail lights, number plate, bumper and exhaust on the rear face at `-z`."""
+    """Return tail lights, number plate, bumper and exhaust on the rear face at `-z`."""
     lit = TAILLIGHT if running and (weather.dark or weather.condition == "fog") else BLACK
     parts = [
         face_z(-1, z, -half, half, 0.32, 0.5, (52, 54, 56), heat + (8 if running else 0)),
@@ -214,7 +214,7 @@ def _tyres(axles: Sequence[float], half: float, radius: float, heat: float) -> l
 
 
 def _wheels(axles: Sequence[float], half: float, radius: float, heat: float) -> list[Part]:
-    """Wheel arch, tyre and rim on both sides."""
+    """Return wheel arches, tyres and rims on both sides."""
     rings = ((1.18, (26, 26, 28), -20.0), (1.0, RUBBER, 0.0), (0.62, (168, 170, 174), -8.0), (0.2, (70, 72, 76), 6.0))
     return [
         Part(np.array([(side * half, *at) for at in ring(z, radius, radius * grow)]), colour, heat + extra,
@@ -224,7 +224,7 @@ def _wheels(axles: Sequence[float], half: float, radius: float, heat: float) -> 
 
 
 def _glass(profile: Profile, edge: int, half: float, heat: float) -> Part:
-    """A pane set into the face that `prism` makes of an edge of the profile."""
+    """Return a pane set into the face that `prism` makes of an edge of the profile."""
     (z0, y0), (z1, y1) = profile[edge], profile[(edge + 1) % len(profile)]
     points = np.array([(-half, y0, z0), (half, y0, z0), (half, y1, z1), (-half, y1, z1)])
     points = points.mean(axis=0) + (points - points.mean(axis=0)) * np.array([0.88, 0.82, 0.82])
@@ -232,7 +232,7 @@ def _glass(profile: Profile, edge: int, half: float, heat: float) -> Part:
 
 
 def _window(side: int, half: float, profile: Profile, span: tuple[float, float], heat: float) -> Part:
-    """A side window between two places of a cabin's lower edge, cut off by its slanting ends."""
+    """Return a side window over a span of a cabin's lower edge, cut off by the cabin's slanting ends."""
     (rear, low), (front, _), (front_top, high), (rear_top, _) = profile
     low, high = low + 0.1, high - 0.09
     lean = (high - low) / (profile[2][1] - profile[0][1])

@@ -1,4 +1,4 @@
-"""The four conditions: how much light there is, how far one sees, and how warm everything is.
+"""The four conditions: the light, the range of sight, and the temperature of everything.
 
 Heat is the grey level of an ideal infrared image, 0..255, before blur, noise and the camera's gain.
 """
@@ -12,24 +12,27 @@ from fusion.synthetic.painting import RGB
 
 CONDITIONS = ("day", "night", "fog", "glare")
 
-# Light on unlit surfaces at night as a fraction of day: 0.05 hides people wholly, 0.3 shows them like an overcast day.
+# Light on unlit surfaces at night as a fraction of day: 0.05 hides people completely, 0.3 shows them as on an overcast
+# day.
 NIGHT_LIGHT = (0.07, 0.14)
-# Metres at which fog leaves a third of the visible contrast: less hides more from the visible image.
+# Metres at which fog leaves a third of the visible contrast: smaller values hide more in the visible image.
 FOG_RANGE = (5.0, 10.0)
-# How much of the infrared contrast fog leaves: 1 makes infrared indifferent to it.
+# Share of the infrared contrast that fog leaves: at 1, fog does not affect infrared.
 FOG_INFRARED_CONTRAST = (0.6, 0.75)
-# Grey levels by which people's clothes, and their bare skin beyond that, exceed the road: less makes infrared harder.
+# Grey levels by which people's clothes exceed the road, and bare skin exceeds the clothes: smaller values make people
+# harder to find in infrared.
 PEOPLE_WARMTH = {"day": (40.0, 58.0), "night": (80.0, 105.0), "fog": (85.0, 110.0), "glare": (55.0, 80.0)}
 SKIN_WARMTH = 26.0
-# Grey levels of a running engine and of its bodywork above the road, and of a parked vehicle's difference from the
-# road (its sign varies): less of the last hides parked vehicles from infrared altogether.
+# Grey levels by which a running engine and its bodywork exceed the road, and by which a parked vehicle differs from the
+# road in either direction: a smaller last value hides parked vehicles in infrared completely.
 ENGINE_WARMTH = (85.0, 125.0)
 RUNNING_WARMTH = (5.0, 20.0)
 PARKED_WARMTH = 9.0
-# Standard deviation of the visible sensor's noise in grey levels, by light; of infrared's, temporal and fixed pattern.
+# Standard deviations of noise in grey levels: of the visible sensor by condition, of the infrared sensor in time and as
+# a fixed pattern.
 VISIBLE_NOISE = {"day": 2.5, "night": 6.0, "fog": 3.0, "glare": 4.0}
 INFRARED_NOISE, INFRARED_PATTERN = 2.5, 1.2
-# Gain of the infrared camera: below 1 is low contrast.
+# Gain of the infrared camera: values below 1 lower the contrast.
 INFRARED_GAIN = (0.92, 1.12)
 
 
@@ -39,14 +42,14 @@ class Weather:
 
     condition: str
     glare: Literal["sun", "headlights"] | None
-    dark: bool  # lamps and headlights are on, the sun is down
+    dark: bool  # the sun is down, lamps and headlights are on
     sun: tuple[float, float, float]  # direction towards the light
     ambient: RGB  # factor on what surfaces reflect
     sky_top: RGB
     sky_low: RGB
-    extinction: float  # per metre, visible; 0 is clear air
+    extinction: float  # of visible light per metre; 0 is clear air
     heat: dict[str, float]
-    contrast: float  # of infrared, left by the air
+    contrast: float  # share of the infrared contrast that the air leaves
 
 
 def choose_weather(condition: str, rng: np.random.Generator) -> Weather:

@@ -1,1 +1,1 @@
-"""What trainings of fusion networks share: batches, comparisons of images for losses, an optimiser."""
+"""Shared code to train fusion networks: batches, image similarity for losses, an optimiser, the training loop."""

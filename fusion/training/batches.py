@@ -1,4 +1,4 @@
-"""Batches of random crops to train a fusion network on; each depends on the seed and the iteration's number alone."""
+"""Batches of random crops to train a fusion network on; each depends only on the seed and the iteration's number."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from pipeline.stage import InputError, check_memory, threads_available
 
 
 def load_luma(pairs: Sequence[Pair], colour: str, crop: int) -> list[np.ndarray]:
-    """Read every pair's visible luma and infrared, uint8 (2, H, W) each, into memory (2 bytes a pixel), in threads.
+    """Read every pair's visible luma and infrared, uint8 (2, H, W), into memory (2 bytes per pixel), in threads.
 
     Raises:
         InputError: a pair is unreadable or smaller than the crop.
@@ -24,7 +24,7 @@ def load_luma(pairs: Sequence[Pair], colour: str, crop: int) -> list[np.ndarray]
         if min(visible.shape) < crop:
             height, width = visible.shape
             raise InputError(
-                f"{pair.visible} is {width}x{height}, smaller than the crop; wanted at least {crop}x{crop}"
+                f"{pair.visible} is {width}x{height}, smaller than the crop; expected at least {crop}x{crop}"
             )
         return np.stack([visible, infrared])
 
@@ -35,18 +35,21 @@ def load_luma(pairs: Sequence[Pair], colour: str, crop: int) -> list[np.ndarray]
 
 
 def batch_indices(count: int, batch: int, seed: int, stage: int, iteration: int) -> np.ndarray:
-    """Return which pairs iteration `iteration` (from 0) of a stage sees: shuffled epochs, the odd rest dropped."""
-    in_epoch = count // batch
-    order = np.random.default_rng([seed, stage, 0, iteration // in_epoch]).permutation(count)
-    start = iteration % in_epoch * batch
+    """Return the indices of the pairs in iteration `iteration` (from 0) of a stage.
+
+    Epochs are shuffled; pairs that do not fill a batch at an epoch's end are dropped.
+    """
+    per_epoch = count // batch
+    order = np.random.default_rng([seed, stage, 0, iteration // per_epoch]).permutation(count)
+    start = iteration % per_epoch * batch
     return order[start : start + batch]
 
 
 def random_tones(generator: np.random.Generator) -> np.ndarray:
-    """Return what each grey level becomes, float32 (256,) in 0..1: a random power between random ends.
+    """Return a random tone curve, the new value of each grey level, float32 (256,) in 0..1: a power between two ends.
 
-    The power lies in 0.5..2, the ends in 0..0.3 and 0.6..1, each left at 0 or 1 in half of the draws; one image in four
-    is a negative.
+    The power is in 0.5..2, the ends are in 0..0.3 and 0.6..1. Each end stays at 0 or 1 in half of the draws; one curve
+    in four is inverted.
     """
     low, high = max(0, generator.uniform(-0.3, 0.3)), min(1, generator.uniform(0.6, 1.4))
     levels = (np.arange(256) / 255) ** 2 ** generator.uniform(-1, 1)
@@ -64,9 +67,9 @@ def draw_batch(
     iteration: int,
     tones: float = 0.0,
 ) -> Tensor:
-    """Return random crops, each turned by one of the eight flips and rotations: (2, N, 1, crop, crop) in 0..1.
+    """Return random crops, each in one of the eight flips and rotations: (2, N, 1, crop, crop) in 0..1.
 
-    `tones` is the share of crops, at random, whose bands are given `random_tones`, each its own.
+    `tones` is the share of crops, chosen at random, whose bands each get their own `random_tones`.
     """
     generator = np.random.default_rng([seed, stage, 1, iteration])
     patches = []
@@ -79,19 +82,19 @@ def draw_batch(
     batch = np.stack(patches, axis=1)[:, :, None]
     if not tones:
         return torch.from_numpy(batch.astype(np.float32) / 255)
-    as_they_are = (np.arange(256) / 255).astype(np.float32)
+    identity = (np.arange(256) / 255).astype(np.float32)
     varied = np.random.default_rng([seed, stage, 3, iteration]).random(len(indices)) < tones
-    drawn = [
-        [(random_tones(generator) if vary else as_they_are)[patch] for vary, patch in zip(varied, band, strict=True)]
+    toned = [
+        [(random_tones(generator) if vary else identity)[patch] for vary, patch in zip(varied, band, strict=True)]
         for band in batch
     ]
-    return torch.from_numpy(np.stack(drawn))
+    return torch.from_numpy(np.stack(toned))
 
 
-def drawn_batches(
+def prefetched_batches(
     images: Sequence[np.ndarray], size: int, crop: int, seed: int, stage: int, iterations: range, tones: float = 0.0
 ) -> Iterator[tuple[int, np.ndarray, Tensor]]:
-    """Yield the iteration, its pairs' indices and its batch; the next one is drawn while the last is computed with."""
+    """Yield each iteration's number, its pairs' indices and its batch; a thread prepares the next batch meanwhile."""
 
     def draw(iteration: int) -> tuple[int, np.ndarray, Tensor]:
         indices = batch_indices(len(images), size, seed, stage, iteration)
@@ -99,9 +102,9 @@ def drawn_batches(
 
     check_memory(threads=1)
     with ThreadPoolExecutor(1) as pool:
-        coming = None
+        upcoming = None
         for iteration in iterations:
-            ready, coming = coming or pool.submit(draw, iteration), None
+            current, upcoming = upcoming or pool.submit(draw, iteration), None
             if iteration + 1 in iterations:
-                coming = pool.submit(draw, iteration + 1)
-            yield ready.result()
+                upcoming = pool.submit(draw, iteration + 1)
+            yield current.result()

@@ -1,8 +1,9 @@
 """The training loop: phases, losses, checkpoints and the moving average of the weights.
 
-Every batch depends on the seed and the iteration's number only, so a training that was killed resumes from its last
-checkpoint and ends bit for bit where it would have ended, on a CPU with the same number of threads. On a GPU it ends
-close to that: the backward passes of replicated borders, reflected ones and interpolation do not repeat there.
+Every batch depends only on the seed and the iteration's number. A training that was killed therefore resumes from its
+last checkpoint and ends, on a CPU with the same number of threads, with bit for bit the weights of an uninterrupted
+training. On a GPU the weights are only close to them: the backward passes of replicate padding, reflect padding and
+interpolation are not deterministic there.
 """
 
 import copy
@@ -21,23 +22,26 @@ from torch import Tensor, nn
 
 from fusion.fnet.gpu.graphs import captured
 from fusion.methods import Phase, Training
-from fusion.training.batches import drawn_batches
+from fusion.training.batches import prefetched_batches
 from fusion.training.soap import SOAP
 from pipeline.stage import InputError, Progress, stopped
 from pipeline.tensors import read_tensors, write_tensors
 
 KEPT_CHECKPOINTS = 2
 OPTIMISERS = ("adam", "soap")
-SCALARS_RATE = 3  # of SOAP: thresholds and momenta are of the order of 1, weights of 0.02
+SCALAR_RATE_FACTOR = 3  # of SOAP's rate: thresholds and momenta are of the order of 1, weights of the order of 0.02
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Everything but the data that decides which weights come out.
+    """Everything except the data that determines the trained weights.
 
-    iterations: of each phase; lr: None for each phase's own; frozen: the SHA-256 of a frozen network's weights, or
-    `none`; start: that of the weights that the network starts from, or `random`; revision: that of `fusion.train`;
-    method_revision: the method's own (`Entry.training_revision`).
+    iterations: number for each phase.
+    lr: initial learning rate of all phases, None for each phase's own.
+    frozen: SHA-256 of a frozen network's weights, or `none`.
+    start: SHA-256 of the weights that the network starts from, or `random`.
+    revision: REVISION of `fusion.train`.
+    method_revision: revision of the method's training (`Entry.training_revision`).
     """
 
     method: str
@@ -53,7 +57,7 @@ class Settings:
     method_revision: int = 1
     tones: float = 0.0
     frozen: str = "none"
-    # FNet's own; the other methods train by these defaults.
+    # Options of FNet; the other methods train with these defaults.
     precision: str = "fp32"
     block: str = "lzsc"
     without: tuple[str, ...] = ()
@@ -73,16 +77,18 @@ def train(
     log_every: int = 20,
     stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[dict[str, dict[str, Tensor]], pd.DataFrame]:
-    """Train through all phases; return state dicts `weights_raw`, `weights` (averaged), those beside, and the losses.
+    """Train through all phases; return the networks' state dicts by name, and the losses.
 
-    When `stopping` returns True, progress is saved and the process ends. The losses have one row for every `log_every`
-    iterations: stage (the phase's number), iteration (from 1, within the stage), and each term's mean over those.
+    The state dicts are `weights_raw`, `weights` (the moving average) and those of the method's auxiliary networks. When
+    `stopping` returns True, progress is saved and the process ends. The losses have one row for every `log_every`
+    iterations: stage (the phase's number), iteration (from 1, within the stage), and each term's mean over these
+    iterations.
 
     Raises:
-        InputError: fewer pairs than a batch, or a loss or gradient that is not finite (checkpoints stay).
+        InputError: there are fewer pairs than a batch, or a loss or gradient is NaN or infinite (checkpoints are kept).
     """
     if len(images) < settings.batch:
-        raise InputError(f"found {len(images)} pairs to train on; wanted at least a batch of {settings.batch}")
+        raise InputError(f"found {len(images)} pairs to train on; expected at least a batch of {settings.batch}")
     for network in (training.network, *training.beside.values()):
         network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(training.network).requires_grad_(False)
@@ -99,7 +105,7 @@ def train(
         first, sums = saved["iteration"], saved["sums"]
         progress = Progress(f"train {settings.method}, stage {phase.title}", iterations, "iterations", done=first)
         gradients = None
-        for iteration, indices, pair in drawn_batches(
+        for iteration, indices, pair in prefetched_batches(
             images, settings.batch, settings.crop, settings.seed, stage, range(first, iterations), settings.tones
         ):
             if gradients is None:
@@ -107,18 +113,18 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = group["initial_lr"] * schedule(iteration / iterations)
             if not training.recordable:
-                # What a network draws in training, such as dropout, depends on the iteration only, too.
+                # Random draws of the network itself, such as dropout, must also depend only on the iteration.
                 torch.manual_seed(int(np.random.default_rng([settings.seed, stage, 2, iteration]).integers(2**62)))
             read_terms = gradients(pair)
             optimiser.step()
-            _follow(average, training.network, settings.ema)
-            # A GPU has all its work by now; what is not finite has spoiled the weights, but they are not saved.
+            _update_average(average, training.network, settings.ema)
+            # The terms are read after the GPU's work is queued. A NaN has then spoiled the weights; they are not saved.
             terms = read_terms()
             done = iteration + 1
             if not math.isfinite(terms["total"]):
                 where = f"stage {stage}, iteration {done}, pairs {[names[index] for index in indices]}"
                 raise InputError(
-                    f"the loss or its gradient is not finite at {where}; wanted finite ones. "
+                    f"the loss or its gradient became NaN or infinite at {where}; expected finite values. "
                     f"The last good state is in {checkpoints}; {_advice(pair, [names[index] for index in indices])}"
                 )
             sums = {key: sums.get(key, 0.0) + value for key, value in terms.items()}
@@ -138,13 +144,13 @@ def train(
 
 
 def _advice(pair: Tensor, names: Sequence[str]) -> str:
-    """Return what may help against a loss that is not finite at a batch (2, N, 1, crop, crop) of the pairs `names`."""
+    """Return advice about a loss that is NaN or infinite at a batch (2, N, 1, crop, crop) of the pairs `names`."""
     flat = (pair.amax((2, 3, 4)) == pair.amin((2, 3, 4))).any(0)
     if flat.any():
         which = ", ".join(dict.fromkeys(name for name, one in zip(names, flat.tolist(), strict=True) if one))
         return (
-            f"crops of {which} have one value everywhere in a band, which this loss may not be defined for: leave "
-            "these pairs out (--names), or take a larger --crop; else a smaller --lr may help"
+            f"crops of {which} are constant in a band, for which this loss may be undefined: leave these pairs out "
+            "(--names), or use a larger --crop; otherwise a smaller --lr may help"
         )
     return "a smaller --lr may help"
 
@@ -156,9 +162,9 @@ def _position(
     sums: Mapping[str, float] | None = None,
     optimiser: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Return where a training stands: `iteration` done of a stage, the rows of losses and the sums of the next row.
+    """Return the progress of a training: finished iterations of a stage, rows of losses, and sums of the next row.
 
-    The optimiser's state is None at a stage's start, where it is a fresh one.
+    The optimiser's state is None at the start of a stage, which begins with a new optimiser.
     """
     return {"stage": stage, "iteration": iteration, "sums": sums or {}, "rows": rows, "optimiser": optimiser}
 
@@ -173,12 +179,12 @@ def _save(folder: Path, networks: Mapping[str, nn.Module], position: Mapping[str
 
 
 def _restore(folder: Path, networks: Mapping[str, nn.Module], device: str) -> dict[str, Any]:
-    """Fill the networks from the newest readable checkpoint and return where it stands, or the start without one."""
+    """Load the newest readable checkpoint into the networks and return its position; the start if there is none."""
     for path in sorted(folder.glob("stage*.pt"), reverse=True):
         try:
             state = read_tensors(path, device)
-        except Exception as error:  # whatever a damaged file makes torch raise, the one before it may be whole
-            logging.warning("warning: %s is unreadable (%s); trying the one before", path, type(error).__name__)
+        except Exception as error:  # torch raises many kinds for a damaged file; the previous one may be intact
+            logging.warning("warning: %s is unreadable (%s); trying the previous one", path, type(error).__name__)
             path.unlink()
             continue
         for name, network in networks.items():
@@ -187,39 +193,42 @@ def _restore(folder: Path, networks: Mapping[str, nn.Module], device: str) -> di
         threads = torch.get_num_threads()
         if device == "cpu" and threads != state["threads"]:
             before = state["threads"]
-            logging.warning("warning: trained on %d threads before, now %d: last digits may differ", before, threads)
+            logging.warning(
+                "warning: the training ran on %d threads and resumes on %d: the last digits may differ", before, threads
+            )
         return state
     return _position([], stage=1)
 
 
 def _optimiser(phase: Phase, settings: Settings, device: str) -> tuple[torch.optim.Optimizer, Callable[[float], float]]:
-    """Return a phase's optimiser and the factor of its rates by the share of the phase that is done, 0..1."""
+    """Return a phase's optimiser, and the factor of its learning rates as a function of the phase's progress, 0..1."""
     rate = phase.lr if settings.lr is None else settings.lr
     if settings.optimiser == "soap":
         scalars = [parameter for parameter in phase.parameters if parameter.numel() == 1]
         weights = [parameter for parameter in phase.parameters if parameter.numel() > 1]
-        groups = [{"params": weights, "initial_lr": rate}, {"params": scalars, "initial_lr": SCALARS_RATE * rate}]
+        groups = [{"params": weights, "initial_lr": rate}, {"params": scalars, "initial_lr": SCALAR_RATE_FACTOR * rate}]
         return SOAP(groups, lr=rate), lambda share: 1 - share
     groups = [{"params": list(part), "initial_lr": factor * rate} for part, factor in phase.groups()]
-    # Fused: one kernel where there would be dozens.
+    # The fused implementation starts one kernel instead of dozens.
     fused = True if device != "cpu" else None
     adam = torch.optim.Adam(groups, rate, phase.betas, weight_decay=phase.weight_decay, fused=fused)
     return adam, phase.schedule or (lambda share: 1.0)
 
 
 @torch.no_grad()
-def _follow(average: nn.Module, network: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the network's; statistics that are no weights are copied."""
+def _update_average(average: nn.Module, network: nn.Module, decay: float) -> None:
+    """Update the moving average of the weights; buffers, such as batch statistics, are copied."""
     torch._foreach_lerp_(list(average.parameters()), list(network.parameters()), 1 - decay)
-    for mine, its in zip(average.buffers(), network.buffers(), strict=True):
-        mine.copy_(its)
+    for averaged, current in zip(average.buffers(), network.buffers(), strict=True):
+        averaged.copy_(current)
 
 
 def _gradients(phase: Phase, device: str, example: Tensor | None) -> Callable[[Tensor], Callable[[], dict[str, float]]]:
-    """Return a function that fills the phase's gradients from a batch; `example` to record it by, on a GPU.
+    """Return a function that runs forward and backward on a batch; on a GPU it is captured as a CUDA graph.
 
-    That function returns another, which waits for the terms' values and must be called before the next batch. A `total`
-    that is not finite says that the loss or its gradient is not.
+    `example` is a batch to capture the graph from; None runs without one. The function returns a second function, which
+    waits for the terms' values and must be called before the next batch. If the loss or the norm of its gradient is NaN
+    or infinite, so is `total`.
     """
     names: list[str] = []
 

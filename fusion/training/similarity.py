@@ -1,6 +1,6 @@
-"""What losses compare images by: Sobel derivatives and structural similarity, differentiable.
+"""Differentiable image comparisons for losses: Sobel derivatives and structural similarity.
 
-All take (N, 1, H, W) luma in 0..1.
+All functions take (N, 1, H, W) luma in 0..1.
 """
 
 import math
@@ -13,23 +13,25 @@ from torch.nn import functional as F
 C1, C2 = 0.01**2, 0.03**2  # SSIM's constants for a data range of 1
 
 
-@cache  # constants are sent to a GPU once: sending them again would keep a training step from being recorded there
-def band(kernel: tuple[float, ...], length: int, padding: int, device: torch.device, kind: torch.dtype) -> Tensor:
-    """Return the matrix (n, length) that correlates a line of so many pixels, zero-padded at both ends, with a kernel.
+@cache  # because a host-to-device copy inside a training step would prevent CUDA-graph capture
+def correlation_matrix(
+    kernel: tuple[float, ...], length: int, padding: int, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Return the banded matrix (n, length) that correlates a line of `length` pixels, zero-padded, with a kernel.
 
-    Of a single channel such a product is many times faster than a convolution, backwards above all.
+    For a single channel, this product is many times faster than a convolution, especially in the backward pass.
     """
-    with torch.inference_mode(False):  # else it could not be trained with if it was first made in that mode
+    with torch.inference_mode(False):  # a cached inference tensor could not be used in training
         matrix = torch.zeros(length + 2 * padding - len(kernel) + 1, length + 2 * padding, dtype=torch.float64)
         for offset, value in enumerate(kernel):
             matrix.diagonal(offset).fill_(value)
-        return matrix[:, padding : padding + length].to(device, kind)
+        return matrix[:, padding : padding + length].to(device, dtype)
 
 
 def correlate(image: Tensor, down: tuple[float, ...], across: tuple[float, ...], padding: int) -> Tensor:
     """Correlate (N, 1, H, W) with the outer product of two kernels of the same length, zero-padded."""
     rows, columns = (
-        band(kernel, length, padding, image.device, image.dtype)
+        correlation_matrix(kernel, length, padding, image.device, image.dtype)
         for kernel, length in zip((down, across), image.shape[2:], strict=True)
     )
     return rows @ image @ columns.T
@@ -42,13 +44,13 @@ def sobel(image: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def slopes(image: Tensor) -> Tensor:
-    """Return the horizontal and vertical Sobel derivatives, borders replicated: (N, 2, H, W)."""
-    # A border replicated by one pixel makes the zero padding of `sobel` fall outside the picture.
+    """Return the horizontal and vertical Sobel derivatives with replicated borders, (N, 2, H, W)."""
+    # After replicating the border by one pixel, the zero padding of `sobel` affects only pixels that are cut off.
     return torch.cat(sobel(F.pad(image, (1, 1, 1, 1), mode="replicate")), dim=1)[..., 1:-1, 1:-1]
 
 
 def gradient(image: Tensor) -> Tensor:
-    """Return |horizontal| + |vertical| Sobel derivative, zero-padded: the nabla of stage II."""
+    """Return the sum of the absolute horizontal and vertical Sobel derivatives, zero-padded: the nabla of stage II."""
     horizontal, vertical = sobel(image)
     return horizontal.abs() + vertical.abs()
 
@@ -59,12 +61,12 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 
 def ssim_inside(a: Tensor, b: Tensor) -> Tensor:
-    """Return each pair's structural similarity, (N,), as `ssim` over the windows that lie wholly inside."""
+    """Return each pair's structural similarity, (N,), as in `ssim` but only over windows inside the image."""
     return similarity(a, b, padding=0).mean(dim=(1, 2, 3))
 
 
 def dissimilarity(a: Tensor, b: Tensor, side: int = 11) -> Tensor:
-    """Return the mean of (1 - structural similarity) / 2, with mirrored borders, as kornia 0.2 has it."""
+    """Return the mean of (1 - structural similarity) / 2, with mirrored borders, as in kornia 0.2."""
     a, b = (F.pad(image, (side // 2,) * 4, mode="reflect") for image in (a, b))
     return (1 - similarity(a, b, padding=0, side=side)).clamp(0, 1).mean() / 2
 
@@ -77,7 +79,10 @@ def similarity(a: Tensor, b: Tensor, padding: int, side: int = 11) -> Tensor:
 def similarity_and_contrast(
     a: Tensor, b: Tensor, span: float, padding: int = 0, side: int = 11
 ) -> tuple[Tensor, Tensor]:
-    """Return the map of structural similarity, and that of contrast and structure alone; `span` is the data range."""
+    """Return the map of structural similarity, and the map of its contrast and structure factors.
+
+    `span` is the data range.
+    """
     window = [math.exp(-(x**2) / (2 * 1.5**2)) for x in range(-(side // 2), side // 2 + 1)]
     window = tuple(value / sum(window) for value in window)
     c1, c2 = C1 * span**2, C2 * span**2
@@ -97,12 +102,13 @@ SCALE_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def multiscale_similarity(a: Tensor, b: Tensor, span: float = 1.0) -> Tensor:
-    """Return each pair's structural similarity over five scales, (N,), `span` the data range (Wang et al., 2003).
+    """Return each pair's structural similarity over five scales, (N,) (Wang et al., 2003).
 
-    Windows lie wholly inside; each scale halves the sides, which must be at least 176 pixels.
+    `span` is the data range. Only windows inside the image count. Each scale halves the sides, which must be at least
+    176 pixels.
     """
     if min(a.shape[2:]) < 176:
-        raise ValueError(f"images of {a.shape[3]}x{a.shape[2]} have no five scales; wanted at least 176x176")
+        raise ValueError(f"images of {a.shape[3]}x{a.shape[2]} do not have five scales; expected at least 176x176")
     found = 1.0
     for scale, weight in enumerate(SCALE_WEIGHTS):
         whole, contrast = (one.mean((1, 2, 3)) for one in similarity_and_contrast(a, b, span))

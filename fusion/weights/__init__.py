@@ -1,4 +1,4 @@
-"""Reading and writing network weights: safetensors, and the authors' PyTorch files without running what is in them."""
+"""Reading and writing network weights: safetensors, and the authors' PyTorch files without running code in them."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -13,34 +13,34 @@ from pipeline.artefacts import replacing
 from pipeline.stage import InputError
 from pipeline.tensors import read_tensors
 
-# Under what trainings keep the network's state dict beside others: the first that is there is taken.
+# Keys under which training checkpoints store the network's state dict; the first that is present is taken.
 CONTAINERS = (
     *("state_dict", "model_state_dict", "params_ema", "params", "model", "net", "network", "net_state_dict"),
     *("module", "weights", "generator", "ema"),
 )
-WRAPPERS = ("module", "_orig_mod")  # what torch's parallel training and its compiler put into keys
-HOLDERS = ("model", "net", "network", "generator")  # a network's usual names in what trains it
+WRAPPERS = ("module", "_orig_mod")  # key parts that torch's parallel training and torch.compile insert
+ATTRIBUTES = ("model", "net", "network", "generator")  # usual names of the network as an attribute of a training class
 
 
 def read_state(path: Path) -> dict[str, Tensor]:
-    """Read a state dict: a safetensors file, or a PyTorch file of tensors alone (a pickle is never let run).
+    """Read a state dict from a safetensors file, or from a PyTorch file of only tensors (no code of a pickle runs).
 
-    A training's checkpoint is searched for the state dict under one of CONTAINERS, or where else only one is. What
-    parallel training, torch.compile and Lightning put before every key is taken away.
+    In a training checkpoint, the state dict is taken from one of CONTAINERS, else from the only entry that is a state
+    dict. Prefixes of all keys from parallel training, torch.compile and Lightning are removed.
 
     Raises:
-        InputError: the file is missing, broken, or holds anything but tensors by name.
+        InputError: the file is missing or broken, or contains anything other than named tensors.
     """
     found = _read(Path(path))
     state = _tensors(_inner(found, path), path)
     lightning = isinstance(found, Mapping) and "pytorch-lightning_version" in found
-    return _without_holder(_unwrapped(state), any_name=lightning)
+    return _without_attribute(_unwrapped(state), any_name=lightning)
 
 
 def read_parts(path: Path) -> dict[str, Tensor]:
-    """Read a file of several networks' state dicts by name into one, keys joined by a dot; one state dict stays.
+    """Read a file of several named state dicts into one, with keys NAME.KEY; a single state dict is unchanged.
 
-    Searched and unwrapped as by `read_state`. Raises as that.
+    Searches the file, removes prefixes and raises errors as `read_state` does.
     """
     state = _read(Path(path))
     while isinstance(state, Mapping) and (inside := [state[key] for key in CONTAINERS if _is_mapping(state.get(key))]):
@@ -48,18 +48,18 @@ def read_parts(path: Path) -> dict[str, Tensor]:
     if isinstance(state, Mapping) and state and all(_is_mapping(part) for part in state.values()):
         parts = {name: _unwrapped(_tensors(part, path)) for name, part in state.items()}
         state = {f"{name}.{key}": value for name, part in parts.items() for key, value in part.items()}
-    return _without_holder(_unwrapped(_tensors(_inner(state, path), path)))
+    return _without_attribute(_unwrapped(_tensors(_inner(state, path), path)))
 
 
 def _inner(state: object, path: Path) -> object:
-    """Return the state dict in a training's checkpoint; what holds tensors already stays."""
+    """Return the state dict inside a training checkpoint; a mapping that contains tensors itself is unchanged."""
     while isinstance(state, Mapping) and not any(isinstance(value, Tensor) for value in state.values()):
         named = [key for key in CONTAINERS if _is_mapping(state.get(key))]
         holding = named[:1] or [key for key, value in state.items() if _is_state(value)]
         if len(holding) != 1:
             break
         if len(named) > 1:
-            logging.info("%s holds %s: the first is taken", path, ", ".join(named))
+            logging.info("%s contains %s: the first is used", path, ", ".join(named))
         state = state[holding[0]]
     return state
 
@@ -73,21 +73,21 @@ def _is_state(value: object) -> bool:
 
 
 def _unwrapped(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a state dict without the names of WRAPPERS in its keys, unless two keys would become one."""
+    """Return a state dict without the parts of WRAPPERS in its keys, unless two keys would become equal."""
     result = {".".join(part for part in key.split(".") if part not in WRAPPERS): state[key] for key in state}
     return result if len(result) == len(state) else dict(state)
 
 
-def _without_holder(state: dict[str, Tensor], any_name: bool = False) -> dict[str, Tensor]:
-    """Return a state dict without the name before all of its keys, if that is one of HOLDERS, or `any_name`."""
+def _without_attribute(state: dict[str, Tensor], any_name: bool = False) -> dict[str, Tensor]:
+    """Return a state dict without the first part that all its keys share, if it is in ATTRIBUTES or `any_name`."""
     names = {key.partition(".")[0] if "." in key else "" for key in state}
     (name,) = names if len(names) == 1 else ("",)
-    if not name or not (any_name or name in HOLDERS):
+    if not name or not (any_name or name in ATTRIBUTES):
         return state
     return {key.removeprefix(f"{name}."): value for key, value in state.items()}
 
 
-# What numpy scalars beside the weights, such as recorded losses, are made of; they hold numbers and run nothing.
+# Types of numpy scalars that checkpoints store with the weights, such as losses; unpickling them runs no foreign code.
 _NUMPY_SCALARS = [
     (np._core.multiarray.scalar, "numpy.core.multiarray.scalar"),
     np.dtype,
@@ -97,7 +97,7 @@ _NUMPY_SCALARS = [
 
 def _read(path: Path) -> object:
     if not path.is_file():
-        raise InputError(f"{path} is not a file; wanted network weights")
+        raise InputError(f"{path} is not a file; expected network weights")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -105,11 +105,11 @@ def _read(path: Path) -> object:
             return read_tensors(path)
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # of many kinds, by what is wrong; pickle's own is not public in all versions of torch
+    except Exception as error:  # many kinds; the unpickling error's class is not public in all versions of torch
         if type(error).__name__ == "UnpicklingError":
             raise InputError(
-                f"{path} holds more than tensors and was not loaded; wanted a plain state dict, as "
-                "torch.save(network.state_dict(), ...) writes"
+                f"{path} contains objects other than tensors and was not loaded; expected a plain state dict, as "
+                "torch.save(network.state_dict(), ...) writes it"
             ) from None
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path} is not a readable weights file: {reason}") from None
@@ -117,11 +117,11 @@ def _read(path: Path) -> object:
 
 def _tensors(state: object, path: Path) -> dict[str, Tensor]:
     if not isinstance(state, Mapping):
-        raise InputError(f"{path} holds a {type(state).__name__}, no state dict; wanted tensors by name")
+        raise InputError(f"{path} contains an object of type {type(state).__name__}; expected a state dict")
     if others := [f"{key} ({type(value).__name__})" for key, value in state.items() if not isinstance(value, Tensor)]:
         raise InputError(
-            f"{path} is not a state dict: found {_few(others)}; wanted tensors by name, alone or under one of "
-            f"{', '.join(CONTAINERS)}"
+            f"{path} is not a state dict: found {_few(others)}; expected only named tensors, or a state dict under one "
+            f"of {', '.join(CONTAINERS)}"
         )
     return {str(key): value for key, value in state.items()}
 
@@ -139,54 +139,55 @@ def write_state(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, str
 
 
 def fill(network: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
-    """Load `state` into `network`, with its own names before the keys or with others' (`_fitted`).
+    """Load `state` into `network`; prefixes of the keys may differ from the network's (`_renamed`).
 
     Raises:
-        InputError: keys are missing, unexpected or of another shape in `source`, which are listed.
+        InputError: keys are missing, unexpected or of another shape in `source`; the message lists them.
     """
-    wanted = network.state_dict()
-    state = _fitted(state, wanted.keys(), source)
+    expected = network.state_dict()
+    state = _renamed(state, expected.keys(), source)
     problems = []
-    if missing := sorted(wanted.keys() - state.keys()):
+    if missing := sorted(expected.keys() - state.keys()):
         problems.append(f"missing {_few(missing)}")
-    if surplus := sorted(state.keys() - wanted.keys()):
+    if surplus := sorted(state.keys() - expected.keys()):
         problems.append(f"unexpected {_few(surplus)}")
-    for key in sorted(wanted.keys() & state.keys()):
-        if wanted[key].shape != state[key].shape:
-            problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(wanted[key].shape)}")
+    for key in sorted(expected.keys() & state.keys()):
+        if expected[key].shape != state[key].shape:
+            problems.append(f"{key} is {tuple(state[key].shape)}, expected {tuple(expected[key].shape)}")
     if problems:
-        raise InputError(f"{source} does not hold weights of {type(network).__name__}: {'; '.join(problems[:8])}")
+        raise InputError(f"{source} does not contain weights of {type(network).__name__}: {'; '.join(problems[:8])}")
     network.load_state_dict(dict(state))
 
 
-def _fitted(state: Mapping[str, Tensor], wanted: Collection[str], source: Path) -> Mapping[str, Tensor]:
-    """Return `state` under the keys that a network wants, where they differ by what stands before or wraps them.
+def _renamed(state: Mapping[str, Tensor], expected: Collection[str], source: Path) -> Mapping[str, Tensor]:
+    """Return `state` under the keys that a network expects, if they differ only by a prefix or by WRAPPERS.
 
-    A checkpoint's key may have more before it than the network's, as Lightning's have, which may hold other networks
-    beside (a loss's, say); or less, where `read_state` took away a name that is the network's own.
+    A checkpoint's keys may have a longer prefix than the network's, as Lightning's do, and the checkpoint may contain
+    other networks under other prefixes (of a loss, for example). Its keys are shorter than the network's if
+    `read_state` removed a first part that is the network's own.
 
     Raises:
-        InputError: the network's keys are there under several names.
+        InputError: the network's keys are present under several prefixes.
     """
-    if state.keys() == set(wanted):
+    if state.keys() == set(expected):
         return state
-    # The network's own keys as `read_state` has those of a file.
-    bare = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in wanted}
-    if len(bare) != len(wanted) or not bare:
+    # The network's own keys, without WRAPPERS as `read_state` returns them.
+    bare = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in expected}
+    if len(bare) != len(expected) or not bare:
         return state
-    one = next(iter(bare))
-    before = {key.removesuffix(one) for key in state if key == one or key.endswith(f".{one}")}
-    if fits := sorted(name for name in before if all(name + key in state for key in bare)):
+    first = next(iter(bare))
+    prefixes = {key.removesuffix(first) for key in state if key == first or key.endswith(f".{first}")}
+    if fits := sorted(prefix for prefix in prefixes if all(prefix + key in state for key in bare)):
         if "" not in fits and len(fits) > 1:
             raise InputError(
-                f"{source} holds weights of {', '.join(fits)}, which would all fit; wanted those of one network"
+                f"{source} contains weights that fit under each of {', '.join(fits)}; expected one such network"
             )
-        name = "" if "" in fits else fits[0]
-        if len(bare) == len(state) or name:
+        prefix = "" if "" in fits else fits[0]
+        if len(bare) == len(state) or prefix:
             if len(bare) < len(state):
-                logging.info("%s: %d tensors under %s are taken, of %d", source, len(bare), name, len(state))
-            return {key: state[name + short] for short, key in bare.items()}
-    name = one.partition(".")[0]
-    if {f"{name}.{key}" for key in state} == set(bare):
-        return {bare[f"{name}.{key}"]: value for key, value in state.items()}
+                logging.info("%s: using the %d tensors under %s, of %d", source, len(bare), prefix, len(state))
+            return {key: state[prefix + short] for short, key in bare.items()}
+    prefix = first.partition(".")[0]
+    if {f"{prefix}.{key}" for key in state} == set(bare):
+        return {bare[f"{prefix}.{key}"]: value for key, value in state.items()}
     return state

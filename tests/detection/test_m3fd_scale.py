@@ -71,10 +71,10 @@ def test_stand_ins_pass_the_audit_and_every_stage_runs(done):
     assert (done / "report.html").stat().st_size > 1e5
 
 
-def test_stand_in_has_its_size_and_the_colours_of_its_palette(tmp_path, rng):
+def test_placeholder_has_its_size_and_the_colours_of_its_palette(tmp_path, rng):
     palette = rng.integers(0, 256, (256, 3), np.uint8)
     file = tmp_path / "a.png"
-    file.write_bytes(scale.stand_in(64, 48, palette))
+    file.write_bytes(scale.placeholder(64, 48, palette))
     image = read_image(file)
     assert image.shape == (48, 64, 3)
     np.testing.assert_array_equal(image[1::3, 1::4].reshape(-1, 3), palette)

@@ -161,12 +161,13 @@ def refusal(folders: Path, *extra: str, **options) -> str:
 
 def test_a_folder_that_lacks_an_image_is_refused(folders):
     (folders / "fused/mean/00042.png").unlink()
-    assert refusal(folders) == "fused/mean lacks '00042'; wanted a fused image for each of 3 pairs"
+    assert refusal(folders) == "fused/mean lacks '00042'; expected a fused image for each of 3 pairs"
 
 
 def test_a_folder_that_adds_an_image_is_refused(folders):
     write_image(folders / "fused/mean/stray.png", np.zeros((48, 64), np.uint8))
-    assert refusal(folders) == "fused/mean holds 'stray', which no pair has; wanted one image for each pair"
+    message = "fused/mean has images without a pair: 'stray'; expected one image for each pair and no other"
+    assert refusal(folders) == message
 
 
 def test_a_named_image_that_a_folder_lacks_is_refused(folders):
@@ -204,7 +205,7 @@ def test_an_image_that_the_manifest_does_not_list_is_refused(folders):
 
 def test_a_manifest_of_another_kind_is_refused(folders):
     (folders / "fused/mean/manifest.csv").write_text("a,b\n1,2\n")
-    assert refusal(folders) == "fused/mean/manifest.csv has the columns a, b; wanted file and sha256"
+    assert refusal(folders) == "fused/mean/manifest.csv has the columns a, b; expected file and sha256"
 
 
 def test_a_truncated_image_is_refused(folders):
@@ -226,9 +227,8 @@ def test_folders_of_one_name_are_refused(folders):
 
 def test_a_folder_as_the_single_output_is_refused(folders):
     (folders / "all").mkdir()
-    assert refusal(
-        folders, output="all"
-    ) == f"{folders / 'all'} is a folder; wanted a CSV file's name for one fused folder".replace(f"{folders}/", "")
+    message = "all is a folder; expected the name of a CSV file, as there is one fused folder"
+    assert refusal(folders, output="all") == message
 
 
 # --- Resumption ----------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ def pair(rng) -> dict[str, np.ndarray]:
 def test_the_three_reconstructions_sum_to_the_fused_luma(pair, block):
     torch.manual_seed(3)
     network = FNet(block)
-    codes = explain.insides(network, **pair)
+    codes = explain.sparse_codes(network, **pair)
     with torch.inference_mode():
         fused = network(*(torch.from_numpy(pair[name])[None, None] for name in ("visible", "infrared")))
     assert np.allclose(sum(code.reconstruction for code in codes.values()), fused[0, 0].numpy(), atol=1e-5)
@@ -32,8 +32,8 @@ def test_the_three_reconstructions_sum_to_the_fused_luma(pair, block):
 def test_the_unique_code_of_a_source_does_not_see_the_other(pair):
     torch.manual_seed(3)
     network = FNet()
-    before = explain.insides(network, **pair)
-    after = explain.insides(network, pair["visible"], 1 - pair["infrared"])
+    before = explain.sparse_codes(network, **pair)
+    after = explain.sparse_codes(network, pair["visible"], 1 - pair["infrared"])
     assert np.array_equal(before["visible"].features, after["visible"].features)
     assert not np.allclose(before["infrared"].features, after["infrared"].features)
     assert not np.allclose(before["common"].features, after["common"].features)
@@ -41,7 +41,7 @@ def test_the_unique_code_of_a_source_does_not_see_the_other(pair):
 
 def test_silent_values_of_a_hard_threshold_are_its_zeros(pair):
     torch.manual_seed(3)
-    for code in explain.insides(FNet("lcsc"), **pair).values():
+    for code in explain.sparse_codes(FNet("lcsc"), **pair).values():
         assert 0 < code.silent[-1] < 1
         assert code.silent[-1] == pytest.approx((code.features == 0).mean(), abs=1e-6)
 
@@ -87,7 +87,7 @@ def test_of_folders_the_first_name_of_a_list_is_explained(pair, tmp_path):
     folders = ["--visible", str(tmp_path / "visible"), "--infrared", str(tmp_path / "infrared")]
     explain.main([*arguments, *folders, "--names", str(tmp_path / "names.txt"), "--threads", "1"])
     assert json.loads((tmp_path / "out/insides.json").read_text())["provenance"]["name"] == "b"
-    with pytest.raises(InputError, match="wanted one image, or folders with --names"):
+    with pytest.raises(InputError, match="expected one image, or folders with --names"):
         explain.main([*arguments, *folders])
 
 
@@ -106,6 +106,6 @@ def test_the_authors_weights_keep_what_only_infrared_sees(shared):
     network = read_network(shared / "data/checkpoints/FNet/FNet.pth")
     visible, infrared = np.full((64, 64), 0.3, np.float32), np.full((64, 64), 0.2, np.float32)
     infrared[24:40, 28:36] = 0.9  # somebody warm, whom the visible camera does not see
-    codes = explain.insides(network, visible, infrared)
+    codes = explain.sparse_codes(network, visible, infrared)
     added = codes["infrared"].reconstruction + codes["common"].reconstruction
     assert added[28:36, 30:34].mean() > added[:12].mean() + 0.1

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from fusion import fuse as fuse_stage
 from fusion.fnet.network import FNet
-from fusion.fuse import fuse_pair, fuse_pairs, helpers, main, one_at_a_time
+from fusion.fuse import fuse_pair, fuse_pairs, main, one_at_a_time, thread_pool
 from fusion.methods import METHODS, find_method, murf
 from fusion.methods.laplacian import pyramid
 from fusion.weights import write_state
@@ -117,7 +117,7 @@ def test_several_threads_write_what_one_does(folders):
     pairs, frames = find_pairs([folders / "vi"], [folders / "ir"]), []
     fuser = one_at_a_time(find_method("average").load(None, "cpu", "fp32"))
     for count in (1, 3):
-        with helpers(count, "cpu") as pool:
+        with thread_pool(count, "cpu") as pool:
             make = partial(fuse_pair, fuser=fuser, colour="auto")
             frames.append(fuse_pairs(pairs, make, folders / str(count), {"method": "average"}, pool=pool))
     assert frames[0].equals(frames[1])
@@ -139,7 +139,7 @@ def test_after_an_error_no_further_pair_is_begun_and_what_is_done_is_kept(folder
             raise InputError("no more")
         return np.zeros((8, 8), np.uint8), "grey"
 
-    with pytest.raises(InputError, match="no more"), helpers(3, "cpu") as pool:
+    with pytest.raises(InputError, match="no more"), thread_pool(3, "cpu") as pool:
         fuse_pairs(pairs, make, folders / "out", {"method": "some"}, pool=pool)
     assert len(begun) < 20
     lines = (folders / "out" / ".journal.jsonl").read_text().splitlines()[1:]
@@ -198,7 +198,7 @@ def test_fewer_names_remove_our_own_leftovers(folders):
 def test_an_image_of_somebody_else_stops_the_run_and_stays(folders, rng, name):
     data = write_image(folders / "out" / name, rng.integers(0, 256, (4, 4), dtype=np.uint8))
     (folders / "out" / ".hidden.png").write_bytes(data)
-    with pytest.raises(InputError, match=rf"{name} is no image of this run"):
+    with pytest.raises(InputError, match=rf"{name} was not written by this stage"):
         fuse(folders)
     assert (folders / "out" / name).read_bytes() == (folders / "out" / ".hidden.png").read_bytes() == data
 
@@ -219,9 +219,9 @@ def test_jpeg_is_written_on_request(folders):
 
 
 def test_bad_options_say_what_was_wanted(folders, weights, tmp_path):
-    with pytest.raises(InputError, match="--method nosuch is unknown; wanted one of average"):
+    with pytest.raises(InputError, match="--method nosuch is unknown; expected one of average"):
         fuse(folders, method="nosuch")
-    with pytest.raises(InputError, match="needs --weights; found none, and this project ships none"):
+    with pytest.raises(InputError, match="needs --weights: this project ships no weights"):
         fuse(folders, method="u2fusion")
     with pytest.raises(InputError, match="absent"):
         fuse(folders, "--weights", tmp_path / "absent", method="fnet")
@@ -295,5 +295,5 @@ def test_worse_pairs_are_fused_level_by_level_with_the_colour_of_the_pairs_as_th
     pair = replace(find_pairs(folders / "vi", folders / "ir", ["a"])[0], visible=folders / "worse/grey/a.png")
     image, _ = fuse_pair(pair, find_method("average").load(None, "cpu", "fp32"), "ycbcr-studio")
     assert np.array_equal(read_image(output / "grey/a.png"), image) and np.ptp(grey) == 0
-    with pytest.raises(InputError, match=r"--worse with --own folder=.*: images that are already made cannot be fused"):
+    with pytest.raises(InputError, match=r"--worse with --own folder=.*: the folder has only finished images"):
         fuse(folders, "--worse", folders / "worse", "--own", f"folder={folders / 'vi'}", output="never")

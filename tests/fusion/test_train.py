@@ -214,10 +214,10 @@ def test_every_phase_is_as_long_as_asked_for_or_as_its_authors_take(folders, tmp
     training = noisy_training(None)
     assert train.phase_iterations("noisy", training, [None, None]) == (4, 6)
     assert train.phase_iterations("noisy", training, [None, 0]) == (4, 0)
-    with pytest.raises(InputError, match="wanted one, or one for each of: both, alone"):
+    with pytest.raises(InputError, match="expected one, or one for each phase: both, alone"):
         train.phase_iterations("noisy", training, [1, 2, 3])
     unknown = replace(training, phases=[replace(phase, iterations=None) for phase in training.phases])
-    with pytest.raises(InputError, match="its paper does not say how long it trains"):
+    with pytest.raises(InputError, match="its paper does not state the number of iterations"):
         train.phase_iterations("noisy", unknown, [None, None])
 
 
@@ -311,7 +311,7 @@ def test_training_starts_from_given_weights_and_says_which(folders, undisturbed,
 
 
 def test_a_loss_that_is_not_finite_stops_with_iteration_and_batch(folders, tmp_path):
-    with pytest.raises(InputError, match=r"not finite at stage 1, iteration \d+, pairs \['[a-e]', '[a-e]'\]"):
+    with pytest.raises(InputError, match=r"NaN or infinite at stage 1, iteration \d+, pairs \['[a-e]', '[a-e]'\]"):
         main(arguments(folders, tmp_path, "--lr", "1e30"))
     assert list((tmp_path / "checkpoints").glob("*/*.pt"))
     assert not (tmp_path / "weights.safetensors").exists()
@@ -357,25 +357,28 @@ def test_bad_options_say_what_was_wanted(folders, tmp_path, frozen):
         (["--batch", "6"], "found 5 pairs"),
         (["--without", "ssim", "gradient", "intensity"], "no loss"),
         (["--method", "nosuch"], "nosuch cannot be trained"),
-        (["--method", "average"], "average cannot be trained; wanted"),
-        (["--method", "mmdrfuse"], "mmdrfuse cannot be trained here, which takes VGG-19's features, .*; wanted"),
-        (["--iterations", "3"], "--iterations is for the other methods"),
-        (["--stage1-iterations", "0", "--stage2-iterations", "0"], "trains nothing .* wanted at least one iteration"),
-        (["--lr", "nan"], "wanted a rate above 0"),
-        (["--lr", "inf"], "wanted a rate above 0"),
+        (["--method", "average"], "average cannot be trained; expected"),
+        (
+            ["--method", "mmdrfuse"],
+            "mmdrfuse cannot be trained here, because that needs VGG-19's features, .*; expected",
+        ),
+        (["--iterations", "3"], "--iterations is for methods other than fnet"),
+        (["--stage1-iterations", "0", "--stage2-iterations", "0"], "untrained weights; expected at least one"),
+        (["--lr", "nan"], "expected a rate above 0"),
+        (["--lr", "inf"], "expected a rate above 0"),
         (["--method", "u2fusion"], "VGG"),
-        (["--method", "itfuse", "--perceptual-weights", "vgg16.pth"], "its losses need none"),
-        (["--method", "itfuse", "--without", "ssim", "--optimiser", "soap"], "with --without, --optimiser: these are"),
-        (["--method", "itfuse", "--stage2-iterations", "0"], "with --stage2-iterations: these are FNet's"),
-        (["--tones", "1.5"], "--tones 1.5: wanted a share"),
+        (["--method", "itfuse", "--perceptual-weights", "vgg16.pth"], "its losses use no such network"),
+        (["--method", "itfuse", "--without", "ssim", "--optimiser", "soap"], "with --without, --optimiser: only FNet"),
+        (["--method", "itfuse", "--stage2-iterations", "0"], "with --stage2-iterations: only FNet"),
+        (["--tones", "1.5"], "--tones 1.5: expected a share"),
         (["--batch", "0"], "--batch 0 is too small"),
         (["--log-every", "0"], "--log-every 0 is too small"),
         (["--seed", "-1"], "--seed -1 is too small"),
-        (["--crop", "10"], "--crop 10 does not suit fnet; wanted at least 11"),
-        (["--method", "crossfuse", "--crop", "31"], "--crop 31 does not suit crossfuse; wanted at least 32"),
+        (["--crop", "10"], "--crop 10 does not suit fnet; expected at least 11"),
+        (["--method", "crossfuse", "--crop", "31"], "--crop 31 does not suit crossfuse; expected at least 32"),
         (
             ["--method", "emma", "--crop", "40", "--teacher-weights", frozen("emma")],
-            "--crop 40 does not suit emma; wanted at least 32, a multiple of 16",
+            "--crop 40 does not suit emma; expected at least 32, a multiple of 16",
         ),
         (["--ema", "1"], "--ema 1"),
     ):

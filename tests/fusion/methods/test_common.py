@@ -45,7 +45,9 @@ def test_a_gpu_fuses_what_the_cpu_does(name, tmp_path):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_file_of_something_else_lists_what_is_missing_and_unexpected(name, tmp_path):
     write_state(tmp_path / "other.safetensors", {"stranger": torch.zeros(1)})
-    with pytest.raises(InputError, match=r"other\.safetensors does not hold .*missing \w.* unexpected stranger \(1\)"):
+    with pytest.raises(
+        InputError, match=r"other\.safetensors does not contain .*missing \w.* unexpected stranger \(1\)"
+    ):
         find_method(name).load(tmp_path / "other.safetensors", "cpu", "fp32")
 
 

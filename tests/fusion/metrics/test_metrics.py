@@ -321,13 +321,13 @@ def test_one_pixel_wide_images_have_the_metrics_without_windows(rng):
 
 def test_other_values_than_grey_levels_are_refused(trio):
     visible, infrared, fused = trio
-    with pytest.raises(InputError, match=r"holds the value 0\.5; wanted whole grey levels 0\.\.255"):
+    with pytest.raises(InputError, match=r"has the value 0\.5; expected whole grey levels 0\.\.255"):
         mi(visible, infrared, np.full(fused.shape, 0.5))
-    with pytest.raises(InputError, match="holds the value -1"):
+    with pytest.raises(InputError, match="has the value -1"):
         mi(visible, infrared, np.full(fused.shape, -1))
-    with pytest.raises(InputError, match="holds the value nan"):
+    with pytest.raises(InputError, match="has the value nan"):
         mi(visible, infrared, np.full(fused.shape, np.nan))
-    with pytest.raises(InputError, match=r"shape \(91, 150, 4\) is no image"):
+    with pytest.raises(InputError, match=r"has the shape \(91, 150, 4\); expected an image"):
         mi(visible, infrared, np.zeros((91, 150, 4), np.uint8))
 
 
@@ -340,7 +340,7 @@ def test_unequal_sizes_are_refused(trio):
 
 
 def test_an_unknown_convention_is_refused(trio):
-    with pytest.raises(InputError, match="unknown convention 'nat'; wanted one of reference, bits"):
+    with pytest.raises(InputError, match="unknown convention 'nat'; expected one of reference, bits"):
         mi(*trio, convention="nat")
 
 

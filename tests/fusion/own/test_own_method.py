@@ -204,7 +204,7 @@ def test_an_onnx_file_with_other_external_data_fuses_again(folders):
 def test_without_onnxruntime_the_message_says_how_to_get_it(folders, monkeypatch):
     (folders / "mean.onnx").write_bytes(b"x")
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match="needs onnxruntime, which is not installed; wanted `uv sync --extra onnx`"):
+    with pytest.raises(InputError, match="onnxruntime, which is not installed; `uv sync --extra onnx` installs it"):
         run(folders, "model=mean.onnx")
 
 
@@ -240,20 +240,20 @@ def test_a_folder_that_lacks_an_image_or_has_another_size_is_refused(folders):
 @pytest.mark.parametrize(
     ("own", "message"),
     [
-        ("callable=own_module:too_bright", r"gave values .* wanted 0 to 1"),
-        ("callable=own_module:too_small", r"gave shape \(23, 30\) for a pair of \(24, 30\)"),
-        ("callable=own_module:whole_numbers", "gave an array of uint8"),
+        ("callable=own_module:too_bright", r"returned values from .* expected 0 to 1"),
+        ("callable=own_module:too_small", r"returned an image of shape \(23, 30\); expected \(24, 30\)"),
+        ("callable=own_module:whole_numbers", "returned an array of uint8"),
         (
             "callable=own_module:fails",
             r"^fusing '.*': callable own_module:fails failed on .*RuntimeError: no such layer, nor that$",
         ),
         ("callable=own_module:ends", "failed on a pair of 30x24: SystemExit: 3"),
-        ("callable=own_module:nothing", r"own_module:nothing returned nothing; wanted the fused image"),
-        ("callable=own_module:needs_a_gpu", "it wants a GPU; wanted code that computes on the device"),
+        ("callable=own_module:nothing", r"own_module:nothing returned None; expected the fused image"),
+        ("callable=own_module:needs_a_gpu", "it needs a GPU; expected code that computes on the device"),
         ("callable=own_module:Refuses", "failed when called without arguments: ValueError: no table here"),
         (
             "callable=broken_module:fuse",
-            "cannot be imported: ValueError: no settings; mend its module",
+            "cannot be imported: ValueError: no settings; correct its module",
         ),
         ("callable=own_module:absent", "cannot be imported"),
         ("callable=own_module", "cannot be imported"),

@@ -85,12 +85,12 @@ def test_a_metrics_helper_and_what_it_is_said_to_read_are_in_its_digest(folders,
 @pytest.mark.parametrize(
     ("metric", "message"),
     [
-        ("share=mymetric_of_tests:share", "wanted NAME:higher="),
-        ("MI:higher=mymetric_of_tests:share", "MI is taken"),
+        ("share=mymetric_of_tests:share", "expected NAME:higher="),
+        ("MI:higher=mymetric_of_tests:share", "the name MI is already in use"),
         ("own:higher=mymetric_of_tests:nothing", "cannot be imported"),
         ("own:lower=mymetric_of_tests:broken", "metric own, .*:broken, failed on '[ab]': ZeroDivisionError"),
         ("own:lower=mymetric_of_tests:returns_none", "failed on '[ab]': TypeError: it returned nothing"),
-        ("own:lower=mymetric_of_tests:endless", "gave inf for '[ab]'"),
+        ("own:lower=mymetric_of_tests:endless", "returned inf for '[ab]'"),
     ],
 )
 def test_what_is_wrong_with_it_is_one_clear_error(folders, metric, message):

@@ -309,7 +309,7 @@ def test_a_foreign_image_in_a_folder_of_ours_is_refused(tmp_path: Path) -> None:
 
 def test_a_broken_marker_and_an_output_that_is_a_file_are_refused(tmp_path: Path) -> None:
     (tmp_path / "synthetic.json").write_text("[]")
-    with pytest.raises(InputError, match=r"synthetic\.json does not say"):
+    with pytest.raises(InputError, match=r"synthetic\.json does not state"):
         write_scenes(tmp_path, train=1, test=0, size=(64, 64), seed=0)
     with pytest.raises(InputError, match=r"synthetic\.json is not a folder"):
         write_scenes(tmp_path / "synthetic.json", train=1, test=0, size=(64, 64), seed=0)

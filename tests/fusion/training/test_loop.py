@@ -26,7 +26,7 @@ def test_averaged_weights_follow_by_the_decay_and_statistics_are_copied():
     with torch.no_grad():
         network.weight.fill_(3)
         network.running_mean.fill_(5)
-    loop._follow(average, network, 0.75)
+    loop._update_average(average, network, 0.75)
     assert average.weight.tolist() == [1.5, 1.5] and average.running_mean.tolist() == [5, 5]
 
 
@@ -34,5 +34,5 @@ def test_a_loss_that_is_not_finite_on_flat_crops_names_their_pairs_and_what_help
     pair = torch.rand(2, 3, 1, 8, 8)
     assert loop._advice(pair, ["a", "b", "c"]) == "a smaller --lr may help"
     pair[1, 2] = 0.5
-    assert loop._advice(pair, ["a", "b", "c"]).startswith("crops of c have one value everywhere in a band")
+    assert loop._advice(pair, ["a", "b", "c"]).startswith("crops of c are constant in a band")
     assert "leave these pairs out (--names)" in loop._advice(pair, ["a", "b", "c"])

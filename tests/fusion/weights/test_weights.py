@@ -84,15 +84,15 @@ class Named(torch.nn.Module):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"epoch": 3, "seed": 7}, r"not a state dict: found epoch \(int\), seed \(int\) \(2\); wanted tensors by name"),
+        ({"epoch": 3, "seed": 7}, r"not a state dict: found epoch \(int\), seed \(int\) \(2\); expected only named"),
         (
             {"fusion": {"weight": torch.zeros(2)}, "critic": {"weight": torch.ones(2)}},
             r"found fusion \(dict\), critic \(dict\)",
         ),
-        ([torch.zeros(2)], "holds a list, no state dict"),
+        ([torch.zeros(2)], "contains an object of type list; expected a state dict"),
         (
             {f"{name}.{key}": torch.zeros(2) for name in ("student", "teacher") for key in ("weight", "bias")},
-            "holds weights of student., teacher., which would all fit",
+            "contains weights that fit under each of student., teacher.; expected one",
         ),
         ({"stranger": torch.zeros(1)}, r"missing bias, weight \(2\); unexpected stranger \(1\)"),
     ],

@@ -128,9 +128,9 @@ def test_a_published_checkpoint_cut_off_or_changed_gives_an_error_or_tensors(sha
         (tensor((2,), 0, 8, f3=1), "pieces"),
         (tensor((2,), 0, 8, f7=b""), "pieces"),
         (tensor((1,) * 9, 0, 4), "out of bounds"),
-        (field(1, 1) + field(2, 5), "number stands"),
-        (field(1, b"1"), "not the description"),
-        (b"\x0f", "unknown kind"),
+        (field(1, 1) + field(2, 5), "a field is a number"),
+        (field(1, b"1"), "does not describe a tensor"),
+        (b"\x0f", "unknown wire type"),
         (b"\x12\x7f", "cut off"),
         (b"\x08" + b"\xff" * 12, "64 bits"),
     ],
@@ -151,7 +151,7 @@ def test_another_layout_than_tensorflow_writes_is_refused(tmp_path):
 
 def test_missing_or_several_checkpoints_are_refused(folder):
     (folder / "other.index").write_bytes(b"")
-    with pytest.raises(InputError, match="holds 2 TensorFlow checkpoints"):
+    with pytest.raises(InputError, match="contains 2 TensorFlow checkpoints"):
         read_checkpoint(folder)
     with pytest.raises(InputError, match="both files"):
         read_checkpoint(folder / "other.index")
