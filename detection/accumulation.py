@@ -1,9 +1,9 @@
-"""Accumulates matched detections into average precision, with a weight for each scene, and splits it over the scenes.
+"""Average precision from matched detections, with a weight for each scene, and its decomposition over the scenes.
 
-pycocotools matches detections and boxes once; a weight for each image then says how often it counts. Weights of one
-give COCO's AP, whole weights what the evaluator gives on images repeated so often, and the weights of a bootstrap its
-draws: no evaluator runs again. A scene is what was drawn as a whole into the test set: an image where images were drawn
-one by one, a recorded sequence where they were not.
+pycocotools matches detections and boxes once. Each image then has a weight, the number of times it counts. Weights of
+one give COCO's AP. Integer weights give the AP of a test set in which each image is repeated that often, so the draws
+of a bootstrap need no further run of the evaluator. A scene is the unit that was drawn into the test set: a single
+image if images were drawn one by one, otherwise a recorded sequence.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,18 +16,19 @@ from detection.average_precision import MOST_DETECTIONS, evaluate
 from pipeline.compiled import compiled
 
 _RECALLS = np.linspace(0.0, 1.0, 101)
-_EPSILON = float(np.spacing(1))  # as in the evaluator's precision
+_EPSILON = float(np.spacing(1))  # pycocotools adds it to the denominator of the precision
 
 
 @dataclass(frozen=True)
 class Matches:
-    """One class's detections in all images, strongest first, and what they matched.
+    """The detections of one class in all images, by falling score, and their matches.
 
     Attributes:
         image: (D,) index of the image of each detection.
-        hit: (T, D) whether it matched a box at each of the overlaps.
-        boxes: (N,) boxes in each image, crowds not counted.
-        ignored: (T, D) whether it matched a crowd, so that it is neither right nor wrong; None where none did.
+        hit: (T, D) whether the detection matched a box at each of the T overlap thresholds.
+        boxes: (N,) number of boxes in each image, without crowds.
+        ignored: (T, D) whether the detection matched a crowd and counts neither as true nor as false positive; None if
+            no detection did.
     """
 
     image: np.ndarray
@@ -39,9 +40,9 @@ class Matches:
 def accumulate_matches(
     truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], most: int = MOST_DETECTIONS
 ) -> list[Matches]:
-    """Return the matches of each class, images in the order of their ids; pycocotools makes them.
+    """Return the matches of each class, as pycocotools finds them. The images are in the order of their ids.
 
-    `most` is how many of the best detections of a class in an image count.
+    Only the `most` detections of highest score count, per class and image.
 
     Raises:
         InputError: as `detection.average_precision.evaluate`.
@@ -57,7 +58,7 @@ def accumulate_matches(
             classes.append(Matches(np.zeros(0, int), np.zeros((overlaps, 0), bool), boxes))
             continue
         scores = np.concatenate([e["dtScores"] for _, e in some])
-        order = np.argsort(-scores, kind="mergesort")  # as the evaluator: of equal scores the earlier image goes first
+        order = np.argsort(-scores, kind="mergesort")  # ties keep the order of the images, as in pycocotools
         image = np.repeat([number for number, _ in some], [len(e["dtScores"]) for _, e in some])
         ignored = np.concatenate([e["dtIgnore"] for _, e in some], axis=1)[:, order].astype(bool)
         hit = (np.concatenate([e["dtMatches"] for _, e in some], axis=1)[:, order] > 0) & ~ignored
@@ -66,7 +67,7 @@ def accumulate_matches(
 
 
 def matches_within(matches: Matches, counted: np.ndarray) -> Matches:
-    """Return the matches of the images that `counted` (N,) is true for, in their order: those of one condition, say."""
+    """Return the matches of the images for which `counted` (N,) is true, for example the images of one condition."""
     kept = counted[matches.image]
     return Matches(
         (np.cumsum(counted) - 1)[matches.image[kept]],
@@ -77,9 +78,9 @@ def matches_within(matches: Matches, counted: np.ndarray) -> Matches:
 
 
 def weighted_average_precision(matches: Matches, weights: np.ndarray) -> np.ndarray:
-    """Return AP@[0.5:0.95] of one class for each row of `weights` (B, N), how often each image counts; (B,).
+    """Return AP@[0.5:0.95] of one class, (B,), for each row of `weights` (B, N), the number of times each image counts.
 
-    NaN where no box has weight. Whole weights give what the evaluator would on images repeated so often.
+    The AP is NaN if no box has a positive weight. Integer weights give pycocotools' AP on images repeated that often.
     """
     weights = np.asarray(weights, np.float64)
     image = matches.image.astype(np.int64)
@@ -87,7 +88,10 @@ def weighted_average_precision(matches: Matches, weights: np.ndarray) -> np.ndar
 
 
 def _lists(marks: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return the columns that are set in each row of `marks`, row after row, and where each row's start; or no rows."""
+    """Return `marks` as a sparse matrix: the column indices of its true entries, row by row, and each row's start.
+
+    Both arrays are empty if `marks` is None.
+    """
     rows, columns = np.nonzero(marks if marks is not None else np.zeros((0, 0), bool))
     return columns.astype(np.int64), np.searchsorted(rows, np.arange(0 if marks is None else len(marks) + 1))
 
@@ -99,10 +103,10 @@ def _weighted_kernel(image, hits, starts, ignored, ignored_starts, boxes, weight
     precision, recall = np.empty(len(image)), np.empty(len(image))
     for b in range(len(weights)):
         weight = weights[b]
-        wanted = 0.0
+        positives = 0.0
         for n in range(len(boxes)):
-            wanted += weight[n] * boxes[n]
-        if wanted == 0:
+            positives += weight[n] * boxes[n]
+        if positives == 0:
             result[b] = np.nan
             continue
         running = 0.0
@@ -114,7 +118,7 @@ def _weighted_kernel(image, hits, starts, ignored, ignored_starts, boxes, weight
             count, true, left_out = 0, 0.0, 0.0
             i = ignored_starts[t] if len(ignored_starts) else 0
             end = ignored_starts[t + 1] if len(ignored_starts) else 0
-            # Only detections that match raise the recall, so only there the curve need be known.
+            # Only matching detections raise the recall, so the curve is evaluated only at these.
             for h in range(starts[t], starts[t + 1]):
                 d = hits[h]
                 w = weight[image[d]]
@@ -123,7 +127,7 @@ def _weighted_kernel(image, hits, starts, ignored, ignored_starts, boxes, weight
                     i += 1
                 if w > 0:
                     true += w
-                    recall[count] = true / wanted
+                    recall[count] = true / positives
                     precision[count] = true / (total[d] - left_out + _EPSILON)
                     count += 1
             for c in range(count - 2, -1, -1):
@@ -141,22 +145,23 @@ def _weighted_kernel(image, hits, starts, ignored, ignored_starts, boxes, weight
 
 
 def scene_parts(matches: Matches, scene: np.ndarray, scenes: int) -> np.ndarray:
-    """Return what each scene adds to AP@[0.5:0.95] of one class, (G,); the parts sum to AP. All NaN without a box.
+    """Return the contribution of each scene to AP@[0.5:0.95] of one class, (G,). All are NaN if there is no box.
 
-    AP is no mean over scenes, but as a function of the detections (boxes given) it is, up to the steps of the recall,
-    homogeneous of degree one: AP(c F) = c AP(F) where every detection counts c times. By Euler's theorem it is then
-    the sum over detections of its derivatives. A hit adds the interpolated precision at its own place and raises the
-    precision at all later ones; a false detection lowers it at all later ones. With P_j the interpolated precision at
-    the hit j, M_j the detections down to where it is reached, and n boxes, the derivatives are
+    AP is not a mean over scenes. As a function of the detections, with the boxes fixed, it is however homogeneous of
+    degree one up to the steps of the recall: AP(c F) = c AP(F) if every detection counts c times. By Euler's theorem
+    AP is then the sum over the detections of its derivatives. A hit adds the interpolated precision at its own rank and
+    raises the precision at all later ranks; a false detection lowers the precision at all later ranks. With P_j the
+    interpolated precision at hit j, M_j the number of detections down to the rank where P_j is reached, and n boxes,
+    the derivatives are
 
         hit at d:    [P_d + sum over j reached at d or later of (1 - P_j) / M_j] / n
         false at d:  -[sum over j reached at d or later of P_j / M_j] / n
 
-    They are scaled, overlap by overlap, to COCO's sum over 101 recalls, so that `scene_parts(...).sum()` is its AP.
-    The derivatives are those of the variant's own curve, so that only the order of its scores counts.
+    At each overlap they are scaled to COCO's sum over 101 recalls, so that `scene_parts(...).sum()` equals COCO's AP.
+    The derivatives are taken along the variant's own curve, so they depend only on the order of its scores.
 
     Args:
-        matches: the class's matches.
+        matches: the matches of the class.
         scene: (N,) index of the scene of each image, 0 to `scenes` - 1.
         scenes: G.
     """
@@ -175,7 +180,7 @@ def _parts_kernel(scene, hit, ignored, boxes, scenes):  # pragma: no cover (comp
     some = len(ignored) > 0
     for t in range(overlaps):
         true = counted = 0
-        last = detections - 1  # detections after the last hit change nothing
+        last = detections - 1  # detections after the last hit do not change AP
         while last >= 0 and not hit[t, last]:
             last -= 1
         if last < 0:
@@ -225,11 +230,11 @@ _parts = compiled(_parts_kernel)
 
 
 def scene_boxes(matches: Sequence[Matches], scene: np.ndarray, scenes: int) -> np.ndarray:
-    """Return the boxes of each class in each scene, (K, G); arguments as of `scene_parts`, for all classes."""
+    """Return the number of boxes of each class in each scene, (K, G), from the matches of all classes."""
     return np.stack([np.bincount(scene, one.boxes, minlength=scenes) for one in matches])
 
 
 def number_scenes(names: Sequence[str]) -> tuple[np.ndarray, int]:
-    """Return the index of each image's scene, (N,), and the number of scenes, from the scene's name for each image."""
+    """Return the index of the scene of each image, (N,), and the number of scenes, given each image's scene name."""
     found, scene = np.unique(np.asarray(names), return_inverse=True)
     return scene.ravel(), len(found)

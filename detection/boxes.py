@@ -1,11 +1,11 @@
-"""Labelled boxes: read from Pascal VOC XML or YOLO text, with every doubt about a label made an error or a warning.
+"""Labelled boxes, read from Pascal VOC XML or YOLO text. Every doubt about a label is an error or a warning.
 
-Coordinates are pixels as a continuous plane: x runs from 0 at the left edge of the image to its width at the right
-edge, so a box over the whole of a 640x480 image is 0, 0, 640, 480 and a box's width is xmax - xmin.
+Coordinates are continuous, in pixels: x runs from 0 at the left edge of the image to its width at the right edge. A box
+over a whole 640x480 image is 0, 0, 640, 480, and the width of a box is xmax - xmin.
 
-Pascal VOC files are taken as written, without the shift by one that readers of the VOC challenge's own files make
-(detectron2 subtracts 1 from xmin and ymin): the files of M3FD carry labelImg's marks, which writes edges, not indices
-of pixels, and only lifts a 0 to 1; in them xmax reaches the image's width.
+Pascal VOC files are read as written. Readers of the VOC challenge's own files shift them by one (detectron2 subtracts
+1 from xmin and ymin), but the files of M3FD were written by labelImg: it writes edges, not pixel indices, and only
+raises a 0 to 1. In these files xmax reaches the width of the image.
 """
 
 import math
@@ -20,19 +20,19 @@ from defusedxml import ElementTree
 
 from pipeline.stage import InputError
 
-# A box may reach beyond the image by so many pixels, or by so much of the side, whichever is more: it is clipped with a
-# warning. Farther out the label belongs to another image or another size, and is refused.
+# A box that reaches beyond the image by at most this many pixels, or this fraction of the side, whichever is more, is
+# clipped with a warning. A box farther out belongs to another image or another size, and is refused.
 OUTSIDE_PIXELS = 2.0
 OUTSIDE_FRACTION = 0.01
-# YOLO text has six decimals: what they lose is no fault of the label's, and is clipped in silence.
+# YOLO text has six decimals. An excess this small comes from rounding, and is clipped without a warning.
 ROUNDING_PIXELS = 0.01
 
 
 @dataclass(frozen=True)
 class Box:
-    """One labelled object: its class in the data set's own spelling and its edges in pixels.
+    """One labelled object: its class, spelt as in the dataset, and its edges in pixels.
 
-    `crowd` marks a region of COCO's that holds an unknown number of objects.
+    `crowd` marks a COCO crowd, a region that contains an unknown number of objects.
     """
 
     name: str
@@ -43,9 +43,10 @@ class Box:
     crowd: bool = False
 
 
-NO_AREA = "has no area; dropped"  # how such a warning ends
-TWICE = "is there twice; dropped"  # likewise
-INSIDE_OUT = "turned inside out"
+# The audit counts warnings and errors by these words.
+NO_AREA = "has no area; dropped"
+TWICE = "is given twice; dropped"
+EXCHANGED_EDGES = "exchanged edges"
 Labels = tuple[list[Box], list[str]]  # the boxes of one image, and warnings that name the file
 
 _EDGES = ("xmin", "ymin", "xmax", "ymax")
@@ -53,24 +54,26 @@ _FRACTIONS = ("centre x", "centre y", "width", "height")
 
 
 def read_voc(path: Path, classes: Sequence[str], width: int, height: int) -> Labels:
-    """Read the boxes of a Pascal VOC XML file of an image of `width` x `height` pixels.
+    """Read the boxes of an image of `width` x `height` pixels from its Pascal VOC XML file.
 
-    A file without objects is an image without objects. Class names match whatever their case. A box without area and
-    one given before are dropped with a warning; one slightly outside the image is clipped with a warning.
+    A file without objects means an image without objects. The case of class names is ignored. A box without area and a
+    box given twice are dropped with a warning; a box slightly outside the image is clipped with a warning.
 
     Raises:
-        InputError: no valid XML, or XML with a DTD or entities; a field missing or no number; an unknown class; a box
-            turned inside out, outside the image, or in fractions of it; the stated size is another than the image's
-            and not just its two sides exchanged. A size of 0 states nothing.
+        InputError: the file is not valid XML, or has a DTD or entities; a field is missing or not a number; a class is
+            unknown; a box has exchanged edges, is outside the image or in fractions of it; the stated size is not the
+            size of the image, nor its two sides exchanged. A stated size of 0 counts as none.
     """
     try:
         root = ElementTree.fromstring(path.read_bytes(), forbid_dtd=True)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; wanted the labels of an image, even of one without objects") from None
+        raise InputError(
+            f"{path} does not exist; expected a label file of every image, even of one without objects"
+        ) from None
     except (ParseError, ValueError, LookupError) as error:  # defusedxml's refusals are ValueErrors
         raise InputError(f"{path} is not valid XML without entities: {error or type(error).__name__}") from None
     if root.tag != "annotation":
-        raise InputError(f"{path} has the root element <{root.tag}>; wanted Pascal VOC's <annotation>")
+        raise InputError(f"{path} has the root element <{root.tag}>; expected Pascal VOC's <annotation>")
     stated = [_stated_side(root, side, path) for side in ("width", "height")]
     boxes, warnings = [], check_size(stated, width, height, str(path), "<size>")
     for number, element in enumerate(root.iter("object"), 1):
@@ -84,23 +87,26 @@ def read_voc(path: Path, classes: Sequence[str], width: int, height: int) -> Lab
 
 
 def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> Labels:
-    """Read the boxes of a YOLO text file of an image of `width` x `height` pixels.
+    """Read the boxes of an image of `width` x `height` pixels from its YOLO text file.
 
-    One box a line: the class's number from 0, centre x, centre y, width and height as fractions of the image. An empty
-    file is an image without objects. Boxes without area, twice and slightly outside are treated as by `read_voc`.
+    A line is one box: the class number from 0, then centre x, centre y, width and height as fractions of the image. An
+    empty file means an image without objects. Boxes without area, given twice or slightly outside are treated as by
+    `read_voc`.
 
-    With a warning, a sixth number in 0..1 is taken as a confidence and passed over, and a line of three points or more
-    as a polygon, whose box is the least that holds it.
+    Two other forms are accepted with a warning. A sixth number in 0..1 is taken as a confidence and ignored. A line of
+    three points or more is taken as a polygon, and its bounding box is used.
 
     Raises:
-        InputError: the file is missing or no text; a line has other fields; an unknown class; a box outside.
+        InputError: the file is missing or not text; a line has other fields; a class is unknown; a box is outside.
     """
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; wanted the labels of an image, even of one without objects") from None
+        raise InputError(
+            f"{path} does not exist; expected a label file of every image, even of one without objects"
+        ) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is not text: {error}; wanted UTF-8") from None
+        raise InputError(f"{path} is not text: {error}; expected UTF-8") from None
     boxes, warnings = [], []
     confidences = polygons = 0
     for number, line in enumerate(lines, 1):
@@ -110,13 +116,13 @@ def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> La
         fields = line.split()
         if len(fields) not in (5, 6) and (len(fields) < 7 or len(fields) % 2 == 0):
             raise InputError(
-                f"{where} has {len(fields)} fields; wanted 5: class, centre x, centre y, width, height, with spaces "
-                "between (or a confidence after them, or a class and the points of a polygon)"
+                f"{where} has {len(fields)} fields; expected 5: class, centre x, centre y, width, height, separated by "
+                "spaces (or in addition a confidence, or a class and the points of a polygon)"
             )
-        # Nine digits are more than any data set's classes, and int() refuses thousands. NumPy writes 1.000000.
+        # At most nine digits, because int() refuses thousands of them. Decimals, because NumPy writes 1.000000.
         if not re.fullmatch(r"[0-9]{1,9}(\.0*)?", fields[0]) or int(float(fields[0])) >= len(classes):
             known = ", ".join(f"{index} {name}" for index, name in enumerate(classes))
-            raise InputError(f"{where} has the unknown class {fields[0]!r}; wanted one of {known}")
+            raise InputError(f"{where} has the unknown class {fields[0]!r}; expected one of {known}")
         name = classes[int(float(fields[0]))]
         if len(fields) > 6:
             points = [_number(text, where, "coordinate of a point") for text in fields[1:]]
@@ -127,14 +133,14 @@ def read_yolo(path: Path, classes: Sequence[str], width: int, height: int) -> La
             left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
         if len(fields) == 6:
             if not 0 <= _number(fields[5], where, "confidence") <= 1:
-                raise InputError(f"{where} has the confidence {fields[5]}; wanted 0 to 1, or no sixth field")
+                raise InputError(f"{where} has the confidence {fields[5]}; expected 0 to 1, or no sixth field")
             confidences += 1
         box = Box(name, left * width, top * height, right * width, bottom * height)
         keep_box(box, width, height, where, boxes, warnings)
     if confidences:
-        warnings.append(f"{path} has {confidences} lines of six fields; the last is taken as a confidence, left out")
+        warnings.append(f"{path} has {confidences} lines of six fields; the last is taken as a confidence and ignored")
     if polygons:
-        warnings.append(f"{path} has {polygons} polygons; the box around each is taken")
+        warnings.append(f"{path} has {polygons} polygons; their bounding boxes are used")
     return boxes, warnings
 
 
@@ -147,33 +153,39 @@ def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def shared_areas(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
-    """Return the area (N, M) that boxes (N, 4) and (M, 4) as x, y, width, height share."""
+    """Return the area of intersection (N, M) of boxes (N, 4) and (M, 4) as x, y, width, height."""
     low = np.maximum(boxes[:, None, :2], others[None, :, :2])
     high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], (others[:, :2] + others[:, 2:])[None])
     return np.clip(high - low, 0, None).prod(axis=2)
 
 
 def check_size(stated: Sequence[float], width: int, height: int, where: str, field: str) -> list[str]:
-    """Compare the width and height that labels state, 0 where they do not, with the image's; return warnings.
+    """Compare the image size that labels state (0 for a side that they do not state) with the image; return warnings.
+
+    Args:
+        stated: width and height.
+        width, height: of the image, in pixels.
+        where: the file, with which the message begins.
+        field: the field of the file that states the size.
 
     Raises:
-        InputError: they are others, and not just exchanged; `field` is what states them.
+        InputError: the sizes differ, and not only by exchanged sides.
     """
     if all(found in (0, side) for found, side in zip(stated, (width, height), strict=True)):
         return []
     said = f"{where} says that the image is {stated[0]:g}x{stated[1]:g}; it is {width}x{height}"
     if list(stated) != [height, width]:
         raise InputError(
-            f"{said}; wanted labels drawn on this image: scale the boxes with it, or remove {field} if they fit"
+            f"{said}; expected labels drawn on this image: scale the boxes with it, or remove {field} if they fit"
         )
-    return [f"{said}: taken as exchanged by whoever wrote it"]
+    return [f"{said}: width and height are taken as exchanged in the file"]
 
 
 def refuse_fractions(box: Box, where: str) -> None:
-    """Raise InputError where the edges of `box`, wanted in pixels, lie within 0..1."""
+    """Raise InputError if all edges of `box` lie within 0..1: they are fractions of the image, not pixels."""
     if 0 <= box.xmin < box.xmax <= 1 and 0 <= box.ymin < box.ymax <= 1:
         raise InputError(
-            f"{where}: {_described(box)} lies within 0..1, as fractions of the image do; wanted pixels (multiply by "
+            f"{where}: {_described(box)} lies within 0..1, as fractions of the image do; expected pixels (multiply by "
             "its width and height)"
         )
 
@@ -181,15 +193,15 @@ def refuse_fractions(box: Box, where: str) -> None:
 def keep_box(
     box: Box, width: int, height: int, where: str, boxes: list[Box], warnings: list[str], hint: str = ""
 ) -> None:
-    """Append `box`, clipped to the image, to `boxes`, or say in `warnings` why it was clipped or dropped.
+    """Append `box`, clipped to the image, to `boxes`; append a warning to `warnings` if it is clipped or dropped.
 
     Raises:
-        InputError: it is turned inside out, or lies outside the image; the message then ends with `hint`.
+        InputError: the box has exchanged edges, or lies outside the image; the second message ends with `hint`.
     """
     edges = (box.xmin, box.ymin, box.xmax, box.ymax)
     found = _described(box)
     if box.xmin > box.xmax or box.ymin > box.ymax:
-        raise InputError(f"{where}: {found} is {INSIDE_OUT}; wanted xmin <= xmax and ymin <= ymax")
+        raise InputError(f"{where}: {found} has {EXCHANGED_EDGES}; expected xmin <= xmax and ymin <= ymax")
     outside = [
         (max(-box.xmin, box.xmax - width), max(OUTSIDE_PIXELS, OUTSIDE_FRACTION * width)),
         (max(-box.ymin, box.ymax - height), max(OUTSIDE_PIXELS, OUTSIDE_FRACTION * height)),
@@ -237,7 +249,7 @@ def _number(text: str, where: str, what: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(f"{where} has the {what} {text.strip()!r}; wanted a number")
+        raise InputError(f"{where} has the {what} {text.strip()!r}; expected a number")
     return value
 
 
@@ -245,4 +257,4 @@ def _known_class(name: str, classes: Sequence[str], where: str) -> str:
     for known in classes:
         if known.casefold() == name.casefold():
             return known
-    raise InputError(f"{where} has the unknown class {name!r}; wanted one of {', '.join(classes)}")
+    raise InputError(f"{where} has the unknown class {name!r}; expected one of {', '.join(classes)}")

@@ -1,7 +1,8 @@
-"""The averages of the variants, and their differences from the single bands, in each condition of the test set.
+"""Average AP of the variants, and their differences from the single bands, for each condition of the test set.
 
-A condition is scored as a test set of its own: its images alone, a bootstrap of its scenes. All of it is exploration: a
-condition has fewer scenes than the test set, nothing is tested, and no interval is adjusted for the number of others.
+A condition is scored as a test set of its own: only its images, with a bootstrap of its scenes. The results are
+exploratory: a condition has fewer scenes than the test set, no hypothesis is tested, and the intervals are not adjusted
+for their number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,22 +25,22 @@ def describe_conditions(
     seed: int = 0,
     bands: Sequence[str] = ("visible", "infrared"),
 ) -> dict[str, dict[str, Any]]:
-    """Return each condition's intervals by name, in the order of the names; images without a condition are left out.
+    """Return the intervals of each condition by its name, in the order of the names. Images without one are left out.
 
     Args:
-        matches: for each variant, for each seed, the classes' matches.
-        conditions: (N,) the condition of each image, None where none is known.
+        matches: for each variant and each of its seeds, the matches of every class.
+        conditions: (N,) condition of each image, None if it is unknown.
         scene: (N,) index of the scene of each image.
         classes: K names.
-        samples: draws of the bootstrap.
-        seed: of the draws.
-        bands: the variants that are single bands; those that are absent are left out.
+        samples: number of bootstrap draws.
+        seed: seed of the draws.
+        bands: variants that are single bands; those not in `matches` are left out.
 
     Returns:
-        For each condition `images`, `boxes`, `scenes` that hold boxes, `classes` (the boxes of each), and `remark` on
-        too few scenes or boxes, or empty; `variants`, for each the `AP` of the average over the classes with boxes,
-        `low`, `high` and `undefined` draws; `differences` of each variant (`first`) less each band (`second`), with
-        `difference`, `low`, `high`.
+        For each condition: `images`, `boxes`, `scenes` with boxes, `classes` (the number of boxes of each), and
+        `remark`, on too few scenes or boxes, or empty; `variants`, for each variant the `AP` averaged over the classes
+        with boxes, `low`, `high` and the number of `undefined` draws; `differences`, for each variant (`first`) minus
+        each band (`second`) the `difference`, `low`, `high`.
     """
     names = np.array([name or "" for name in conditions])
     return {
@@ -92,12 +93,12 @@ def _describe_one(
 
 
 def _remark(boxes: np.ndarray, by_class: Mapping[str, int]) -> str:
-    """Return what makes a condition's averages unsure; empty where nothing does."""
+    """Return the reasons why the averages of a condition are uncertain; empty if there are none."""
     few = [name for name, number in by_class.items() if 0 < number < LEAST_BOXES]
     none = [name for name, number in by_class.items() if not number]
     remarks = [
         too_few_scenes(boxes),
         f"fewer than {LEAST_BOXES} boxes of {', '.join(few)}" if few else "",
-        f"none of {', '.join(none)}, left out of the average" if none else "",
+        f"no boxes of {', '.join(none)}, left out of the average" if none else "",
     ]
     return "; ".join(filter(None, remarks))

@@ -1,4 +1,4 @@
-"""Class names and the order in which label files number them: of a data.yaml, and of the lists beside labels."""
+"""Class names and the order in which label files number them, from a data.yaml or from a list next to the labels."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,56 +15,61 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Read a YAML file that describes data: a mapping with the key `names`.
 
     Raises:
-        InputError: the file is missing, no YAML, or lacks the key.
+        InputError: the file is missing, not YAML, or lacks the key.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; wanted a data.yaml") from None
-    except (UnicodeDecodeError, ValueError, yaml.YAMLError) as error:  # a ValueError: a date that is none
+        raise InputError(f"{path} does not exist; expected a data.yaml") from None
+    except (UnicodeDecodeError, ValueError, yaml.YAMLError) as error:  # an impossible date raises a ValueError
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict) or "names" not in content:
-        raise InputError(f"{path} has no key `names`; wanted a data.yaml")
+        raise InputError(f"{path} has no key `names`; expected a data.yaml")
     return content
 
 
 def names_of(content: dict[str, Any], path: Path) -> tuple[str, ...]:
     """Return the class names of a data.yaml in the order of their numbers.
 
-    A mapping has the keys 0 to n - 1, in any order.
+    `names` is a list, or a mapping with the keys 0 to n - 1 in any order.
 
     Raises:
-        InputError: `names` is no list and no such mapping, holds something else than words, or one twice; `nc` is
-            another number than that of the names.
+        InputError: `names` is neither, contains a value that is not a word, or a name twice; `nc` is not the number of
+            names.
     """
     names = content["names"]
     if isinstance(names, dict):
         numbers = {_number(key): value for key, value in names.items()}
         if sorted(numbers, key=str) != sorted(range(len(names)), key=str):
             raise InputError(
-                f"{path}: `names` has the keys {_some(names)}; wanted 0 to {len(names) - 1}, each once: labels number "
-                "classes from 0 without gaps"
+                f"{path}: `names` has the keys {_some(names)}; expected 0 to {len(names) - 1}, each once: labels "
+                "number the classes from 0 without gaps"
             )
         names = [numbers[index] for index in range(len(names))]
     if not isinstance(names, list):
-        raise InputError(f"{path}: `names` is no list; wanted the classes in their order")
-    # Nothing deeper is taken as text: aliases in YAML make a small file an endless one. YAML reads no and off as false.
+        raise InputError(f"{path}: `names` is not a list; expected the classes in their order")
+    # Nested values are refused, not converted to text: with aliases a small YAML file can expand without bound. YAML
+    # reads no and off as booleans.
     if not all(isinstance(name, (str, int, float)) and not isinstance(name, bool) for name in names):
-        raise InputError(f"{path}: `names` holds something else than words; wanted class names, no, yes and off quoted")
+        raise InputError(
+            f"{path}: `names` contains a value that is not a word; expected class names, with quotes around no, yes, "
+            "on and off"
+        )
     found = tuple(map(str, names))
     if len({name.strip().casefold() for name in found}) < len(found):
-        raise InputError(f"{path}: `names` has a class twice: {_some(found)}; wanted each once")
+        raise InputError(f"{path}: `names` has a class twice: {_some(found)}; expected each once")
     count = content.get("nc")
     if count is not None and (isinstance(count, bool) or count != len(found)):
-        said = count if isinstance(count, (int, float)) else "no number"
-        raise InputError(f"{path}: `nc` is {said}, `names` has {len(found)}; wanted the same number")
+        stated = count if isinstance(count, (int, float)) else "not a number"
+        raise InputError(f"{path}: `nc` is {stated}, `names` has {len(found)}; expected the same number")
     return found
 
 
 def stated_order(folder: Path, root: Path) -> tuple[Path, tuple[str, ...]] | None:
-    """Return the list of class names that a label tool wrote beside YOLO labels, and its names; None without one.
+    """Return the file next to YOLO labels that lists the class names, and its names; None if there is no such file.
 
-    Looked for in the folder of the labels and in those above it, up to the data set's root.
+    Label tools write such lists. They are looked for in the folder of the labels and in its parents, up to the root of
+    the dataset.
 
     Raises:
         InputError: the list cannot be read.
@@ -77,28 +82,29 @@ def stated_order(folder: Path, root: Path) -> tuple[Path, tuple[str, ...]] | Non
                 continue
             if path.suffix == ".yaml":
                 content = read_yaml(path)
-                if "images" in content:  # a variant's, whose names are in the data set's order
+                if "images" in content:  # written by detection.variant, with the names in the dataset's order
                     continue
                 return path, names_of(content, path)
             try:
                 lines = path.read_text(encoding="utf-8-sig").splitlines()
             except UnicodeDecodeError as error:
-                raise InputError(f"{path} is not text: {error}; wanted UTF-8") from None
+                raise InputError(f"{path} is not text: {error}; expected UTF-8") from None
             return path, tuple(line.strip() for line in lines if line.strip())
     return None
 
 
 def check_order(path: Path, stated: Sequence[str], numbered: Sequence[str]) -> None:
-    """Raise InputError where the list `path` states another order than that by which labels will be read."""
+    """Raise InputError if the list `path` states another order than `numbered`, by which labels will be read."""
     if [name.casefold() for name in stated] != [name.casefold() for name in numbered]:
         raise InputError(
-            f"{path} numbers the classes {numbered_names(stated)}; labels would be read by {numbered_names(numbered)}: "
-            "wanted one order: state it by --classes (in the configuration dataset: classes), or correct the file"
+            f"{path} numbers the classes {numbered_names(stated)}; the labels would be read with "
+            f"{numbered_names(numbered)}; expected the same order: state it with --classes (in the configuration "
+            "dataset: classes), or correct the file"
         )
 
 
 def numbered_names(names: Sequence[str]) -> str:
-    """Return names as a message shows their numbers: 0 person, 1 car."""
+    """Return names with their numbers, for messages: 0 person, 1 car."""
     return ", ".join(f"{number} {name}" for number, name in enumerate(names))
 
 

@@ -1,11 +1,12 @@
 """Labels in COCO's ground-truth form: one JSON file with the boxes of many images.
 
-An entry of `images` belongs to the pair that its `file_name` names: without folders, ending and either band's suffix.
-Ids are words or numbers; categories are matched to classes by name, whatever its case. `bbox` is x, y, width, height
-in pixels; `area` and `segmentation` are not read.
+An entry of `images` belongs to the pair with the name of its `file_name`, without folders, extension and the suffix of
+either band. Ids are text or numbers. Categories are matched to classes by name, ignoring case. `bbox` is x, y, width,
+height in pixels; `area` and `segmentation` are not read.
 
-A box with `iscrowd` or `ignore` is a crowd: nothing is learnt of it, and detections in it are neither right nor wrong.
-pycocotools scores `iscrowd` so, and counts a box with `ignore` alone as an object like others.
+A box with `iscrowd` or `ignore` is a crowd: it is not trained on, and detections in it count neither as true nor as
+false positives. (pycocotools itself treats only boxes with `iscrowd` so; it counts a box with only `ignore` as an
+ordinary object.)
 """
 
 import json
@@ -18,29 +19,30 @@ from detection.boxes import Box, Labels, check_size, keep_box, refuse_fractions
 from pipeline.pairs import name_of
 from pipeline.stage import InputError
 
-PARTS = ("images", "annotations", "categories")
+LISTS = ("images", "annotations", "categories")
 Entry = Mapping[str, Any]
 
 
 class CocoLabels:
-    """The labels of one file, checked as a whole when it is read, and box by box when an image is asked for."""
+    """The labels of one file. Its structure is checked when it is opened, the boxes of an image when they are read."""
 
     def __init__(self, path: Path, classes: Sequence[str], suffixes: Sequence[str] = ()) -> None:
-        """Read `path`; `classes` are those that its boxes may have, `suffixes` those of the bands' files.
+        """Read `path`; `classes` are the classes that boxes may have, `suffixes` the suffixes of the bands' files.
 
         Raises:
-            InputError: it is missing, no JSON, or of another form; an id is missing or there twice; two images belong
-                to one pair; an annotation is of no image or no category of the file; boxes are of other classes.
+            InputError: the file is missing, not JSON, or has another form; an id is missing or used twice; two images
+                belong to one pair; the image or the category of an annotation is not in the file; boxes have other
+                classes.
         """
         self.path = path
         content = _read(path)
-        images, annotations, categories = (_by_id(content[part], part, path) for part in PARTS)
+        images, annotations, categories = (_by_id(content[key], key, path) for key in LISTS)
         self.images: dict[str, Entry] = {}
         for key, image in images.items():
             name = name_of(_text(image, "file_name", f"{path}, image {key!r}"), suffixes)
             if name in self.images:
                 files = " and ".join(repr(entry["file_name"]) for entry in (self.images[name], image))
-                raise InputError(f"{path} has {files} for image {name!r}; wanted one entry for each pair")
+                raise InputError(f"{path} has {files} for image {name!r}; expected one entry for each pair")
             self.images[name] = image
         known = {name.casefold(): name for name in classes}
         names = {key: _text(entry, "name", f"{path}, category {key!r}") for key, entry in categories.items()}
@@ -56,19 +58,19 @@ class CocoLabels:
         if unknown:
             counts = ", ".join(f"{count} boxes of {name!r}" for name, count in unknown.most_common(10))
             raise InputError(
-                f"{path} has {counts}; wanted boxes of {', '.join(classes)}: name the others in --classes as well, and "
-                "in --leave-out where their boxes are not wanted (in the configuration dataset: classes, leave_out)"
+                f"{path} has {counts}; expected boxes of {', '.join(classes)}: add the other classes to --classes, and "
+                "to --leave-out as well to ignore their boxes (in the configuration dataset: classes, leave_out)"
             )
 
     def read(self, name: str, width: int, height: int) -> Labels:
-        """Return the boxes of image `name`, which the file has, of `width` x `height` pixels.
+        """Return the boxes of image `name`, which must be in the file, of `width` x `height` pixels.
 
-        Boxes without area, twice and slightly outside are treated as by `detection.boxes.read_voc`, and so is a size
-        that the file states.
+        Boxes without area, given twice or slightly outside, and a size stated in the file, are treated as by
+        `detection.boxes.read_voc`.
 
         Raises:
-            InputError: a box is missing, not of four finite numbers, of negative sides, outside the image or in
-                fractions of it; a mark is not 0 or 1; the stated size is another than the image's.
+            InputError: a `bbox` is missing, is not four finite numbers, has a negative side, is outside the image or in
+                fractions of it; `iscrowd` or `ignore` is not 0 or 1; the stated size is not the size of the image.
         """
         image = self.images[name]
         where = f"{self.path}, image {name!r}"
@@ -79,13 +81,15 @@ class CocoLabels:
             at = f"{where}, annotation {annotation['id']!r}"
             corner = annotation.get("bbox")
             if not isinstance(corner, list) or len(corner) != 4:
-                raise InputError(f"{at} has the bbox {_short(corner)}; wanted x, y, width and height, also of a mask")
+                raise InputError(
+                    f"{at} has the bbox {_short(corner)}; expected x, y, width and height, also for a mask"
+                )
             x, y, w, h = (_number(value, at, "bbox") for value in corner)
-            crowd = any(_mark(annotation, key, at) for key in ("iscrowd", "ignore"))
+            crowd = any(_flag(annotation, key, at) for key in ("iscrowd", "ignore"))
             box = Box(self._classes[annotation["category_id"]], x, y, x + w, y + h, crowd)
             refuse_fractions(box, at)
             corners = 0 <= x < w <= width and 0 <= y < h <= height
-            hint = "; it would fit as xmin, ymin, xmax, ymax, and x, y, width, height are wanted" if corners else ""
+            hint = "; it would fit as xmin, ymin, xmax, ymax, but x, y, width, height are expected" if corners else ""
             keep_box(box, width, height, at, boxes, warnings, hint)
         return boxes, warnings
 
@@ -94,14 +98,15 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_bytes())
     except (FileNotFoundError, IsADirectoryError):
-        raise InputError(f"{path} is no file; wanted COCO JSON, or folders of labels") from None
+        raise InputError(f"{path} is not a file; expected COCO JSON, or folders of labels") from None
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise InputError(f"{path} is not valid JSON: {error}") from None
-    if isinstance(content, dict) and all(isinstance(content.get(part), list) for part in PARTS):
+    if isinstance(content, dict) and all(isinstance(content.get(key), list) for key in LISTS):
         return content
-    found = "a list, as detections are given" if isinstance(content, list) else _short(content)
+    found = "a list, the form of detections" if isinstance(content, list) else _short(content)
     raise InputError(
-        f"{path} holds {found}; wanted COCO's ground truth, an object with the lists images, annotations and categories"
+        f"{path} contains {found}; expected COCO's ground truth, an object with the lists images, annotations and "
+        "categories"
     )
 
 
@@ -110,9 +115,9 @@ def _by_id(entries: Sequence[Any], part: str, path: Path) -> dict[Any, Entry]:
     for number, entry in enumerate(entries):
         key = entry.get("id") if isinstance(entry, dict) else None
         if not isinstance(key, (str, int, float)):
-            raise InputError(f"{path} has {_short(entry)} as {part}[{number}]; wanted an object with an id")
+            raise InputError(f"{path} has {_short(entry)} as {part}[{number}]; expected an object with an id")
         if key in found:
-            raise InputError(f"{path} has the id {key!r} twice in {part}; wanted each once")
+            raise InputError(f"{path} has the id {key!r} twice in {part}; expected each id once")
         found[key] = entry
     return found
 
@@ -121,7 +126,7 @@ def _reference(entry: Entry, key: str, known: Collection[Any], where: str) -> An
     value = entry.get(key)
     if not isinstance(value, (str, int, float)) or value not in known:
         raise InputError(
-            f"{where} has the {key} {_short(value)}; wanted an id of the file's, such as "
+            f"{where} has the {key} {_short(value)}; expected an id in the file, such as "
             f"{_short(next(iter(known), None))}"
         )
     return value
@@ -130,21 +135,21 @@ def _reference(entry: Entry, key: str, known: Collection[Any], where: str) -> An
 def _text(entry: Entry, key: str, where: str) -> str:
     value = entry.get(key)
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where} has the {key} {_short(value)}; wanted text")
+        raise InputError(f"{where} has the {key} {_short(value)}; expected text")
     return value
 
 
 def _number(value: Any, where: str, what: str) -> float:
-    # The bound: JSON has whole numbers that no float holds; NaN is below none.
+    # JSON may have integers too large for a float; the comparison is False for NaN as well.
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < 1e300:
-        raise InputError(f"{where} has {_short(value)} in its {what}; wanted a number")
+        raise InputError(f"{where} has {_short(value)} in its {what}; expected a number")
     return float(value)
 
 
-def _mark(entry: Entry, key: str, where: str) -> bool:
+def _flag(entry: Entry, key: str, where: str) -> bool:
     value = entry.get(key)
     if value not in (None, 0, 1):
-        raise InputError(f"{where} has the {key} {_short(value)}; wanted 0 or 1")
+        raise InputError(f"{where} has the {key} {_short(value)}; expected 0 or 1")
     return bool(value)
 
 

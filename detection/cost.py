@@ -1,10 +1,11 @@
-"""Stage: what the trainings of a plan will cost, from some real steps of the recipe before the bulk of it runs.
+"""Stage: estimate the cost of all detector trainings of a plan by timing a few training steps before they start.
 
-The steps are those of detection.train itself, on the training images of one variant; the others cost alike, as their
-images have the same sizes. Those that the detector fuses inside itself have another network, and each is timed by
-itself. Writes cost.json: seconds of a step and of an epoch, hours of a training, of each variant with all its seeds,
-and of all; and the parameters and multiply-adds of each network. Steps for a two-hundredth of the plan are timed, two
-to thirty of them. The estimate leaves out fusing, testing and tables.
+The steps are run by detection.train's own loop, on the training images of one variant. Other variants have images of
+the same sizes and cost the same; variants that are fused inside the detector have another network and are timed
+separately. The number of timed steps is 0.5 % of the plan's steps, but at least 2 and at most 30.
+
+Writes cost.json: seconds per step and per epoch; hours per training, per variant with all its seeds, and in all; and
+the parameters and multiply-adds of each network. The estimate does not include fusing, testing and tables.
 """
 
 import argparse
@@ -31,23 +32,23 @@ from pipeline.artefacts import versions, write_json
 from pipeline.devices import claimed_device, resolved_precision
 from pipeline.stage import InputError, run
 
-UNTIMED_STEPS = 2  # libraries load and kernels are chosen
-FEWEST_STEPS, MOST_STEPS = 2, 30  # that are timed
-SHARE = 0.005  # of the plan's time
+UNTIMED_STEPS = 2  # in the first steps libraries load and kernels are chosen
+FEWEST_STEPS, MOST_STEPS = 2, 30  # timed steps
+SHARE = 0.005  # of the plan's steps, to be timed
 
 
 class _TimedError(Exception):
-    """Leaves a training once it has been timed."""
+    """Raised inside a training to end it once enough steps are timed."""
 
 
 def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **reading: Any) -> tuple[int, float]:
-    """Train for some steps and return how many were timed and the mean seconds of one.
+    """Train for a few steps; return the number of timed steps and the mean seconds per step.
 
     Args:
-        data: the training part of a variant.
-        recipe: of the plan.
+        data: training part of a variant.
+        recipe: recipe of the plan.
         device: `cpu` or `cuda:N`.
-        trainings: of the plan, which decide how long timing may take.
+        trainings: number of trainings in the plan, which limits the time spent on timing.
         reading: `workers`, `keep_images` and `augment_on_device` of `train`.
     """
 
@@ -57,7 +58,7 @@ def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **readin
         return time.perf_counter()
 
     steps_in_plan = trainings * recipe.epochs * math.ceil(len(data.images) / recipe.batch)
-    wanted = min(max(FEWEST_STEPS, round(SHARE * steps_in_plan)), MOST_STEPS)
+    steps = min(max(FEWEST_STEPS, round(SHARE * steps_in_plan)), MOST_STEPS)
     done, start, mean = 0, 0.0, math.nan
 
     def timed() -> bool:
@@ -65,29 +66,29 @@ def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **readin
         done += 1
         if done == UNTIMED_STEPS:
             start = now()
-        if done == UNTIMED_STEPS + wanted:
-            mean = (now() - start) / wanted
+        if done == UNTIMED_STEPS + steps:
+            mean = (now() - start) / steps
             raise _TimedError
         return False
 
-    # Epochs of a few images, as many as it needs; with mosaic where most of the plan's have it.
+    # Enough epochs of a few images; with mosaics unless the recipe has none in any epoch.
     short = replace(
         recipe,
-        epochs=UNTIMED_STEPS + wanted,
-        close_mosaic=0 if recipe.close_mosaic < recipe.epochs else UNTIMED_STEPS + wanted,
+        epochs=UNTIMED_STEPS + steps,
+        close_mosaic=0 if recipe.close_mosaic < recipe.epochs else UNTIMED_STEPS + steps,
     )
-    some = part_of(data, recipe, wanted)
-    logging.disable(logging.INFO)  # of an end that this training never sees
+    some = part_of(data, recipe, steps)
+    logging.disable(logging.INFO)  # the progress and estimated end of this training would mislead
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_TimedError):
             train(some, short, device, **reading, checkpoints=Path(folder), save_every=math.inf, stopping=timed)
     finally:
         logging.disable(logging.NOTSET)
-    return wanted, mean
+    return steps, mean
 
 
 def network_of(data: Data, recipe: Recipe) -> dict[str, Any]:
-    """Return `network_cost` of the recipe's detector for an image of `data`, in its size in tests."""
+    """Return `network_cost` of the recipe's detector, for an image of `data` in its test size."""
     model = build_model(recipe.model, data.classes, inside=data.inside)
     return network_cost(model.eval(), data.channels, *padded_sides(data, recipe.image_size))
 
@@ -100,9 +101,15 @@ def estimate(
     seeds: Sequence[int],
     others: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Return what a plan costs whose steps take `seconds` each: hours of the device, one training after the other.
+    """Return the cost of a plan, in hours of the device if the trainings run one after the other.
 
-    `others` are the seconds of a step of variants that cost otherwise.
+    Args:
+        seconds: per training step.
+        recipe: recipe of the trainings.
+        images: number of training images.
+        variants: names of all variants.
+        seeds: seeds of each variant.
+        others: seconds per step of the variants with another network, by name.
     """
     steps = math.ceil(images / recipe.batch)
     epoch = seconds * steps
@@ -120,10 +127,10 @@ def estimate(
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Time, estimate, say so, write."""
+    """Time the steps, write the estimate and log it."""
     args = _parse(argv)
     if args.at_once < 1:
-        raise InputError(f"--at-once {args.at_once}: wanted at least 1")
+        raise InputError(f"--at-once {args.at_once}: expected at least 1")
     data, *others = (read_data(file, "train") for file in args.data)
     recipe = recipe_of(args)
     with claimed_device(args.device, args.threads) as device, deterministic():
@@ -134,10 +141,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         with explained(recipe, device, reading["workers"], args.cache):
             trainings = len(args.variants) * len(args.seeds)
             timed, seconds = time_steps(data, recipe, device, trainings, **reading)
-            apart = {one.variant: time_steps(one, recipe, device, trainings, **reading)[1] for one in others}
+            other_seconds = {one.variant: time_steps(one, recipe, device, trainings, **reading)[1] for one in others}
             networks = {one.variant: network_of(one, recipe) for one in (data, *others)}
         threads = torch.get_num_threads()
-    cost = estimate(seconds, recipe, len(data.images), args.variants, args.seeds, apart)
+    cost = estimate(seconds, recipe, len(data.images), args.variants, args.seeds, other_seconds)
     write_json(
         args.output,
         {
@@ -146,7 +153,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "seeds": args.seeds,
             "at_once": args.at_once,
             "timed_steps": timed,
-            "seconds_per_step_of": apart,
+            "seconds_per_step_of": other_seconds,
             "networks": networks,
             "images": len(data.images),
             "variant": data.variant,
@@ -159,18 +166,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     each, every = cost["hours_per_training"] * len(args.seeds), cost["hours_in_all"]
     logging.info(
-        "estimated cost of the detectors, from %d steps on %s: %.1f s an epoch, %s a training of %d epochs",
+        "estimated cost of the detectors, from %d steps on %s: %.1f s per epoch, %s per training of %d epochs",
         timed, name, cost["seconds_per_epoch"], duration(cost["hours_per_training"]), recipe.epochs,
     )  # fmt: skip
     logging.info(
-        "%d variants with %d seed(s) each: %s a variant, %s in all%s",
+        "%d variants with %d seed(s) each: %s per variant, %s in all%s",
         len(args.variants), len(args.seeds), duration(each), duration(every),
         f", about {duration(every / args.at_once)} with {args.at_once} at a time" if args.at_once > 1 else "",
     )  # fmt: skip
 
 
 def duration(hours: float) -> str:
-    """Return hours as they are read easily."""
+    """Return hours as text, in seconds, minutes or hours."""
     if hours < 1 / 60:
         return f"{3600 * hours:.0f} seconds"
     return f"{60 * hours:.1f} minutes" if hours < 1 else f"{hours:.1f} hours"
@@ -185,12 +192,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         type=Path,
         nargs="+",
         required=True,
-        help="data.yaml of the variant to time, and of those that cost otherwise, each timed by itself",
+        help="data.yaml of the variant to time, then of each variant with another network, timed separately",
     )
     parser.add_argument("--variants", nargs="+", required=True, help="names of all variants of the plan")
     parser.add_argument("--seeds", type=int, nargs="+", required=True, help="seeds of each variant")
-    parser.add_argument("--at-once", type=int, default=1, help="trainings that run side by side (default: 1)")
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
+    parser.add_argument("--at-once", type=int, default=1, help="number of trainings that run in parallel (default: 1)")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     add_options(parser)
     return parser.parse_args(argv)
 

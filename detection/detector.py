@@ -1,18 +1,18 @@
-"""The detector as the package ultralytics builds it, YOLOv5 unless told.
+"""The detector, built by the package ultralytics; YOLOv5 by default.
 
-Import this module before ultralytics: it sets that package's environment.
+Import this module before ultralytics: it sets the environment of that package.
 
-The architecture, its loss, its augmentations and its moving average are the package's. Recipe, reading, training loop,
-scoring and files are ours (detection.recipe, images, train and test), because the package's trainer halves the batch
-when memory runs out, rounds what it resumes from to half precision, and scores by an integral of its own that changed
-between versions.
+The architecture, its loss, its augmentations and its moving average are the package's. Recipe, reading of images,
+training loop, scoring and files are this project's (detection.recipe, images, loop and test), for three reasons: the
+package's trainer halves the batch when memory runs out, it rounds the state that it resumes from to half precision, and
+it computes AP with an integral of its own, which changed between versions.
 
-YOLOv5 is called YOLOv5u, never YOLOv5: the package puts its anchor-free head on YOLOv5's backbone and neck, so the
-numbers do not compare row by row with papers that used the original repository. YOLOv8, YOLO11 and RT-DETR, or an
-architecture of one's own in the package's YAML form, are trained by the same loop with their own losses.
+YOLOv5 is always called YOLOv5u here: the package puts its anchor-free head on YOLOv5's backbone and neck, so the
+numbers are not directly comparable with papers that used the original repository. YOLOv8, YOLO11, RT-DETR, and the
+user's own architectures in the package's YAML form are trained by the same loop with their own losses.
 
-The package is kept offline and private: nothing is installed, downloaded or reported, and its settings live in a
-temporary folder that goes with the process.
+The package runs offline: nothing is installed, downloaded or reported, and its settings are in a temporary folder that
+is deleted when the process ends.
 """
 
 import atexit
@@ -32,7 +32,7 @@ _settings_folder = tempfile.mkdtemp(prefix="detector-settings-")
 atexit.register(shutil.rmtree, _settings_folder, ignore_errors=True)
 os.environ.update(
     YOLO_AUTOINSTALL="false", YOLO_OFFLINE="true", YOLO_VERBOSE="false", YOLO_CONFIG_DIR=_settings_folder,
-    ULTRALYTICS_SAFE_LOAD="true",  # else a word in an architecture's YAML is run as Python
+    ULTRALYTICS_SAFE_LOAD="true",  # otherwise text in an architecture's YAML is evaluated as Python
 )  # fmt: skip
 
 import ultralytics  # noqa: E402
@@ -40,7 +40,7 @@ from ultralytics.nn import tasks  # noqa: E402
 from ultralytics.nn.tasks import DetectionModel, RTDETRDetectionModel  # noqa: E402
 from ultralytics.utils import SETTINGS  # noqa: E402
 
-from detection.inside import CHANNELS, TWOSTREAM, refuse, stream_names, two_streams  # noqa: E402
+from detection.inside import CHANNELS, TWOSTREAM, refuse_layer, stream_names, two_streams  # noqa: E402
 from detection.static_loss import StaticDetectionLoss  # noqa: E402
 from pipeline.artefacts import sha256_json  # noqa: E402
 from pipeline.stage import NO_MEMORY, InputError  # noqa: E402
@@ -48,7 +48,7 @@ from pipeline.tensors import count_multiply_adds, read_tensors, write_tensors  #
 
 SETTINGS.update(dict.fromkeys((key for key, value in SETTINGS.items() if value is True), False))
 
-# What tables call an architecture, and its file in the package.
+# The name of an architecture in tables, and its file in the package.
 FAMILIES = {
     "yolov5": ("YOLOv5u", "v5/yolov5.yaml"),
     "yolov8": ("YOLOv8", "v8/yolov8.yaml"),
@@ -59,12 +59,12 @@ MODELS = {
     **{f"rtdetr-{scale}": ("RT-DETR", f"rt-detr/rtdetr-{scale}.yaml") for scale in "lx"},
 }
 HEADS = ("Detect", "RTDETRDecoder")
-STRIDE = 32  # pixels; image sides are multiples of it
+STRIDE = 32  # pixels; the sides of images are multiples of it
 WEIGHTS_FORMAT = 1
 
 
 def describe(model: str, architecture: Mapping[str, Any] | None = None) -> str:
-    """Return the detector's name as tables print it; `architecture` is what `own_architecture` returns."""
+    """Return the name of the detector in tables; `architecture` is the result of `own_architecture`."""
     if architecture is not None:
         return f"{Path(model).name} (sha256 {sha256_json(architecture)[:12]}, ultralytics {ultralytics.__version__})"
     name = MODELS[model][0]
@@ -73,52 +73,53 @@ def describe(model: str, architecture: Mapping[str, Any] | None = None) -> str:
 
 
 def own_architecture(model: str) -> dict[str, Any] | None:
-    """Return the architecture that a YAML file of the user's describes; None for a name of the package's.
+    """Return the architecture in the user's YAML file `model`, or None if `model` is a name in MODELS.
 
     Raises:
-        InputError: the name is unknown; the file is missing or no architecture of a detector that can be trained here.
+        InputError: the name is unknown; the file is missing, or is not an architecture of a detector that can be
+            trained here.
     """
     if model in MODELS:
         return None
     path = Path(model)
     if path.suffix not in (".yaml", ".yml"):
-        raise InputError(f"--model {model!r} is unknown; wanted one of {', '.join(MODELS)}, or a .yaml of your own")
+        raise InputError(f"--model {model!r} is unknown; expected one of {', '.join(MODELS)}, or your own .yaml file")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"--model {path} does not exist; wanted an architecture in ultralytics' YAML form") from None
+        raise InputError(f"--model {path} does not exist; expected an architecture in ultralytics' YAML form") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise InputError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if isinstance(content, dict) and content.get("scales") and not content.get("scale"):
         scales = list(content["scales"])
         scale = tasks.guess_model_scale(path) or (scales[0] if len(scales) == 1 else "")
         if scale not in scales:
-            raise InputError(f"{path} has the scales {scales}; wanted a key `scale` that names one of them")
+            raise InputError(f"{path} has the scales {scales}; expected a key `scale` that names one of them")
         content["scale"] = scale
     _check_architecture(content, path)
     return content
 
 
 def _check_architecture(content: Any, path: Path) -> None:
-    """Raise InputError unless `content` has the form of an architecture, of known layers, with a head of HEADS."""
+    """Raise InputError unless `content` is an architecture of known layers that ends with one of HEADS."""
     layers = [*content.get("backbone", []), *content.get("head", [])] if isinstance(content, dict) else []
     if not layers or not all(isinstance(row, list) and len(row) == 4 and isinstance(row[2], str) for row in layers):
         raise InputError(
-            f"{path} is no architecture; wanted lists `backbone` and `head` of [from, number, module, args]"
+            f"{path} is not an architecture; expected lists `backbone` and `head` of [from, number, module, args]"
         )
     for *_, name, _ in layers:
         home, _, own = name.rpartition(".")
         layer = getattr({"nn": torch.nn, "": tasks}.get(home), own, None)
-        # TorchVision's layer downloads weights.
+        # The layer TorchVision is refused because it downloads weights.
         if not (isinstance(layer, type) and issubclass(layer, torch.nn.Module)) or own == "TorchVision":
-            raise InputError(f"{path} has the layer {name!r}; wanted layers of ultralytics or torch.nn")
+            raise InputError(f"{path} has the layer {name!r}; expected layers of ultralytics or torch.nn")
     if layers[-1][2] not in HEADS or content.get("end2end"):
         found = "a head with `end2end`" if content.get("end2end") else f"the head {layers[-1][2]!r}"
-        raise InputError(f"{path} has {found}, whose loss is not this loop's; wanted {' or '.join(HEADS)}")
+        raise InputError(f"{path} has {found}, whose loss is not supported; expected {' or '.join(HEADS)}")
 
 
 class _Split(torch.nn.Module):
-    """The first layer of two streams: the visible image's channels and the infrared luma, apart."""
+    """The first layer of a two-stream detector: splits an image into visible channels and infrared luma."""
 
     def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return image.split((3, CHANNELS - 3), dim=1)
@@ -127,23 +128,23 @@ class _Split(torch.nn.Module):
 def build_model(
     model: str, classes: Sequence[str], architecture: Mapping[str, Any] | None = None, inside: str | None = None
 ) -> DetectionModel | RTDETRDetectionModel:
-    """Return an architecture with torch's current random weights.
+    """Return a detector with random weights, drawn from torch's current generator.
 
     Args:
-        model: a name of MODELS, or the path of a YAML file.
-        classes: names in order.
-        architecture: of the YAML file, where it is known already.
-        inside: how it fuses both bands, one of `detection.inside.INSIDE`; it is then shown four channels.
+        model: a name in MODELS, or the path of a YAML file.
+        classes: names in the order of their numbers.
+        architecture: content of the YAML file, if it has been read already.
+        inside: how the detector fuses both bands, one of `detection.inside.INSIDE`; its input then has four channels.
 
     Raises:
-        InputError: the name is unknown, or the file no architecture that can be built, or none of two streams.
+        InputError: the name is unknown; the architecture cannot be built, or cannot be given two streams.
     """
     architecture = own_architecture(model) if architecture is None else architecture
     if architecture is not None:
         _check_architecture(architecture, Path(model))
         content = dict(architecture)
     else:
-        # By path and as a dictionary: by name the package would look in the working folder first.
+        # Read by path, because the package looks for a name in the working folder first.
         path = Path(ultralytics.__file__).parent / "cfg" / "models" / MODELS[model][1]
         content = {**yaml.safe_load(path.read_text(encoding="utf-8")), "scale": model[-1]}
     kind = RTDETRDetectionModel if content["head"][-1][2] == "RTDETRDecoder" else DetectionModel
@@ -152,12 +153,12 @@ def build_model(
     channels = CHANNELS if inside else 3
     try:
         built = kind({**content, "nc": len(classes), "yaml_file": Path(model).name}, ch=channels, verbose=False)
-    except Exception as error:  # the package checks nothing
+    except Exception as error:  # the package does not check architectures, so any exception may be raised
         if architecture is None or lacks_memory(error):
             raise
         raise InputError(f"{model} cannot be built: {type(error).__name__}: {error}") from error
     if max(built.stride) > STRIDE:
-        raise InputError(f"{model} has a stride of {max(built.stride):.0f} pixels; wanted at most {STRIDE}")
+        raise InputError(f"{model} has a stride of {max(built.stride):.0f} pixels; expected at most {STRIDE}")
     if inside == TWOSTREAM:
         _finish_streams(built, Path(model).name)
     built.names, built.nc = dict(enumerate(classes)), len(classes)
@@ -165,22 +166,27 @@ def build_model(
 
 
 def _finish_streams(built: DetectionModel, model: str) -> None:
-    """Put the plain split in its place; InputError where a level has other channels than each backbone gives."""
+    """Replace the placeholder of `two_streams` by a plain split.
+
+    Raises:
+        InputError: a level has another number of channels than the backbones return for it.
+    """
     split, placeholder = _Split(), built.model[0]
-    split.i, split.f, split.type, split.np = placeholder.i, placeholder.f, "split", 0  # what the package asks a layer
+    # The attributes that the package reads from a layer.
+    split.i, split.f, split.type, split.np = placeholder.i, placeholder.f, "split", 0
     built.model[0] = split
     backbone = len(built.yaml["backbone"])
     for join in built.model[2 * built.yaml["stream_layers"] + 4 : backbone : 2]:
         if join.conv.in_channels != 2 * join.conv.out_channels:
             source = built.model[built.model[join.i - 1].f[0]]
-            refuse(model, f"{type(source).__name__} with {join.conv.in_channels // 2} channels")
+            refuse_layer(model, f"{type(source).__name__} with {join.conv.in_channels // 2} channels")
 
 
 def network_cost(model: DetectionModel, channels: int, height: int, width: int) -> dict[str, Any]:
-    """Return what an evaluated detector is made of, and what one image of this size takes.
+    """Return the size of a detector in evaluation mode, and its cost for one image of this size.
 
-    `parameters` are the values that training changes, `multiply_adds` those of convolutions, matrix products and
-    attention (one is two FLOPs), `image` its height and width.
+    `parameters` is the number of trainable values; `multiply_adds` counts convolutions, matrix products and attention
+    (one multiply-add is two FLOPs); `image` is height and width.
     """
     image = torch.zeros(1, channels, height, width, device=next(model.parameters()).device)
     return {
@@ -191,35 +197,35 @@ def network_cost(model: DetectionModel, channels: int, height: int, width: int) 
 
 
 def save_weights(path: Path, model: DetectionModel, facts: Mapping[str, Any]) -> None:
-    """Write weights as plain float32 tensors with `facts` (model, classes, ...): no code, so no one need trust them."""
+    """Write the weights as plain float32 tensors with `facts` (model, classes, ...); loading them runs no code."""
     state = {name: tensor.detach().to("cpu").contiguous() for name, tensor in model.state_dict().items()}
     save_tensors(path, {"format": WEIGHTS_FORMAT, "facts": dict(facts), "weights": state})
 
 
 def save_tensors(path: Path, content: Mapping[str, Any]) -> None:
-    """Write tensors and plain values with torch.save; whatever fails, what was at `path` before stays.
+    """Write tensors and plain values with torch.save. If writing fails, the previous file at `path` is kept.
 
     Raises:
-        InputError: the disk is full, or cannot be written.
+        InputError: the file cannot be written, for example because the disk is full.
     """
     try:
         write_tensors(path, content)
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"{path} cannot be written ({str(error).splitlines()[0]}); wanted space on the disk. What was saved before "
-            "is kept: the same command with --resume goes on there"
+            f"{path} cannot be written ({str(error).splitlines()[0]}); expected space on the disk. The last saved "
+            "state is kept: the same command with --resume continues from it"
         ) from None
 
 
 def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
-    """Return the model that `save_weights` wrote, ready to predict, and its facts.
+    """Return the model written by `save_weights`, in evaluation mode, and its facts.
 
     Raises:
-        InputError: the file is missing, or not one of ours.
+        InputError: the file is missing, or was not written by `save_weights`.
     """
     stored = _read_tensors(path)
     if not isinstance(stored, dict) or stored.get("format") != WEIGHTS_FORMAT:
-        raise InputError(f"{path} is not a detector's weights as detection.train writes them")
+        raise InputError(f"{path} is not a weights file of a detector written by detection.train")
     facts = stored["facts"]
     model = build_model(facts["model"], facts["classes"], facts.get("architecture"), facts.get("inside"))
     model.load_state_dict(stored["weights"])
@@ -227,18 +233,18 @@ def load_weights(path: Path) -> tuple[DetectionModel, dict[str, Any]]:
 
 
 def start_from(model: DetectionModel, path: Path, trust: bool) -> int:
-    """Copy into `model` the tensors of the weights file `path` that fit by name and shape; return how many.
+    """Copy into `model` the tensors of the weights file `path` that fit by name and shape; return their number.
 
-    A file of ours, or any file of plain tensors, is read as data. Those of ultralytics are pickles, which can run code
-    as they load, and are read only on `trust`.
+    Weights files of this project, and any file of plain tensors, are read as data. Files of ultralytics are pickles,
+    which can run code as they load, and are read only with `trust`.
 
-    A detector that fuses inside itself takes the weights of one that does not. With four channels, the kernel of the
-    infrared luma is the mean of the three colours' kernels. With two streams both backbones take the file's, the
-    infrared one's first kernels the sum of the three colours' (what they make of a grey image), and the layers that
-    join them stay random.
+    A detector that fuses inside itself can start from the weights of a detector of one image. With four input channels,
+    the first kernels for the infrared luma are the mean of the kernels of the three colours. With two streams, both
+    backbones get the weights of the file; the first kernels of the infrared backbone are the sum of the kernels of the
+    three colours, which is their response to a grey image. The layers that join the backbones keep random weights.
 
     Raises:
-        InputError: the file is missing, or needs trust, or nothing in it fits.
+        InputError: the file is missing, or is a pickle and `trust` is False, or no tensor in it fits.
     """
     try:
         stored = _read_tensors(path)
@@ -258,18 +264,18 @@ def start_from(model: DetectionModel, path: Path, trust: bool) -> int:
     if "stream_layers" in model.yaml and not own.keys() <= tensors.keys():
         streams = {name: one for name, one in tensors.items() if re.match(r"model\.\d+\.", name)}
         tensors = {new: one for name, one in streams.items() for new in stream_names(name, model.yaml)}
-    shown = {name: _for_channels(one.float(), own[name].shape) for name, one in tensors.items() if name in own}
-    fitting = {name: one for name, one in shown.items() if one.shape == own[name].shape}
+    adapted = {name: _for_channels(one.float(), own[name].shape) for name, one in tensors.items() if name in own}
+    fitting = {name: one for name, one in adapted.items() if one.shape == own[name].shape}
     if not fitting:
-        raise InputError(f"{path} holds no tensor that fits the model; wanted weights of the same architecture")
+        raise InputError(f"{path} has no tensor that fits the model; expected weights of the same architecture")
     model.load_state_dict(fitting, strict=False)
     return len(fitting)
 
 
 def _for_channels(kernels: torch.Tensor, shape: torch.Size) -> torch.Tensor:
-    """Return kernels (N, 3, H, W) of colours for the channels of `shape`, four or one, where it differs in these alone.
+    """Return colour kernels (N, 3, H, W) adapted to `shape`, if it differs only in having four channels or one.
 
-    What is no such thing is returned as it is.
+    Tensors of other shapes are returned unchanged.
     """
     channels = shape[1] if len(shape) == 4 else 0
     if channels not in (CHANNELS, 1) or kernels.shape != (shape[0], 3, *shape[2:]):
@@ -283,29 +289,29 @@ def _read_tensors(path: Path) -> Any:
     try:
         return read_tensors(path)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; wanted a detector's weights (nothing is downloaded)") from None
+        raise InputError(f"{path} does not exist; expected the weights of a detector (nothing is downloaded)") from None
     except (InputError, MemoryError):
         raise
-    except Exception as error:  # torch names neither the file nor one kind of error
+    except Exception as error:  # torch raises several kinds of error, which do not name the file
         if NO_MEMORY.search(str(error)):
             raise
         raise InputError(
-            f"{path} is not a file of plain tensors ({type(error).__name__}). If it is a pickle of ultralytics', which "
-            "can run any code as it loads, and you trust its origin: detection.train takes it with --trust-weights, "
-            "and what it writes can be tested"
+            f"{path} is not a file of plain tensors ({type(error).__name__}). A file of ultralytics is a pickle, which "
+            "can run any code as it loads: if you trust its origin, detection.train reads it with --trust-weights, and "
+            "the weights that it writes can be tested"
         ) from None
 
 
 def loss_of(
     model: DetectionModel, batch: Mapping[str, Any], recipe: Any, device: str
 ) -> tuple[Any, dict[str, torch.Tensor]]:
-    """Return the loss of a batch as the package weights it, and its main parts: means over the images, or the boxes.
+    """Return the loss of a batch, weighted as by the package, and its main terms, means over the images or the boxes.
 
-    The parts are box, cls, dfl; of RT-DETR giou, cls, l1 (those of its last layer). The network runs in
-    `recipe.precision`; the loss is always float32. On a GPU a YOLO's loss is `detection.static_loss`, which does not
-    make the host wait for the device; on a CPU it is the package's, which computes only the pairs that it needs.
+    The terms are box, cls, dfl; for RT-DETR they are giou, cls, l1 of its last layer. The network runs in
+    `recipe.precision`; the loss is always computed in float32. On a GPU a YOLO's loss is `detection.static_loss`, which
+    does not make the host wait for the device; on a CPU it is the package's, which computes only the pairs that it needs.
     """
-    model.args = recipe  # the package's loss takes its weights from here
+    model.args = recipe  # where the package's loss reads its weights
     static = torch.device(device).type == "cuda" and not is_transformer(model)
     if static and not isinstance(getattr(model, "criterion", None), StaticDetectionLoss):
         model.criterion = StaticDetectionLoss(model)
@@ -319,12 +325,12 @@ def loss_of(
 
 
 def is_transformer(model: torch.nn.Module) -> bool:
-    """Return whether a detector is an RT-DETR: it gives each object once, so nothing need be suppressed."""
+    """Return whether a detector is an RT-DETR, which detects each object once and needs no NMS."""
     return isinstance(model, RTDETRDetectionModel)
 
 
 def _predict_with_truth(model: RTDETRDetectionModel, pixels: torch.Tensor, targets: Mapping[str, Any]) -> Any:
-    """Return RT-DETR's predictions in training, in which it also denoises the true boxes."""
+    """Return RT-DETR's predictions in training, which need the true boxes for the denoising part of the loss."""
     counts = torch.bincount(targets["batch_idx"].long(), minlength=len(pixels))
     truth = {key: targets[key].long().view(-1) for key in ("batch_idx", "cls")}
     return model.predict(pixels, batch={**truth, "bboxes": targets["bboxes"], "gt_groups": counts.tolist()})
@@ -339,9 +345,9 @@ def _float32(found: Any) -> Any:
 
 
 def raw_detections(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor:
-    """Return what an evaluated model finds in images (B, C, H, W): (B, 4 + K, N).
+    """Return the detections (B, 4 + K, N) of a model in evaluation mode for images (B, C, H, W), before NMS.
 
-    Centre x and y, width and height in pixels, and a score for each of K classes.
+    The rows are centre x and y, width and height in pixels, and the score of each of K classes.
     """
     found, raw = model(pixels)
     if not is_transformer(model):
@@ -352,11 +358,11 @@ def raw_detections(model: torch.nn.Module, pixels: torch.Tensor) -> torch.Tensor
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Return whether an error says that memory does not suffice: a GPU's, the machine's or that shared by processes."""
+    """Return whether an error means that memory ran out: GPU memory, main memory or shared memory."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    # What CUDA's libraries, the system, OpenCV and torch's reading processes say besides; none has a class of its own.
+    # Messages of CUDA's libraries, the system, OpenCV and torch's worker processes, whose errors have no own class.
     words = "out of memory|_ALLOC_FAILED|Cannot allocate memory|Insufficient memory|shared memory"
-    words += "|unexpected EOF|Connection reset"  # a reading process was killed while it sent its images
+    words += "|unexpected EOF|Connection reset"  # a worker process was killed while it sent its images
     said = NO_MEMORY.search(str(error)) or re.search(words, str(error))
     return isinstance(error, (RuntimeError, OSError, EOFError, cv2.error)) and said is not None

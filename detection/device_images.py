@@ -1,12 +1,13 @@
-"""The training images on the device that trains, augmented there in batches.
+"""Training images kept on the training device and augmented there in batches.
 
-The package's own transforms draw random numbers and move boxes, on pictures without pixels that note what is to be
-done. Then all images of a batch are made by tensor operations, in whole numbers as OpenCV maps uint8 images affinely
-(places are rounded to 1/32 pixel) and changes hue, saturation and value: every pixel is OpenCV's.
+The package's own transforms draw the random numbers and move the boxes. They work on lazy images, which have no pixels
+and record the operations. All images of a batch are then computed by tensor operations, in the integer arithmetic with
+which OpenCV warps uint8 images (coordinates rounded to 1/32 pixel) and changes hue, saturation and value. Every pixel
+equals OpenCV's.
 
-One exception: what is left of a row when OpenCV's vectors are full, the last columns of a width that is no multiple of
-64, it rounds where it cuts off fractions elsewhere. There colours may differ by a grey level where hue, saturation or
-value are varied.
+There is one exception. In the last columns of a row, if the width is not a multiple of 64, OpenCV's scalar code rounds
+fractions that its vector code truncates. There colours may differ by one grey level if hue, saturation or value are
+varied.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,44 +26,46 @@ from pipeline.stage import InputError, threads_available
 # isort: split
 from ultralytics.data import augment
 
-GREY = 114  # around images
-PLACE_BITS, FINE_BITS = 5, 10  # of OpenCV's: fractions of a place that weigh pixels, and that places are added up in
-SATURATION_BITS = 12  # fractions of its tables for hue and saturation
+GREY = 114  # of the canvas around images
+# Fractional bits in OpenCV's fixed-point arithmetic: of coordinates as weights of pixels, of coordinates in sums, and
+# in its tables for hue and saturation.
+PLACE_BITS, FINE_BITS = 5, 10
+SATURATION_BITS = 12
 HUES = 180
 
 
 @dataclass(frozen=True)
-class Picture:
-    """An image that is not made yet.
+class LazyImage:
+    """An image whose pixels are not computed yet: a record of the operations that make it.
 
     Attributes:
-        height, width: pixels, on which the package's transforms look by `shape`.
-        tiles: rows (image, left, top, right, bottom, x, y): where on a canvas an image shows, and where its own first
-            pixel would be. Around them all is grey.
-        matrix: maps the canvas to this picture, float32 (3, 3); None before it is warped.
-        blended: another picture and this one's share, where they are blended.
-        tables: of hue, saturation and value, uint8 (3, 256); None where they stay.
-        flips: upside down, left to right.
+        height, width: in pixels; the package's transforms read them from `shape`.
+        tiles: rows (image, left, top, right, bottom, x, y): an image, the rectangle of the canvas that it fills, and
+            the position of its own first pixel on the canvas. The rest of the canvas is grey.
+        matrix: maps the canvas to this image, float32 (3, 3); None before it is warped.
+        blended: another lazy image to blend with, and the weight of this one; None if it is not blended.
+        tables: new values of hue, saturation and value, uint8 (3, 256); None if they are not changed.
+        flips: whether to flip upside down, and left to right.
     """
 
     height: int
     width: int
     tiles: tuple[tuple[int, ...], ...]
     matrix: np.ndarray | None = None
-    blended: "tuple[Picture, float] | None" = None
+    blended: "tuple[LazyImage, float] | None" = None
     tables: np.ndarray | None = None
     flips: tuple[bool, bool] = (False, False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Height, width and channels, as of an array."""
+        """Height, width and channels, like the shape of an array."""
         return self.height, self.width, 3
 
 
 def _tile(labels: dict[str, Any], params: Mapping[str, Any], size: int) -> None:
     keys = ("x1a", "y1a", "x2a", "y2a", "padw", "padh")
     rows = ((item["labels_patch"]["img"].tiles[0][0], *(item[key] for key in keys)) for item in params["layout"])
-    labels["img"] = Picture(2 * size, 2 * size, tuple(rows))
+    labels["img"] = LazyImage(2 * size, 2 * size, tuple(rows))
 
 
 def _warp(labels: dict[str, Any], params: Mapping[str, Any]) -> None:
@@ -92,79 +95,89 @@ def _vary(labels: dict[str, Any], _: Any, gains: Sequence[float]) -> None:
         labels["img"] = replace(labels["img"], tables=np.stack(tables).astype(np.uint8))
 
 
-def _note(transforms: augment.Compose) -> None:
-    """Have the package's transforms note what they would do to pixels; what they draw and do to boxes stays."""
+def _record_pixel_operations(transforms: augment.Compose) -> None:
+    """Make the package's transforms record their pixel operations on a `LazyImage`; boxes are transformed as usual."""
     for transform in transforms.transforms:
         match transform:
             case augment.Compose():
-                _note(transform)
+                _record_pixel_operations(transform)
             case augment.Mosaic():
-                _note_by(transform, _tile, transform.imgsz)
+                _record_with(transform, _tile, transform.imgsz)
             case augment.RandomPerspective():
-                _note_by(transform, _warp)
+                _record_with(transform, _warp)
             case augment.MixUp():
-                _note_by(transform, _blend)
+                _record_with(transform, _blend)
             case augment.RandomHSV():
-                _note_by(transform, _vary, (transform.hgain, transform.sgain, transform.vgain))
+                _record_with(transform, _vary, (transform.hgain, transform.sgain, transform.vgain))
             case augment.RandomFlip():
-                _note_by(transform, _flip)
+                _record_with(transform, _flip)
             case augment.Format():
-                _note_by(transform, lambda labels, params: None)
+                _record_with(transform, lambda labels, params: None)
 
 
-def _note_by(transform: augment.BaseTransform, note: Callable[..., None], *given: Any) -> None:
+def _record_with(transform: augment.BaseTransform, record: Callable[..., None], *arguments: Any) -> None:
     def apply_image(labels: dict[str, Any], params: Any = None) -> dict[str, Any]:
-        note(labels, params, *given)
+        record(labels, params, *arguments)
         return labels
 
     transform.apply_image = apply_image
 
 
-class NotedImages(TrainingImages):
-    """`TrainingImages` whose items hold a `Picture` instead of pixels, and whose batches all that `Pixels` wants."""
+class LazyTrainingImages(TrainingImages):
+    """`TrainingImages` whose items have a `LazyImage` instead of pixels; `DeviceImages` makes the pixels of batches."""
 
     def __init__(self, data: Data, augmentation: Mapping[str, float], *args: Any, **kwargs: Any) -> None:
-        """As of `TrainingImages`; InputError where images are to be tilted, or hold both bands."""
+        """Prepare the images as `TrainingImages` does.
+
+        Raises:
+            InputError: the images have both bands, or the augmentation has a perspective; or as `TrainingImages`.
+        """
         if data.inside:
-            raise InputError(f"--augment-on-device with {data.inside}: wanted images of three channels, or without it")
+            raise InputError(
+                f"--augment-on-device with {data.inside}: expected images of three channels, or no --augment-on-device"
+            )
         if augmentation["perspective"]:
             raise InputError(
-                f"--augment-on-device with --perspective {augmentation['perspective']}: wanted --perspective 0"
+                f"--augment-on-device with --perspective {augmentation['perspective']}: expected --perspective 0"
             )
         super().__init__(data, augmentation, *args, **kwargs)
         for transforms in (self.transforms, self.transforms_unmixed):
-            _note(transforms)
+            _record_pixel_operations(transforms)
 
-    def load_image(self, i: int, *_: Any, **__: Any) -> tuple[Picture, tuple[int, int], tuple[int, int]]:
-        """Return image `i` as one tile, its size before and after it is resized."""
+    def load_image(self, i: int, *_: Any, **__: Any) -> tuple[LazyImage, tuple[int, int], tuple[int, int]]:
+        """Return image `i` as one tile, its original size and its resized size."""
         height, width = shape = self.labels[i]["shape"]
         width, height = resized_sides(width, height, self.imgsz)
-        return Picture(height, width, ((i, 0, 0, width, height, 0, 0),)), shape, (height, width)
+        return LazyImage(height, width, ((i, 0, 0, width, height, 0, 0),)), shape, (height, width)
 
     def read_pixels(self) -> Iterator[np.ndarray]:
-        """Yield all images as BGR with their long side resized to the training size, in order."""
+        """Yield all images in order, as BGR, resized to the training size."""
         with ThreadPoolExecutor(threads_available()) as pool:
             yield from pool.map(lambda i: TrainingImages.load_image(self, i)[0], range(len(self.labels)))
 
     @staticmethod
     def collate_fn(batch: list[dict[str, Any]]) -> dict[str, Any]:
-        """Return a batch with `noted`, what `Pixels.augmented` wants, in the place of `img`."""
-        pictures = [item.pop("img") for item in batch]
-        return {**TrainingImages.collate_fn(batch), "noted": noted(pictures)}
+        """Return a batch with `operations`, the arguments of `DeviceImages.augmented`, instead of `img`."""
+        images = [item.pop("img") for item in batch]
+        return {**TrainingImages.collate_fn(batch), "operations": collate_operations(images)}
 
 
-def noted(pictures: Sequence[Picture]) -> dict[str, Tensor]:
-    """Return what B pictures of one size (H, W) are made of, as tensors, for L >= B warped layers.
+def collate_operations(images: Sequence[LazyImage]) -> dict[str, Tensor]:
+    """Return the recorded operations of B lazy images of one size (H, W) as tensors, for L >= B warped layers.
 
-    `tiles` (L, T, 7) are those of `Picture`; `across` (L, 2, W) and `down` (L, 2, H) add up to the place on the canvas,
-    x and y, of each pixel; `below` (B) is the layer that is blended in, its own where there is none, and `share` (B)
-    the first one's share; `tables` (B, 3, 256), none where no picture has any; `flips` (B, 2).
+    The first B layers are the images themselves, the others the images that are blended with them.
+
+    Returns:
+        `tiles` (L, T, 7), those of `LazyImage`; `across` (L, 2, W) and `down` (L, 2, H), whose sum is the position of
+        each pixel on the canvas, x and y; `below` (B), the layer to blend with, which is the image itself if it is not
+        blended; `share` (B), the weight of the image; `tables` (B, 3, 256), missing if no image has any; `flips`
+        (B, 2).
     """
-    layers, below, share = list(pictures), list(range(len(pictures))), [1.0] * len(pictures)
-    for number, picture in enumerate(pictures):
-        if picture.blended:
-            below[number], share[number] = len(layers), picture.blended[1]
-            layers.append(picture.blended[0])
+    layers, below, share = list(images), list(range(len(images))), [1.0] * len(images)
+    for number, image in enumerate(images):
+        if image.blended:
+            below[number], share[number] = len(layers), image.blended[1]
+            layers.append(image.blended[0])
     most = max(len(layer.tiles) for layer in layers)
     tiles = [[*layer.tiles, *[(0,) * 7] * (most - len(layer.tiles))] for layer in layers]
     across, down = zip(*(_places(layer) for layer in layers), strict=True)
@@ -174,16 +187,16 @@ def noted(pictures: Sequence[Picture]) -> dict[str, Tensor]:
         "down": torch.from_numpy(np.stack(down)),
         "below": torch.tensor(below),
         "share": torch.tensor(share, dtype=torch.float64),
-        "flips": torch.tensor([picture.flips for picture in pictures]),
+        "flips": torch.tensor([image.flips for image in images]),
     }
-    tables = [picture.tables for picture in pictures if picture.tables is not None]
+    tables = [image.tables for image in images if image.tables is not None]
     return found | ({"tables": torch.from_numpy(np.stack(tables))} if tables else {})
 
 
-def _places(layer: Picture) -> tuple[np.ndarray, np.ndarray]:
-    """Return what a column and what a row add to places on the canvas, x and y, in 1/1024 pixel: int32 (2, W), (2, H).
+def _places(layer: LazyImage) -> tuple[np.ndarray, np.ndarray]:
+    """Return the contributions of columns and of rows to positions on the canvas: int32 (2, W) and (2, H).
 
-    As OpenCV inverts the matrix, in the same order, and rounds.
+    The two rows are x and y, in 1/1024 pixel. The matrix is inverted and rounded in the same order as in OpenCV.
     """
     (a, b, c), (d, e, f) = layer.matrix[:2].astype(np.float64)
     determinant = a * e - b * d
@@ -198,11 +211,11 @@ def _places(layer: Picture) -> tuple[np.ndarray, np.ndarray]:
     return tuple(np.clip(places, -most, most).astype(np.int32) for places in (across, down))
 
 
-class Pixels:
-    """All training images on a device, as uint8, from which augmented batches are made there."""
+class DeviceImages:
+    """All training images on a device, as uint8; makes augmented batches there."""
 
-    def __init__(self, images: NotedImages, device: str) -> None:
-        """Read all images, and take 3 bytes for each of their pixels on the device.
+    def __init__(self, images: LazyTrainingImages, device: str) -> None:
+        """Read all images and copy them to the device, where each pixel takes 3 bytes.
 
         Raises:
             InputError: an image cannot be read.
@@ -211,7 +224,7 @@ class Pixels:
         counts = torch.tensor([height * width for height, width in sides])
         self.widths = torch.tensor([width for _, width in sides], device=device)
         self.starts = (counts.cumsum(0) - counts).to(device)
-        self.grey = int(counts.sum())  # the place of a grey pixel, behind all images
+        self.grey = int(counts.sum())  # the index of a grey pixel, after all images
         self.pixels = torch.full((self.grey + 1, 3), GREY, dtype=torch.uint8, device=device)
         start = 0
         for image in images.read_pixels():
@@ -220,10 +233,10 @@ class Pixels:
             start += len(flat)
         self.device = device
 
-    def shown(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a batch of `NotedImages` with `img`, uint8 RGB (B, 3, H, W) on the device."""
-        there = {name: value.to(self.device, non_blocking=True) for name, value in batch["noted"].items()}
-        return {**batch, "img": self.augmented(**there)}
+    def with_pixels(self, batch: Mapping[str, Any]) -> dict[str, Any]:
+        """Return a batch of `LazyTrainingImages` with `img`, uint8 RGB (B, 3, H, W) on the device."""
+        operations = {name: value.to(self.device, non_blocking=True) for name, value in batch["operations"].items()}
+        return {**batch, "img": self.augmented(**operations)}
 
     def augmented(
         self,
@@ -235,7 +248,7 @@ class Pixels:
         flips: Tensor,
         tables: Tensor | None = None,
     ) -> Tensor:
-        """Return uint8 RGB images (B, 3, H, W) of what `noted` returns."""
+        """Return uint8 RGB images (B, 3, H, W) from the operations of `collate_operations`."""
         made = self._warped(tiles, across, down)
         count = len(below)
         if len(made) > count:
@@ -243,13 +256,13 @@ class Pixels:
             made = made[:count].double() * share + made[below].double() * (1 - share)
         made = made.to(torch.uint8)
         if tables is not None:
-            made = recoloured(made, tables)
+            made = recolour(made, tables)
         for axis in (1, 2):
             made = torch.where(flips[:, axis - 1].view(-1, 1, 1, 1), made.flip(axis), made)
         return made.flip(3).permute(0, 3, 1, 2).contiguous()
 
     def _warped(self, tiles: Tensor, across: Tensor, down: Tensor) -> Tensor:
-        """Return the layers, int32 BGR (L, H, W, 3)."""
+        """Return the warped layers, int32 BGR (L, H, W, 3)."""
         x, y = ((down[:, axis, :, None] + across[:, axis, None, :]) >> (FINE_BITS - PLACE_BITS) for axis in (0, 1))
         one = 1 << PLACE_BITS
         right, low = x & (one - 1), y & (one - 1)
@@ -257,12 +270,12 @@ class Pixels:
         total = torch.zeros((*x.shape, 3), dtype=torch.int32, device=x.device)
         for step_y, weight_y in ((0, one - low), (1, low)):
             for step_x, weight_x in ((0, one - right), (1, right)):
-                pixels = self.pixels[self._found(tiles, x + step_x, y + step_y)]
+                pixels = self.pixels[self._indices(tiles, x + step_x, y + step_y)]
                 total += pixels * (weight_x * weight_y)[..., None]
         return (total + (1 << (2 * PLACE_BITS - 1))) >> (2 * PLACE_BITS)
 
-    def _found(self, tiles: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Return the place in `pixels` of each place (L, H, W) on the canvas."""
+    def _indices(self, tiles: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Return the index in `pixels` of each position (L, H, W) on the canvas."""
         found = torch.full(x.shape, self.grey, device=x.device)
         for tile in tiles.unbind(1):
             image, left, top, over, under, first_x, first_y = (value.view(-1, 1, 1) for value in tile.unbind(1))
@@ -271,8 +284,8 @@ class Pixels:
         return found
 
 
-def recoloured(images: Tensor, tables: Tensor) -> Tensor:
-    """Return uint8 BGR images (B, H, W, 3) with hue, saturation and value replaced by `tables`, uint8 (B, 3, 256)."""
+def recolour(images: Tensor, tables: Tensor) -> Tensor:
+    """Return uint8 BGR images (B, H, W, 3) with hue, saturation and value mapped by `tables`, uint8 (B, 3, 256)."""
     levels = torch.arange(256, dtype=torch.float64, device=images.device).clamp(min=1)
     levels_of = [
         (top / levels).round().to(torch.int32) for top in (255 << SATURATION_BITS, (HUES << SATURATION_BITS) / 6)
@@ -297,12 +310,12 @@ def recoloured(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def _from_hue(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
-    """Return uint8 BGR (B, H, W, 3) of levels as floats, by OpenCV's operations in its order."""
+    """Return uint8 BGR (B, H, W, 3) from hue, saturation and value as floats, with OpenCV's operations in its order."""
     place = hue * torch.tensor(6 / HUES, dtype=torch.float32)
     sector = place.floor()
     place, sector = place - sector, sector.long() % 6
     saturation, value = (level * torch.tensor(1 / 255, dtype=torch.float32) for level in (saturation, value))
-    # Fused there: a product that is not rounded before it is taken from 1.
+    # OpenCV uses fused multiply-add here: the product is not rounded before it is subtracted from 1.
     rest = [
         torch.ones_like(value),
         1 - saturation,

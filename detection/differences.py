@@ -1,20 +1,21 @@
-"""Which variants' average precision differs: beyond the scenes of this test set, and beyond the training's chance.
+"""Paired tests of differences in average precision between variants, over test scenes and over training seeds.
 
-Two statements are kept apart.
+There are two separate statements.
 
-*These trained detectors differ.* If two detectors are alike, the detections of each scene could as well be the other's.
-Swapping them changes the sign of the scene's part of the difference (`detection.accumulation.scene_parts`), so the
-observed sum is compared with the sums under random signs, drawn for whole scenes and the same for all pairs. The
-largest of all pairs' statistics under each choice of signs gives p values that hold for the family. Scenes must be
-independent of one another, and a scene's part of a true tie as likely positive as negative; no distribution is assumed.
-The statement is about the detectors as trained: with another seed another one may be true.
+*These trained detectors differ.* Under the null hypothesis the two detectors are exchangeable: the detections of each
+scene could as well be the other detector's. Swapping them changes the sign of the scene's contribution to the
+difference (`detection.accumulation.scene_parts`). The observed sum is therefore compared with the sums under random
+signs, drawn for whole scenes and the same for all pairs. The largest statistic of all pairs under each choice of signs
+gives p values that are valid for the family. The scenes must be independent, and if there is no difference, the
+contribution of a scene must be as likely positive as negative; no distribution is assumed. The statement is about the
+detectors as trained: with other seeds it may be different.
 
-*The methods differ.* From three seeds on the variance of training can be estimated, too. It is pooled over all trained
-variants, which takes it as the same for all, and added to that of the scenes; the difference is compared with a t
-distribution. The statement is made only where the first one holds as well.
+*The methods differ.* With at least three seeds, the variance of training can be estimated as well. It is assumed equal
+for all trained variants and pooled over them, and added to the variance of the scenes. The difference is compared with
+a t distribution. The statement is made only if the first one holds as well.
 
-Neither is made from few scenes (`LEAST_SCENES`, `LEAST_EFFECTIVE`), where tests of a difference do not keep their
-level. `benchmarks/verdict_calibration.py` measures the levels of both statements.
+Neither statement is made from few scenes (`LEAST_SCENES`, `LEAST_EFFECTIVE`), because tests of a difference then do not
+keep their level. `benchmarks/verdict_calibration.py` measures the levels of both statements.
 
 Sources: R. A. Fisher, The design of experiments, 1935, section 21 (signs); P. H. Westfall and S. S. Young,
 Resampling-based multiple testing, 1993, algorithm 4.1 (largest of a family, step-down); S. Holm, A simple sequentially
@@ -37,23 +38,24 @@ from detection.inside import INSIDE
 from fusion.metrics.statistics import effective_number, holm
 
 LEVEL = 0.05  # of each family of differences, two-sided
-LEAST_SCENES = 12  # that hold boxes
-LEAST_EFFECTIVE = 8.0  # scenes of equal size that would say as much
+LEAST_SCENES = 12  # scenes with boxes
+LEAST_EFFECTIVE = 8.0  # effective number of scenes of equal size
 LEAST_SEEDS = 3  # for a statement about methods
-_BATCH = 2000  # swaps at a time, so that memory does not grow with their number
+_BATCH = 2000  # swaps computed at once, which bounds the memory
 
 
 @dataclass(frozen=True)
 class TrainingVariance:
-    """What differs between seeds of one recipe, pooled over the trained variants.
+    """The variance between the seeds of one recipe, pooled over the trained variants.
 
     Attributes:
-        total: variance of a variant's AP between seeds, without what a seed does to all variants alike.
-        interaction: the share of `total` that comes of the test set's finite scenes, where seeds differ in chance.
+        total: variance of a variant's AP between seeds, without the effect of a seed that all variants share.
+        interaction: the part of `total` that is due to the finite number of test scenes, in which the detectors of
+            different seeds differ by chance.
         df: degrees of freedom of `total`, (S - 1)(V - 1).
         seeds: S.
-        deviations: standard deviation of each trained variant's AP over its seeds. The variance is taken as the same
-            for all; this shows whether it is.
+        deviations: standard deviation of the AP of each trained variant over its seeds, as a check of the assumption
+            that the variance is equal for all variants.
     """
 
     total: float
@@ -71,10 +73,12 @@ class TrainingVariance:
 def split_by_scene(
     matches: Mapping[str, Sequence[Sequence[Matches]]], scene: np.ndarray, scenes: int
 ) -> dict[str, np.ndarray]:
-    """Return what each scene adds to AP, for each variant (S seeds, K classes, G scenes); NaN for a class without box.
+    """Return the contributions of the scenes to AP, (S seeds, K classes, G scenes) for each variant.
+
+    They are NaN for a class without boxes.
 
     Args:
-        matches: for each variant, for each seed, the classes' matches.
+        matches: for each variant and each of its seeds, the matches of every class.
         scene: (N,) index of the scene of each image.
         scenes: G.
     """
@@ -85,14 +89,15 @@ def split_by_scene(
 
 
 def too_few_scenes(boxes: np.ndarray) -> str:
-    """Return why no difference can be told from `boxes` (K, G) of each class in each scene; empty where it can."""
+    """Return the reason why scenes with `boxes` (K, G) of each class are too few for a test; empty if they are not."""
     sizes = boxes.sum(axis=0)
-    holding, effective = int((sizes > 0).sum()), effective_number(sizes)
-    if holding < LEAST_SCENES:
-        return f"{holding} scenes hold boxes; a difference needs {LEAST_SCENES}"
+    number, effective = int((sizes > 0).sum()), effective_number(sizes)
+    if number < LEAST_SCENES:
+        return f"{number} scenes have boxes; a test needs at least {LEAST_SCENES}"
     if effective < LEAST_EFFECTIVE:
         return (
-            f"{holding} scenes hold boxes, worth {effective:.1f} of equal size; a difference needs {LEAST_EFFECTIVE:g}"
+            f"{number} scenes have boxes, an effective number of {effective:.1f}; a test needs at least "
+            f"{LEAST_EFFECTIVE:g}"
         )
     return ""
 
@@ -103,45 +108,49 @@ def compare(
     bands: Sequence[str] = ("visible", "infrared"),
     untrained: Sequence[str] = ("late",),
     inside: Sequence[str] = INSIDE,
-    brought: Sequence[str] = (),
+    external: Sequence[str] = (),
     swaps: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare the averages over classes of every two variants, and of every other variant with the single bands.
+    """Compare the class averages of every pair of variants, and of every other variant with the single bands.
 
-    The comparison with the bands is confirmatory: a variant is ahead only if it is ahead of *both* (the larger of two
-    one-sided p values, Holm over the variants), and behind if it is behind *either* (Holm over variants and bands),
-    each at half of LEVEL. So is that with fusing in the detector, by the same rule: a variant is ahead only if it is
-    ahead of every one of `inside` and `untrained` that is there. All other pairs are exploration.
+    The comparison with the bands is confirmatory: a variant is ahead only if it is ahead of *both* bands (the larger of
+    two one-sided p values, Holm over the variants), and behind if it is behind *either* (Holm over variants and bands),
+    each at half of LEVEL. The comparison with fusion in the detector is confirmatory as well, by the same rule: a
+    variant is ahead only if it is ahead of every present variant of `inside` and `untrained`. All other pairs are
+    exploratory.
 
     Variants of `inside` are compared with the bands in a family of their own, and their seeds count in the variance of
-    training only for pairs that hold one of them. So whether they are run changes nothing that is said of the others
-    against the bands.
+    training only for pairs that include one of them. The comparison of all other variants with the bands is therefore
+    the same with and without them.
 
     Args:
         parts: from `split_by_scene`.
         boxes: (K, G) boxes of each class in each scene.
-        bands: the variants that are single bands; those that are absent are left out.
-        untrained: variants that were not trained themselves, which tell nothing about the training's variance.
-        inside: variants whose detectors are given both bands; those that are absent are left out.
-        brought: variants whose detections were made elsewhere: how their training varies is unknown, so they are not
-            pooled, and no method is said to differ from theirs.
-        swaps: random choices of signs.
-        seed: of the signs.
+        bands: variants that are single bands; absent ones are left out.
+        untrained: variants that were not trained themselves, and have no variance of training.
+        inside: variants whose detectors take both bands; absent ones are left out.
+        external: variants whose detections were made elsewhere. The variance of their training is unknown, so they are
+            not pooled, and there is no statement about methods for their pairs.
+        swaps: number of random choices of signs.
+        seed: seed of the signs.
 
     Returns:
-        `untested`: why no test is made, or empty.
-        `scenes` that hold boxes, `scenes_effective`.
-        `training`: the values of a TrainingVariance, for pairs without one of `inside`; None with too few seeds.
-        `comparisons`: for every pair `first`, `second`, `difference`, `confirmatory` (one of both is a band, or one of
-        `inside` and `untrained`, and the other is not),
-        `p_trained` and `p_methods` (adjusted for the family), `trained_differ`, `methods_differ`, and `methods_low` and
-        `methods_high`, the bounds of the 95 % t interval of the methods' difference (of this pair by itself).
-        `against_bands`: for every other variant, for `trained` and `methods`, `p_ahead`, `p_behind` (adjusted) and
-        `verdict`: `ahead`, `behind` or `not shown`.
-        `against_inside`: the same for every variant that is neither a band nor one of `inside` and `untrained`, against
-        these. `inside`: the names of those that are there.
-        What is not tested or estimated is NaN.
+        A dictionary; values that are not tested or estimated are NaN.
+
+        - `untested`: the reason why no test is made, or empty.
+        - `scenes` with boxes, `scenes_effective`.
+        - `training`: the values of a TrainingVariance, for pairs without a variant of `inside`; None with too few
+          seeds.
+        - `comparisons`: for every pair `first`, `second`, `difference`, `confirmatory` (exactly one of the two is a
+          band, or exactly one is in `inside` or `untrained`), `p_trained` and `p_methods` (adjusted for the family),
+          `trained_differ`, `methods_differ`, and `methods_low` and `methods_high`, the bounds of the 95 % t interval of
+          the difference of the methods (for this pair only, not adjusted).
+        - `against_bands`: for every variant that is not a band, for `trained` and `methods`: `p_ahead`, `p_behind`
+          (adjusted) and `verdict`, one of `ahead`, `behind` and `not shown`.
+        - `against_inside`: the same for every variant that is neither a band nor in `inside` or `untrained`, compared
+          with the variants in these two.
+        - `inside`: the names of the present variants of `inside` and `untrained`.
     """
     names = list(parts)
     rivals = [name for name in names if name in (*inside, *untrained)]
@@ -152,29 +161,29 @@ def compare(
     difference /= max(values.shape[1] * values.shape[2], 1)
     p_trained, p_methods, above, below, methods_above, methods_below, error, df = np.full((8, len(pairs)), np.nan)
     training = None
-    trained = [n for n, name in enumerate(names) if name not in (*untrained, *brought)]
+    trained = [n for n, name in enumerate(names) if name not in (*untrained, *external)]
     if pairs and not untested:
         by_seed = values.mean(axis=2)
         p_trained, above, below = swap_test(by_seed.mean(axis=1), pairs, swaps, seed)
         if values.shape[1] >= LEAST_SEEDS and len(trained) > 1:
             shares = boxes[boxes.any(axis=1)]
             shares = shares / shares.sum(axis=1, keepdims=True)
-            # Of the rows that are shown images, so that rows that fuse inside the detector change nothing for these.
-            shown = [n for n in trained if names[n] not in inside]
-            training = training_variance([names[n] for n in shown], by_seed[shown], shares.mean(axis=0))
+            # Variants of one image only, so that variants fused inside the detector do not change their results.
+            of_image = [n for n in trained if names[n] not in inside]
+            training = training_variance([names[n] for n in of_image], by_seed[of_image], shares.mean(axis=0))
             by_class = values.mean(axis=1)
             by_scenes = np.array([scene_variance(by_class[i] - by_class[j], shares) for i, j in pairs])
-            by_scenes[[names[i] in brought or names[j] in brought for i, j in pairs]] = np.nan
+            by_scenes[[names[i] in external or names[j] in external for i, j in pairs]] = np.nan
             error, df = _standard_error(by_scenes, effective, training)
-            if shown != trained:
+            if of_image != trained:
                 wider = training_variance([names[n] for n in trained], by_seed[trained], shares.mean(axis=0))
-                concerned = np.array([names[i] in inside or names[j] in inside for i, j in pairs])
+                with_inside = np.array([names[i] in inside or names[j] in inside for i, j in pairs])
                 wider_error, wider_df = _standard_error(by_scenes, effective, wider)
-                error, df = np.where(concerned, wider_error, error), np.where(concerned, wider_df, df)
+                error, df = np.where(with_inside, wider_error, error), np.where(with_inside, wider_df, df)
             statistic = np.divide(difference, error, out=np.zeros(len(pairs)), where=error != 0)
             p_methods = np.maximum(holm((2 * stats.t.sf(np.abs(statistic), df)).tolist()), p_trained)
             methods_above, methods_below = stats.t.sf(statistic, df), stats.t.sf(-statistic, df)
-    reach = stats.t.isf(LEVEL / 2, df) * error
+    margin = stats.t.isf(LEVEL / 2, df) * error
     comparisons = [
         {
             "first": names[i],
@@ -185,8 +194,8 @@ def compare(
             "trained_differ": bool(p_trained[n] < LEVEL),
             "p_methods": float(p_methods[n]),
             "methods_differ": bool(p_methods[n] < LEVEL),
-            "methods_low": float(difference[n] - reach[n]),
-            "methods_high": float(difference[n] + reach[n]),
+            "methods_low": float(difference[n] - margin[n]),
+            "methods_high": float(difference[n] + margin[n]),
         }
         for n, (i, j) in enumerate(pairs)
     ]
@@ -197,14 +206,14 @@ def compare(
     }
     fused = [name for name in names if name not in bands and name not in rivals]
     own_family = [name for name in names if name in inside]
-    apart = [name for name in names if name not in bands and name not in inside]
+    not_inside = [name for name in names if name not in bands and name not in inside]
     return {
         "untested": untested,
         "scenes": int((boxes.sum(axis=0) > 0).sum()),
         "scenes_effective": effective,
         "training": None if training is None else {**vars(training), "training": training.training},
         "comparisons": comparisons,
-        "against_bands": _verdicts(names, apart, bands, p_values) | _verdicts(names, own_family, bands, p_values),
+        "against_bands": _verdicts(names, not_inside, bands, p_values) | _verdicts(names, own_family, bands, p_values),
         "inside": rivals,
         "against_inside": _verdicts(names, fused, rivals, p_values),
     }
@@ -213,21 +222,23 @@ def compare(
 def swap_test(
     parts: np.ndarray, pairs: Sequence[tuple[int, int]], swaps: int = 10_000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Test every pair of rows of `parts` (V, G) by random signs of the scenes' differences.
+    """Test every pair of rows of `parts` (V, G) by random signs of the differences in the scenes.
 
-    A pair's statistic is the sum of its scenes' differences over the root of the sum of their squares, which no sign
-    changes. The choice observed is counted among the swaps, so p is never below 1 / (swaps + 1).
+    The statistic of a pair is the sum of its differences in the scenes, divided by the root of the sum of their
+    squares, which does not depend on the signs. The observed signs count as one of the swaps, so p is at least
+    1 / (swaps + 1).
 
     Returns:
-        Two-sided p values for the whole family (step-down of the largest statistic), and one-sided ones of each pair by
-        itself, for the first above the second and below it; (pairs,) each. A pair that differs in no scene has p = 1.
+        Three arrays (pairs,): two-sided p values for the whole family (step-down of the largest statistic), and
+        unadjusted one-sided p values for the first of the pair above the second, and below it. A pair that is equal in
+        all scenes has p = 1.
     """
     first, second = (list(side) for side in zip(*pairs, strict=True))
     norm = np.sqrt(((parts[first] - parts[second]) ** 2).sum(axis=1))
     norm[norm == 0] = np.inf
     sums = parts.sum(axis=1)
     observed = (sums[first] - sums[second]) / norm
-    tolerance = 1e-9 * np.abs(observed)  # sums in another order round differently and are still ties
+    tolerance = 1e-9 * np.abs(observed)  # ties may differ by rounding, because sums are taken in another order
     order = np.argsort(-np.abs(observed), kind="stable")
     least = (np.abs(observed) - tolerance)[order]
     rng = np.random.default_rng([seed, 2])
@@ -247,20 +258,23 @@ def swap_test(
 
 
 def scene_variance(parts: np.ndarray, shares: np.ndarray) -> float:
-    """Return the variance of a sum over classes and scenes, over test sets of other scenes.
+    """Return the variance, over test sets of other scenes, of a difference that is a sum over scenes.
 
-    Two estimates are made, and the larger is returned. With d_s the part of scene s, D their sum, and h_s its share of
-    the boxes, d_s is h_s times the true difference and a scene's own chance. Then
+    Two estimates are made, and the larger is returned. Let d_s be the contribution of scene s, D their sum, and h_s the
+    scene's share of the boxes; d_s is modelled as h_s times the true difference, plus a random effect of the scene.
+    Then
 
         [sum d_s^2 - H D^2] / (1 - H), with H = sum h_s^2,
 
-    is unbiased however unlike the scenes are, but small where the scenes happen to agree. The infinitesimal jackknife,
-    sum (d_s - h_s D)^2, class by class, is never that small, but too small on average where scenes are of unequal size:
-    a large scene pulls the whole towards itself. For scenes of one size both are the variance of a mean.
+    is unbiased for any inequality of the scenes, but too small if the scenes agree by chance. The infinitesimal
+    jackknife, sum (d_s - h_s D)^2, class by class, does not become that small, but is too small on average if the
+    scenes have unequal sizes, because a large scene pulls D towards itself. For scenes of equal size both estimates are
+    the variance of a mean.
 
     Args:
-        parts: (K, G) what each scene adds to the difference in each class; the statistic is the mean over classes.
-        shares: (K, G) each scene's share of a class's boxes.
+        parts: (K, G) contribution of each scene to the difference in each class; the difference is averaged over the
+            classes.
+        shares: (K, G) share of each scene in the boxes of each class.
     """
     scenes = parts.shape[1]
     summed, share = parts.mean(axis=0), shares.mean(axis=0)
@@ -273,17 +287,18 @@ def scene_variance(parts: np.ndarray, shares: np.ndarray) -> float:
 
 
 def training_variance(names: Sequence[str], parts: np.ndarray, share: np.ndarray) -> TrainingVariance:
-    """Return the variance between seeds of a variant's AP, and how much of it the finite test set explains.
+    """Return the variance of a variant's AP between seeds, and the part of it that is due to the finite test set.
 
-    A seed gives all variants the same order of images and the same draws of augmentation, so a seed's effect on all
-    variants alike is no part of a difference: variants and seeds are a two-way table, and the mean square of what
-    neither explains is the total. The same double differences, scene by scene, tell how much of it comes of these
-    scenes (the unbiased estimate of `scene_variance`); the scenes' variance of a difference holds that already.
+    A seed gives all variants the same order of images and the same random augmentation, so the effect of a seed that
+    all variants share cancels in a difference. Variants and seeds form a two-way table; the mean square of the
+    residuals, without the effects of rows and columns, is the total variance. The same residuals, scene by scene, give
+    the part of it that is due to these scenes (the unbiased estimate in `scene_variance`), which the variance of a
+    difference over scenes already includes.
 
     Args:
-        names: the trained variants, V of them.
-        parts: (V, S, G) what each scene adds to the average AP.
-        share: (G,) each scene's share of the boxes.
+        names: the V trained variants.
+        parts: (V, S, G) contribution of each scene to the average AP.
+        share: (G,) share of each scene in the boxes.
     """
     variants, seeds, _ = parts.shape
     df = (variants - 1) * (seeds - 1)
@@ -300,7 +315,7 @@ def training_variance(names: Sequence[str], parts: np.ndarray, share: np.ndarray
 
 
 def _without_margins(values: np.ndarray) -> np.ndarray:
-    """Return values (V, S, ...) less the means of each row and column of the first two axes."""
+    """Return values (V, S, ...) minus the means of the rows and columns of the first two axes."""
     rows, columns = values.mean(axis=1, keepdims=True), values.mean(axis=0, keepdims=True)
     return values - rows - columns + values.mean(axis=(0, 1), keepdims=True)
 
@@ -308,15 +323,15 @@ def _without_margins(values: np.ndarray) -> np.ndarray:
 def _standard_error(
     by_scenes: np.ndarray, effective: float, training: TrainingVariance
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the standard error of differences by scenes and training, and Satterthwaite's degrees of freedom."""
+    """Return the standard error of differences, due to scenes and training, and Satterthwaite's degrees of freedom."""
     variance = by_scenes + 2 * training.training / training.seeds
-    # The mean square that has these degrees of freedom is the total; what is subtracted from it is taken as known.
+    # `df` belongs to the mean square `total`; the interaction, subtracted from it, is treated as known.
     spread = by_scenes**2 / (effective - 1) + (2 * training.total / training.seeds) ** 2 / training.df
     return np.sqrt(variance), np.divide(variance**2, spread, out=np.ones_like(variance), where=spread > 0)
 
 
 def _one_sided(variants: int, pairs: Sequence[tuple[int, int]], above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return the one-sided p value (V, V) for the row above the column."""
+    """Return the one-sided p values (V, V) for the variant of the row above the variant of the column."""
     table = np.full((variants, variants), np.nan)
     for (i, j), p, reverse in zip(pairs, above, below, strict=True):
         table[i, j], table[j, i] = p, reverse
@@ -326,21 +341,23 @@ def _one_sided(variants: int, pairs: Sequence[tuple[int, int]], above: np.ndarra
 def _verdicts(
     names: Sequence[str], rows: Sequence[str], opponents: Sequence[str], p_values: Mapping[str, np.ndarray]
 ) -> dict[str, dict[str, Any]]:
-    """Return the verdicts of `against` for each row and statement."""
-    found = {statement: against(names, rows, opponents, above) for statement, above in p_values.items()}
+    """Return the result of `verdicts_against` for each row and statement."""
+    found = {statement: verdicts_against(names, rows, opponents, above) for statement, above in p_values.items()}
     return {row: {statement: found[statement][row] for statement in found} for row in found["trained"]}
 
 
-def against(
+def verdicts_against(
     names: Sequence[str], rows: Sequence[str], opponents: Sequence[str], above: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """Return for each of `rows` whether it is ahead of all opponents, or behind any; the rows are one family.
+    """Return the verdict for each of `rows`: ahead of all opponents, behind any of them, or not shown.
+
+    The rows are one family.
 
     Args:
-        names: the variants, V of them.
-        rows: those that are judged.
-        opponents: those that they are compared with; absent ones are left out, and without any there is no verdict.
-        above: (V, V) one-sided p value for the row above the column.
+        names: the V variants.
+        rows: variants to judge.
+        opponents: variants to compare them with; absent ones are left out, and if all are absent the result is empty.
+        above: (V, V) one-sided p values for the variant of the row above the variant of the column.
     """
     columns = [n for n, name in enumerate(names) if name in opponents]
     judged = [names.index(name) for name in rows]

@@ -1,39 +1,41 @@
-"""What kind of mistakes each detector makes, and the average precision that mending each kind would bring.
+"""Count the kinds of error that each detector makes, and compute the gain in AP50 from fixing each kind.
 
-The kinds and the mending are those of TIDE (Bolya et al., ECCV 2020), with a foreground overlap of 0.5 and a background
-overlap of 0.1. A detection that finds no box is one of these, by its greatest overlap with a true box, the first that
-holds:
+The kinds of error and their fixes are those of TIDE (Bolya et al., ECCV 2020), with a foreground overlap of 0.5 and a
+background overlap of 0.1. A detection that matches no box has the first of these kinds whose condition on its overlaps
+with the true boxes is met:
 
-    localisation   0.1 to 0.5 with one of its class; mended by the true box
-    class          0.5 or more with one of another class; mended by the true class
-    duplicate      0.5 or more with one of its class that a stronger detection found; mended by leaving it out
-    background     0.1 or less with all; mended by leaving it out
-    both           the rest, between 0.1 and 0.5 with one of another class; mended by leaving it out
+    localisation   0.1 to 0.5 with a box of its class; fixed by moving it to the true box
+    class          0.5 or more with a box of another class; fixed by giving it the true class
+    duplicate      0.5 or more with a box of its class that a stronger detection matches; fixed by removing it
+    background     0.1 or less with all boxes; fixed by removing it
+    both           all others, between 0.1 and 0.5 with a box of another class; fixed by removing it
 
-A box is `missed` if nothing finds it and no localisation or class error is nearest to it; mended by not expecting it. A
-box is given once: to the strongest of the localisation and class errors nearest to it; others, and those nearest to a
-box that is found already, are left out in mending. The gain of a kind is AP50, the average over the classes with boxes,
-with all errors of that kind mended and no other, less AP50 as it is. Two gains are of all errors at once:
-`false_positive` leaves out every detection that finds nothing, `false_negative` expects only what is found. Gains of
-different kinds do not add up to what is lacking. A class of whose boxes none would be expected any more stays at 0.
+A box is `missed` if no detection matches it and it is not the nearest box of a localisation or class error; it is fixed
+by not counting the box. Fixing assigns each box at most once, to the strongest of the localisation and class errors
+nearest to it. The other ones, and errors nearest to a box that is matched already, are removed.
 
-Which detection finds which box is decided by pycocotools, as for average precision: the detections that count are the
-`--most-detections` best of each class in an image, others are no errors; a detection in a crowd that finds no box is
-neither right nor an error, and crowds are never missed. All scores count, not only those from 0.25 on.
+The gain of a kind is AP50 with all errors of only that kind fixed, minus AP50 as it is; AP50 is the average over the
+classes with boxes. Two further gains are for all errors at once: `false_positive` removes every detection that matches
+no box, `false_negative` counts only the boxes that are found. The gains of different kinds do not add up to the gap to
+perfect AP. A class in which fixing would leave no box to count keeps an AP of 0.
+
+The matches of detections and boxes are those of pycocotools, as for average precision. Only the `--most-detections`
+best detections per class and image count; others are not errors. A detection in a crowd that matches no box is neither
+a match nor an error, and crowds are never missed. Detections of all scores count, not only from 0.25 on.
 
 The log-average miss rate of people is that of pedestrian detection (Dollár et al., PAMI 2012): the geometric mean, as
-their code has it, of the miss rate at nine numbers of false positives per image, evenly spaced in logarithm from 0.01
-to 1; the curve's last point at or below each, 1 where there is none. Boxes of all sizes are expected, none is ignored
-but crowds; the overlap is 0.5.
+in their code, of the miss rate at nine numbers of false positives per image, evenly spaced in logarithm from 0.01 to 1.
+At each number, the last point of the curve at or below it is used, or a miss rate of 1 if there is no such point. Boxes
+of all sizes count, only crowds are ignored, and the overlap is 0.5.
 
 Writes errors.json:
 
-    variants    for each variant the means over its seeds, and `seeds` with the same of each: `AP50`; `gains`, by kind;
-                `counts` of the errors of each kind; `miss_rate`, NaN where no class is people or it has no box;
-                `classes`, for each class its `boxes`, `AP50` and `gains`
-    people      the class of the miss rate, null where there is none
+    variants    for each variant the means over its seeds, and in `seeds` the same entries for each seed: `AP50`;
+                `gains` by kind; `counts` of the errors of each kind; `miss_rate`, NaN if there is no class of people
+                or it has no box; `classes`, for each class its `boxes`, `AP50` and `gains`
+    people      the class of the miss rate, null if there is none
 
-and with --curves a CSV of every detector's precision by recall at an overlap of 0.5.
+and with --curves a CSV with the precision-recall curve of every detector at an overlap of 0.5.
 """
 
 import argparse
@@ -51,13 +53,13 @@ from pycocotools.cocoeval import COCOeval
 
 from detection.accumulation import Matches, weighted_average_precision
 from detection.average_precision import (
-    MATCH_OVERLAP,
     MOST_DETECTIONS,
     accumulate,
     add_most_option,
     check_most,
     evaluate,
 )
+from detection.matching import MATCH_OVERLAP
 from detection.predictions import each_file, read_predictions
 from detection.significance import runs_by_variant
 from detection.truth import objects_of, read_truth, without_boxes
@@ -66,41 +68,45 @@ from pipeline.stage import run
 
 KINDS = ("class", "localisation", "both", "duplicate", "background", "missed")
 ALL_AT_ONCE = ("false_positive", "false_negative")
-CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(5)  # of KINDS, those that a detection may be
-RIGHT = -1  # in their place: the detection finds a box
+CLASS, LOCALISATION, BOTH, DUPLICATE, BACKGROUND = range(5)  # indices in KINDS of the kinds of a detection
+MATCHED = -1  # instead of a kind: the detection matches a box
 FOREGROUND, BACKGROUND_OVERLAP = MATCH_OVERLAP, 0.1
-PEOPLE = ("person", "people", "pedestrian")  # the class of the miss rate, whatever its case; the first that there is
+PEOPLE = ("person", "people", "pedestrian")  # possible names of the class of the miss rate, in any case
 FALSE_PER_IMAGE = np.logspace(-2, 0, 9)
-LEAST_MISS_RATE = 1e-10  # whose logarithm stands for that of 0
+LEAST_MISS_RATE = 1e-10  # used instead of a miss rate of 0 in the logarithm
 
 
 @dataclass(frozen=True)
-class Sorted:
-    """A detector's detections that count, crowds' left out, images in the order of their ids, and the true boxes.
+class DetectionErrors:
+    """The kind of error of every counted detection, and the true boxes. Detections in crowds are left out.
+
+    Images are in the order of their ids.
 
     Attributes:
         label: (D,) index of the class of each detection.
         score: (D,).
-        kind: (D,) RIGHT, or the index in KINDS.
-        mended: (D,) index of the true box that mending would give a localisation or class error; -1 for none.
+        kind: (D,) MATCHED, or the index in KINDS.
+        fixed: (D,) index of the true box to which fixing would assign a localisation or class error, or -1.
         box_label: (G,) index of the class of each true box.
-        found: (G,) whether a detection finds it.
-        missed: (G,) whether nothing does and no error is nearest to it.
+        found: (G,) whether a detection matches the box.
+        missed: (G,) whether no detection matches the box and it is not the nearest box of an error.
     """
 
     label: np.ndarray
     score: np.ndarray
     kind: np.ndarray
-    mended: np.ndarray
+    fixed: np.ndarray
     box_label: np.ndarray
     found: np.ndarray
     missed: np.ndarray
 
 
-def sort_errors(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], evaluation: COCOeval) -> Sorted:
-    """Return the kind of each detection, and which boxes are missed.
+def find_errors(
+    truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], evaluation: COCOeval
+) -> DetectionErrors:
+    """Return the kind of error of each detection, and the missed boxes.
 
-    `evaluation` is of these, from `detection.average_precision.evaluate`, at the foreground overlap alone.
+    `evaluation` is the result of `detection.average_precision.evaluate` for them at only the foreground overlap.
     """
     objects = objects_of(truth)
     box_label = np.array([a["category_id"] - 1 for a in objects], int)
@@ -119,7 +125,7 @@ def sort_errors(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any
         chosen = [predictions[n - 1] for n in np.concatenate([e["dtIds"] for e in by_class])[counted]]
         boxes = np.array(in_image.get(image, []), int)
         shared = mask.iou([p["bbox"] for p in chosen], [objects[g]["bbox"] for g in boxes], [0] * len(boxes))
-        shared = np.reshape(shared, (len(chosen), len(boxes)))  # pycocotools returns a list where either is empty
+        shared = np.reshape(shared, (len(chosen), len(boxes)))  # pycocotools returns a list if one of them is empty
         label = np.array([p["category_id"] - 1 for p in chosen], int)
         matched = np.array([at[annotation] if annotation else -1 for annotation in finds], int)
         kind, nearest = _kinds(shared, label[:, None] == box_label[boxes], matched >= 0, np.isin(boxes, matched))
@@ -131,28 +137,32 @@ def sort_errors(truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any
     claims = claims[~found[nearest[claims]]]
     claims = claims[np.argsort(-score[claims], kind="stable")]
     claimed, strongest = np.unique(nearest[claims], return_index=True)
-    mended = np.full(len(label), -1)
-    mended[claims[strongest]] = claimed
+    fixed = np.full(len(label), -1)
+    fixed[claims[strongest]] = claimed
     missed = ~found
     missed[claimed] = False
-    return Sorted(label, score.astype(float), kind, mended, box_label, found, missed)
+    return DetectionErrors(label, score.astype(float), kind, fixed, box_label, found, missed)
 
 
-def _kinds(shared: np.ndarray, same: np.ndarray, right: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the kind of each of an image's detections, and the box nearest to a localisation or class error, else -1.
+def _kinds(
+    shared: np.ndarray, same: np.ndarray, matched: np.ndarray, found: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the kind of each detection in an image, and the box nearest to it if it is a localisation or class error.
+
+    The second array is -1 for other detections.
 
     Args:
         shared: (D, G) overlaps.
-        same: (D, G) whether they are of one class.
-        right: (D,) whether the detection finds a box.
-        found: (G,) whether the box is found.
+        same: (D, G) whether detection and box have the same class.
+        matched: (D,) whether the detection matches a box.
+        found: (G,) whether the box is matched.
     """
     if not shared.shape[1]:
         return np.full(len(shared), BACKGROUND), np.full(len(shared), -1)
     own, other = shared * same, shared * ~same
     best = own.max(axis=1)
     conditions = {
-        RIGHT: right,
+        MATCHED: matched,
         LOCALISATION: (best >= BACKGROUND_OVERLAP) & (best <= FOREGROUND),
         CLASS: other.max(axis=1) >= FOREGROUND,
         DUPLICATE: (own * found).max(axis=1) >= FOREGROUND,
@@ -163,64 +173,64 @@ def _kinds(shared: np.ndarray, same: np.ndarray, right: np.ndarray, found: np.nd
     return kind, nearest
 
 
-def gains(errors: Sorted, classes: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Return AP50 of each class, (K,), and with each kind of errors mended less that; NaN for a class without a box."""
+def gains(errors: DetectionErrors, classes: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return AP50 of each class, (K,), and its gain from fixing each kind of error. NaN for a class without boxes."""
     boxes = np.bincount(errors.box_label, minlength=classes)
-    right = errors.kind == RIGHT
-    everything = np.ones(len(right), bool)
+    matched = errors.kind == MATCHED
+    everything = np.ones(len(matched), bool)
 
-    def mended(kind: str) -> np.ndarray:
+    def fix(kind: str) -> np.ndarray:
         if kind in ("missed", "false_negative"):
             left_out = errors.missed if kind == "missed" else ~errors.found
             expected = boxes - np.bincount(errors.box_label[left_out], minlength=classes)
-            # Where none is left none was found, and AP is 0 however many are expected.
-            return _by_class(errors.label, errors.score, right, everything, np.where(expected, expected, boxes))
+            # If no box remains, none was found, and AP is 0 for any number of boxes.
+            return _by_class(errors.label, errors.score, matched, everything, np.where(expected, expected, boxes))
         if kind == "false_positive":
-            return _by_class(errors.label, errors.score, right, right, boxes)
+            return _by_class(errors.label, errors.score, matched, matched, boxes)
         of_kind = errors.kind == KINDS.index(kind)
-        given = of_kind & (errors.mended >= 0)
+        assigned = of_kind & (errors.fixed >= 0)
         label = errors.label.copy()
-        label[given] = errors.box_label[errors.mended[given]]
-        return _by_class(label, errors.score, right | given, ~of_kind | given, boxes)
+        label[assigned] = errors.box_label[errors.fixed[assigned]]
+        return _by_class(label, errors.score, matched | assigned, ~of_kind | assigned, boxes)
 
-    precision = _by_class(errors.label, errors.score, right, everything, boxes)
-    return precision, {kind: mended(kind) - precision for kind in (*KINDS, *ALL_AT_ONCE)}
+    precision = _by_class(errors.label, errors.score, matched, everything, boxes)
+    return precision, {kind: fix(kind) - precision for kind in (*KINDS, *ALL_AT_ONCE)}
 
 
 def _by_class(
-    label: np.ndarray, score: np.ndarray, right: np.ndarray, kept: np.ndarray, boxes: np.ndarray
+    label: np.ndarray, score: np.ndarray, matched: np.ndarray, kept: np.ndarray, boxes: np.ndarray
 ) -> np.ndarray:
-    """Return AP of each class at one overlap, (K,), from the detections that are `kept`."""
+    """Return AP of each class at one overlap, (K,), from the detections for which `kept` is true."""
     order = np.argsort(-score, kind="stable")
     order = order[kept[order]]
     once = np.ones((1, 1))
     values = []
     for number, count in enumerate(boxes):
-        hit = right[order[label[order] == number]]
+        hit = matched[order[label[order] == number]]
         matches = Matches(np.zeros(len(hit), int), hit[None], np.array([count], float))
         values.append(weighted_average_precision(matches, once)[0])
     return np.array(values)
 
 
-def log_average_miss_rate(score: np.ndarray, right: np.ndarray, boxes: int, images: int) -> float:
-    """Return the log-average miss rate of one class, in 0..1; NaN without a box.
+def log_average_miss_rate(score: np.ndarray, matched: np.ndarray, boxes: int, images: int) -> float:
+    """Return the log-average miss rate of one class, in 0..1; NaN if there is no box.
 
     Args:
-        score: (D,) of the class's detections.
-        right: (D,) whether they find a box.
-        boxes: that are expected.
-        images: that were tested, those without a box of the class among them.
+        score: (D,) of the detections of the class.
+        matched: (D,) whether they match a box.
+        boxes: number of boxes of the class.
+        images: number of test images, including those without a box of the class.
     """
     if not boxes:
         return float("nan")
-    right = right[np.argsort(-score, kind="stable")]
-    false, true = np.cumsum(~right) / images, np.cumsum(right) / boxes
+    matched = matched[np.argsort(-score, kind="stable")]
+    false, true = np.cumsum(~matched) / images, np.cumsum(matched) / boxes
     reached = np.append(0.0, true)[np.searchsorted(false, FALSE_PER_IMAGE, side="right")]
     return float(np.exp(np.log(np.maximum(1 - reached, LEAST_MISS_RATE)).mean()))
 
 
 def people_of(classes: Sequence[str]) -> str | None:
-    """Return the class of people, by the first of PEOPLE that a class is named; None where none is."""
+    """Return the class of people, the first of PEOPLE that is a class name in any case; None if there is none."""
     named = {name.casefold(): name for name in classes}
     return next((named[name] for name in PEOPLE if name in named), None)
 
@@ -228,20 +238,20 @@ def people_of(classes: Sequence[str]) -> str | None:
 def describe(
     truth: Mapping[str, Any], predictions: Sequence[Mapping[str, Any]], most: int = MOST_DETECTIONS
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-    """Return what errors.json says of one detector, and its curves by class.
+    """Return the entries of errors.json for one detector, and its precision-recall curves by class.
 
-    A curve holds the interpolated precision at the recalls 0, 0.01, ..., 1 for an overlap of 0.5; there is none of a
-    class without a box.
+    A curve is the interpolated precision at the recalls 0, 0.01, ..., 1 for an overlap of 0.5. Classes without a box
+    have no curve.
 
     Raises:
         InputError: as `detection.average_precision.evaluate`.
     """
     evaluation = evaluate(truth, predictions, ("all",), most, (FOREGROUND,))
-    errors = sort_errors(truth, predictions, evaluation)
+    errors = find_errors(truth, predictions, evaluation)
     names = [category["name"] for category in truth["categories"]]
     boxes = np.bincount(errors.box_label, minlength=len(names))
     precision, gained = gains(errors, len(names))
-    counts = np.bincount(errors.kind[errors.kind != RIGHT], minlength=len(KINDS) - 1)
+    counts = np.bincount(errors.kind[errors.kind != MATCHED], minlength=len(KINDS) - 1)
     people = people_of(names)
     number = names.index(people) if people else -1
     own = errors.label == number
@@ -250,7 +260,7 @@ def describe(
         "gains": {kind: float(np.mean(values[boxes > 0])) for kind, values in gained.items()},
         "counts": dict(zip(KINDS, [*map(int, counts), int(errors.missed.sum())], strict=True)),
         "miss_rate": log_average_miss_rate(
-            errors.score[own], errors.kind[own] == RIGHT, int(boxes[number]) if people else 0, len(truth["images"])
+            errors.score[own], errors.kind[own] == MATCHED, int(boxes[number]) if people else 0, len(truth["images"])
         ),
         "classes": {
             name: {
@@ -266,14 +276,14 @@ def describe(
 
 
 def mean_of(values: Sequence[Any]) -> Any:
-    """Return the mean of numbers, or of mappings of one form key by key; whole where all are the same whole number."""
+    """Return the mean of numbers, or of mappings of equal form, key by key; equal numbers are returned unchanged."""
     if isinstance(values[0], Mapping):
         return {key: mean_of([value[key] for value in values]) for key in values[0]}
     return values[0] if len(set(values)) == 1 else float(np.mean(values))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Sort, mend, write."""
+    """Find the errors of all detectors, compute the gains and write them."""
     args = _parse(argv)
     check_most(args.most_detections)
     truth = read_truth(args.truth)
@@ -282,7 +292,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     files = runs_by_variant(args.predictions, args.brought)
     detectors = [(variant, seed) for variant in files for seed in sorted(files[variant])]
     work = partial(_describe_file, truth, args.most_detections)
-    found = each_file("sorting errors", work, [files[variant][seed] for variant, seed in detectors])
+    found = each_file("finding errors", work, [files[variant][seed] for variant, seed in detectors])
     digests: dict[str, dict[str, str]] = {variant: {} for variant in files}
     seeds: dict[str, dict[str, Any]] = {variant: {} for variant in files}
     curves = []
@@ -315,7 +325,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for variant, one in variants.items():
         words = (f"{kind} {one['gains'][kind]:.3f}" for kind in KINDS)
-        logging.info("%-12s AP50 %.3f; mended, more by %s", variant, one["AP50"], ", ".join(words))
+        logging.info("%-12s AP50 %.3f; gains from fixing: %s", variant, one["AP50"], ", ".join(words))
 
 
 def _describe_file(
@@ -338,11 +348,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="predictions.json of every variant and seed",
     )
     parser.add_argument(
-        "--brought", nargs="*", default=[], metavar="VARIANT", help="variants made elsewhere: their seeds may be others"
+        "--brought", nargs="*", default=[], metavar="VARIANT", help="external variants, whose seeds may be different"
     )
     add_most_option(parser)
-    parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
-    parser.add_argument("--curves", type=Path, help="the CSV of precision by recall to write; default none")
+    parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
+    parser.add_argument("--curves", type=Path, help="CSV file of precision-recall curves to write (default: none)")
     return parser.parse_args(argv)
 
 

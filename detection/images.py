@@ -1,4 +1,4 @@
-"""Images as the detector is shown them: read and resized, and in training augmented by ultralytics' own transforms."""
+"""The detector's input images: read, resized, and in training augmented by ultralytics' own transforms."""
 
 import math
 import random
@@ -27,12 +27,12 @@ from pipeline.stage import InputError
 
 
 def read_bgr(path: Path, height: int, width: int, counts: tuple[float, float] | None = None) -> np.ndarray:
-    """Read an image as the detector takes it: uint8 BGR (H, W, 3); one channel becomes three equal ones.
+    """Read an image as uint8 BGR (H, W, 3); a single channel is repeated three times.
 
-    `counts` is the infrared range of files with 16-bit samples.
+    `counts` is the infrared range for files with 16-bit samples.
 
     Raises:
-        InputError: the file is unreadable, or of another size than its ground truth says.
+        InputError: the file is unreadable, or its size is not the one in the ground truth.
     """
     image = _of_size(read_image(path, counts), path, height, width)
     if image.ndim == 2:
@@ -43,15 +43,15 @@ def read_bgr(path: Path, height: int, width: int, counts: tuple[float, float] | 
 def _of_size(image: np.ndarray, path: Path, height: int, width: int) -> np.ndarray:
     if image.shape[:2] != (height, width):
         found = f"{image.shape[1]}x{image.shape[0]}"
-        raise InputError(f"{path} is {found}, expected {width}x{height} as its labels say")
+        raise InputError(f"{path} is {found}, expected {width}x{height} as in its labels")
     return image
 
 
-def read_shown(data: Data, image: Mapping[str, Any]) -> np.ndarray:
-    """Read an image of the ground truth as the detector is shown it: uint8, BGR (H, W, 3).
+def read_input(data: Data, image: Mapping[str, Any]) -> np.ndarray:
+    """Read the detector's input for an image of the ground truth: uint8, BGR (H, W, 3).
 
-    A detector that fuses inside itself is shown red, green, blue and infrared luma, (H, W, 4). The package turns BGR to
-    RGB before the network, and images of four channels it leaves as they are; `in_network_order` does the same.
+    For a detector that fuses inside itself it is red, green, blue and infrared luma, (H, W, 4). Before the network, the
+    package converts BGR to RGB and leaves images of four channels as they are; `in_network_order` does the same.
 
     Raises:
         InputError: as `read_bgr`.
@@ -64,12 +64,12 @@ def read_shown(data: Data, image: Mapping[str, Any]) -> np.ndarray:
 
 
 def in_network_order(image: np.ndarray) -> np.ndarray:
-    """Return an image of `read_shown` as the network wants its channels, (C, H, W)."""
+    """Return an image of `read_input` with its channels in the order and layout of the network, (C, H, W)."""
     return (image[..., ::-1] if image.shape[2] == 3 else image).transpose(2, 0, 1)
 
 
 def resize_long_side(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize to a long side of `size` pixels, bilinearly and rounded up as in training by the package."""
+    """Resize bilinearly to a long side of `size` pixels; the short side is rounded up, as in the package's training."""
     height, width = image.shape[:2]
     sides = resized_sides(width, height, size)
     return image if sides == (width, height) else cv2.resize(image, sides, interpolation=cv2.INTER_LINEAR)
@@ -82,16 +82,16 @@ def resized_sides(width: int, height: int, size: int) -> tuple[int, int]:
 
 
 def resized_bytes(data: Data, size: int) -> int:
-    """Return the bytes of all images once they are resized."""
+    """Return the size in bytes of all resized images."""
     sides = (resized_sides(image["width"], image["height"], size) for image in data.truth["images"])
     return sum(data.channels * width * height for width, height in sides)
 
 
 class BothBandsHSV(RandomHSV):
-    """Varies the colours of images of both bands by the random numbers that each band is varied by as an image alone.
+    """Varies the colours of both bands with the same random numbers as for images of a single band.
 
-    Visible colours change as those of the visible variant do; of the infrared luma the brightness alone does, as a grey
-    image has neither hue nor saturation. (The package's own transform leaves images of four channels as they are.)
+    The visible colours change as in the visible variant. Of the infrared luma only the brightness changes, because a
+    grey image has neither hue nor saturation. (The package's own transform does not change images of four channels.)
     """
 
     def apply_image(self, labels: dict[str, Any], params: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -105,32 +105,36 @@ class BothBandsHSV(RandomHSV):
 
 
 def padded_sides(data: Data, size: int) -> tuple[int, int]:
-    """Return the height and width in which most images of `data` go through the network in tests."""
+    """Return the height and width, padded to the stride, that most images of `data` have in tests."""
     sides = Counter(resized_sides(image["width"], image["height"], size) for image in data.truth["images"])
     width, height = sides.most_common(1)[0][0]
     return -(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE
 
 
 def _fitted(data: Data, size: int) -> tuple[int, int]:
-    """Return the height and width in multiples of the stride that all images have once resized."""
+    """Return the height and width, in multiples of the stride, of all resized images.
+
+    Raises:
+        InputError: the images do not all have the same shape.
+    """
     shapes = {}
     for image in data.truth["images"]:
         width, height = resized_sides(image["width"], image["height"], size)
         shapes.setdefault((-(-height // STRIDE) * STRIDE, -(-width // STRIDE) * STRIDE), image)
     if len(shapes) > 1:
         one, other = (f"{image['file_name']} is {image['width']}x{image['height']}" for image in [*shapes.values()][:2])
-        raise InputError(f"--canvas fitted: {one} and {other}; wanted images of one shape, or --canvas square")
+        raise InputError(f"--canvas fitted: {one} and {other}; expected images of one shape, or --canvas square")
     return next(iter(shapes))
 
 
 class TrainingImages(YOLODataset):
     """The training images of one variant, augmented by the package's own transforms.
 
-    An item is asked for by (epoch, index), and what is random about it hangs on the seed, the epoch and the index
-    alone: neither on the order of reading, nor on how many processes read, nor on what a killed run had read before.
-    So every variant sees the same crops of the same scenes, and only the pixels differ.
+    The key of an item is (epoch, index). Its random augmentation depends only on the seed, the epoch and the index: not
+    on the order of reading, the number of worker processes, or what an interrupted run had read. All variants therefore
+    get the same crops of the same images, and only the pixels differ.
 
-    Labels come from the ground truth and images from the variant's folders; nothing is written beside them.
+    Labels are taken from the ground truth and images from the folders of the variant, into which nothing is written.
     """
 
     def __init__(
@@ -142,10 +146,18 @@ class TrainingImages(YOLODataset):
         mosaic_epochs: int,
         canvas: str = "square",
     ) -> None:
-        """`augmentation` are the package's names and values; from epoch `mosaic_epochs` on, images are not mixed.
+        """Prepare the images; they are read when an item is requested.
 
-        On a canvas that is "fitted", images have their own shape in multiples of the stride; InputError where they
-        have not all the same.
+        Args:
+            data: training part of a variant.
+            augmentation: the package's names and values.
+            size: long side of the resized images, in pixels.
+            seed: of the augmentation.
+            mosaic_epochs: number of epochs, from the first, with mosaic and mixup.
+            canvas: "square", or "fitted" to the images' own shape in multiples of the stride.
+
+        Raises:
+            InputError: the canvas is "fitted" and the images do not all have the same shape.
         """
         self.source, self.seed, self.mosaic_epochs = data, seed, mosaic_epochs
         self.canvas = _fitted(data, size) if canvas == "fitted" else None
@@ -161,13 +173,13 @@ class TrainingImages(YOLODataset):
         self.transforms_unmixed = self.build_transforms(values)
 
     def get_img_files(self, img_path: list[str]) -> list[str]:
-        """Return the files that the variant names, instead of looking in folders."""
+        """Return the image files of the variant; the package's own method would search folders."""
         return [str(self.source.images[image["file_name"]]) for image in self.source.truth["images"]]
 
     def get_labels(self) -> list[dict[str, Any]]:
-        """Return the boxes of the ground truth in the package's form, instead of reading text files.
+        """Return the boxes of the ground truth in the package's form; its own method would read text files.
 
-        Crowds are left out: a box around many objects is no example of one.
+        Crowds are left out, because a box around many objects is not an example of an object.
         """
         boxes: dict[int, list[tuple[float, ...]]] = {image["id"]: [] for image in self.source.truth["images"]}
         for annotation in objects_of(self.source.truth):
@@ -191,8 +203,8 @@ class TrainingImages(YOLODataset):
         return labels
 
     def build_transforms(self, hyp: SimpleNamespace) -> Compose:
-        """Return the package's transforms, mosaics drawn from all images rather than from those last read."""
-        self.cache = "ram"  # what the package asks to decide it
+        """Return the package's transforms, with mosaics drawn from all images, not only from those last read."""
+        self.cache = "ram"  # with this value, the package draws mosaics from all images
         built = super().build_transforms(hyp)
         if self.source.inside:
             for number, transform in enumerate(built.transforms):
@@ -201,7 +213,7 @@ class TrainingImages(YOLODataset):
         return built
 
     def update_labels_info(self, label: dict[str, Any]) -> dict[str, Any]:
-        """Tell the transforms the canvas, where it is no square."""
+        """Add the size of a canvas that is not square to the label, for the transforms."""
         if self.canvas is not None:
             label["rect_shape"] = self.canvas
         return super().update_labels_info(label)
@@ -209,41 +221,42 @@ class TrainingImages(YOLODataset):
     def load_image(
         self, i: int, rect_mode: bool = True, resize_short: bool = False
     ) -> tuple[np.ndarray, tuple[int, int], tuple[int, int]]:
-        """Return image `i` with its long side resized to the training size, its size before and after."""
+        """Return image `i` resized to the training size, its original size and its new size."""
         shape = self.labels[i]["shape"]
         if i in self.kept:
             return self.kept[i], shape, self.kept[i].shape[:2]
-        image = read_shown(self.source, self.source.truth["images"][i])
+        image = read_input(self.source, self.source.truth["images"][i])
         image = resize_long_side(image, self.imgsz)
         return image, shape, image.shape[:2]
 
     def check_cache_fits(self) -> None:
-        """Refuse to keep all resized images where they do not fit the memory that this process may still take.
+        """Check that all resized images fit into the memory that is available to this process.
 
         Raises:
-            InputError: they do not fit. The system would end the process without a word.
+            InputError: they do not fit. Without this check the system would kill the process without a message.
         """
         needed, free = resized_bytes(self.source, self.imgsz), memory_available()
         if needed > free:
             raise InputError(
-                f"--cache ram keeps {len(self.labels)} images of {self.imgsz} pixels, {needed / 1e9:.1f} GB, and this "
-                f"process may take {free / 1e9:.1f} GB more; wanted --cache none (in the configuration detection: "
-                "training: cache), or more memory (on a cluster --set-resources train_detector:mem_mb=MEGABYTES)"
+                f"--cache ram needs {needed / 1e9:.1f} GB for {len(self.labels)} images of {self.imgsz} pixels, and "
+                f"{free / 1e9:.1f} GB are available to this process; expected --cache none (in the configuration "
+                "detection: training: cache), or more memory (on a cluster --set-resources "
+                "train_detector:mem_mb=MEGABYTES)"
             )
 
     def keep(self, i: int) -> int:
-        """Read image `i` once and for all; return its bytes."""
+        """Read image `i` and keep it in memory; return its size in bytes."""
         image = self.load_image(i)[0]
         image.setflags(write=False)
         self.kept[i] = image
         return image.nbytes
 
     def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
-        """Return image `index` as training sees it in `epoch`."""
+        """Return image `index` with its augmentation in `epoch`; `key` is (epoch, index)."""
         epoch, index = key
         state = np.random.SeedSequence([self.seed, epoch, index]).generate_state(2)
         random.seed(int(state[0]))
-        np.random.seed(int(state[1]))  # the transforms draw from the global generators
+        np.random.seed(int(state[1]))  # the transforms use the global generators
         transforms = self.transforms if epoch < self.mosaic_epochs else self.transforms_unmixed
         return transforms(self.get_image_and_label(index))
 

@@ -1,7 +1,7 @@
-"""How sure each average precision is: a bootstrap over the scenes of the test set, the detectors as they were trained.
+"""Confidence intervals of average precision: a bootstrap over the scenes of the test set, for the detectors as trained.
 
-Scenes are drawn whole, with replacement, the same for all variants. An interval therefore says how the test images
-could have come out otherwise, not how the training could have.
+Whole scenes are drawn with replacement, the same for all variants. The intervals therefore describe the uncertainty due
+to the choice of test images, and not the variation of training.
 
 Sources: B. Efron and R. J. Tibshirani, An introduction to the bootstrap, 1993, chapter 13; A. C. Davison and D. V.
 Hinkley, Bootstrap methods and their application, 1997, section 3.8 (whole groups).
@@ -18,7 +18,7 @@ from detection.accumulation import Matches, weighted_average_precision
 from fusion.metrics.statistics import draw_scenes, effective_number, interval
 from pipeline.stage import Progress, threads_available
 
-LEAST_BOXES = 10  # of a class; an interval of fewer is printed with that remark
+LEAST_BOXES = 10  # of a class; with fewer, the interval gets a remark
 
 
 def bootstrap(
@@ -27,15 +27,15 @@ def bootstrap(
     samples: int = 1000,
     seed: int = 0,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return each variant's AP as measured, (K + 1,), and under every draw, (samples, K + 1), the average last.
+    """Return each variant's measured AP, (K + 1,), and its AP in every draw, (samples, K + 1), the average last.
 
-    Values are means over the seeds of training, which are not drawn. The average is over the classes with boxes.
+    Values are means over the training seeds, which are not drawn. The average is over the classes with boxes.
 
     Args:
-        matches: for each variant, for each seed, the classes' matches.
+        matches: for each variant and each of its seeds, the matches of every class.
         scene: (N,) index of the scene of each image.
-        samples: draws.
-        seed: of the draws.
+        samples: number of draws.
+        seed: seed of the draws.
     """
     scenes, index = np.unique(scene, return_inverse=True)
     weights = np.ones((samples + 1, len(scene)))
@@ -62,17 +62,17 @@ def describe(
     measured: Mapping[str, np.ndarray],
     drawn: Mapping[str, np.ndarray],
 ) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return the interval of each variant's classes and of their average, and what it rests on.
+    """Return the interval of each class and of the average, for each variant, with the boxes and scenes behind it.
 
     Args:
         classes: K names.
-        boxes: (K, G) boxes of each class in each scene that was drawn.
-        measured: from `bootstrap`; or differences of two variants', with the differences of their draws.
-        drawn: likewise.
+        boxes: (K, G) number of boxes of each class in each scene.
+        measured: measured values from `bootstrap`, or differences of those of two variants.
+        drawn: values in the draws from `bootstrap`, or differences of those of two variants.
 
     Returns:
-        For each variant, for each class and `Average`: `AP`, `low`, `high` (NaN from one scene, or where no draw is
-        defined), `boxes`, `scenes` that hold them, `undefined` draws, and `remark` on few boxes, or empty.
+        For each variant, for each class and `Average`: `AP`, `low`, `high` (NaN for a single scene, or if no draw is
+        defined), `boxes`, `scenes` with boxes, the number of `undefined` draws, and `remark`, on few boxes, or empty.
     """
     rows = np.concatenate([boxes, boxes.sum(axis=0, keepdims=True)])
     facts = [(int(row.sum()), int((row > 0).sum()), effective_number(row)) for row in rows]
@@ -93,7 +93,7 @@ def describe(
 
 
 def _mean_of_defined(values: np.ndarray) -> np.ndarray:
-    """Return the mean of each row over what is defined; NaN where nothing is."""
+    """Return the mean of each row over its values that are not NaN; NaN if all are."""
     defined = ~np.isnan(values)
     count = defined.sum(axis=1)
     sums = np.where(defined, values, 0).sum(axis=1)

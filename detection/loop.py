@@ -33,7 +33,7 @@ from detection.detector import (  # first, as it keeps the package offline
 # isort: split
 from ultralytics.utils.torch_utils import ModelEMA
 
-from detection.device_images import NotedImages, Pixels
+from detection.device_images import DeviceImages, LazyTrainingImages
 from detection.images import TrainingImages
 from detection.muon import muon
 from detection.recipe import AUGMENTATION, Recipe, epoch_batches, learning_rate, step_seed
@@ -137,7 +137,7 @@ def train(
     """
     state = _start(data, recipe, device, weights, trust)
     augmentation = {name: getattr(recipe, name) for name in AUGMENTATION}
-    kind = NotedImages if augment_on_device else TrainingImages
+    kind = LazyTrainingImages if augment_on_device else TrainingImages
     images = kind(
         data, augmentation, recipe.image_size, recipe.seed, recipe.epochs - recipe.close_mosaic, recipe.canvas
     )
@@ -149,7 +149,7 @@ def train(
     if saved:
         within = f" and {skipped} of {steps} batches" if skipped else ""
         logging.info("going on after epoch %d of %d%s", first, recipe.epochs, within)
-    pixels = Pixels(images, device) if augment_on_device else None
+    pixels = DeviceImages(images, device) if augment_on_device else None
     if pixels:
         logging.info("%d images on %s: %.0f MB", len(images), device, pixels.pixels.nbytes / 1e6)
     elif keep_images:
@@ -178,7 +178,7 @@ def train(
             asked = time.perf_counter()
             batch = next(batches)
             state.waited += time.perf_counter() - asked
-            batch = pixels.shown(batch) if pixels else batch
+            batch = pixels.with_pixels(batch) if pixels else batch
             _step(state, batch, recipe, device, steps)
             progress.step(len(batch["im_file"]), note)
             stop = stopping()

@@ -15,8 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detection.average_precision import LEAST_SCORE, MATCH_OVERLAP, found_annotations, read_conditions
+from detection.average_precision import read_conditions
 from detection.late import BANDS
+from detection.matching import LEAST_SCORE, MATCH_OVERLAP, found_annotations
 from detection.predictions import read_predictions
 from detection.truth import objects_of, read_truth
 from pipeline.artefacts import write_json

@@ -230,7 +230,7 @@ def compare_rows(
         name: np.repeat(part.mean(axis=0, keepdims=True), seeds, axis=0) if name in comparison.brought else part
         for name, part in parts.items()
     }
-    options = {"brought": comparison.brought, "swaps": comparison.swaps, "seed": comparison.seed}
+    options = {"external": comparison.brought, "swaps": comparison.swaps, "seed": comparison.seed}
     own = {name: part for name, part in same.items() if name not in comparison.brought or name in BANDS}
     together = compare(same, boxes, **options)
     if len(own) == len(same) or set(own) <= set(BANDS):

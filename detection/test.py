@@ -23,7 +23,7 @@ import torchvision
 from detection.as_is import load_as_is
 from detection.average_precision import MOST_DETECTIONS, add_kept_options, check_most, read_conditions, write_scores
 from detection.detector import STRIDE, describe, is_transformer, lacks_memory, load_weights, raw_detections
-from detection.images import in_network_order, read_shown, resize_long_side, resized_sides
+from detection.images import in_network_order, read_input, resize_long_side, resized_sides
 from detection.side_by_side import add_sharing_options, shared_device
 from detection.variant import Data, read_data
 from pipeline.artefacts import sha256_file, versions
@@ -91,7 +91,7 @@ def predict(
     progress = Progress(f"test {data.variant}", len(data.images), "images")
     results = []
     for images in _batches(data.truth["images"], batch):
-        boxed = [letterbox(read_shown(data, image), size) for image in images]
+        boxed = [letterbox(read_input(data, image), size) for image in images]
         pixels = np.stack([in_network_order(image) for image, _ in boxed])
         try:
             found = raw_detections(model, torch.from_numpy(np.ascontiguousarray(pixels)).to(device).float() / 255)

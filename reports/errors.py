@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from detection.average_precision import LEAST_SCORE, MATCH_OVERLAP
 from detection.errors import ALL_AT_ONCE, KINDS
+from detection.matching import LEAST_SCORE, MATCH_OVERLAP
 from pipeline.artefacts import read_json, write_csv
 from pipeline.stage import InputError, run
 from reports.collect import Split, read_split, require_equal, required

@@ -38,7 +38,7 @@ class Run:
 
     @property
     def brought(self) -> dict[str, Any] | None:
-        """The recorded facts about a file of external detections (detection.brought); None for our own detectors."""
+        """The recorded facts about a file of external detections (detection.external); None for our own detectors."""
         return self.scores.get("brought")
 
 

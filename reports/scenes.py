@@ -15,7 +15,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from detection.average_precision import in_crowds, read_conditions
+from detection.average_precision import read_conditions
+from detection.matching import in_crowds
 from detection.predictions import read_predictions
 from pipeline.artefacts import read_json, replacing
 from pipeline.corruptions import CORRUPTIONS, worsen

@@ -1,4 +1,4 @@
-"""The data sets by name. A new one is a small file and a line in `DATASETS`: see docs/own-dataset.md."""
+"""The datasets by name. A new dataset needs a small module here and an entry in `DATASETS`: see docs/own-dataset.md."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -16,7 +16,7 @@ DATASETS: dict[str, Dataset] = {
     "msrs": MSRS,
     "llvip": LLVIP,
     "folders": FOLDERS,
-    "synthetic": SYNTHETIC,  # fusion.synthetic writes M3FD's own layout
+    "synthetic": SYNTHETIC,  # written by fusion.synthetic in M3FD's layout
 }
 
 
@@ -30,14 +30,20 @@ def find_dataset(
     unlabelled: str = "refuse",
     left_out: Sequence[str] = (),
 ) -> Dataset:
-    """Return the data set of this name; `folders` takes its classes, folders and suffixes from the other arguments.
+    """Return the dataset of this name.
 
-    `labels` are folders or COCO JSON files, or those of each label set by its name. Of another data set `classes` are
-    its own in the order in which YOLO labels number them. `unlabelled` says what an image without a label file is:
-    `refuse` or `background`. `left_out` are those of `classes` whose boxes are passed over.
+    Args:
+        name: a key of `DATASETS`. Only `folders` takes classes, folders and suffixes from the other arguments.
+        classes: class names; for other datasets than `folders`, their own classes in the order in which YOLO labels
+            number them.
+        visible, infrared: folders of the two bands, below the root.
+        labels: folders or COCO JSON files, or a mapping from the name of each label set to them.
+        bands: suffixes and ranges of the bands' files.
+        unlabelled: `refuse`, or `background` if an image without a label file is an image without objects.
+        left_out: those of `classes` whose boxes are ignored.
 
     Raises:
-        InputError: `folders` without classes, or other classes, folders or suffixes for another data set.
+        InputError: `folders` has no classes, or another dataset is given other classes, folders or suffixes.
     """
     if name == "folders":
         dataset = describe_folders(classes or (), visible, infrared, labels, bands, left_out)
@@ -47,8 +53,8 @@ def find_dataset(
         same = sorted(map(str.casefold, classes or ())) == sorted(known)
         if (classes and not same) or visible or infrared or labels or bands.suffixes or left_out:
             raise InputError(
-                f"--dataset {name} has folders and classes of its own; --classes and the like want folders"
-                + (f", or its own classes in the order of YOLO labels' numbers: {', '.join(known.values())}")
+                f"--dataset {name} has its own folders and classes; expected --dataset folders for others, or only "
+                f"--classes with its own classes in the order of the YOLO labels: {', '.join(known.values())}"
             )
         if classes:
             dataset = replace(dataset, numbered=tuple(known[name.casefold()] for name in classes))

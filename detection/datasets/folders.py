@@ -1,7 +1,7 @@
-"""Any data set of aligned pairs with Pascal VOC, YOLO or COCO labels, described by options alone: folders, classes.
+"""Any dataset of aligned pairs with Pascal VOC, YOLO or COCO labels, described only by options: folders and classes.
 
-Without options the folders are `visible`, `infrared` and `labels`; `train.txt` and `test.txt` beside them, where both
-are there, are its own split.
+By default the folders are `visible`, `infrared` and `labels`. The files `train.txt` and `test.txt` in the same root, if
+both exist, are the dataset's own split.
 """
 
 import re
@@ -14,8 +14,8 @@ from detection.datasets.layout import UNION, Dataset, Layout, listed_split
 from pipeline.pairs import Bands
 from pipeline.stage import InputError
 
-KINDS = ("visible", "infrared", "labels")
-FOLDERS = Dataset((), lambda root: Layout(*((root / kind,) for kind in KINDS)), listed_split)
+FOLDER_NAMES = ("visible", "infrared", "labels")
+FOLDERS = Dataset((), lambda root: Layout(*((root / name,) for name in FOLDER_NAMES)), listed_split)
 
 
 def describe_folders(
@@ -26,35 +26,40 @@ def describe_folders(
     bands: Bands = Bands(),  # noqa: B008  # frozen
     left_out: Sequence[str] = (),
 ) -> Dataset:
-    """Return the data set with these classes, numbered in this order, in these folders below the root.
+    """Return the dataset with these classes, numbered in this order, in these folders below the root.
 
-    `labels` are the folders and COCO JSON files of one label set, or of several by their names. Boxes of the classes
-    `left_out` are passed over.
+    `labels` are the folders and COCO JSON files of one label set, or a mapping from the name of each label set to them.
+    Boxes of the classes `left_out` are ignored.
 
     Raises:
-        InputError: no class, or one named twice; a class left out that is not among the others, or all of them; a label
-            set of another name than lower-case letters, digits and underscores, or without a folder.
+        InputError: there is no class, or one is named twice; a class of `left_out` is not among `classes`, or all are
+            left out; the name of a label set is not of lower-case letters, digits and underscores, or the set has no
+            folder.
     """
     if not classes or len({name.casefold() for name in classes}) < len(classes):
-        raise InputError(f"--classes {' '.join(classes)}: wanted one class or more, each once, in the labels' order")
+        raise InputError(
+            f"--classes {' '.join(classes)}: expected at least one class, each once, in the order of the labels"
+        )
 
-    passed = {name.casefold() for name in left_out}
-    kept = [name for name in classes if name.casefold() not in passed]
-    if len(kept) + len(passed) != len(classes) or not kept:
-        raise InputError(f"--leave-out {' '.join(left_out)}: wanted some of --classes {' '.join(classes)}, not all")
+    ignored = {name.casefold() for name in left_out}
+    kept = [name for name in classes if name.casefold() not in ignored]
+    if len(kept) + len(ignored) != len(classes) or not kept:
+        raise InputError(
+            f"--leave-out {' '.join(left_out)}: expected some, but not all, of --classes {' '.join(classes)}"
+        )
     sets = labels if isinstance(labels, Mapping) else {}
     for name, folders in sets.items():
         if not re.fullmatch("[a-z][a-z0-9_]*", name) or name == UNION or not folders:
             raise InputError(
-                f"--label-set {' '.join([name, *folders])}: wanted a name of lower-case letters, digits and "
-                f"underscores, not {UNION}, which is made here, and one folder or more"
+                f"--label-set {' '.join([name, *folders])}: expected a name of lower-case letters, digits and "
+                f"underscores other than {UNION}, which is reserved, and at least one folder"
             )
     everything = [folder for folders in sets.values() for folder in folders] or labels
 
     def layout(root: Path) -> Layout:
-        given = zip(KINDS, (visible, infrared, everything), strict=True)
+        given = zip(FOLDER_NAMES, (visible, infrared, everything), strict=True)
         return Layout(
-            *(tuple(root / folder for folder in folders or [kind]) for kind, folders in given),
+            *(tuple(root / folder for folder in folders or [default]) for default, folders in given),
             {name: tuple(root / folder for folder in folders) for name, folders in sets.items()},
         )
 

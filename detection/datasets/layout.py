@@ -1,4 +1,4 @@
-"""What a data set has to say about itself: its classes, where its files lie, whether it has a split of its own."""
+"""The description of a dataset: its classes, the layout of its files, its own split if it has one."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,10 +16,13 @@ UNION = "union"  # the label set that is made from two or more
 
 @dataclass(frozen=True)
 class Layout:
-    """The folders of a data set: each lists what belongs together, matched by file stem across the three.
+    """The folders of a dataset. Images and labels of a pair are matched by file stem.
 
-    Among `labels` may be JSON files as well. `label_sets` holds the folders and files of each set of labels by its
-    name, where the data set names its sets; `labels` are then those of all sets.
+    Attributes:
+        visible, infrared: folders of images.
+        labels: folders of label files, or COCO JSON files; of all label sets, if there are several.
+        label_sets: the folders and files of each label set by its name; empty for a dataset that does not name its
+            sets.
     """
 
     visible: tuple[Path, ...]
@@ -28,31 +31,35 @@ class Layout:
     label_sets: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
 
     def sets(self) -> dict[str, tuple[Path, ...]]:
-        """Return the folders of each label set; a data set that names none has the one set `labels`."""
+        """Return the folders and files of each label set; a dataset that names none has the single set `labels`."""
         return dict(self.label_sets) or {"labels": self.labels}
 
     def set_names(self) -> list[str]:
-        """Return the names of the label sets, the union last where there are several."""
+        """Return the names of the label sets, and last their union if there are several."""
         names = list(self.sets())
         return [*names, UNION] if len(names) > 1 else names
 
     def truth(self, name: str | None = None) -> str:
-        """Return the label set that trains and that Table II prints: `name`, or the first.
+        """Return the label set used in training and for Table II: `name`, by default the first.
 
         Raises:
-            InputError: the data set has no set of this name.
+            InputError: the dataset has no label set of this name.
         """
         names = self.set_names()
         if name not in (None, *names):
-            raise InputError(f"--truth {name}: the data set has no such label set; wanted {' or '.join(names)}")
+            raise InputError(f"--truth {name}: the dataset has no such label set; expected {' or '.join(names)}")
         return name or names[0]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """Where one image was taken: its sequence, a run of frames at one place, and the place, all its sequences together.
+    """Where an image was taken.
 
-    `condition` is empty where none is stated; `source` says who knows.
+    Attributes:
+        sequence: a run of frames at one place.
+        place: all sequences taken at the same place.
+        condition: day, night, ...; empty if none is stated.
+        source: where this information comes from.
     """
 
     sequence: str
@@ -63,23 +70,23 @@ class Scene:
 
 @dataclass(frozen=True)
 class Dataset:
-    """One data set.
+    """One dataset.
 
     Attributes:
-        classes: their names in the one order in which they are numbered and printed.
-        layout: from the root, which need not exist yet, to its folders.
-        own_split: from the root to the names of the training and the test images, or None where the data set brings
-            no split.
-        condition: from the root and an image's name to its condition (`day`, `night`, ...), or None where the data set
-            does not say; None for a data set that never says.
-        scenes: from the root and all names to the scenes of those that the data set has an answer for; None for a data
-            set whose scenes are found from its images.
-        bands: how the files of the two bands are told apart and read.
-        numbered: the classes in the order in which YOLO labels number them; None where several orders are in use and
-            the user has to say which.
-        orders: of such a data set, the orders in use, by where they come from.
-        unlabelled_is_background: whether an image without a label file is one without objects.
-        left_out: classes of the labels, beside `classes`, whose boxes are passed over.
+        classes: class names, in the order in which they are numbered and printed.
+        layout: function from the root, which need not exist yet, to the layout.
+        own_split: function from the root to the names of the training and of the test images, or None if the dataset
+            has no split of its own.
+        condition: function from the root and the name of an image to its condition (`day`, `night`, ...), or None if
+            the dataset does not state it; None for a dataset that states no conditions.
+        scenes: function from the root and all names to the scenes of the images for which the dataset states them; None
+            for a dataset whose scenes are found from its images.
+        bands: suffixes and ranges of the files of the two bands.
+        numbered: classes in the order in which YOLO labels number them; None if several orders are in use and the user
+            has to choose.
+        orders: the orders in use by their source, if there are several.
+        unlabelled_is_background: whether an image without a label file is an image without objects.
+        left_out: classes in the labels, in addition to `classes`, whose boxes are ignored.
     """
 
     classes: tuple[str, ...]
@@ -95,7 +102,7 @@ class Dataset:
 
 
 def listed_split(root: Path, suffixes: Sequence[str] = ()) -> tuple[list[str], list[str]] | None:
-    """Return the names in `train.txt` and `test.txt` of the root, or None where it has not both."""
+    """Return the names in `train.txt` and `test.txt` of the root, or None if one of the files is missing."""
     lists = [root / "train.txt", root / "test.txt"]
     if not all(path.is_file() for path in lists):
         return None
@@ -104,37 +111,37 @@ def listed_split(root: Path, suffixes: Sequence[str] = ()) -> tuple[list[str], l
 
 
 def find_labels(folders: tuple[Path, ...], name: str, suffixes: Sequence[str] = ()) -> list[Path]:
-    """Return the label files of the image `name`: NAME.xml or NAME.txt in one of `folders`, or NAME and a suffix."""
+    """Return the label files of the image `name`: NAME.xml or NAME.txt in one of `folders`, or NAME with a suffix."""
     endings = [f"{suffix}{ending}" for suffix in ("", *suffixes) for ending in (".xml", ".txt", ".XML", ".TXT")]
     candidates = [folder / f"{name}{ending}" for folder in folders for ending in endings]
     found: list[Path] = []
     for path in candidates:
-        # Where case does not count, a file is found under both endings.
+        # On a file system that ignores case, a file is found with .xml and with .XML.
         if path.is_file() and not any(path.samefile(other) for other in found):
             found.append(path)
     return found
 
 
 def is_json(path: Path) -> bool:
-    """Return whether a path of labels is meant as a COCO JSON file, by its ending; else it is a folder."""
+    """Return whether a path of labels is a COCO JSON file, by its extension; otherwise it is a folder."""
     return path.suffix.lower() == ".json"
 
 
 class LabelReader:
-    """Reads the labels of a data set's images, and counts what of them is no object to be found.
+    """Reads the labels of the images of a dataset, and counts ignored boxes, crowds and images without labels.
 
     Attributes:
-        unlabelled: images without a label file, or without an entry in a JSON file, taken as without objects.
-        left_out: boxes passed over, by class.
-        crowds: crowds read.
+        unlabelled: names of the images without a label file or an entry in a JSON file, taken as without objects.
+        left_out: number of ignored boxes by class.
+        crowds: number of crowds read.
         coco: the JSON files among the labels.
     """
 
     def __init__(self, dataset: Dataset, root: Path, labels: Sequence[Path] | None = None) -> None:
-        """Read the JSON files among `labels`, folders of label files and COCO JSON files; default: the data set's.
+        """Read the COCO JSON files among `labels`, whose other paths are folders; by default all labels of the dataset.
 
         Raises:
-            InputError: a JSON file is wrong as a whole, as `CocoLabels` says.
+            InputError: as `CocoLabels`.
         """
         self.dataset = dataset
         self.root = root
@@ -148,11 +155,11 @@ class LabelReader:
         self._numbered: dict[Path, tuple[str, ...]] = {}
 
     def read(self, name: str, width: int, height: int) -> Labels:
-        """Read the labels of an image of `width` x `height` pixels: Pascal VOC XML, YOLO text, or an entry of a JSON.
+        """Read the labels of an image of `width` x `height` pixels from Pascal VOC XML, YOLO text or COCO JSON.
 
         Raises:
-            InputError: there is no file, and the data set does not say that such an image is one without objects, or
-                more than one; the file is wrong; a number's class is not known for certain.
+            InputError: there is no label file, and `unlabelled_is_background` is False, or more than one; the file has
+                errors; the order of the class numbers in YOLO labels is not certain.
         """
         boxes, warnings = self._read(name, width, height)
         self.left_out.update(box.name for box in boxes if box.name in self.dataset.left_out)
@@ -170,10 +177,10 @@ class LabelReader:
         if len(found) != 1:
             what = " and ".join(map(str, found)) or "no label file"
             where = ", ".join(map(str, self.labels))
-            cure = "" if found else "; --unlabelled background takes images without one as images without objects"
+            hint = "" if found else "; with --unlabelled background, images without one are images without objects"
             raise InputError(
-                f"{what} for image {name!r} in {where}; wanted one, {name}.xml or {name}.txt, or an entry in a COCO "
-                f".json file that is named in the place of a folder{cure}"
+                f"{what} for image {name!r} in {where}; expected one, {name}.xml or {name}.txt, or an entry in a COCO "
+                f".json file given instead of a folder{hint}"
             )
         if entries:
             return entries[0].read(name, width, height)
@@ -185,7 +192,7 @@ class LabelReader:
         """Return the classes in the order in which YOLO labels in `folder` number them.
 
         Raises:
-            InputError: a list beside the labels states another order than the data set; nothing states one, and
+            InputError: a list next to the labels states another order than the dataset; or no order is stated, and
                 several are in use.
         """
         if folder not in self._numbered:
@@ -193,7 +200,7 @@ class LabelReader:
         return self._numbered[folder]
 
     def doubts(self) -> list[str]:
-        """Return warnings of images taken as without objects, of boxes left out by class, and of crowds."""
+        """Return warnings about images taken as without objects, boxes left out by class, and crowds."""
         doubts = []
         if self.unlabelled:
             doubts.append(
@@ -205,8 +212,8 @@ class LabelReader:
             doubts.append(f"boxes left out by class: {counts}")
         if self.crowds:
             doubts.append(
-                f"{self.crowds} boxes are crowds, or to be ignored: nothing is learnt of them, and detections in them "
-                "are neither right nor wrong"
+                f"{self.crowds} boxes are marked as crowds or as ignored: they are not trained on, and detections in "
+                "them count neither as true nor as false positives"
             )
         return doubts
 
@@ -218,16 +225,16 @@ class LabelReader:
             known = {name.casefold(): name for name in self.dataset.classes}
             if sorted(name.casefold() for name in names) != sorted(known):
                 raise InputError(
-                    f"{path} numbers the classes {numbered_names(names)}; wanted those of the data set in any order: "
-                    f"{', '.join(self.dataset.classes)} (--dataset folders takes any, with --classes)"
+                    f"{path} numbers the classes {numbered_names(names)}; expected the classes of the dataset in any "
+                    f"order: {', '.join(self.dataset.classes)} (--dataset folders accepts any, named with --classes)"
                 )
             return tuple(known[name.casefold()] for name in names)
         if numbered is None:
             orders = "; ".join(f"{numbered_names(names)} ({who})" for who, names in self.dataset.orders.items())
             raise InputError(
-                f"{folder} has YOLO labels, and the numbers of this data set's classes are in use in several orders: "
-                f"{orders}; wanted a classes.txt beside the labels, one name a line, or --classes NAME ... in their "
-                "order (in the configuration dataset: classes)"
+                f"{folder} has YOLO labels, and several orders of the classes of this dataset are in use: {orders}; "
+                "expected a classes.txt next to the labels, one name per line, or --classes NAME ... in the order of "
+                "the labels (in the configuration dataset: classes)"
             )
         if stated:
             check_order(*stated, numbered)

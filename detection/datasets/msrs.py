@@ -1,9 +1,9 @@
 """MSRS (Tang et al., Information Fusion 2022) with boxes as YOLO text: road scenes of 640x480 by day and by night.
 
-The boxes are those of the repository Lele-3/MSRS-detection-label, which has three sets of them, drawn on the fused, the
-visible and the infrared images. They are found by their folders in `train` and `test`: `labels` (the fused images'),
-`labels_visible`, `labels_infrared`. The split is the authors' own: the folders `train` and `test`. An empty label file
-is a scene without objects.
+The boxes are from the repository Lele-3/MSRS-detection-label, which has three label sets, drawn on the fused, the
+visible and the infrared images. Their folders in `train` and `test` are `labels` (drawn on the fused images),
+`labels_visible` and `labels_infrared`. The split is the authors' own: the folders `train` and `test`. An empty label
+file means an image without objects.
 """
 
 from pathlib import Path
@@ -17,9 +17,9 @@ _LABELS = {"fused": "labels", "visible": "labels_visible", "infrared": "labels_i
 
 
 def layout(root: Path) -> Layout:
-    """Return the folders of both parts, and the label sets that both have; nothing need exist yet.
+    """Return the folders of the training and the test part, and the label sets in both; they need not exist yet.
 
-    `labels` in one part alone counts as a set, so that what is missing in the other is reported.
+    `labels` counts as a label set even if only one part has it, so that the folder missing in the other is reported.
     """
     visible, infrared = (tuple(root / part / kind for part in _PARTS) for kind in ("vi", "ir"))
     sets = {name: tuple(root / part / kind for part in _PARTS) for name, kind in _LABELS.items()}
@@ -35,7 +35,7 @@ def own_split(root: Path) -> tuple[list[str], list[str]]:
 
 
 def condition(root: Path, name: str) -> str | None:
-    """Return what the last letter of the name says: D is day, N night."""
+    """Return the condition by the last letter of the name: D is day, N night."""
     return {"D": "day", "N": "night"}.get(name[-1])
 
 

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from pipeline.planning.brought import read_as_is, read_brought
 from pipeline.planning.configuration import chosen_corruptions
+from pipeline.planning.external import read_as_is, read_brought
 from pipeline.planning.sources import BANDS, INSIDE
 
 TEST_SET_TABLES = ("table1", "table1_equal", "table3")
@@ -165,7 +165,7 @@ def choose_targets(
     """Return what the configuration asks for, with these methods, `made` by the user among them, and test sets.
 
     Raises:
-        InputError: as `read_brought` and `read_as_is` of pipeline.planning.brought, and as `chosen_corruptions`.
+        InputError: as `read_brought` and `read_as_is` of pipeline.planning.external, and as `chosen_corruptions`.
     """
     detection = config["detection"]
     inside = [name for name in INSIDE if detection[name]]

@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper
 
 from detection import test as testing
-from detection.as_is import AsIs, Foreign, class_partners, in_plain_layout, load_as_is
+from detection.as_is import AsIs, LoadedDetector, in_plain_layout, load_as_is, map_classes
 from detection.average_precision import without_classes
 from detection.detector import build_model, save_weights
 from pipeline.artefacts import read_json
@@ -54,7 +54,7 @@ def test_each_layout_of_an_export_gives_the_same_box(tmp_path, caplog, output, m
     expected = [0.9, 0.0, 0.0 if output is FINISHED else 0.1]  # Car, Bus, People
     assert found[0, 4:, 0].tolist() == pytest.approx(expected)
     assert facts["image_size"] == 64 and facts["fixed"]
-    assert ("its own suppression" in facts["detector"]) == (output is FINISHED) == ("below which score" in caplog.text)
+    assert ("its own NMS" in facts["detector"]) == (output is FINISHED) == ("score threshold is unknown" in caplog.text)
     assert facts["as_is"] == {
         **{"file": "d.onnx", "classes": {"person": "People", "car": "Car"}, "dropped": ["dog"], "unknown": ["Bus"]}
     }
@@ -67,25 +67,25 @@ def test_a_fixed_input_is_filled_up_and_images_go_one_by_one(tmp_path):
 
 
 def test_of_several_classes_with_one_partner_the_largest_score_counts():
-    foreign = Foreign(lambda pixels: torch.tensor(PLAIN), ("a", "b", "c"), 64)
-    assert AsIs(foreign, [[0, 1], []])(torch.zeros(1, 3, 64, 64))[0][0, 4:, 0].tolist() == pytest.approx([0.9, 0.0])
+    detector = LoadedDetector(lambda pixels: torch.tensor(PLAIN), ("a", "b", "c"), 64)
+    assert AsIs(detector, [[0, 1], []])(torch.zeros(1, 3, 64, 64))[0][0, 4:, 0].tolist() == pytest.approx([0.9, 0.0])
 
 
 def test_suppressed_boxes_are_suppressed_again_only_where_two_classes_are_one_of_ours():
     rows = torch.tensor([[[8.0, 8, 24, 24, 0.9, 0], [8, 8, 24, 24, 0.8, 1]]])
-    foreign = Foreign(lambda pixels: rows, ("car", "truck"), 64)
-    assert AsIs(foreign, [[0, 1]]).shared and not AsIs(foreign, [[0], [1]]).shared
-    plain = Foreign(lambda pixels: torch.tensor(PLAIN), ("a", "b", "c"), 64)
+    detector = LoadedDetector(lambda pixels: rows, ("car", "truck"), 64)
+    assert AsIs(detector, [[0, 1]]).shared and not AsIs(detector, [[0], [1]]).shared
+    plain = LoadedDetector(lambda pixels: torch.tensor(PLAIN), ("a", "b", "c"), 64)
     assert not AsIs(plain, [[0, 1, 2]]).shared
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 100), (1, 300, 7), (1, 6), (1, 300, 38)])
 def test_other_layouts_are_refused_with_what_was_found(shape):
-    foreign = Foreign(lambda pixels: torch.zeros(shape), ("a", "b", "c"), 64)
-    with pytest.raises(InputError, match=r"shape \(1, .* for 3 classes; wanted \(B, 7, N\), \(B, M, 6\)"):
-        in_plain_layout(torch.zeros(shape), foreign, (64, 64))
+    detector = LoadedDetector(lambda pixels: torch.zeros(shape), ("a", "b", "c"), 64)
+    with pytest.raises(InputError, match=r"shape \(1, .* for 3 classes; expected \(B, 7, N\), \(B, M, 6\)"):
+        in_plain_layout(torch.zeros(shape), detector, (64, 64))
     with pytest.raises(InputError, match="output has the shape"):
-        AsIs(foreign, [[0]])
+        AsIs(detector, [[0]])
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_other_layouts_are_refused_with_what_was_found(shape):
         ({"names": ""}, "has no metadata `names`"),
         ({"names": "__import__('os').system('touch ran')"}, "has no metadata `names`"),
         ({"names": "{1: 'a', 2: 'b', 3: 'c'}"}, "has no metadata `names`"),
-        ({"shape": (1, 4, 64, 64)}, "wanted one input of floats"),
-        ({"shape": (1, 3, 64, 96)}, "wanted one input of floats"),
-        ({"shape": (2, 3, 64, 64)}, "wanted one input of floats"),
+        ({"shape": (1, 4, 64, 64)}, "expected one input of floats"),
+        ({"shape": (1, 3, 64, 96)}, "expected one input of floats"),
+        ({"shape": (2, 3, 64, 64)}, "expected one input of floats"),
         ({"names": "{0: 'a'}"}, "the shape (1, 7, 1) for 1 classes"),
     ],
 )
@@ -111,16 +111,16 @@ def test_an_onnx_file_of_another_kind_is_refused(tmp_path, monkeypatch, made, me
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["person"], "wanted THEIRS=OURS"),
-        (["person=People", "person=Car"], "each of theirs once"),
-        (["cat=Car"], "d.pt has no class 'cat'; wanted one of 'person', 'car', 'dog'"),
-        (["car=Lorry"], "the data set has no class 'Lorry'; wanted one of 'People', 'Car'"),
+        (["person"], "expected THEIRS=OURS"),
+        (["person=People", "person=Car"], "each class of theirs once"),
+        (["cat=Car"], "d.pt has no class 'cat'; expected one of 'person', 'car', 'dog'"),
+        (["car=Lorry"], "the dataset has no class 'Lorry'; expected one of 'People', 'Car'"),
         ([], "--as-is without --classes"),
     ],
 )
 def test_partners_that_there_are_not_are_refused(tmp_path, words, message):
     with pytest.raises(InputError, match=message):
-        class_partners(words, list(NAMES.values()), ["People", "Car"], tmp_path / "d.pt")
+        map_classes(words, list(NAMES.values()), ["People", "Car"], tmp_path / "d.pt")
 
 
 def test_a_class_that_is_not_known_has_no_ap_and_no_part_in_averages():
@@ -150,7 +150,7 @@ def network(tmp_path):
 
 def test_a_pickle_is_loaded_on_trust_alone_and_is_the_same_network_as_our_weights(network, tmp_path):
     classes, words = ["People", "Car", "Bus"], ["People=People", "Car=Car"]
-    with pytest.raises(InputError, match=r"where you trust its origin say --trust-weights .* or export it as ONNX"):
+    with pytest.raises(InputError, match=r"if you trust its origin, add --trust-weights .* or export it as ONNX"):
         load_as_is(tmp_path / "theirs.pt", words, classes, False, 1)
     theirs, facts = load_as_is(tmp_path / "theirs.pt", words, classes, True, 1)
     ours, own = load_as_is(tmp_path / "weights.pt", words, classes, False, 1)
@@ -163,7 +163,9 @@ def test_a_pickle_is_loaded_on_trust_alone_and_is_the_same_network_as_our_weight
             assert torch.equal(found[:, :6], expected) and not found[:, 6].any()
     for content in ({"model": "text"}, {"model": torch.nn.Linear(1, 1)}):
         torch.save(content, tmp_path / "other.pt")
-        with pytest.raises(InputError, match=r"holds (str|Linear); wanted a detector of ultralytics|not a detector"):
+        with pytest.raises(
+            InputError, match=r"contains (str|Linear); expected a detector of ultralytics|not a weights file"
+        ):
             load_as_is(tmp_path / "other.pt", words, classes, True, 1)
 
 

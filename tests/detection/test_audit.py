@@ -94,7 +94,7 @@ def test_boxes_given_twice_are_counted_and_labels_without_any_box_refused(m3fd, 
     assert (error, facts["repeated_boxes"], facts["boxes"]) == (None, 1, 6)
     for path in (m3fd / "Annotation").iterdir():
         write_voc(path, [])
-    assert "the labels of 6 images have no box at all" in run(m3fd, tmp_path)[1]
+    assert "the labels of 6 images contain no box" in run(m3fd, tmp_path)[1]
 
 
 def test_folders_of_others_are_not_taken_for_m3fd(m3fd, tmp_path):
@@ -104,7 +104,7 @@ def test_folders_of_others_are_not_taken_for_m3fd(m3fd, tmp_path):
     for path in (m3fd / "labels").iterdir():
         path.unlink()
         path.with_suffix(".txt").write_text("1 0.5 0.5 0.5 0.5")
-    with pytest.raises(InputError, match="has the folders of none of the data sets; wanted --dataset"):
+    with pytest.raises(InputError, match="has the folders of none of the datasets; expected --dataset"):
         audit.main(["--root", str(m3fd)])
 
 
@@ -133,12 +133,12 @@ def test_a_test_pair_that_is_in_training_is_refused(m3fd, tmp_path):
     (m3fd / "train.txt").write_text("00000\n00001\n")
     (m3fd / "test.txt").write_text("same\n00002\n")
     facts, error = run(m3fd, tmp_path)
-    assert "1 of 2 test pairs are in training as well" in error
+    assert "1 of 2 test pairs are also in training" in error
     assert [d["name"] for d in facts["duplicates"] if d["across_split"]] == ["same"]
 
 
 def test_a_folder_of_no_known_data_set_wants_its_name(tmp_path):
-    with pytest.raises(InputError, match="has the folders of none of the data sets; wanted --dataset"):
+    with pytest.raises(InputError, match="has the folders of none of the datasets; expected --dataset"):
         audit.main(["--root", str(tmp_path)])
 
 

@@ -7,13 +7,12 @@ from pycocotools.cocoeval import COCOeval
 
 from detection.average_precision import (
     accumulate,
-    confusion,
     evaluate,
-    found_annotations,
     read_conditions,
     score,
     score_conditions,
 )
+from detection.matching import confusion, found_annotations
 from detection.truth import build_truth
 from pipeline.stage import InputError
 

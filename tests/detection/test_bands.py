@@ -113,7 +113,7 @@ def test_a_range_that_is_none_is_refused(root, given):
 
 
 def test_suffixes_want_the_data_set_folders(root):
-    with pytest.raises(InputError, match="--dataset m3fd has folders and classes of its own"):
+    with pytest.raises(InputError, match="--dataset m3fd has its own folders and classes"):
         audit.main(["--dataset", "m3fd", "--root", str(root), *BANDS])
 
 

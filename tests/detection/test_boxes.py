@@ -25,7 +25,7 @@ def test_voc_file_without_objects_is_an_image_without_objects(tmp_path, write_vo
 
 def test_unknown_class_is_refused_with_the_file_and_the_known_ones(tmp_path, write_voc):
     write_voc(tmp_path / "a.xml", [Box("Tram", 1, 1, 5, 5)])
-    with pytest.raises(InputError, match=r"a\.xml, object 1 has the unknown class 'Tram'; wanted one of People, Car"):
+    with pytest.raises(InputError, match=r"a\.xml, object 1 has the unknown class 'Tram'; expected one of People, Car"):
         read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
 
 
@@ -59,14 +59,14 @@ def test_box_without_area_is_dropped_with_a_warning(tmp_path, write_voc):
 
 def test_box_turned_inside_out_is_refused(tmp_path, write_voc):
     write_voc(tmp_path / "a.xml", [Box("Car", 30, 20, 10, 50)])
-    with pytest.raises(InputError, match=r"a\.xml, object 1: Car at 30, 20, 10, 50 is turned inside out"):
+    with pytest.raises(InputError, match=r"a\.xml, object 1: Car at 30, 20, 10, 50 has exchanged edges"):
         read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
 
 
 @pytest.mark.parametrize("stated", [(1024, 768), (96, 65), ("95.5", 64), (192, 128), (0, 768)])
 def test_labels_of_an_image_of_another_size_are_refused(tmp_path, write_voc, stated):
     write_voc(tmp_path / "a.xml", [CAR], *stated)
-    with pytest.raises(InputError, match=r"a\.xml says that the image is .*; it is 96x64; wanted labels drawn on this"):
+    with pytest.raises(InputError, match=r"a\.xml says that the image is .*; it is 96x64; expected labels drawn"):
         read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
 
 
@@ -79,19 +79,19 @@ def test_the_size_of_the_image_may_be_a_decimal_or_not_stated(tmp_path, write_vo
 def test_sides_exchanged_in_the_stated_size_are_a_warning(tmp_path, write_voc):
     write_voc(tmp_path / "a.xml", [CAR], 64, 96)
     boxes, (warning,) = read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
-    assert boxes == [CAR] and "says that the image is 64x96; it is 96x64: taken as exchanged" in warning
+    assert boxes == [CAR] and "it is 96x64: width and height are taken as exchanged" in warning
 
 
 @pytest.mark.parametrize("stated", ["wide", "nan"])
 def test_a_stated_size_that_is_no_number_is_refused(tmp_path, write_voc, stated):
     write_voc(tmp_path / "a.xml", [CAR], stated)
-    with pytest.raises(InputError, match=rf"a\.xml, <size> has the width '{stated}'; wanted a number"):
+    with pytest.raises(InputError, match=rf"a\.xml, <size> has the width '{stated}'; expected a number"):
         read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
 
 
 def test_voc_boxes_in_fractions_are_refused_as_such(tmp_path, write_voc):
     write_voc(tmp_path / "a.xml", [Box("Car", 0.1, 0.2, 0.5, 1)])
-    with pytest.raises(InputError, match=r"Car at 0.1, 0.2, 0.5, 1 lies within 0..1, as fractions .*; wanted pixels"):
+    with pytest.raises(InputError, match=r"Car at 0.1, 0.2, 0.5, 1 lies within 0..1, as fractions .*; expected pixels"):
         read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
 
 
@@ -112,7 +112,7 @@ def test_yolo_boxes_given_twice_are_dropped_with_a_warning_for_each(tmp_path):
 @pytest.mark.parametrize("value", ["nan", "inf", "ten", "1,5"])
 def test_edge_that_is_no_number_is_refused(tmp_path, write_voc, value):
     write_voc(tmp_path / "a.xml", [Box("Car", value, 20, 30, 50)])
-    with pytest.raises(InputError, match=rf"a\.xml, object 1 has the xmin '{value}'; wanted a number"):
+    with pytest.raises(InputError, match=rf"a\.xml, object 1 has the xmin '{value}'; expected a number"):
         read_voc(tmp_path / "a.xml", CLASSES, 96, 64)
 
 
@@ -180,14 +180,14 @@ def test_a_sixth_column_is_taken_as_confidence_and_said(tmp_path):
     (tmp_path / "a.txt").write_text("1 0.5 0.5 0.25 0.5 0.87\n0 0.25 0.25 0.5 0.5\n")
     boxes, (warning,) = read_yolo(tmp_path / "a.txt", CLASSES, 80, 40)
     assert boxes == [Box("Car", 30, 10, 50, 30), Box("People", 0, 0, 40, 20)]
-    assert "has 1 lines of six fields; the last is taken as a confidence" in warning
+    assert "has 1 lines of six fields; the last is taken as a confidence and ignored" in warning
 
 
 def test_the_box_of_a_polygon_is_taken_and_said(tmp_path):
     (tmp_path / "a.txt").write_text("1 0.5 0.25 0.625 0.5 0.5 0.75 0.375 0.5\n0 0 0 0.5 0 0 0.5\n")
     boxes, (warning,) = read_yolo(tmp_path / "a.txt", CLASSES, 80, 40)
     assert boxes == [Box("Car", 30, 10, 50, 30), Box("People", 0, 0, 40, 20)]
-    assert "has 2 polygons; the box around each is taken" in warning
+    assert "has 2 polygons; their bounding boxes are used" in warning
 
 
 def test_empty_yolo_file_is_an_image_without_objects(tmp_path):
@@ -198,18 +198,18 @@ def test_empty_yolo_file_is_an_image_without_objects(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("2 0.5 0.5 0.1 0.1", "unknown class '2'; wanted one of 0 People, 1 Car"),
+        ("2 0.5 0.5 0.1 0.1", "unknown class '2'; expected one of 0 People, 1 Car"),
         ("-1 0.5 0.5 0.1 0.1", "unknown class '-1'"),
         ("0.5 0.5 0.5 0.1 0.1", "unknown class '0.5'"),
-        ("0 0.5 0.5 0.1", "has 4 fields; wanted 5"),
-        ("0 0.5 nan 0.1 0.1", "has the centre y 'nan'; wanted a number"),
-        ("0 0.5 0.5 x 0.1", "has the width 'x'; wanted a number"),
+        ("0 0.5 0.5 0.1", "has 4 fields; expected 5"),
+        ("0 0.5 nan 0.1 0.1", "has the centre y 'nan'; expected a number"),
+        ("0 0.5 0.5 x 0.1", "has the width 'x'; expected a number"),
         ("0 1.5 0.5 0.1 0.1", "lies outside its image of 80x40"),
-        ("0 0.5 0.5 -0.1 0.1", "turned inside out"),
-        ("0 0.5 0.5 0.1 0.1 7", "has the confidence 7; wanted 0 to 1"),
-        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1", "has 8 fields; wanted 5"),
+        ("0 0.5 0.5 -0.1 0.1", "has exchanged edges"),
+        ("0 0.5 0.5 0.1 0.1 7", "has the confidence 7; expected 0 to 1"),
+        ("0 0.1 0.1 0.2 0.1 0.2 0.2 0.1", "has 8 fields; expected 5"),
         ("0 0.1 0.1 0.2 nan 0.2 0.2", "has the coordinate of a point 'nan'"),
-        ("0,0.5,0.5,0.1,0.1", "has 1 fields; wanted 5: .*, with spaces between"),
+        ("0,0.5,0.5,0.1,0.1", "has 1 fields; expected 5: .*, separated by spaces"),
         ("1.5 0.5 0.5 0.1 0.1", "unknown class '1.5'"),
     ],
 )

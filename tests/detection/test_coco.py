@@ -80,9 +80,9 @@ def test_a_byte_order_mark_and_windows_folders_are_read(labels):
     [
         ("{", r"labels\.json is not valid JSON"),
         ("[" * 100_000, r"labels\.json is not valid JSON"),
-        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "holds a list, as detections"),
-        ('{"images": [], "shapes": []}', r"holds {'images': \[\], 'shapes': \[\]}; wanted COCO's ground truth"),
-        ("3", "holds 3; wanted"),
+        ('[{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]', "contains a list, the form"),
+        ('{"images": [], "shapes": []}', r"contains {'images': \[\], 'shapes': \[\]}; expected COCO's ground truth"),
+        ("3", "contains 3; expected"),
     ],
 )
 def test_other_files_are_refused(labels, text, message):
@@ -91,7 +91,7 @@ def test_other_files_are_refused(labels, text, message):
 
 
 def test_a_missing_file_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"none\.json is no file; wanted COCO JSON"):
+    with pytest.raises(InputError, match=r"none\.json is not a file; expected COCO JSON"):
         CocoLabels(tmp_path / "none.json", CLASSES)
 
 
@@ -99,17 +99,17 @@ def test_a_missing_file_is_refused(tmp_path):
     ("part", "change", "message"),
     [
         ("images", {"id": 31}, r"has the id 31 twice in images"),
-        ("images", {"id": None}, r"as images\[0\]; wanted an object with an id"),
-        ("images", {"id": [1]}, r"as images\[0\]; wanted an object with an id"),
-        ("images", {"file_name": "other/b_RGB.jpg"}, r"has 'other/b_RGB.jpg' and 'b.png' for image 'b'; wanted one"),
-        ("images", {"file_name": 5}, r"image 'first' has the file_name 5; wanted text"),
+        ("images", {"id": None}, r"as images\[0\]; expected an object with an id"),
+        ("images", {"id": [1]}, r"as images\[0\]; expected an object with an id"),
+        ("images", {"file_name": "other/b_RGB.jpg"}, r"has 'other/b_RGB.jpg' and 'b.png' for image 'b'; expected one"),
+        ("images", {"file_name": 5}, r"image 'first' has the file_name 5; expected text"),
         ("categories", {"id": 3}, r"has the id 3 twice in categories"),
-        ("categories", {"name": None}, r"category 17 has the name None; wanted text"),
-        ("categories", {"name": "bus"}, r"has 1 boxes of 'bus'; wanted boxes of Person, Car: .*--leave-out"),
+        ("categories", {"name": None}, r"category 17 has the name None; expected text"),
+        ("categories", {"name": "bus"}, r"has 1 boxes of 'bus'; expected boxes of Person, Car: .*--leave-out"),
         ("annotations", {"id": 9}, r"has the id 9 twice in annotations"),
-        ("annotations", {"image_id": "31"}, r"annotation 'x' has the image_id '31'; wanted an id of the file's"),
-        ("annotations", {"image_id": {}}, r"annotation 'x' has the image_id {}; wanted"),
-        ("annotations", {"category_id": 0}, r"annotation 'x' has the category_id 0; wanted an id .* such as 17"),
+        ("annotations", {"image_id": "31"}, r"annotation 'x' has the image_id '31'; expected an id in the file"),
+        ("annotations", {"image_id": {}}, r"annotation 'x' has the image_id {}; expected"),
+        ("annotations", {"category_id": 0}, r"annotation 'x' has the category_id 0; expected an id .* such as 17"),
     ],
 )
 def test_a_file_that_is_wrong_as_a_whole_is_refused(labels, part, change, message):
@@ -122,7 +122,7 @@ def test_a_file_that_is_wrong_as_a_whole_is_refused(labels, part, change, messag
 def test_an_entry_that_is_no_object_is_refused(labels):
     given = content()
     given["annotations"].append(4)
-    with pytest.raises(InputError, match=r"has 4 as annotations\[3\]; wanted an object with an id"):
+    with pytest.raises(InputError, match=r"has 4 as annotations\[3\]; expected an object with an id"):
         labels(given)
 
 
@@ -131,16 +131,16 @@ def test_an_entry_that_is_no_object_is_refused(labels):
     [
         ({"bbox": [60, 20, 90, 40]}, r"lies outside its image of 96x64; it would fit as xmin, ymin, xmax, ymax"),
         ({"bbox": [90, 20, 30, 30]}, r"lies outside its image of 96x64$"),
-        ({"bbox": [10, 20, -5, 30]}, r"turned inside out"),
+        ({"bbox": [10, 20, -5, 30]}, r"has exchanged edges"),
         ({"bbox": [0.1, 0.2, 0.5, 0.25]}, r"lies within 0\.\.1, as fractions"),
-        ({"bbox": [10, "20", 5, 30]}, r"has '20' in its bbox; wanted a number"),
+        ({"bbox": [10, "20", 5, 30]}, r"has '20' in its bbox; expected a number"),
         ({"bbox": [10, True, 5, 30]}, r"has True in its bbox"),
         ({"bbox": [10, float("nan"), 5, 30]}, r"has nan in its bbox"),
         ({"bbox": [10, 10**400, 5, 30]}, r"has 10+\.\.\. in its bbox"),
-        ({"bbox": [10, 20, 5]}, r"has the bbox \[10, 20, 5\]; wanted x, y, width and height"),
-        ({"bbox": None, "segmentation": [[1, 2, 3, 4, 5, 6]]}, r"has the bbox None; .* also of a mask"),
-        ({"iscrowd": "no"}, r"has the iscrowd 'no'; wanted 0 or 1"),
-        ({"ignore": 2}, r"has the ignore 2; wanted 0 or 1"),
+        ({"bbox": [10, 20, 5]}, r"has the bbox \[10, 20, 5\]; expected x, y, width and height"),
+        ({"bbox": None, "segmentation": [[1, 2, 3, 4, 5, 6]]}, r"has the bbox None; .* also for a mask"),
+        ({"iscrowd": "no"}, r"has the iscrowd 'no'; expected 0 or 1"),
+        ({"ignore": 2}, r"has the ignore 2; expected 0 or 1"),
     ],
 )
 def test_a_wrong_box_is_refused_with_its_image(labels, change, message):
@@ -164,7 +164,7 @@ def test_sides_exchanged_in_the_stated_size_are_a_warning(labels):
     given = content()
     given["images"][0] |= {"width": 64, "height": 96}
     (warning,) = labels(given).read("a", 96, 64)[1]
-    assert "image 'a' says that the image is 64x96; it is 96x64: taken as exchanged" in warning
+    assert "image 'a' says that the image is 64x96; it is 96x64: width and height are taken as exchanged" in warning
 
 
 def test_boxes_twice_without_area_and_slightly_outside_are_warnings(labels):
@@ -205,7 +205,7 @@ def reader(root, labels, classes=CLASSES, **more):
 def test_images_without_an_entry_follow_the_rule_for_missing_label_files(labels, tmp_path):
     labels(content())
     with pytest.raises(
-        InputError, match=r"no label file for image 'c' in .*labels\.json; wanted .*COCO \.json .*; --unl"
+        InputError, match=r"no label file for image 'c' in .*labels\.json; expected .*COCO \.json .*; with --unl"
     ):
         reader(tmp_path, ["labels.json"]).read("c", 96, 64)
     read = reader(tmp_path, ["labels.json"], unlabelled="background")
@@ -241,12 +241,12 @@ def test_classes_left_out_are_counted_and_passed_over_in_every_format(labels, tm
         ["Person"],
     ]
     assert "boxes left out by class: dog 3" in read.doubts()
-    assert any(doubt.startswith("2 boxes are crowds, or to be ignored") for doubt in read.doubts())
+    assert any(doubt.startswith("2 boxes are marked as crowds or as ignored") for doubt in read.doubts())
 
 
 @pytest.mark.parametrize("left_out", [["bus"], ["person", "car"]])
 def test_leaving_out_an_unknown_class_or_all_is_refused(left_out):
-    with pytest.raises(InputError, match=r"--leave-out .*: wanted some of --classes Person Car, not all"):
+    with pytest.raises(InputError, match=r"--leave-out .*: expected some, but not all, of --classes Person Car"):
         find_dataset("folders", CLASSES, left_out=left_out)
 
 
@@ -258,9 +258,9 @@ def test_the_audit_counts_boxes_and_crowds_and_names_entries_without_a_pair(labe
     audit.main(options(tmp_path, CLASSES, "--output", tmp_path / "audit.json"))
     facts = json.loads((tmp_path / "audit.json").read_text())
     assert (facts["boxes_per_class"], facts["crowds"], facts["left_out"]) == ({"Person": 0, "Car": 1}, 2, {})
-    assert any("has 1 images without a visible image; left out: 'lone'" in warning for warning in facts["warnings"])
+    assert any("1 images that have no visible image; left out: 'lone'" in warning for warning in facts["warnings"])
     (tmp_path / "labels.json").write_text("[]")
-    with pytest.raises(InputError, match="holds a list"):
+    with pytest.raises(InputError, match="contains a list"):
         audit.main(options(tmp_path, CLASSES))
 
 

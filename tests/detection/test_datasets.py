@@ -42,7 +42,7 @@ def test_importing_the_data_sets_imports_no_network():
 
 
 def test_missing_label_file_is_an_error_that_names_it(tmp_path):
-    with pytest.raises(InputError, match=r"no label file for image 'x' in .*; wanted one, x\.xml or x\.txt"):
+    with pytest.raises(InputError, match=r"no label file for image 'x' in .*; expected one, x\.xml or x\.txt"):
         LabelReader(DATASETS["m3fd"], tmp_path).read("x", 96, 64)
 
 
@@ -63,7 +63,7 @@ def test_a_list_of_classes_that_contradicts_the_data_set_is_refused(tmp_path):
     assert [box.name for box in boxes] == ["bicycle"]
     (tmp_path / "classes.txt").write_text("person\ncar\nbicycle\n")
     with pytest.raises(
-        InputError, match=r"classes\.txt numbers the classes 0 person, 1 car, .* read by 0 person, 1 bic"
+        InputError, match=r"classes\.txt numbers the classes 0 person, 1 car, .* read with 0 person, 1 bic"
     ):
         LabelReader(DATASETS["msrs"], tmp_path).read("x", 96, 64)
 
@@ -85,9 +85,9 @@ def test_llvip_is_read_from_its_own_folders(tmp_path, m3fd):
 
 
 def test_classes_for_a_data_set_that_has_its_own_are_refused():
-    with pytest.raises(InputError, match="--dataset m3fd has folders and classes of its own"):
+    with pytest.raises(InputError, match="--dataset m3fd has its own folders and classes"):
         find_dataset("m3fd", ["a"])
-    with pytest.raises(InputError, match="wanted one class or more, each once"):
+    with pytest.raises(InputError, match="expected at least one class, each once"):
         find_dataset("folders", ["a", "A"])
 
 

@@ -10,7 +10,7 @@ import torch
 
 from detection import train
 from detection.detector import load_weights
-from detection.device_images import NotedImages, Picture, Pixels, noted, recoloured
+from detection.device_images import DeviceImages, LazyImage, LazyTrainingImages, collate_operations, recolour
 from detection.images import TrainingImages
 from detection.recipe import AUGMENTATION, Recipe
 from detection.variant import read_data
@@ -29,13 +29,13 @@ COLOURS = ("hsv_h", "hsv_s", "hsv_v")
 def both(tiny, augmentation, size, canvas="square", device="cpu", seed=0, count=10):
     """Return a batch of the CPU's augmentation for each of two epochs, with mosaic and without, and the device's."""
     data = read_data(tiny / "visible" / "data.yaml", "train")
-    there, here = (kind(data, augmentation, size, seed, 1, canvas) for kind in (TrainingImages, NotedImages))
-    pixels = Pixels(here, device)
+    there, here = (kind(data, augmentation, size, seed, 1, canvas) for kind in (TrainingImages, LazyTrainingImages))
+    pixels = DeviceImages(here, device)
     for epoch in (0, 1):
         keys = [(epoch, index) for index in range(count)]
         yield (
             there.collate_fn([there[key] for key in keys]),
-            pixels.shown(here.collate_fn([here[key] for key in keys])),
+            pixels.with_pixels(here.collate_fn([here[key] for key in keys])),
         )
 
 
@@ -72,7 +72,7 @@ def test_every_colour_is_changed_as_opencv_changes_it(rng):
     tables[0] %= 180
     wide = every[:, :, : every.shape[2] // 64 * 64]
     changed = cv2.LUT(cv2.cvtColor(np.ascontiguousarray(wide[0]), cv2.COLOR_BGR2HSV), tables.T[None].copy())
-    found = recoloured(torch.from_numpy(wide.copy()), torch.from_numpy(tables[None]))
+    found = recolour(torch.from_numpy(wide.copy()), torch.from_numpy(tables[None]))
     np.testing.assert_array_equal(found[0], cv2.cvtColor(changed, cv2.COLOR_HSV2BGR))
 
 
@@ -82,21 +82,21 @@ def test_any_affine_map_is_opencv_s(rng):
         pixels=torch.from_numpy(np.concatenate([image.reshape(-1, 3), [[114] * 3]]).astype(np.uint8)),
         starts=torch.tensor([0]), widths=torch.tensor([90]), grey=70 * 90,
     )  # fmt: skip
-    store._warped = lambda *values: Pixels._warped(store, *values)
-    store._found = lambda *values: Pixels._found(store, *values)
+    store._warped = lambda *values: DeviceImages._warped(store, *values)
+    store._indices = lambda *values: DeviceImages._indices(store, *values)
     for _ in range(20):
         matrix = np.eye(3, dtype=np.float32)
         matrix[:2] = rng.normal(0, 1, (2, 3)) * [[1, 1, 50]]
-        picture = Picture(48, 80, ((0, 0, 0, 90, 70, 0, 0),), matrix)
-        found = Pixels.augmented(store, **noted([picture]))[0].permute(1, 2, 0).flip(2)
+        picture = LazyImage(48, 80, ((0, 0, 0, 90, 70, 0, 0),), matrix)
+        found = DeviceImages.augmented(store, **collate_operations([picture]))[0].permute(1, 2, 0).flip(2)
         expected = cv2.warpAffine(image, matrix[:2], (80, 48), borderValue=(114,) * 4)
         np.testing.assert_array_equal(found, expected)
 
 
 def test_tilted_images_are_refused(tiny):
     data = read_data(tiny / "visible" / "data.yaml", "train")
-    with pytest.raises(InputError, match=r"--augment-on-device with --perspective 0.0005: wanted --perspective 0"):
-        NotedImages(data, ALL | {"perspective": 0.0005}, 64, 0, 1)
+    with pytest.raises(InputError, match=r"--augment-on-device with --perspective 0.0005: expected --perspective 0"):
+        LazyTrainingImages(data, ALL | {"perspective": 0.0005}, 64, 0, 1)
 
 
 def test_a_training_is_the_same_and_says_where_images_were_augmented(tiny, tmp_path, caplog):

@@ -10,7 +10,14 @@ from scipy import stats
 
 from detection import differences
 from detection.accumulation import accumulate_matches, scene_boxes
-from detection.differences import against, compare, scene_variance, split_by_scene, swap_test, training_variance
+from detection.differences import (
+    compare,
+    scene_variance,
+    split_by_scene,
+    swap_test,
+    training_variance,
+    verdicts_against,
+)
 
 ONE_PAIR = [(0, 1)]
 
@@ -77,11 +84,14 @@ def test_the_same_seed_gives_the_same_p_values(rng):
 @pytest.mark.parametrize(
     ("boxes", "reason"),
     [
-        (np.ones((2, 11)), "11 scenes hold boxes; a difference needs 12"),
-        (np.concatenate([np.ones((2, 11)), np.zeros((2, 9))], axis=1), "11 scenes hold boxes"),
-        (np.array([[100.0] * 5 + [1] * 15]), "20 scenes hold boxes, worth 5.3 of equal size; a difference needs 8"),
-        (np.zeros((2, 20)), "0 scenes hold boxes"),
-        (np.ones((2, 1)), "1 scenes hold boxes"),
+        (np.ones((2, 11)), "11 scenes have boxes; a test needs at least 12"),
+        (np.concatenate([np.ones((2, 11)), np.zeros((2, 9))], axis=1), "11 scenes have boxes"),
+        (
+            np.array([[100.0] * 5 + [1] * 15]),
+            "20 scenes have boxes, an effective number of 5.3; a test needs at least 8",
+        ),
+        (np.zeros((2, 20)), "0 scenes have boxes"),
+        (np.ones((2, 1)), "1 scenes have boxes"),
     ],
 )
 def test_nothing_differs_in_few_scenes_and_the_reason_is_given(rng, boxes, reason):
@@ -147,7 +157,7 @@ def test_late_trains_nothing_and_is_not_pooled(rng):
 
 def test_no_method_is_said_to_differ_from_one_brought_from_elsewhere(rng):
     parts, boxes = made(rng, {"visible": 0.0, "infrared": 0.0, "fnet": 0.2, "theirs": 0.2}, seeds=3, training=0.005)
-    result = compare(parts, boxes, brought=["theirs"])
+    result = compare(parts, boxes, external=["theirs"])
     theirs, ours = pair(result, "theirs", "visible"), pair(result, "fnet", "visible")
     assert theirs["trained_differ"] and math.isnan(theirs["p_methods"]) and not theirs["methods_differ"]
     assert ours["methods_differ"] and "theirs" not in result["training"]["deviations"]
@@ -189,7 +199,7 @@ def test_ahead_is_of_both_bands_and_behind_of_either(over_visible, over_infrared
     above[:2, 2] = 1 - above[2, :2]
     if verdict == "not shown" and over_infrared == 0.99:
         above[1, 2] = 0.013  # .026 after Holm over both bands
-    found = against(["visible", "infrared", "fnet"], ["fnet"], ["visible", "infrared"], above)
+    found = verdicts_against(["visible", "infrared", "fnet"], ["fnet"], ["visible", "infrared"], above)
     assert found["fnet"]["verdict"] == verdict
     assert found["fnet"]["p_ahead"] == max(over_visible, over_infrared)
 
@@ -198,13 +208,13 @@ def test_verdicts_are_corrected_for_the_number_of_variants():
     names = ["visible", "infrared", "a", "b", "c"]
     above = np.full((5, 5), 0.5)
     above[2, :2] = 0.01  # .03 of three variants
-    assert against(names, names[2:], ["visible", "infrared"], above)["a"] == {
+    assert verdicts_against(names, names[2:], ["visible", "infrared"], above)["a"] == {
         "p_ahead": pytest.approx(0.03),
         "p_behind": 1.0,
         "verdict": "not shown",
     }
     above[2, :2] = 0.008
-    assert against(names, names[2:], ["visible", "infrared"], above)["a"]["verdict"] == "ahead"
+    assert verdicts_against(names, names[2:], ["visible", "infrared"], above)["a"]["verdict"] == "ahead"
 
 
 ALONE = {"visible": 0.0, "infrared": 0.0, "fnet": 0.2, "average": 0.2, "late": 0.1}

@@ -153,12 +153,12 @@ def test_folders_have_the_sets_that_are_named(tmp_path):
     assert layout.set_names() == ["visible", "infrared", "union"]
     assert layout.sets()["infrared"] == (tmp_path / "i", tmp_path / "j")
     assert [layout.truth(name) for name in (None, "infrared", "union")] == ["visible", "infrared", "union"]
-    with pytest.raises(InputError, match=r"--truth fused: .* wanted visible or infrared or union"):
+    with pytest.raises(InputError, match=r"--truth fused: .* expected visible or infrared or union"):
         layout.truth("fused")
     for name in ("union", "A", "a b", ""):
         with pytest.raises(InputError, match="--label-set"):
             find_dataset("folders", ["car"], labels={name: ["v"]})
-    with pytest.raises(InputError, match="one folder or more"):
+    with pytest.raises(InputError, match="at least one folder"):
         find_dataset("folders", ["car"], labels={"visible": []})
 
 
@@ -231,7 +231,7 @@ def test_what_is_wrong_with_another_set_is_refused_as_with_the_chosen_one(two_se
     (two_sets / "Second" / "00001.xml").write_text((two_sets / "Annotation" / "00001.xml").read_text())
     warnings = run(two_sets, tmp_path / "out", *sets, "--unlabelled", "background")["warnings"]
     assert any(text.startswith("labels second: 2 images without a label file") for text in warnings)
-    with pytest.raises(InputError, match="wanted first or second or union"):
+    with pytest.raises(InputError, match="expected first or second or union"):
         run(two_sets, tmp_path / "none", *sets, "--truth", "third")
     with pytest.raises(InputError, match="wanted each set once, and no --labels beside them"):
         run(two_sets, tmp_path / "none", *sets, "--labels", "Annotation")

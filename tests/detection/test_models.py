@@ -111,7 +111,7 @@ def test_the_scale_of_an_own_file_is_its_key_or_its_names_letter(write):
     scaled = {**OWN, "scales": {"n": [1.0, 0.25, 1024], "s": [1.0, 0.5, 1024]}}
     assert own_architecture(write(scaled, "yolov8s.yaml"))["scale"] == "s"
     assert own_architecture(write({**scaled, "scale": "n"}))["scale"] == "n"
-    with pytest.raises(InputError, match=r"own.yaml has the scales \['n', 's'\]; wanted a key `scale`"):
+    with pytest.raises(InputError, match=r"own.yaml has the scales \['n', 's'\]; expected a key `scale`"):
         own_architecture(write(scaled))
 
 
@@ -124,8 +124,8 @@ def with_layer(*layer):
     [
         ("a: [", "is not valid YAML"),
         ("!!python/object/apply:os.system ['touch exploded']", "is not valid YAML"),
-        ("- 1", "is no architecture"),
-        ({"backbone": [], "head": []}, "is no architecture"),
+        ("- 1", "is not an architecture"),
+        ({"backbone": [], "head": []}, "is not an architecture"),
         (with_layer("torch_safe_load", ["bomb.pt"]), "has the layer 'torch_safe_load'"),
         (with_layer("os.system", ["touch exploded"]), "has the layer 'os.system'"),
         (with_layer("nn.functional", []), "has the layer 'nn.functional'"),

@@ -60,7 +60,7 @@ def test_hours_are_printed_as_they_are_read():
 
 
 def test_no_training_at_a_time_is_refused(tiny, tmp_path):
-    with pytest.raises(InputError, match="--at-once 0: wanted at least 1"):
+    with pytest.raises(InputError, match="--at-once 0: expected at least 1"):
         run(tiny, tmp_path / "cost.json", "--at-once", "0")
 
 

@@ -80,11 +80,11 @@ def test_yolo_labels_are_read_as_well(m3fd, tmp_path):
         path.with_suffix(".txt").write_text("4 0.5 0.5 0.5 0.5\n")
         path.unlink()
     # Two orders of M3FD's classes are in use: without a stated one, 4 may be a lamp or a motorcycle.
-    with pytest.raises(InputError, match=r"3 Lamp, 4 Motorcycle, .*3 Motorcycle, 4 Lamp, .*wanted a classes\.txt"):
+    with pytest.raises(InputError, match=r"3 Lamp, 4 Motorcycle, .*3 Motorcycle, 4 Lamp, .*expected a classes\.txt"):
         run(m3fd, tmp_path / "out", *RANDOM)
     (m3fd / "classes.txt").write_text("person\nbicycle\ncar\n")
     with pytest.raises(
-        InputError, match=r"classes\.txt numbers the classes 0 person, .*; wanted those of the data set"
+        InputError, match=r"classes\.txt numbers the classes 0 person, .*; expected the classes of the dataset"
     ):
         run(m3fd, tmp_path / "out", *RANDOM)
     (m3fd / "classes.txt").unlink()
@@ -93,7 +93,7 @@ def test_yolo_labels_are_read_as_well(m3fd, tmp_path):
     (m3fd / "Annotation" / "classes.txt").write_text("\ufeff" + "\n".join(theirs), encoding="utf-8")
     assert run(m3fd, tmp_path / "out", *RANDOM)["boxes"]["train"]["Lamp"] == 4
     ours = ["People", "Car", "Bus", "Lamp", "Motorcycle", "Truck"]
-    with pytest.raises(InputError, match=r"classes\.txt numbers the classes .*4 Lamp.* read by .*4 Motorcycle"):
+    with pytest.raises(InputError, match=r"classes\.txt numbers the classes .*4 Lamp.* read with .*4 Motorcycle"):
         run(m3fd, tmp_path / "out", *RANDOM, "--classes", *ours)
     (m3fd / "Annotation" / "classes.txt").unlink()
     (m3fd / "data.yaml").write_text("names: {1: Car, 0: People, 2: Bus, 5: Truck, 4: Motorcycle, 3: Lamp}")
@@ -124,7 +124,7 @@ def test_missing_labels_are_background_where_that_is_said_and_counted(m3fd, tmp_
     (m3fd / "train.txt").write_text("00000\n00001\nz\n")
     (m3fd / "test.txt").write_text("00002\n")
     (m3fd / "Annotation" / "z.xml").unlink()
-    with pytest.raises(InputError, match=r"no label file for image 'z' .*--unlabelled background takes"):
+    with pytest.raises(InputError, match=r"no label file for image 'z' .*with --unlabelled background"):
         run(m3fd, tmp_path / "out")
     facts = run(m3fd, tmp_path / "out", "--unlabelled", "background")
     assert sum(facts["boxes"]["train"].values()) == 2
@@ -141,7 +141,7 @@ def test_boxes_given_twice_are_dropped_and_counted(m3fd, tmp_path, write_voc):
     write_voc(m3fd / "Annotation" / "00000.xml", [Box("Car", 1, 1, 20, 20), Box("Car", "1.0", 1, 20, "20.000")])
     facts = run(m3fd, tmp_path / "out", *RANDOM)
     assert sum(sum(counts.values()) for counts in facts["boxes"].values()) == 6
-    assert any("is there twice; dropped" in warning for warning in facts["warnings"])
+    assert any("is given twice; dropped" in warning for warning in facts["warnings"])
 
 
 @pytest.mark.parametrize(
@@ -269,7 +269,7 @@ def test_conditions_of_folders_are_derived_from_luma(m3fd, tmp_path):
     folders = ["--visible", "Vis", "--infrared", "Ir", "--labels", "Annotation", "--classes", "People", "Car"]
     run(m3fd, tmp_path / "out", *RANDOM, *folders, dataset="folders")
     conditions = json.loads((tmp_path / "out" / "conditions.json").read_text(encoding="utf-8"))
-    assert "mean luma is below 55" in conditions["source"]
+    assert "mean luma of the visible image is below 55" in conditions["source"]
     assert len(conditions["images"]) == 6 and conditions["images"]["z"] == "day"
     assert conditions["images"]["00000"] == "night" == rows(tmp_path / "out")["00000"]["condition"]
 
@@ -283,7 +283,7 @@ def test_conditions_of_generated_scenes_are_the_generators(tmp_path):
     assert facts["split"]["unit"] == "image"
     conditions = json.loads((tmp_path / "out" / "conditions.json").read_text())
     drawn = {f"{index:05}": make_scene(3, index, 96, 72).condition for index in range(8)}
-    assert conditions == {"source": "the data set", "images": drawn}
+    assert conditions == {"source": "the dataset", "images": drawn}
     found = rows(tmp_path / "out")
     assert {name: row["condition"] for name, row in found.items()} == drawn
     assert all(row["sequence"] == row["place"] == name for name, row in found.items())

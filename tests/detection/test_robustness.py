@@ -10,7 +10,7 @@ from made_up import detections
 from detection import losses, robustness
 from detection.accumulation import number_scenes, scene_boxes
 from detection.average_precision import score
-from detection.images import read_shown
+from detection.images import read_input
 from detection.intervals import bootstrap, describe
 from detection.late import pool
 from detection.losses import AS_IS, describe_losses
@@ -96,9 +96,9 @@ def test_a_detector_that_fuses_itself_is_shown_one_band_worse_and_the_other_as_i
     data = replace(visible, **inside, infrared_sha256=infrared.sha256)
     shown = worse_data(data, worse, corruptions.read_worse(worse), "black")
     image = data.truth["images"][0]
-    wanted = read_shown(data, image)
+    wanted = read_input(data, image)
     wanted[..., 3 if kind.startswith("infrared") else slice(0, 3)] = 0
-    assert np.array_equal(read_shown(shown, image), wanted)
+    assert np.array_equal(read_input(shown, image), wanted)
     other = visible if kind.startswith("infrared") else infrared
     with pytest.raises(InputError, match=f"which {other.variant} does not see; wanted no test of it"):
         worse_data(other, worse, corruptions.read_worse(worse), "black")

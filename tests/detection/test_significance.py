@@ -74,7 +74,7 @@ def test_without_scenes_every_image_is_its_own_and_the_result_says_so(folder):
 
 def test_too_few_places_are_tested_for_nothing_and_the_reason_stands_there(folder):
     written = run(folder, "--scenes", str(folder / "scenes.csv"), "--unit", "place")
-    assert written["untested"] == "5 scenes hold boxes; a difference needs 12"
+    assert written["untested"] == "5 scenes have boxes; a test needs at least 12"
     assert not any(c["trained_differ"] for c in written["comparisons"])
     assert written["comparisons"][0]["p_trained"] is None
     assert written["against_bands"]["fnet"]["trained"] | {"p_ahead": 0, "p_behind": 0} == {
@@ -159,7 +159,7 @@ def test_more_detections_of_a_class_in_an_image_count_where_asked_for(tmp_path):
         (["--unit", "place"], "--unit place needs --scenes"),
         (["--samples", "10"], "wanted at least 100"),
         (["--swaps", "10"], "wanted at least 1000"),
-        (["--most-detections", "301"], "wanted 100 to 300"),
+        (["--most-detections", "301"], "expected 100 to 300"),
         (["--brought", "nobody"], "--brought names 'nobody'"),
         (["--scenes", "lacking.csv"], "gives no sequence for '2', '3', '4', '5', '6' and 54 more"),
         (["--scenes", "twice.csv"], "line 3: '1' with sequence 'b'; wanted each name once"),

@@ -149,7 +149,7 @@ def test_missing_weights_are_refused(tiny, tmp_path):
 def test_more_detections_of_a_class_than_are_kept_in_an_image_are_refused(tiny, weights, tmp_path):
     with pytest.raises(InputError, match="--most-detections 300 cannot count: --max-detections 100 keeps fewer"):
         run(tiny, weights, tmp_path / "out", "--most-detections", "300", "--max-detections", "100")
-    with pytest.raises(InputError, match="--most-detections 99: wanted 100 to 300"):
+    with pytest.raises(InputError, match="--most-detections 99: expected 100 to 300"):
         run(tiny, weights, tmp_path / "out", "--most-detections", "99")
     found, scores = run(tiny, weights, tmp_path / "out", "--most-detections", "200", "--conf", "0", "--iou", "1")
     assert scores["provenance"]["max_detections"] == scores["provenance"]["most_detections"] == 200

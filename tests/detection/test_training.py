@@ -351,7 +351,7 @@ def test_full_disk_leaves_the_last_good_progress(tiny, tmp_path, monkeypatch, un
 
     with monkeypatch.context() as patch:
         patch.setattr(loop, "_write_checkpoint", write)
-        with pytest.raises(InputError, match=r"batch-00000002\.pt cannot be written .*saved before is kept.*--resume"):
+        with pytest.raises(InputError, match=r"batch-00000002\.pt cannot be written .* state is kept.*--resume"):
             run(tiny, tmp_path, "--save-every", "0")
     (kept,) = (tmp_path / "checkpoints").iterdir()
     assert [path.name for path in kept.iterdir()] == ["batch-00000001.pt"]  # and nothing half-written
@@ -373,7 +373,7 @@ def test_loss_that_is_no_number_is_an_error(tiny, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--model", "yolov9q"], "--model 'yolov9q' is unknown; wanted one of yolov5n, yolov5s"),
+        (["--model", "yolov9q"], "--model 'yolov9q' is unknown; expected one of yolov5n, yolov5s"),
         (["--image-size", "100"], "--image-size 100: wanted a multiple of 32"),
         (["--image-size", "32"], "--image-size 32: wanted at least 64"),
         (["--epochs", "0"], "--epochs 0: wanted at least 1"),
@@ -450,9 +450,9 @@ def test_progress_that_wants_to_run_something_is_passed_over(tiny, tmp_path, mon
 
 def test_weights_of_another_architecture_are_refused(tmp_path):
     torch.save({"weight": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(InputError, match=r"other\.pt holds no tensor that fits"):
+    with pytest.raises(InputError, match=r"other\.pt has no tensor that fits"):
         start_from(build_model("yolov5n", ["a"]), tmp_path / "other.pt", trust=False)
-    with pytest.raises(InputError, match=r"other\.pt is not a detector's weights as detection\.train writes them"):
+    with pytest.raises(InputError, match=r"other\.pt is not a weights file of a detector written by detection\.train"):
         load_weights(tmp_path / "other.pt")
 
 

@@ -63,7 +63,7 @@ def test_images_of_several_shapes_do_not_fit_one_canvas(tiny):
     data = replace(data, truth={**data.truth, "images": images})
     images_of(data)
     with pytest.raises(
-        InputError, match=r"--canvas fitted: 0\d is 96x64 and \d\d is 96x200; wanted images of one shape"
+        InputError, match=r"--canvas fitted: 0\d is 96x64 and \d\d is 96x200; expected images of one shape"
     ):
         images_of(data, canvas="fitted")
 
@@ -157,7 +157,7 @@ def test_images_that_do_not_fit_the_memory_are_not_kept(tiny, monkeypatch):
     monkeypatch.setattr("detection.images.memory_available", lambda: float(kept))
     images.check_cache_fits()
     monkeypatch.setattr("detection.images.memory_available", lambda: kept - 1.0)
-    with pytest.raises(InputError, match=r"--cache ram keeps \d+ images of 64 pixels, .*; wanted --cache none"):
+    with pytest.raises(InputError, match=r"--cache ram needs .* for \d+ images of .*; expected --cache none"):
         images.check_cache_fits()
 
 
@@ -170,7 +170,7 @@ def test_nothing_is_written_beside_the_images(tiny):
 
 def test_image_of_another_size_than_its_labels_say_is_refused(tmp_path):
     cv2.imwrite(str(tmp_path / "a.png"), np.zeros((10, 20), np.uint8))
-    with pytest.raises(InputError, match=r"a\.png is 20x10, expected 10x20 as its labels say"):
+    with pytest.raises(InputError, match=r"a\.png is 20x10, expected 10x20 as in its labels"):
         read_bgr(tmp_path / "a.png", 20, 10)
 
 

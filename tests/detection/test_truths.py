@@ -174,7 +174,7 @@ def test_with_too_few_scenes_no_set_is_tested_and_no_verdict_hangs(folder, tmp_p
     given = [*words(folder, (0,)), "--scenes", str(tmp_path / "scenes.csv")]
     truths.main(["--sets", str(folder / "sets.json"), "--output", str(tmp_path / "t.json"), *given])
     written = read_json(tmp_path / "t.json")
-    assert {one["untested"] for one in written["sets"].values()} == {"5 scenes hold boxes; a difference needs 12"}
+    assert {one["untested"] for one in written["sets"].values()} == {"5 scenes have boxes; a test needs at least 12"}
     assert written["hangs"] == {"verdict": None, "best": True} and written["changing"] == {}
 
 

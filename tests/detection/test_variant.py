@@ -159,18 +159,18 @@ def test_keys_of_names_number_the_classes_in_any_order(plain, names):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ({"names": {1: "person", 2: "bicycle", 3: "car"}}, "has the keys 1, 2, 3; wanted 0 to 2, each once"),
-        ({"names": {0: "person", 2: "car"}}, "has the keys 0, 2; wanted 0 to 1"),
-        ({"names": {"a": "person", "b": "car"}}, "has the keys 'a', 'b'; wanted 0 to 1"),
-        ({"names": {True: "person", False: "car"}}, "has the keys .*; wanted 0 to 1"),
-        ({"names": {0.0: "person", 1.0: "bicycle", 2.0: "car"}}, "has the keys .*; wanted 0 to 2"),
-        ({"names": {0: "person", "0": "car"}}, "has the keys 0, '0'; wanted 0 to 1"),
-        ({"nc": 2}, "`nc` is 2, `names` has 3; wanted the same number"),
-        ({"nc": "3"}, "`nc` is no number, `names` has 3"),
+        ({"names": {1: "person", 2: "bicycle", 3: "car"}}, "has the keys 1, 2, 3; expected 0 to 2, each once"),
+        ({"names": {0: "person", 2: "car"}}, "has the keys 0, 2; expected 0 to 1"),
+        ({"names": {"a": "person", "b": "car"}}, "has the keys 'a', 'b'; expected 0 to 1"),
+        ({"names": {True: "person", False: "car"}}, "has the keys .*; expected 0 to 1"),
+        ({"names": {0.0: "person", 1.0: "bicycle", 2.0: "car"}}, "has the keys .*; expected 0 to 2"),
+        ({"names": {0: "person", "0": "car"}}, "has the keys 0, '0'; expected 0 to 1"),
+        ({"nc": 2}, "`nc` is 2, `names` has 3; expected the same number"),
+        ({"nc": "3"}, "`nc` is not a number, `names` has 3"),
         ({"names": ["person", "person", "car"]}, "`names` has a class twice"),
-        ({"names": ["person", None, "car"]}, "something else than words"),
-        ({"names": [False, True, "car"]}, "no, yes and off quoted"),
-        ({"names": "person"}, "`names` is no list"),
+        ({"names": ["person", None, "car"]}, "a value that is not a word"),
+        ({"names": [False, True, "car"]}, "quotes around no, yes, on and off"),
+        ({"names": "person"}, "`names` is not a list"),
         ({"names": []}, "`names` is empty"),
         ({"train": []}, "has no key `train`, or nothing in it"),
         ({"train": "empty.txt"}, "empty.txt, which holds no image"),
@@ -191,7 +191,7 @@ def test_a_data_yaml_that_would_train_on_something_else_is_refused(plain, m3fd, 
 
 def test_a_class_list_beside_the_labels_that_contradicts_names_is_refused(plain, tmp_path):
     (tmp_path / "set/train/labels/classes.txt").write_text("car\nbicycle\nperson\n")
-    with pytest.raises(InputError, match=r"classes\.txt numbers the classes 0 car, .* read by 0 person"):
+    with pytest.raises(InputError, match=r"classes\.txt numbers the classes 0 car, .* read with 0 person"):
         read_data(plain(), "train")
 
 
@@ -218,7 +218,7 @@ def test_the_paths_of_roboflow_are_read_as_ultralytics_reads_them(plain):
 def test_doubts_about_plain_labels_are_warned_of(plain, tmp_path, caplog):
     (tmp_path / "set/train/labels/00000.txt").write_text("2 0.5 0.5 0.5 0.5\n2 0.5 0.5 0.5 0.500000\n")
     assert len(read_data(plain(), "train").truth["annotations"]) == 2
-    assert "is there twice; dropped" in caplog.text
+    assert "is given twice; dropped" in caplog.text
 
 
 def test_a_ground_truth_without_a_box_is_refused(m3fd, split, tmp_path):

@@ -138,7 +138,7 @@ def test_few_scenes_are_not_tested_and_the_interval_stands(tmp_path):
     one = make_run(tmp_path / "one", FOUND, scenes=scenes)
     two = make_run(tmp_path / "two", {"fnet": 18}, scenes=scenes)
     row = run(tmp_path, one, two)[1].iloc[0]
-    assert row["differ"] == "not tested" and row["reason"].startswith("5 scenes hold boxes") and math.isnan(row["p"])
+    assert row["differ"] == "not tested" and row["reason"].startswith("5 scenes have boxes") and math.isnan(row["p"])
     assert row["low"] < row["Average"] < row["high"]
 
 

@@ -40,7 +40,7 @@ def test_the_schema_refuses_it(configure, overlay, message):
         ({"test_sets": {"only": ["B"]}}, r"test_sets.only names \['B'\]"),
         ({"ablations": {"maximum": {}}}, r"ablations names \['maximum'\]"),
         ({"fusion": {"methods": ["fnet", "nosuch"]}}, r"fusion.methods names \['nosuch'\]"),
-        ({"dataset": {"classes": ["a"]}}, "config: dataset: --dataset synthetic has folders and classes of its own"),
+        ({"dataset": {"classes": ["a"]}}, "config: dataset: --dataset synthetic has its own folders and classes"),
         ({"dataset": {"name": "folders"}}, "config: dataset: --classes"),
         (
             {"dataset": {"name": "folders", "classes": ["a"], "visible": ["x"], "infrared": ["x/."]}},

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from pipeline.corruptions import CORRUPTIONS
-from pipeline.planning.brought import content_digest
+from pipeline.planning.external import content_digest
 from pipeline.planning.imports import closure
 from pipeline.planning.machine import find_machine, memory
 from pipeline.planning.words import cost_line, dataset_options, deciding, indifferent, options, test_set_options
@@ -127,7 +127,7 @@ def test_detectors_are_scored_by_every_label_set_where_there_are_several(plan, t
     assert several.truths("tables/truths.json") == ["<results>/tables/truths.json"]
     assert "  boxes: union; detectors are scored by fused, infrared as well" in several.text().splitlines()
     assert len([folder for folder in several.sources.pairs("labels") if "labels_infrared" in folder]) == 2
-    with pytest.raises(InputError, match=r"config: dataset: --truth visible: .* wanted fused or infrared or union"):
+    with pytest.raises(InputError, match=r"config: dataset: --truth visible: .* expected fused or infrared or union"):
         plan("msrs", {"dataset": {"truth": "visible"}})
 
 
@@ -488,7 +488,9 @@ def test_labels_in_a_json_file_are_watched_by_their_content(plan, touch, tmp_pat
 def test_a_class_left_out_that_is_none_is_refused_before_anything_runs(plan, touch):
     touch("set/visible/a.png", "set/infrared/a.png", "set/labels/a.txt")
     dataset = {"name": "folders", "root": "set", "classes": ["car"], "leave_out": ["dog"]}
-    with pytest.raises(InputError, match="config: dataset: --leave-out dog: wanted some of --classes car"):
+    with pytest.raises(
+        InputError, match="config: dataset: --leave-out dog: expected some, but not all, of --classes car"
+    ):
         plan({"dataset": dataset})
 
 

@@ -22,9 +22,9 @@ rule score_brought:
         options=chosen(
             config["detection"]["testing"], "most_detections", "max_detections"
         ),
-        code=digest("detection.brought"),
+        code=digest("detection.external"),
     shell:
-        "python -m detection.brought --variant {wildcards.brought} --run {wildcards.number} --results {input.results:q}"
+        "python -m detection.external --variant {wildcards.brought} --run {wildcards.number} --results {input.results:q}"
         " --truth {input.truth:q} --conditions {input.conditions:q} {params.options:q}"
         ' --output "$(dirname {output.ap:q})" 2>&1 | tee {log:q}'
 

@@ -1,4 +1,4 @@
-"""Detectors that were trained elsewhere, and their results: their files, and what says that one has changed."""
+"""Detectors trained elsewhere and their results: the files in the configuration, and digests to detect changes."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from pipeline.stage import InputError
 
 
 def read_brought(config: Mapping[str, Any], rows: Sequence[str]) -> dict[str, list[str]]:
-    """Return the files of each row of Table II that is brought, by its name; none where Table II is not asked for.
+    """Return the files of each external row of Table II by its name; empty if Table II is not among the tables.
 
     Raises:
-        InputError: a name is that of another row, `rows`, a file does not exist, or two are the same.
+        InputError: a name is in `rows`, the names of the other rows; a file does not exist; two files are the same.
     """
     if "table2" not in config["tables"]:
         return {}
@@ -32,10 +32,10 @@ def read_brought(config: Mapping[str, Any], rows: Sequence[str]) -> dict[str, li
 
 
 def read_as_is(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the settings of each detector that is used as it is, by its name; none where Table II is not asked for.
+    """Return the settings of each detector that is used as it is by its name; empty without Table II.
 
     Raises:
-        InputError: its weights do not exist.
+        InputError: the weights of a detector do not exist.
     """
     if "table2" not in config["tables"]:
         return {}
@@ -48,6 +48,6 @@ def read_as_is(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 
 def content_digest(file: str) -> str:
-    """Return a digest of a file's bytes, for params: a time stamp says nothing of a file that is copied over."""
+    """Return a digest of the file's content, for the params of a rule: a copied file may keep an old time stamp."""
     with Path(file).open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()[:12]

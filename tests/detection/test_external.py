@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from detection import brought
+from detection import external
 from detection.average_precision import score
 from pipeline.artefacts import read_json, sha256_file, write_json
 from pipeline.stage import InputError
@@ -26,7 +26,7 @@ def truth_of(names, first_id=1):
 def run(folder, truth, results, *options):
     write_json(folder / "truth.json", truth)
     (folder / "mine.json").write_text(json.dumps(results))
-    brought.main(
+    external.main(
         ["--variant", "mine", "--results", str(folder / "mine.json"), "--truth", str(folder / "truth.json")]
         + ["--output", str(folder / "out"), *options]
     )
@@ -63,7 +63,7 @@ def test_a_number_may_be_an_images_name_and_is_refused_where_it_could_be_an_id_o
     _, predictions = run(tmp_path, truth_of(names, 100), [found(n) for n in (5, 6, 7, 8)])
     assert [one["image_id"] for one in predictions] == [100, 101, 102, 103]
     truth = truth_of(["2", "3", "1", "4"])
-    with pytest.raises(InputError, match="ids of the ground truth and names of images, and mean other images then"):
+    with pytest.raises(InputError, match="both ids in the ground truth and names of other images"):
         run(tmp_path, truth, [found(n) for n in (1, 2, 3, 4)])
     _, predictions = run(tmp_path, truth, [found(0, file_name=name) for name in ("2", "3", "1", "4")])
     assert [one["image_id"] for one in predictions] == [1, 2, 3, 4]
@@ -74,17 +74,17 @@ def test_a_number_may_be_an_images_name_and_is_refused_where_it_could_be_an_id_o
 @pytest.mark.parametrize(
     ("results", "message"),
     [
-        ([found("nobody")], "names 1 images that are no test images, 'nobody'; wanted names such as 'a'"),
-        ([found("a"), found(2)], "names images by texts and by numbers"),
+        ([found("nobody")], "names 1 images that are not test images, 'nobody'; expected names such as 'a'"),
+        ([found("a"), found(2)], "names some images by text and some by number"),
         ([found(1, file_name="a"), found(2)], "has `file_name` in 1 of 2 detections"),
-        ([found("a", "lorry")], "has the class 'lorry'; wanted one of person, car"),
+        ([found("a", "lorry")], "has the class 'lorry'; expected one of person, car"),
         ([found(9)], "prediction 0 has the image_id 9"),
         ([found(1), 5], "prediction 1 is 5; wanted an object"),
         ([found(1), found([1])], "prediction 1 has the image_id"),
         ([found(1, 3)], "prediction 0 has the category_id 3"),
         ([found(1) | {"score": 90}], "has the score 90; wanted 0 to 1"),
-        ([], "no detection in 4 of the 4 test images that hold a box"),
-        ([found(1)] * 9, "no detection in 3 of the 4 test images that hold a box, '00007', 'b.c', 'x_1'"),
+        ([], "no detection in 4 of the 4 test images with a box"),
+        ([found(1)] * 9, "no detection in 3 of the 4 test images with a box, '00007', 'b.c', 'x_1'"),
         ({"annotations": []}, "wanted COCO results"),
     ],
 )
@@ -96,7 +96,7 @@ def test_what_would_be_counted_wrongly_is_refused_and_nothing_written(tmp_path, 
 
 def test_absent_images_and_classes_are_warned_of_and_counted(tmp_path, caplog):
     scores, _ = run(tmp_path, truth_of(NAMES), [found(n, 2) for n in (1, 2)])
-    assert "no detection in 2 of 4 test images, 2 of which hold a box: counted as nothing found" in caplog.text
+    assert "no detection in 2 of 4 test images, 2 of them with a box: counted as nothing found" in caplog.text
     assert "no detection of 'person': are its classes numbered from 1?" in caplog.text
     assert scores["brought"]["images_without_detection"] == 2
 
