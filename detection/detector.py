@@ -308,8 +308,8 @@ def loss_of(
     """Return the loss of a batch, weighted as by the package, and its main terms, means over the images or the boxes.
 
     The terms are box, cls, dfl; for RT-DETR they are giou, cls, l1 of its last layer. The network runs in
-    `recipe.precision`; the loss is always computed in float32. On a GPU a YOLO's loss is `detection.static_loss`, which
-    does not make the host wait for the device; on a CPU it is the package's, which computes only the pairs that it needs.
+    `recipe.precision`; the loss is always computed in float32. On a GPU the loss of a YOLO is `detection.static_loss`,
+    which never waits for the device; on a CPU it is the package's, which computes only the pairs that it needs.
     """
     model.args = recipe  # where the package's loss reads its weights
     static = torch.device(device).type == "cuda" and not is_transformer(model)
