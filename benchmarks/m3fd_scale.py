@@ -35,7 +35,7 @@ import pandas as pd
 import yaml
 
 from detection.datasets.m3fd import all_scenes
-from detection.splits import KEPT
+from detection.splits import INCLUDED
 from detection.truth import read_truth
 from pipeline.artefacts import read_json, sha256_file, versions, write_csv, write_json
 from pipeline.pairs import read_names
@@ -131,7 +131,7 @@ def split_options(names: Collection[str]) -> dict[str, list[object]]:
     """Return the options of each split that is possible for a dataset with these names."""
     test = round(len(names) * 1200 / 4200)
     drawn = {"random": ["--train", len(names) - test, "--test", test], "scene-blocked": ["--test", test]}
-    return drawn | ({kept: [] for kept in KEPT} if set(names) == set(all_scenes()) else {})
+    return drawn | ({kept: [] for kept in INCLUDED} if set(names) == set(all_scenes()) else {})
 
 
 def prepare_all(stages: Stages, work: Path, names: Collection[str]) -> None:

@@ -26,10 +26,11 @@ from detection.boxes import EXCHANGED_EDGES, NO_AREA, TWICE
 from detection.conditions import find_conditions
 from detection.datasets import DATASETS, Dataset, find_dataset
 from detection.label_sets import SetsReader
+from detection.labelled_split import band_warnings
 from detection.leakage import MOST_EXACT
-from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, look, nearest
-from detection.prepare import add_folders, doubts_of_bands, given_labels
+from detection.prepare import add_dataset_options, given_labels
 from detection.scenes import stated_scenes
+from detection.similarity import DESCRIPTOR, NEAR_DUPLICATE, PairSummary, most_similar, summarize
 from detection.splits import SPLITS
 from pipeline.artefacts import relative, versions, write_json
 from pipeline.pairs import (
@@ -107,7 +108,7 @@ def audit(
     if summaries and not boxes and not errors:
         errors.append(f"{', '.join(map(str, layout.labels))}: the labels of {len(summaries)} images contain no box")
     try:
-        warnings += doubts_of_bands(pairs, summaries)
+        warnings += band_warnings(pairs, summaries)
     except InputError as error:
         errors.append(str(error))
     duplicates, counts = find_duplicates(summaries, split)
@@ -144,7 +145,7 @@ def audit(
 
 
 def find_duplicates(
-    summaries: dict[str, Look], split: tuple[list[str], list[str]] | None = None
+    summaries: dict[str, PairSummary], split: tuple[list[str], list[str]] | None = None
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
     """Return each image whose most similar other image is identical or a near duplicate, and their counts by kind.
 
@@ -166,11 +167,11 @@ def find_duplicates(
 
 
 def _duplicates_among(
-    summaries: dict[str, Look], names: list[str], others: list[str], same: bool
+    summaries: dict[str, PairSummary], names: list[str], others: list[str], same: bool
 ) -> dict[str, dict[str, Any]]:
     """Return the images of `names` that have a duplicate among `others`; `same` if both are the same images."""
     stacks = [np.stack([summaries[name].descriptor for name in part]) for part in (names, others)]
-    index, value = nearest(*stacks, same=same)
+    index, value = most_similar(*stacks, same=same)
     by_digest: dict[str, list[str]] = {}
     for name in others:
         by_digest.setdefault(summaries[name].digest, []).append(name)
@@ -193,19 +194,19 @@ def _count(found: dict[str, dict[str, Any]]) -> dict[str, int]:
     return {"same": kinds["same"], "near": kinds["near"]}
 
 
-def _summarize_pairs(pairs: Sequence[Pair], report: Callable[[str, str], None]) -> dict[str, Look]:
-    """Return a `Look` of every pair that can be read; call `report` with the name and the error of every other one."""
+def _summarize_pairs(pairs: Sequence[Pair], report: Callable[[str, str], None]) -> dict[str, PairSummary]:
+    """Return a `PairSummary` of every readable pair; call `report` with the name and the error of every other pair."""
 
-    def attempt(pair: Pair) -> Look | str:
+    def attempt(pair: Pair) -> PairSummary | str:
         try:
-            return look(pair)
+            return summarize(pair)
         except InputError as error:
             return str(error)
 
     progress, summaries = Progress("auditing", len(pairs), "pairs"), {}
     with ThreadPoolExecutor(threads_available()) as pool:
         for pair, summary in zip(pairs, pool.map(attempt, pairs), strict=True):
-            if isinstance(summary, Look):
+            if isinstance(summary, PairSummary):
                 summaries[pair.name] = summary
             else:
                 report(pair.name, summary)
@@ -214,7 +215,11 @@ def _summarize_pairs(pairs: Sequence[Pair], report: Callable[[str, str], None]) 
 
 
 def _count_boxes(
-    reader: SetsReader, truth: str, summaries: dict[str, Look], warnings: list[str], report: Callable[[str, str], None]
+    reader: SetsReader,
+    truth: str,
+    summaries: dict[str, PairSummary],
+    warnings: list[str],
+    report: Callable[[str, str], None],
 ) -> tuple[Counter[str], int, int]:
     """Return the boxes of each class in the label set `truth`, and the degenerate and the repeated boxes of all sets.
 
@@ -330,7 +335,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--root", type=Path, required=True, help="folder of the dataset")
     parser.add_argument("--dataset", choices=DATASETS, help="name of the dataset (default: recognised by its folders)")
-    add_folders(parser)
+    add_dataset_options(parser)
     parser.add_argument(
         "--split",
         choices=SPLITS,

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from detection.datasets.layout import Dataset, Scene
-from detection.likeness import Look
+from detection.similarity import PairSummary
 
 # Mean visible luma, 0..255, below which an image counts as night. It agrees with the D or N in the names of 560 MSRS
 # pairs for 97.7 %; thresholds of 50 and 60 agree for 96.4 % and 97.3 %.
@@ -13,7 +13,7 @@ NIGHT_BELOW = 55.0
 
 
 def find_conditions(
-    dataset: Dataset, root: Path, summaries: Mapping[str, Look], scenes: Mapping[str, Scene]
+    dataset: Dataset, root: Path, summaries: Mapping[str, PairSummary], scenes: Mapping[str, Scene]
 ) -> dict[str, Any]:
     """Return `source`, the rule used, and `images`, the condition of each image by name, or None if it is unknown.
 

@@ -26,7 +26,7 @@ from detection.images import padded_sides
 from detection.loop import deterministic, explained, train
 from detection.recipe import Recipe, recipe_of
 from detection.train import add_options, workers_for
-from detection.trial import part_of
+from detection.trial import subset_for_steps
 from detection.variant import Data, read_data
 from pipeline.artefacts import versions, write_json
 from pipeline.devices import claimed_device, resolved_precision
@@ -77,7 +77,7 @@ def time_steps(data: Data, recipe: Recipe, device: str, trainings: int, **readin
         epochs=UNTIMED_STEPS + steps,
         close_mosaic=0 if recipe.close_mosaic < recipe.epochs else UNTIMED_STEPS + steps,
     )
-    some = part_of(data, recipe, steps)
+    some = subset_for_steps(data, recipe, steps)
     logging.disable(logging.INFO)  # the progress and estimated end of this training would mislead
     try:
         with tempfile.TemporaryDirectory() as folder, contextlib.suppress(_TimedError):

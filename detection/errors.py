@@ -59,9 +59,9 @@ from detection.average_precision import (
     check_most,
     evaluate,
 )
+from detection.comparison import runs_by_variant
 from detection.matching import MATCH_OVERLAP
 from detection.predictions import each_file, read_predictions
-from detection.significance import runs_by_variant
 from detection.truth import objects_of, read_truth, without_boxes
 from pipeline.artefacts import sha256_json, versions, write_csv, write_json
 from pipeline.stage import run

@@ -1,14 +1,14 @@
-"""Several label sets of one data set: read side by side, made into their union, compared with one another.
+"""Read several label sets of one dataset, build their union, and compare them.
 
-The union holds every object that some set has. Boxes of one class and of different sets that overlap by half or more
-(intersection over union) become one:
+The union contains every object that is in at least one set. Boxes of the same class and of different sets whose
+intersection over union is at least 0.5 are merged:
 
-1. All pairs of such boxes are taken in falling order of their overlap; of equal ones first that with the lesser edges.
-2. A pair joins the groups of its two boxes, unless the joined group would hold two boxes of one set: whoever drew that
-   set saw two objects.
-3. Each group becomes one box, whose edges are the means of its boxes' edges. A box in no pair stays as it is.
+1. All pairs of such boxes are sorted by decreasing overlap; ties are sorted by the boxes' edges.
+2. A pair merges the groups of its two boxes, unless the merged group would contain two boxes of one set: two boxes in
+   one set are two objects.
+3. Each group becomes one box, whose edges are the means of its boxes' edges. A box in no pair is kept unchanged.
 
-The result does not depend on the order of the sets, and has at least as many boxes of a class as each of them.
+The result does not depend on the order of the sets. It has at least as many boxes of each class as any of them.
 """
 
 from collections import Counter
@@ -27,11 +27,11 @@ from detection.truth import check_truth, without_boxes
 from pipeline.artefacts import read_json
 from pipeline.stage import InputError
 
-OVERLAP = 0.5  # from here on two boxes are of one object
+OVERLAP = 0.5  # least intersection over union at which two boxes are one object
 
 
 class SetsReader:
-    """Reads the labels of a data set's images in every label set."""
+    """Reads the labels of a dataset's images in every label set."""
 
     def __init__(self, dataset: Dataset, root: Path) -> None:
         layout = dataset.layout(root)
@@ -40,24 +40,24 @@ class SetsReader:
 
     @property
     def unlabelled(self) -> list[str]:
-        """The images that some set has no label file for, which it takes as images without objects."""
+        """The images without a label file in at least one set, which that set treats as images without objects."""
         return sorted({name for reader in self.readers.values() for name in reader.unlabelled})
 
     @property
     def left_out(self) -> Counter[str]:
-        """Boxes passed over by class, in all sets."""
+        """The number of ignored boxes of each class, in all sets together."""
         return sum((reader.left_out for reader in self.readers.values()), Counter())
 
     @property
     def crowds(self) -> int:
-        """Crowds read, in all sets."""
+        """The number of crowd annotations read, in all sets together."""
         return sum(reader.crowds for reader in self.readers.values())
 
     def read(self, name: str, width: int, height: int) -> tuple[dict[str, list[Box]], list[str]]:
-        """Return the boxes of an image of `width` x `height` pixels by label set, the union's too, and warnings.
+        """Return the boxes of an image of `width` x `height` pixels by label set, including the union, and warnings.
 
         Raises:
-            InputError: as `LabelReader.read`, of any set.
+            InputError: raised by `LabelReader.read` for any of the sets.
         """
         found, warnings = {}, []
         for label_set, reader in self.readers.items():
@@ -68,7 +68,7 @@ class SetsReader:
         return found, warnings
 
     def doubts(self) -> list[str]:
-        """Return the warnings of `LabelReader.doubts`, with the set's name where there are several."""
+        """Return the warnings of `LabelReader.doubts`, with the set's name if there are several sets."""
         several = UNION in self.names
         return [
             f"labels {label_set}: {doubt}" if several else doubt
@@ -78,7 +78,10 @@ class SetsReader:
 
 
 def union(sets: Sequence[Sequence[Box]]) -> list[Box]:
-    """Return the union of an image's boxes in several label sets, by class and edges; the module says by which rule."""
+    """Return the union of an image's boxes in several label sets, sorted by class and edges.
+
+    The module's docstring describes how boxes are merged.
+    """
     boxes = [(box, number) for number, one in enumerate(sets) for box in one]
     table = overlaps(_corners([box for box, _ in boxes]), _corners([box for box, _ in boxes]))
     pairs = [
@@ -98,9 +101,9 @@ def union(sets: Sequence[Sequence[Box]]) -> list[Box]:
 def unmatched(
     first: Mapping[str, Sequence[Box]], second: Mapping[str, Sequence[Box]], classes: Sequence[str]
 ) -> dict[str, int]:
-    """Return how many boxes of each class in `first` overlap none of their class in `second` by half or more.
+    """Return, for each class, the number of boxes in `first` without a box of the class in `second` at IoU >= 0.5.
 
-    Both hold boxes by the name of the image; crowds are left out.
+    Both arguments map the name of an image to its boxes. Crowds are ignored.
     """
     counts = dict.fromkeys(classes, 0)
     for image, boxes in first.items():
@@ -115,11 +118,11 @@ def read_truth_sets(path: Path) -> tuple[str, dict[str, dict[str, Any]], dict[st
     """Read truth_sets.json of a prepared split.
 
     Returns:
-        The name of the chosen label set; for every set its ground truth of the test images in COCO's form; and
-        `unmatched`, for every two sets the boxes of each class that the second lacks.
+        The name of the chosen label set; the ground truth of the test images in COCO format for every set; and
+        `unmatched`, the number of boxes of each class that the second set lacks, for every two sets.
 
     Raises:
-        InputError: the file is missing or of another form, or a set has no box.
+        InputError: the file is missing or malformed, or a set has no boxes.
     """
     content = read_json(path)
     try:
@@ -127,9 +130,9 @@ def read_truth_sets(path: Path) -> tuple[str, dict[str, dict[str, Any]], dict[st
         sets = {name: {**shared, "annotations": one["annotations"]} for name, one in content["sets"].items()}
         chosen, lacking = content["truth"], content["unmatched"]
     except (KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"{path} is no truth_sets.json: {error!r} is missing or of another kind") from None
+        raise InputError(f"{path} is not a truth_sets.json: {error!r} is missing or has the wrong type") from None
     if chosen not in sets:
-        raise InputError(f"{path} has the truth {chosen!r}; wanted one of its sets, {', '.join(sets)}")
+        raise InputError(f"{path} names the truth {chosen!r}; expected one of its sets: {', '.join(sets)}")
     for name, truth in sets.items():
         check_truth(truth, f"{path}, {name}")
         without_boxes(truth, f"test (labels {name})")
@@ -137,12 +140,12 @@ def read_truth_sets(path: Path) -> tuple[str, dict[str, dict[str, Any]], dict[st
 
 
 def _kind(box: Box) -> tuple[str, bool]:
-    """Return what boxes have to share to be of one object; a crowd is no object."""
+    """Return the class and the crowd flag, which two boxes must share to be one object."""
     return box.name, box.crowd
 
 
 def _mean(boxes: Sequence[Box]) -> Box:
-    # fsum: no sum depends on the order of the sets.
+    # fsum is exact, so the mean does not depend on the order of the sets.
     means = (fsum(edge) / len(boxes) for edge in zip(*map(_edges, boxes), strict=True))
     return replace(boxes[0], **dict(zip(("xmin", "ymin", "xmax", "ymax"), means, strict=True)))
 
@@ -152,5 +155,5 @@ def _edges(box: Box) -> tuple[float, float, float, float]:
 
 
 def _corners(boxes: Sequence[Box]) -> np.ndarray:
-    """Return boxes (N, 4) as x, y, width, height."""
+    """Return the boxes as an array (N, 4) of x, y, width, height."""
     return np.array([(b.xmin, b.ymin, b.xmax - b.xmin, b.ymax - b.ymin) for b in boxes], float).reshape(-1, 4)

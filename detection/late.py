@@ -1,12 +1,13 @@
-"""Late fusion: the boxes of the visible and of the infrared detector pooled, with nothing trained.
+"""Late fusion: pool the boxes of the visible and the infrared detector; nothing is trained.
 
-The row that fusing pixels has to beat: whoever has both bands can simply run both detectors. Boxes are pooled per
-class, by weighted boxes (the default) or by non-maximum suppression, and scored as every other variant.
+This is the baseline for pixel fusion, because with both bands available one can simply run both detectors. Boxes are
+pooled per class, by weighted boxes fusion (the default) or by non-maximum suppression, and scored like every other
+variant.
 
-Writes `predictions.json` and `ap.json` like detection.test. The settings are the published ones, chosen before any
-result was seen; none is fitted to the test images.
+Writes `predictions.json` and `ap.json` as detection.test does. The settings are the published ones and were chosen
+before any result was seen; none is tuned on the test images.
 
-Source of weighted boxes: R. Solovyev, W. Wang, T. Gabruseva, Weighted boxes fusion, Image and Vision Computing, 2021.
+Weighted boxes fusion: R. Solovyev, W. Wang, T. Gabruseva, Weighted boxes fusion, Image and Vision Computing, 2021.
 """
 
 import argparse
@@ -25,20 +26,21 @@ from pipeline.stage import InputError, run
 
 VARIANT = "late"
 BANDS = ("visible", "infrared")
-OVERLAP = 0.55  # of two boxes that are one object, as the authors of weighted boxes recommend
+OVERLAP = 0.55  # IoU above which two boxes are one object, as the authors of weighted boxes fusion recommend
 
 
 def weighted_boxes(boxes: np.ndarray, scores: np.ndarray, models: int = 2) -> tuple[np.ndarray, np.ndarray]:
-    """Return boxes and scores of one class in one image after weighted boxes fusion, strongest first.
+    """Return boxes and scores of one class in one image after weighted boxes fusion, in decreasing order of score.
 
-    By falling score, a box joins the cluster whose fused box it overlaps most, by more than OVERLAP, or founds one. A
-    cluster's box is the mean of its boxes weighted by their scores; its score their mean score, times the share of the
-    models' number that its boxes come to, at most 1: what one detector alone sees counts for half.
+    Boxes are taken in decreasing order of score. Each joins the cluster whose fused box it overlaps most, if that
+    overlap is above OVERLAP, or starts a new cluster. A cluster's box is the mean of its boxes, weighted by score. Its
+    score is the mean of their scores times min(boxes, models) / models, so an object that only one of two detectors
+    finds has half its score.
 
     Args:
         boxes: (N, 4) as x, y, width, height.
         scores: (N,).
-        models: detectors that the boxes come from.
+        models: number of detectors that the boxes come from.
     """
     members: list[list[int]] = []
     fused = np.zeros((0, 4))
@@ -57,7 +59,7 @@ def weighted_boxes(boxes: np.ndarray, scores: np.ndarray, models: int = 2) -> tu
 
 
 def suppressed_boxes(boxes: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return boxes and scores of one class in one image without those that a stronger one overlaps by over OVERLAP."""
+    """Return boxes and scores of one class in one image after non-maximum suppression at OVERLAP."""
     order = np.argsort(-scores, kind="stable")
     table = overlaps(boxes, boxes)
     kept: list[int] = []
@@ -79,9 +81,9 @@ def pool(
     pooling: str = "weighted",
     kept: int = MOST_DETECTIONS,
 ) -> list[dict[str, Any]]:
-    """Return the two detectors' COCO results as one, at most `kept` an image, as many as each of them gave.
+    """Return the two detectors' COCO results pooled, at most `kept` per image, as many as each detector keeps.
 
-    Detections without a positive score say nothing and are left out.
+    Detections without a positive score are ignored.
     """
     groups: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
     for prediction in (*visible, *infrared):
@@ -104,33 +106,35 @@ def pool(
 
 
 def read_tested(folder: Path, band: str, truth: Mapping[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what detection.test wrote to `folder`: ap.json and the predictions.
+    """Return the content of ap.json and predictions.json that detection.test wrote to `folder`.
 
     Raises:
-        InputError: a file is missing or refused; ap.json is of another variant than `band`, of other labels than
-            `truth`, or of other predictions than those beside it.
+        InputError: a file is missing or invalid; ap.json describes another variant than `band`, other labels than
+            `truth`, or other predictions than those in predictions.json.
     """
     file = folder / "ap.json"
     scores, predictions = read_json(file), read_predictions(folder / "predictions.json", truth)
     if scores.get("variant") != band:
-        raise InputError(f"{file} is of {scores.get('variant')!r}, expected {band!r}")
+        raise InputError(f"{file} describes the variant {scores.get('variant')!r}; expected {band!r}")
     stated = scores.get("provenance", {})
     if stated.get("predictions") != sha256_json(predictions):
-        raise InputError(f"{file} states other predictions than given; test the detector again")
+        raise InputError(f"{file} does not describe the predictions in its folder; test the detector again")
     if stated.get("data", {}).get("labels") != sha256_json(truth):
-        raise InputError(f"{file} states other data.labels than given; test the detector again")
+        raise InputError(f"{file} was scored with other labels than --truth; test the detector again")
     return scores, predictions
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Pool, score, write."""
+    """Pool the boxes, score them and write the results."""
     args = _parse(argv)
     truth = read_truth(args.truth)
     conditions = read_conditions(args.conditions)
     scores, visible = read_tested(args.visible, "visible", truth)
     other, infrared = read_tested(args.infrared, "infrared", truth)
     if scores["seed"] != other["seed"]:
-        raise InputError(f"{args.visible} has seed {scores['seed']}, {args.infrared} {other['seed']}; wanted one seed")
+        raise InputError(
+            f"{args.visible} has seed {scores['seed']} and {args.infrared} seed {other['seed']}; expected the same seed"
+        )
     detectors = [scores["provenance"], other["provenance"]]
     most, kept = (_agreed(args, detectors, key) for key in ("most_detections", "max_detections"))
     write_scores(
@@ -154,10 +158,12 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _agreed(args: argparse.Namespace, detectors: Sequence[Mapping[str, Any]], key: str) -> int:
-    """Return a number of detections by which both bands were tested; InputError where they disagree."""
+    """Return the number `key` that both bands were tested with; raise InputError if the two differ."""
     first, second = (int(detector.get(key, MOST_DETECTIONS)) for detector in detectors)
     if first != second:
-        raise InputError(f"{args.visible} has {key} {first}, {args.infrared} {second}; wanted one number")
+        raise InputError(
+            f"{args.visible} has {key} {first} and {args.infrared} has {second}; expected the same number in both"
+        )
     return first
 
 
@@ -167,10 +173,17 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--truth", type=Path, required=True, help="truth_test.json of the prepared split")
     parser.add_argument("--visible", type=Path, required=True, help="folder that detection.test wrote for visible")
-    parser.add_argument("--infrared", type=Path, required=True, help="the same for infrared, of the same seed")
+    parser.add_argument(
+        "--infrared", type=Path, required=True, help="folder that detection.test wrote for infrared, of the same seed"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
-    parser.add_argument("--pooling", choices=POOLING, default="weighted", help="how boxes are pooled")
-    parser.add_argument("--conditions", type=Path, help="conditions.json of the split; may be absent")
+    parser.add_argument(
+        "--pooling",
+        choices=POOLING,
+        default="weighted",
+        help="weighted boxes fusion, or non-maximum suppression of the pooled boxes (default: weighted)",
+    )
+    parser.add_argument("--conditions", type=Path, help="conditions.json of the split, if there is one")
     return parser.parse_args(argv)
 
 

@@ -1,10 +1,11 @@
-"""Leakage of a split: the share of test images that training has seen something alike of.
+"""Leakage of a split: the share of test images for which training contains a similar image.
 
-Three measures: by number (a training image numbered within 1, 3 or 10 of it), by scene (its sequence, or its place, is
-also in training), and by picture (its likest training image is a near duplicate: a lower bound, as a car that moved on
-or a camera that turned makes another picture of one scene).
+Three measures: by number (a training image's number differs by at most 1, 3 or 10), by scene (the sequence, or the
+place, of the test image is also in training), and by content (the most similar training image is a near duplicate).
+The last is a lower bound, because two images of one scene look different once a car has moved or the camera has turned.
 
-As a program: the table of leakage of the kept splits of M3FD, by names and scenes only, and of prepared data sets.
+The command prints a table of the leakage of the included splits of M3FD, by names and scenes only, and of prepared
+datasets.
 """
 
 import argparse
@@ -17,25 +18,26 @@ import numpy as np
 
 from detection.datasets.layout import Scene
 from detection.datasets.m3fd import all_scenes
-from detection.likeness import DESCRIPTOR, NEAR_DUPLICATE, Look, nearest
 from detection.scenes import numbering
-from detection.splits import KEPT, kept_split
+from detection.similarity import DESCRIPTOR, NEAR_DUPLICATE, PairSummary, most_similar
+from detection.splits import INCLUDED, included_split
 from detection.truth import read_truth
 from pipeline.artefacts import read_json
 from pipeline.stage import InputError, run
 
-# From this share of test pairs on that stand in training, pixel for pixel, a result is one on training data.
+# Largest share of test pairs that may also be in training, pixel for pixel.
 MOST_EXACT = 0.01
-# Distances of numbers within which a training image is a neighbour.
+# Differences of image numbers up to which a training image is a neighbour of a test image.
 WITHIN = (1, 3, 10)
 
 
 def measure_exposure(scenes: Mapping[str, Scene], train: Sequence[str], test: Sequence[str]) -> dict[str, Any]:
-    """Return the shares of test images that training is near to by number and by scene.
+    """Return the shares of test images that have a neighbour, their sequence or their place in training.
 
-    `neighbours` holds for each of `WITHIN` the share of test images with a training image whose name is the same but
-    for its last number, which is at most so far away; None where no test image has a number. `adjacent` lists those
-    within 1. `sequence` and `place` are the shares of test images whose sequence, and whose place, is also in training.
+    `neighbours` is the share of test images, for each distance in `WITHIN`, with a training image whose name differs
+    only in its last number, by at most that distance; None if no test image has a number. `adjacent` lists the test
+    images with a neighbour within 1. `sequence` and `place` are the shares of test images whose sequence, and whose
+    place, is also in training.
     """
     known = {numbering(name)[:2] for name in train}
     numbered = [(name, *numbering(name)[:2]) for name in test if numbering(name)[1] >= 0]
@@ -55,17 +57,18 @@ def measure_exposure(scenes: Mapping[str, Scene], train: Sequence[str], test: Se
 
 
 def measure_leakage(
-    looks: Mapping[str, Look], scenes: Mapping[str, Scene], train: Sequence[str], test: Sequence[str]
+    summaries: Mapping[str, PairSummary], scenes: Mapping[str, Scene], train: Sequence[str], test: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the shares of `measure_exposure`, and that of near duplicates with the likest training image of each.
+    """Return the shares of `measure_exposure`, and the share of test images with a near duplicate in training.
 
-    `share` = `near_duplicates` / `images`. `exact` counts the test pairs that are in training pixel for pixel, in both
-    bands; they are near duplicates as well.
+    `share` = `near_duplicates` / `images`. `nearest` names the most similar training image of each test image. `exact`
+    is the number of test pairs whose pixels are the same as those of a training pair in both bands; they are near
+    duplicates as well.
     """
-    stacks = [np.stack([looks[name].descriptor for name in names]) for names in (test, train)]
-    index, value = nearest(*stacks)
-    known = {looks[name].digest for name in train}
-    exact = [looks[name].digest in known for name in test]
+    stacks = [np.stack([summaries[name].descriptor for name in names]) for names in (test, train)]
+    index, value = most_similar(*stacks)
+    known = {summaries[name].digest for name in train}
+    exact = [summaries[name].digest in known for name in test]
     near = int(((value >= NEAR_DUPLICATE) | np.array(exact)).sum())
     return {
         **measure_exposure(scenes, train, test),
@@ -76,8 +79,8 @@ def measure_leakage(
         "threshold": NEAR_DUPLICATE,
         "descriptor": DESCRIPTOR,
         "nearest": {
-            name: {"train": train[at], "likeness": round(float(alike), 4)}
-            for name, at, alike in zip(test, index, value, strict=True)
+            name: {"train": train[at], "likeness": round(float(similarity), 4)}
+            for name, at, similarity in zip(test, index, value, strict=True)
         },
     }
 
@@ -85,38 +88,43 @@ def measure_leakage(
 def exposure_words(leakage: Mapping[str, Any]) -> str:
     """Return the shares of `measure_exposure` as a sentence."""
     near = [f"{share:.1%} within {within}" for within, share in leakage["neighbours"].items() if share is not None]
-    numbers = f"a training image numbered {', '.join(near)} of theirs; " if near else ""
+    numbers = f"an image whose number is close: {', '.join(near)}; " if near else ""
     return (
-        f"of {leakage['images']} test images have in training: {numbers}their sequence {leakage['sequence']:.1%}, "
-        f"their place {leakage['place']:.1%}; a near duplicate, a lower bound, {leakage['share']:.1%}"
+        f"shares of the {leakage['images']} test images for which training has {numbers}their sequence: "
+        f"{leakage['sequence']:.1%}; their place: {leakage['place']:.1%}; a near duplicate: at least "
+        f"{leakage['share']:.1%}"
     )
 
 
 def refuse_tested_training(leakage: Mapping[str, Any]) -> None:
-    """Refuse a split whose test set was trained on.
+    """Check that the test set is not part of the training set.
 
     Raises:
-        InputError: more than one test pair in a hundred is in training, pixel for pixel.
+        InputError: more than 1 % of the test pairs are also training pairs, pixel for pixel.
     """
     if leakage["exact"] > MOST_EXACT * leakage["images"]:
         raise InputError(
-            f"{leakage['exact']} of the {leakage['images']} test pairs are in training as well, pixel for pixel, under "
-            f"other names; wanted at most {MOST_EXACT:.0%}: take --split scene-blocked, or lists without them"
+            f"{leakage['exact']} of the {leakage['images']} test pairs are also in training under other names, pixel "
+            f"for pixel; expected at most {MOST_EXACT:.0%}: use --split scene-blocked, or lists without these pairs"
         )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Print the table."""
+    """Print the table of leakage."""
     parser = argparse.ArgumentParser(
         prog="python -m detection.leakage", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--prepared", type=Path, nargs="+", default=[], metavar="DIR", help="of detection.prepare")
-    parser.add_argument("--boxes", type=Path, metavar="FILE", help="boxes of M3FD as COCO JSON, to count the test's")
+    parser.add_argument(
+        "--prepared", type=Path, nargs="+", default=[], metavar="DIR", help="folders that detection.prepare wrote"
+    )
+    parser.add_argument(
+        "--boxes", type=Path, metavar="FILE", help="boxes of M3FD as COCO JSON, to add the number of test boxes"
+    )
     args = parser.parse_args(argv)
     rows, scenes = [], all_scenes()
     counts = _boxes_by_name(args.boxes) if args.boxes else {}
-    for kind in KEPT:
-        split = kept_split(kind, list(scenes))
+    for kind in INCLUDED:
+        split = included_split(kind, list(scenes))
         exposure = measure_exposure(scenes, split.train, split.test)
         boxes = sum(counts.get(name, 0) for name in split.test) if counts else None
         sequences = len({scenes[name].sequence for name in split.test})

@@ -1,8 +1,9 @@
-"""The loop that trains the detector, and its progress on disk.
+"""The training loop of the detector, and its checkpoints.
 
-It follows ultralytics' trainer of the pinned version (warm-up, accumulated gradients, clipping, moving average), every
-value stated in detection.recipe; it differs where that trainer changes a recipe by itself or depends on what was read
-before. A checkpoint holds all that the loop needs to end where it would have ended.
+It follows the trainer of the pinned version of ultralytics (warm-up, gradient accumulation, clipping, moving average of
+the weights), with every value stated in detection.recipe. It differs where that trainer changes a recipe by itself, or
+where its result depends on which images a process read before. A training that continues from a checkpoint ends with
+the same weights as one that was not interrupted.
 """
 
 import atexit
@@ -22,7 +23,7 @@ from typing import Any
 
 import torch
 
-from detection.detector import (  # first, as it keeps the package offline
+from detection.detector import (  # imported first, because it keeps ultralytics offline
     build_model,
     lacks_memory,
     loss_of,
@@ -42,25 +43,25 @@ from pipeline.stage import InputError, Progress, stopped, threads_available
 from pipeline.tensors import read_tensors
 
 KEPT_CHECKPOINTS = 2
-NORMS = tuple(kind for name, kind in vars(torch.nn).items() if "Norm" in name)  # RT-DETR has LayerNorm, too
+NORMS = tuple(kind for name, kind in vars(torch.nn).items() if "Norm" in name)  # BatchNorm, and RT-DETR's LayerNorm
 _PLAIN = ("done", "last_step", "history", "sums", "seconds", "waited")
 _SAVED = (*_PLAIN, "model", "average", "updates", "optimizer", "gradients")
 
 
 @dataclass
 class State:
-    """Where a training stands between two batches: all that a checkpoint holds.
+    """The state of a training between two batches, which a checkpoint stores.
 
     Attributes:
-        model: the network; its pending gradients belong to the state.
-        average: the moving average of the model.
-        optimizer: with its rates and momenta.
-        done: batches since the start.
+        model: the network; its accumulated gradients belong to the state.
+        average: the moving average of the weights.
+        optimizer: the optimiser, with its learning rates and momenta.
+        done: number of batches since the start.
         last_step: index of the batch after which the optimiser last stepped, -1 before the first step.
-        history: one row of losses and speed for each whole epoch.
-        sums: of each part of the loss over the batches of this epoch.
-        seconds: that this epoch has taken.
-        waited: those of them in which the loop waited for images.
+        history: one row of losses and speed per finished epoch.
+        sums: sum of each loss term over the batches of this epoch.
+        seconds: duration of this epoch so far.
+        waited: the part of `seconds` in which the loop waited for images.
     """
 
     model: torch.nn.Module
@@ -85,7 +86,7 @@ class State:
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
-        """Take the state that `saved` returned."""
+        """Load the state that `saved` returned."""
         for name in _PLAIN:
             setattr(self, name, saved[name])
         self.model.load_state_dict(saved["model"])
@@ -111,29 +112,29 @@ def train(
     resume: bool = False,
     stopping: Callable[[], bool] = lambda: False,
 ) -> tuple[torch.nn.Module, list[dict[str, float]]]:
-    """Train and return the moving average of the model, and one row of losses and speed an epoch.
+    """Train, and return the moving average of the weights and one row of losses and speed per epoch.
 
-    `seconds` of an epoch are wall-clock time until all that it queued on a GPU is done, `waited` those of them in which
-    the loop waited for images. A GPU may have worked meanwhile on what was queued: it stood idle for want of images at
-    most so long. Without `workers` it is the time of reading and augmenting.
+    The `seconds` of an epoch are the wall-clock time until all work queued on a GPU is done; `waited` is the part of
+    them in which the loop waited for images. This is an upper bound on the time that a GPU was idle for lack of images,
+    because it may have been executing queued work meanwhile. Without `workers` it is the time to read and augment.
 
     Args:
         data: the training part of a variant.
-        recipe: all that decides the outcome.
+        recipe: the hyperparameters and the seed.
         device: `cpu` or `cuda:N`.
         weights: file to start from, instead of random weights.
-        trust: `weights` may be a pickle.
-        workers: processes that read and augment images; 0 is this one. They do not change the outcome.
-        keep_images: hold the resized images in memory.
-        augment_on_device: hold them on the device instead, and augment them there.
-        checkpoints: folder for progress.
-        save_every: seconds after which progress is written again, at the end of a batch; it is written at the end, too.
-        resume: go on from the progress there.
-        stopping: asked after each batch; where it says so, progress is written and the process ends.
+        trust: whether `weights` may be a pickle.
+        workers: processes that read and augment images; 0 means this process. The result does not depend on it.
+        keep_images: keep the resized images in memory.
+        augment_on_device: keep the resized images on the device instead, and augment them there.
+        checkpoints: folder for checkpoints.
+        save_every: seconds between two checkpoints; each is written after a batch, and one more at the end.
+        resume: continue from the newest checkpoint.
+        stopping: called after each batch; if it returns true, a checkpoint is written and the process ends.
 
     Raises:
-        InputError: an image cannot be read, the disk is full, or the loss is no number any more. `explained` adds what
-            to do where memory does not suffice.
+        InputError: an image cannot be read, the disk is full, or the loss became NaN or infinite. Use within
+            `explained` for an explanation if memory runs out.
     """
     state = _start(data, recipe, device, weights, trust)
     augmentation = {name: getattr(recipe, name) for name in AUGMENTATION}
@@ -148,7 +149,7 @@ def train(
     first, skipped = divmod(state.done, steps)
     if saved:
         within = f" and {skipped} of {steps} batches" if skipped else ""
-        logging.info("going on after epoch %d of %d%s", first, recipe.epochs, within)
+        logging.info("resuming after epoch %d of %d%s", first, recipe.epochs, within)
     pixels = DeviceImages(images, device) if augment_on_device else None
     if pixels:
         logging.info("%d images on %s: %.0f MB", len(images), device, pixels.pixels.nbytes / 1e6)
@@ -187,14 +188,14 @@ def train(
                 keep()
                 if stop:
                     raise stopped(f"epoch {epoch + 1}, batch {number} of {steps}")
-        losses = {name: float(value) / steps for name, value in state.sums.items()}  # waits for all that a GPU queued
+        losses = {name: float(value) / steps for name, value in state.sums.items()}  # waits for work queued on a GPU
         now = time.perf_counter()
         state.seconds, started = state.seconds + now - started, now
         _close_epoch(state, recipe, epoch, losses, len(images))
         if epoch == first and epoch + 1 < recipe.epochs:
             seconds, waited = (state.history[-1][key] for key in ("seconds", "waited"))
             logging.info(
-                "epoch %d took %.1f s, %.0f %% of them waiting for images: %d epochs will take about %.2f hours",
+                "epoch %d took %.1f s, %.0f %% of it waiting for images; %d epochs will take about %.2f hours",
                 epoch + 1, seconds, 100 * waited / seconds, recipe.epochs, seconds * recipe.epochs / 3600,
             )  # fmt: skip
         if due or epoch + 1 == recipe.epochs:
@@ -216,7 +217,7 @@ def _start(data: Data, recipe: Recipe, device: str, weights: Path | None, trust:
 
 
 def _optimizer(model: torch.nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the optimiser; decay is for weights that are neither biases nor of a norm."""
+    """Return the optimiser; weight decay applies to all parameters but biases and those of normalization layers."""
     groups: dict[str, list[torch.nn.Parameter]] = {"bias": [], "weight": [], "norm": []}
     for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -252,17 +253,19 @@ def _loader(
 
 
 def _outlive_sigterm(leaving: Any, worker: int) -> None:
-    """Let a process that reads images pass SIGTERM over, until the training is `leaving`.
+    """Make a process that reads images ignore SIGTERM until the training is `leaving`.
 
-    A cluster sends it to all processes of a job, and the training still wants images; later its own exit sends it.
+    A cluster sends SIGTERM to all processes of a job, but the training still needs images to finish its batch. When the
+    training exits, it sends SIGTERM itself to end these processes.
     """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0) if leaving.value else None)
 
 
 def _step(state: State, batch: Mapping[str, Any], recipe: Recipe, device: str, steps: int) -> None:
-    """Add a batch's gradients, and step the optimiser where enough batches are accumulated."""
+    """Accumulate a batch's gradients, and step the optimiser if enough batches are accumulated."""
     accumulated = _set_rates(state.optimizer, recipe, state.done, steps)
-    torch.manual_seed(step_seed(recipe, state.done))  # RT-DETR draws; nothing must hang on what was drawn before
+    # RT-DETR draws random numbers; they must not depend on how many were drawn before, so that resuming repeats them.
+    torch.manual_seed(step_seed(recipe, state.done))
     loss, parts = loss_of(state.model, batch, recipe, device)
     loss.backward()
     state.sums = {name: state.sums.get(name, 0) + part for name, part in parts.items()}
@@ -276,18 +279,18 @@ def _step(state: State, batch: Mapping[str, Any], recipe: Recipe, device: str, s
 
 
 def _set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, steps: int) -> int:
-    """Set the learning rates and momenta of batch `step`; return how many batches are accumulated.
+    """Set the learning rates and momenta for batch `step`; return how many batches are accumulated.
 
-    But in one cycle, an epoch in which warm-up ends keeps the rates that it ends with.
+    Unless the schedule is onecycle, the epoch in which warm-up ends keeps the rates at the end of warm-up.
     """
     epoch, one_cycle = step // steps, recipe.schedule == "onecycle"
     rate = learning_rate(recipe, step / steps if one_cycle else epoch)
-    # Rounded as in the trainer that we follow, so that a share of an epoch means the same there and here.
+    # Rounded as in ultralytics' trainer, so that a fraction of an epoch has the same meaning.
     warm = round(min(recipe.warmup_epochs, recipe.epochs - 1) * steps)
     accumulated = min(max(round(recipe.nominal_batch / recipe.batch), 1), steps * recipe.epochs)
     warming = bool(warm) and (step < warm if one_cycle else epoch * steps <= warm)
     done = min(step / warm, 1.0) if warming else 1.0
-    # What of the way to the warm-up's momentum is gone; None leaves it.
+    # Fraction of the way from `momentum` to `warmup_momentum`; None leaves the momentum unchanged.
     way: float | None = 1 - done if warming else None
     if one_cycle:
         left = (steps * recipe.epochs - step) / (steps * recipe.epochs - warm)
@@ -306,10 +309,10 @@ def _set_rates(optimizer: torch.optim.Optimizer, recipe: Recipe, step: int, step
 
 
 def _close_epoch(state: State, recipe: Recipe, epoch: int, losses: dict[str, float], images: int) -> None:
-    """Add an epoch's row to the history and begin the next; InputError where a loss is no number."""
+    """Add an epoch's row to the history and reset the sums; raise InputError if a loss is NaN or infinite."""
     if not all(math.isfinite(value) for value in losses.values()):
         raise InputError(
-            f"the loss is no number in epoch {epoch + 1}: {losses}; wanted a lower --lr0 than {recipe.lr0}"
+            f"the loss became NaN or infinite in epoch {epoch + 1}: {losses}; try a lower --lr0 than {recipe.lr0}"
         )
     spent = {"seconds": state.seconds, "waited": state.waited, "images_per_s": images / state.seconds}
     rates = {group["name"]: group["lr"] for group in state.optimizer.param_groups}  # of the epoch's last step
@@ -318,29 +321,29 @@ def _close_epoch(state: State, recipe: Recipe, epoch: int, losses: dict[str, flo
 
 
 def _write_checkpoint(path: Path, saved: Mapping[str, Any]) -> None:
-    """Write a state and keep the one before it, in case the newest is cut off."""
+    """Write a checkpoint, and keep the one before it in case the newest is truncated."""
     save_tensors(path, saved)
     for old in sorted(path.parent.glob("batch-*.pt"))[:-KEPT_CHECKPOINTS]:
         old.unlink()
 
 
 def _read_checkpoint(folder: Path, device: str) -> dict[str, Any] | None:
-    """Return the newest state in `folder` that can be read."""
+    """Return the newest checkpoint in `folder` that can be read, None if there is none."""
     for path in sorted(folder.glob("batch-*.pt"), reverse=True):
         try:
             saved = read_tensors(path, device)
             return {name: saved[name] for name in _SAVED}
-        except Exception as error:  # cut off, or of an older form: the one before will do
-            logging.warning("warning: %s cannot be read (%s); passed over", path, type(error).__name__)
+        except Exception as error:  # truncated, or of an older format: use the one before
+            logging.warning("warning: %s cannot be read (%s); ignored", path, type(error).__name__)
     return None
 
 
 @contextlib.contextmanager
 def explained(recipe: Recipe, device: str, workers: int, cache: str) -> Iterator[None]:
-    """Turn what torch says of lacking memory, and errors of processes that read images, into an InputError."""
+    """Convert torch's out-of-memory errors, and errors of processes that read images, to an InputError."""
     try:
         yield
-    except InputError as error:  # one from another process comes with the traceback there
+    except InputError as error:  # the message of one from another process contains the traceback from there
         raise InputError(str(error).rpartition("InputError: ")[2].strip()) from None
     except Exception as error:
         if not lacks_memory(error):
@@ -348,7 +351,7 @@ def explained(recipe: Recipe, device: str, workers: int, cache: str) -> Iterator
         where = f"the memory of {device}" if "cuda" in f"{device} {error}".lower() else "this machine's memory"
         raise InputError(
             f"--batch {recipe.batch} of --image-size {recipe.image_size} with {recipe.model} does not fit {where} "
-            f"({workers} --workers, --cache {cache}: {type(error).__name__}); wanted a smaller --batch "
+            f"({workers} --workers, --cache {cache}: {type(error).__name__}); use a smaller --batch "
             f"(--nominal-batch {recipe.nominal_batch} keeps the optimiser's steps), image size or model, the same for "
             "every variant, or fewer --workers and --cache none if it is the machine's memory"
         ) from error
@@ -356,12 +359,13 @@ def explained(recipe: Recipe, device: str, workers: int, cache: str) -> Iterator
 
 @contextlib.contextmanager
 def deterministic() -> Iterator[None]:
-    """Make torch choose algorithms that repeat; it warns where it has none."""
+    """Make torch use deterministic algorithms; it warns about operations that have none."""
     cudnn, filling = torch.backends.cudnn, torch.utils.deterministic.fill_uninitialized_memory
     before = torch.are_deterministic_algorithms_enabled(), cudnn.deterministic, cudnn.benchmark
     torch.use_deterministic_algorithms(True, warn_only=True)
     cudnn.deterministic, cudnn.benchmark = True, False
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid that costs a pass over each tensor
+    # Filling is a debugging aid that costs a pass over each new tensor.
+    torch.utils.deterministic.fill_uninitialized_memory = False
     try:
         yield
     finally:

@@ -1,23 +1,25 @@
-"""What each variant loses where one band is made worse, over the scenes of the test set; of one kind.
+"""The drop in AP of each variant when one band of the test images is corrupted, for one kind of corruption.
 
-AP at each level is computed as that of Table II, and the intervals come from the same bootstrap of whole scenes with
-the same draws, so that every difference is between values of one draw. A variant's *loss* is its AP on the images as
-they are less the mean over the levels, the *kept* share that mean over AP as it is (mPC and rPC of Michaelis et al.,
-arXiv 1907.07484). All are means over the seeds. A variant that does not see the band loses nothing and is not compared.
-Of the others, each one's loss is compared with the least: exploration, since the least is picked after looking and no
-interval is adjusted.
+AP at each level is computed as in Table II. The intervals come from the same bootstrap of whole scenes with the same
+resamples, so that every difference is between values of one resample. The *loss* of a variant is its AP on the
+uncorrupted images minus the mean AP over the levels; the *kept* share is that mean divided by the AP on the uncorrupted
+images (mPC and rPC of Michaelis et al., arXiv 1907.07484). All values are means over the seeds. A variant that does not
+see the corrupted band loses nothing and is not compared. The loss of each other variant is compared with the smallest
+loss. These comparisons are exploratory: the variant with the smallest loss is picked after seeing the losses, and the
+intervals are not adjusted for that.
 
-`late` pools the boxes of both bands' detectors anew at each level, as Table II's row does.
+`late` pools the boxes of both bands' detectors at each level, as its row of Table II does.
 
 Writes losses.json:
 
-    kind, band      what was made worse
-    levels          from the mildest on
-    variants        for each `sees` (the band), `AP` as it is and `levels`, and where it sees the band `mean`, `loss`
-                    and `kept`; each with `value`, `low`, `high` (95 %), null where undefined
-    least           the variant that loses least of those that see the band, null where fewer than two do
-    compared        for each other one, its loss less the least one's: `difference`, `low`, `high`, and `more`, whether
-                    the interval lies above 0
+    kind, band      the kind of corruption and the corrupted band
+    levels          the levels of the kind, mildest first
+    variants        for each variant: `sees` (whether it sees the band), `AP` on the uncorrupted images and `levels`; if
+                    it sees the band, also `mean`, `loss` and `kept`. Each has `value`, `low`, `high` (95 %), null where
+                    undefined
+    least           the variant with the smallest loss of those that see the band, null if fewer than two do
+    compared        for each other variant that sees the band, its loss minus the smallest loss: `difference`, `low`,
+                    `high`, and `more`, whether the interval is above 0
 """
 
 import argparse
@@ -30,27 +32,27 @@ from typing import Any
 import numpy as np
 
 from detection.accumulation import scene_boxes
+from detection.comparison import add_comparison_options, match_all, read_comparison
 from detection.intervals import bootstrap
 from detection.late import BANDS, VARIANT, pool
 from detection.predictions import read_predictions
 from detection.robustness import TESTED
-from detection.significance import add_comparison_options, match_all, read_comparison
 from detection.truth import read_truth
 from fusion.metrics.statistics import effective_number, interval
 from pipeline.artefacts import read_json, sha256_json, write_json, write_json_list
 from pipeline.stage import InputError, run
 
-Files = dict[str, dict[int, Path]]  # predictions by what they are of and seed
-AS_IS = "as it is"
-# What a test on worse images must have in common with that on the images as they are.
+Files = dict[str, dict[int, Path]]  # predictions by variant and seed
+UNCORRUPTED = "as it is"  # the level of the images without corruption, as the table calls it
+# Settings that the tests on corrupted and on uncorrupted images must share.
 SAME = ("image_size", "confidence", "nms_iou", "max_detections")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Match, draw, compare, write."""
+    """Match the predictions, bootstrap the scenes, compare the losses and write losses.json."""
     args = _parse(argv)
     if args.samples < 100:
-        raise InputError(f"--samples {args.samples}: wanted at least 100, for the ends of an interval")
+        raise InputError(f"--samples {args.samples}: expected at least 100, for the ends of an interval")
     truth = read_truth(args.truth)
     comparison = read_comparison(args, truth)
     tested = [read_tested(folder, comparison.files) for folder in args.tested]
@@ -59,8 +61,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if VARIANT in comparison.files:
         kept = int(tested[0]["provenance"]["max_detections"])
         by_variant[VARIANT] = args.output.parent / VARIANT
-        pool_worse(truth, comparison.files, by_variant, levels, kept)
-    named = {(variant, AS_IS): files for variant, files in comparison.files.items()}
+        pool_corrupted(truth, comparison.files, by_variant, levels, kept)
+    named = {(variant, UNCORRUPTED): files for variant, files in comparison.files.items()}
     for variant, folder in by_variant.items():
         for level in levels:
             files = {seed: folder / level / f"seed{seed}" / "predictions.json" for seed in comparison.seeds}
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "unit": comparison.unit,
         "provenance": {
             "labels": sha256_json(truth),
-            "predictions": {variant: digests[_name(variant, AS_IS)] for variant in comparison.files},
+            "predictions": {variant: digests[_name(variant, UNCORRUPTED)] for variant in comparison.files},
             "worse": {facts["variant"]: facts["predictions"] for facts in tested},
             **comparison.provenance(),
         },
@@ -96,7 +98,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for variant, one in result["variants"].items():
         if one["sees"]:
             logging.info(
-                "%-12s AP %.3f, worse %.3f, loses %.3f (%.3f to %.3f)", variant, one["AP"]["value"],
+                "%-12s AP %.3f, corrupted %.3f, loss %.3f (%.3f to %.3f)", variant, one["AP"]["value"],
                 one["mean"]["value"], *(one["loss"][key] for key in ("value", "low", "high")),
             )  # fmt: skip
 
@@ -110,10 +112,11 @@ def describe_losses(
     """Return `variants`, `least` and `compared` of losses.json.
 
     Args:
-        measured: the average by variant and level, AS_IS among the levels; one without levels does not see the band.
-        drawn: the same under each draw, (samples,).
-        levels: of the kind.
-        scenes: the effective number of scenes that were drawn.
+        measured: AP by variant and level, including the level UNCORRUPTED; a variant with no other level does not see
+            the band.
+        drawn: AP in each bootstrap resample, (samples,), by variant and level.
+        levels: the levels of the kind.
+        scenes: the effective number of scenes that were resampled.
     """
 
     def bounded(value: float, draws: np.ndarray) -> dict[str, float]:
@@ -123,19 +126,19 @@ def describe_losses(
     variants: dict[str, dict[str, Any]] = {}
     losses = {}
     for variant in dict.fromkeys(name for name, _ in measured):
-        as_it_is = measured[variant, AS_IS], drawn[variant, AS_IS]
+        clean = measured[variant, UNCORRUPTED], drawn[variant, UNCORRUPTED]
         sees = (variant, levels[0]) in measured
-        at = {level: (measured[variant, level], drawn[variant, level]) if sees else as_it_is for level in levels}
+        at = {level: (measured[variant, level], drawn[variant, level]) if sees else clean for level in levels}
         variants[variant] = {
             "sees": sees,
-            "AP": bounded(*as_it_is),
+            "AP": bounded(*clean),
             "levels": {level: bounded(*found) for level, found in at.items()},
         }
         if sees:
             mean = float(np.mean([value for value, _ in at.values()])), np.mean([d for _, d in at.values()], axis=0)
-            losses[variant] = as_it_is[0] - mean[0], as_it_is[1] - mean[1]
+            losses[variant] = clean[0] - mean[0], clean[1] - mean[1]
             with np.errstate(divide="ignore", invalid="ignore"):
-                share = np.divide(mean[0], as_it_is[0]), np.divide(mean[1], as_it_is[1])
+                share = np.divide(mean[0], clean[0]), np.divide(mean[1], clean[1])
             share = tuple(np.where(np.isfinite(one), one, np.nan) for one in share)
             variants[variant] |= {
                 "mean": bounded(*mean), "loss": bounded(*losses[variant]), "kept": bounded(float(share[0]), share[1])
@@ -152,22 +155,22 @@ def describe_losses(
 
 
 def read_tested(folder: Path, clean: Files) -> dict[str, Any]:
-    """Return what tested.json of a folder says.
+    """Return the content of tested.json in a folder.
 
     Raises:
-        InputError: it is of a variant without predictions on the images as they are, of other seeds or detectors, or
-            was tested in another way than these.
+        InputError: its variant has no predictions on the uncorrupted images, or its seeds, detectors or test settings
+            differ from those of these predictions.
     """
     file = folder / TESTED
     facts = read_json(file)
     for key in ("variant", "kind", "band", "levels", "predictions", "weights", "provenance"):
         if not isinstance(facts, dict) or key not in facts:
-            raise InputError(f"{file} has no {key}; wanted what detection.robustness writes")
+            raise InputError(f"{file} has no key {key}; expected a file that detection.robustness wrote")
     files = clean.get(facts["variant"], {})
     if sorted(facts["weights"]) != sorted(map(str, files)):
         raise InputError(
-            f"{file} is of {facts['variant']!r} with the seeds {', '.join(facts['weights'])}; --predictions has "
-            f"{', '.join(map(str, files)) or 'none of it'}"
+            f"{file} describes {facts['variant']!r} with the seeds {', '.join(facts['weights'])}; --predictions names "
+            f"the seeds {', '.join(map(str, files)) or '(none)'} of this variant"
         )
     for seed, predictions in files.items():
         stated = read_json(predictions.with_name("ap.json"))["provenance"]
@@ -176,13 +179,13 @@ def read_tested(folder: Path, clean: Files) -> dict[str, Any]:
             if stated.get(key) != found.get(key):
                 raise InputError(
                     f"{file} and {predictions.with_name('ap.json')} disagree: {key} is {found.get(key)!r}, expected "
-                    f"{stated.get(key)!r}; test again"
+                    f"{stated.get(key)!r}; test the detectors on the corrupted images again"
                 )
     return facts
 
 
 def agreed(folders: Sequence[Path], tested: Sequence[Mapping[str, Any]]) -> tuple[str, str, list[str]]:
-    """Return the kind, the band and the levels of all tests; InputError where two differ, or are of one variant."""
+    """Return the kind, the band and the levels that all tests share; raise InputError if two tests do not fit."""
     first = tested[0]
     for folder, facts in zip(folders, tested, strict=True):
         for key in ("kind", "band", "levels"):
@@ -193,27 +196,29 @@ def agreed(folders: Sequence[Path], tested: Sequence[Mapping[str, Any]]) -> tupl
                 )
     variants = [facts["variant"] for facts in tested]
     if len(set(variants)) < len(variants):
-        raise InputError(f"--tested names {', '.join(variants)}; wanted each variant once")
+        raise InputError(f"--tested names {', '.join(variants)}; expected each variant once")
     return first["kind"], first["band"], list(first["levels"])
 
 
-def pool_worse(
+def pool_corrupted(
     truth: Mapping[str, Any], clean: Files, tested: Mapping[str, Path], levels: Sequence[str], kept: int
 ) -> None:
-    """Pool both bands' boxes for every level and seed, and write them as the other variants' are.
+    """Pool both bands' boxes for every level and seed, and write them in the layout of the other variants.
 
     Args:
-        truth: of the test images.
-        clean: the predictions on the images as they are.
-        tested: the folders of the predictions on worse images by variant, and that to write to, of `late`.
-        levels: of the kind.
-        kept: detections kept in an image.
+        truth: ground truth of the test images.
+        clean: the predictions on the uncorrupted images.
+        tested: the folders of the predictions on corrupted images by variant; the folder of `late` is written to.
+        levels: the levels of the kind.
+        kept: number of detections kept per image.
 
     Raises:
         InputError: a band has no predictions.
     """
     if lacking := [band for band in BANDS if band not in clean]:
-        raise InputError(f"--predictions has {VARIANT} and no {lacking[0]}; wanted both bands, whose boxes it pools")
+        raise InputError(
+            f"--predictions names {VARIANT} but not {lacking[0]}; expected both bands, whose boxes {VARIANT} pools"
+        )
     for level in levels:
         for seed in clean[BANDS[0]]:
             place = f"{level}/seed{seed}/predictions.json"
@@ -223,12 +228,13 @@ def pool_worse(
 
 
 def check_digests(tested: Sequence[Mapping[str, Any]], digests: Mapping[str, Mapping[str, str]]) -> None:
-    """Raise InputError where predictions are not those that tested.json describes."""
+    """Raise InputError if predictions are not those that tested.json describes."""
     for facts in tested:
         for level, stated in facts["predictions"].items():
             if dict(digests[_name(facts["variant"], level)]) != stated:
                 raise InputError(
-                    f"the predictions of {facts['variant']} at level {level} are not those of its {TESTED}; test again"
+                    f"the predictions of {facts['variant']} at level {level} are not those that its {TESTED} describes;"
+                    " test the detectors on the corrupted images again"
                 )
 
 
@@ -242,10 +248,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--truth", type=Path, required=True, help="truth_test.json of the prepared split")
     parser.add_argument(
-        "--tested", type=Path, nargs="+", required=True, help="folders that detection.robustness wrote, of one kind"
+        "--tested",
+        type=Path,
+        nargs="+",
+        required=True,
+        help="folders that detection.robustness wrote, all of one kind of corruption",
     )
     add_comparison_options(parser)
-    parser.add_argument("--samples", type=int, default=1000, help="draws of the bootstrap (default: %(default)s)")
+    parser.add_argument("--samples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     return parser.parse_args(argv)
 

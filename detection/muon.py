@@ -1,7 +1,8 @@
-"""Muon: convolutions' weights move by the orthogonal matrix nearest to their momentum; the rest by AdamW.
+"""The Muon optimiser for the weights of convolutions, with AdamW for all other parameters.
 
-An update in which all directions are equally long learns more from a step than AdamW's, which follows the few strongest
-ones. After K. Jordan's description, with his coefficients (2024).
+Muon updates a weight matrix by the orthogonal matrix nearest to its momentum. All singular values of the update are
+about equal, whereas AdamW's updates are dominated by a few directions. The algorithm and its coefficients are those of
+K. Jordan (2024).
 """
 
 from collections import defaultdict
@@ -10,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# Of the polynomial a x + b x^3 + c x^5 that is applied to the singular values again and again: it lifts small ones fast
-# and leaves large ones between 0.7 and 1.2.
+# Coefficients of the polynomial a x + b x^3 + c x^5, which each iteration applies to the singular values. It increases
+# small ones quickly and keeps large ones between 0.7 and 1.2.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-ITERATIONS = 3  # five are usual; for singular values under a thirtieth of the norm, which three leave small
-BLOCK = 128  # rows of larger matrices that are made orthogonal together: the cost grows by the cube
-# Of AdamW's rate: at 0.005, a step is a fourteenth of what torch's random weights begin with.
+ITERATIONS = 3  # usually five; three leave singular values below a thirtieth of the norm small
+BLOCK = 128  # rows that are orthogonalized together in larger matrices, because the cost is cubic in them
+# Factor on AdamW's learning rate. At a rate of 0.005, a step is a fourteenth of torch's initial random weights.
 RATE = 8.0
 
 
 def muon(groups: list[dict[str, Any]], rate: float, momentum: float) -> torch.optim.AdamW:
-    """Return an AdamW in which weights (O, I, H, W), in groups of that name, move as described above.
+    """Return an AdamW optimiser that updates weights (O, I, H, W) in groups named `weight` by Muon.
 
-    The root mean square of their steps is `RATE` times the rate, over the root of the fan-in I H W.
+    The root mean square of their updates is `RATE` times the learning rate, divided by the root of the fan-in I H W.
     """
     optimizer = torch.optim.AdamW(groups, lr=rate, betas=(momentum, 0.999), fused=True)
     optimizer.register_step_pre_hook(_step_weights)
@@ -31,27 +32,28 @@ def muon(groups: list[dict[str, Any]], rate: float, momentum: float) -> torch.op
 
 @torch.no_grad()
 def _step_weights(optimizer: torch.optim.Optimizer, *_: Any) -> None:
-    """Move the weights and take their gradients away, so that AdamW passes them over."""
+    """Update the weights by Muon and set their gradients to None, so that AdamW skips them."""
     for group in optimizer.param_groups:
         if group["name"] != "weight":
             continue
-        alike: dict[torch.Size, list[Tensor]] = defaultdict(list)  # in one product each
+        by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
         for parameter in group["params"]:
             if parameter.grad is not None and parameter.ndim == 4:
-                alike[parameter.shape].append(parameter)
-        for parameters in alike.values():
-            _step_alike(parameters, group, optimizer.state)
+                by_shape[parameter.shape].append(parameter)
+        for parameters in by_shape.values():
+            _step_same_shape(parameters, group, optimizer.state)
 
 
-def _step_alike(parameters: list[Tensor], group: dict[str, Any], state: dict[Tensor, dict[str, Tensor]]) -> None:
+def _step_same_shape(parameters: list[Tensor], group: dict[str, Any], state: dict[Tensor, dict[str, Tensor]]) -> None:
+    """Update parameters of one shape in batched matrix products."""
     for parameter in parameters:
-        if parameter not in state:  # by AdamW's names, which it expects in a saved state
+        if parameter not in state:  # named as AdamW expects them in a saved state
             state[parameter] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter)}
     rate, momentum = group["lr"], group["betas"][0]
     momenta, gradients = [state[parameter]["exp_avg"] for parameter in parameters], [p.grad for p in parameters]
     torch._foreach_lerp_(momenta, gradients, 1 - momentum)
-    ahead = torch._foreach_lerp(gradients, momenta, momentum)  # Nesterov's
-    # Columns in the order of channels-last memory; it decides nothing.
+    ahead = torch._foreach_lerp(gradients, momenta, momentum)  # Nesterov momentum
+    # The columns are in the order of channels-last memory; their order does not change the result.
     matrices = torch.stack([move.permute(0, 2, 3, 1).flatten(1) for move in ahead])
     out, into, height, width = parameters[0].shape
     columns = into * height * width
@@ -65,9 +67,10 @@ def _step_alike(parameters: list[Tensor], group: dict[str, Any], state: dict[Ten
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """Return matrices (N, R, C) with their singular values brought near 1, by Newton-Schulz iterations.
+    """Return matrices (N, R, C) with their singular values moved near 1 by Newton-Schulz iterations.
 
-    They are done on the smaller side's Gram matrix: polynomials of one matrix commute.
+    The iterations run on the Gram matrix of the smaller side, which is possible because polynomials of one matrix
+    commute.
     """
     if matrices.shape[1] > matrices.shape[2]:
         return orthogonal(matrices.mT).mT

@@ -1,11 +1,12 @@
-"""Where fusing helps: the test objects that a fused variant finds and both single bands miss, and those that it loses.
+"""Where fusion helps: the test objects that a variant finds and both single bands miss, and the reverse.
 
-An object is found where a detection of its class with a score of at least 0.25 overlaps it by at least 0.5: values
-stated beforehand and the same for every variant, since each detector's best would be chosen on the test images.
-`found`: found by the variant, missed by visible and by infrared. `lost`: missed by the variant, found by either band.
+An object is found if a detection of its class with a score of at least 0.25 overlaps it by at least 0.5. Both
+thresholds were fixed beforehand and are the same for every variant, because choosing the best one for each detector
+would use the test images. `found`: found by the variant, missed by visible and by infrared. `lost`: missed by the
+variant, found by visible or infrared.
 
-Writes helps.json: for each variant those two lists (image, class, bbox, size, condition) and their counts per class,
-size and condition, beside the number of objects that there are.
+Writes helps.json: for each variant, the two lists (image, class, bbox, size, condition) and their counts per class,
+size and condition, with the number of objects in each group.
 """
 
 import argparse
@@ -23,11 +24,11 @@ from detection.truth import objects_of, read_truth
 from pipeline.artefacts import write_json
 from pipeline.stage import InputError, run
 
-SIZES = (("small", 32**2), ("medium", 96**2), ("large", float("inf")))  # area in square pixels, COCO's bounds
+SIZES = (("small", 32**2), ("medium", 96**2), ("large", float("inf")))  # COCO's upper bounds of the area in pixels
 
 
 def describe_objects(truth: Mapping[str, Any], conditions: Mapping[str, str]) -> dict[int, dict[str, Any]]:
-    """Return each object's image, class, bbox, size and condition (None where unknown), by annotation id."""
+    """Return the image, class, bbox, size and condition (None if unknown) of each object, by annotation id."""
     names = {image["id"]: image["file_name"] for image in truth["images"]}
     classes = {category["id"]: category["name"] for category in truth["categories"]}
     return {
@@ -45,11 +46,11 @@ def describe_objects(truth: Mapping[str, Any], conditions: Mapping[str, str]) ->
 def helps(
     truth: Mapping[str, Any], predictions: Mapping[str, Sequence[Mapping[str, Any]]], conditions: Mapping[str, str]
 ) -> dict[str, dict[str, Any]]:
-    """Return what each variant but the bands finds and loses against both bands.
+    """Return the objects that each variant except the bands finds and loses compared with both bands.
 
     Args:
         truth: ground truth of the test images.
-        predictions: COCO results by variant, `visible` and `infrared` among them.
+        predictions: COCO results by variant, including `visible` and `infrared`.
         conditions: condition by image name; may be empty.
     """
     objects = describe_objects(truth, conditions)
@@ -85,7 +86,7 @@ def _counts(objects: Any, lists: Mapping[str, list[dict[str, Any]]], group: str)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Compare, write."""
+    """Compare the predictions with the ground truth and write helps.json."""
     parser = argparse.ArgumentParser(
         prog="python -m detection.objects", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -95,27 +96,27 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         required=True,
         metavar="VARIANT=FILE",
-        help="predictions.json of every variant, of one seed",
+        help="predictions.json of every variant, all of one seed",
     )
-    parser.add_argument("--conditions", type=Path, help="conditions.json of the split; may be absent")
+    parser.add_argument("--conditions", type=Path, help="conditions.json of the split, if there is one")
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     args = parser.parse_args(argv)
     files: dict[str, Path] = {}
     for word in args.predictions:
         variant, equals, file = word.partition("=")
         if not equals or variant in files:
-            raise InputError(f"--predictions {word}: wanted VARIANT=FILE, each variant once")
+            raise InputError(f"--predictions {word}: expected VARIANT=FILE, each variant once")
         files[variant] = Path(file)
     missing = [band for band in BANDS if band not in files]
     if missing:
-        raise InputError(f"--predictions names no {missing[0]!r}; wanted both bands to compare with")
+        raise InputError(f"--predictions does not name {missing[0]!r}; expected both bands, to compare with")
     truth = read_truth(args.truth)
     predictions = {variant: read_predictions(file, truth) for variant, file in files.items()}
     result = helps(truth, predictions, read_conditions(args.conditions))
     write_json(args.output, result)
     for variant, lists in result.items():
         logging.info(
-            "%-12s finds %d objects that both bands miss, loses %d of %d",
+            "%-12s finds %d objects that both bands miss and misses %d that a band finds, of %d",
             variant, len(lists["found"]), len(lists["lost"]), lists["objects"],
         )  # fmt: skip
 

@@ -1,11 +1,12 @@
-"""Test a variant's detectors, as they were trained, on test images that were made worse.
+"""Test a variant's trained detectors on corrupted test images.
 
-Nothing is trained again. One band was made worse by pipeline.corruptions; a band's own detectors and those that fuse
-inside themselves are shown its files, those of a fused variant what fusion.fuse made of the pairs anew (`--fused`). The
-boxes are those of the images as they were: where infrared is shifted, they stay the visible's.
+Nothing is trained again. One band of the test images was corrupted by pipeline.corruptions. The detectors of that band,
+and those that fuse both bands inside, are tested on its corrupted images; the detectors of a fused variant on images
+that fusion.fuse made from the corrupted pairs (`--fused`). The boxes are those of the uncorrupted images; if infrared
+is shifted, they are not moved, so that they still fit the visible images.
 
-Writes LEVEL/seedS/predictions.json (COCO results) for every level and detector, and tested.json: whose detectors, which
-kind and levels, the digests of the predictions, of the images and of the weights.
+Writes LEVEL/seedS/predictions.json (COCO results) for every level and detector, and tested.json: the variant, the kind
+and its levels, and the digests of the predictions, the images and the weights.
 """
 
 import argparse
@@ -20,34 +21,37 @@ from detection.late import BANDS
 from detection.test import add_testing_options, detections_kept, predict, read_trained
 from detection.variant import Data, match_images, read_data
 from pipeline.artefacts import read_csv, sha256_file, sha256_json, sha256_lines, versions, write_json, write_json_list
-from pipeline.corruptions import read_worse
+from pipeline.corruptions import read_description
 from pipeline.devices import claimed_device
 from pipeline.stage import InputError, run
 
 TESTED = "tested.json"
 
 
-def worse_data(data: Data, worse: Path, facts: Mapping[str, Any], level: str, fused: Path | None = None) -> Data:
-    """Return a variant's test data with the images of one level in the place of its own.
+def corrupted_data(data: Data, worse: Path, facts: Mapping[str, Any], level: str, fused: Path | None = None) -> Data:
+    """Return a variant's test data with its images replaced by corrupted ones of one level.
 
     Args:
-        data: the variant's.
+        data: the variant's test data.
         worse: folder that pipeline.corruptions wrote.
-        facts: its worse.json.
+        facts: content of worse.json in that folder.
         level: one of its levels.
-        fused: folder that fusion.fuse wrote of it, for a variant that is neither a band nor fused in the detector.
+        fused: folder that fusion.fuse made from the corrupted pairs, for a variant that is neither a band nor fused
+            inside the detector.
 
     Raises:
-        InputError: the variant does not see the band; it has no folder of fused images, or has one and needs none; an
+        InputError: the variant does not see the band; a folder of fused images is missing, or given but not needed; an
             image is missing or is not the file that its folder describes.
     """
     band = facts["band"]
     seen = data.inside is not None or data.variant == band
     if data.variant in BANDS and not seen:
-        raise InputError(f"{worse} made {band} worse, which {data.variant} does not see; wanted no test of it")
+        raise InputError(
+            f"{worse} has corrupted {band} images, which {data.variant} does not see; expected a variant that does"
+        )
     if seen == bool(fused):
         raise InputError(
-            f"{data.variant} {'with' if fused else 'without'} --fused; wanted it for fused variants, and for no other"
+            f"{data.variant} {'with' if fused else 'without'} --fused; expected --fused for fused variants only"
         )
     folder = (fused or worse) / level
     images = match_images(data.truth, [folder], folder / "manifest.csv" if fused else None)
@@ -56,32 +60,36 @@ def worse_data(data: Data, worse: Path, facts: Mapping[str, Any], level: str, fu
         manifest, stated = read_csv(folder / "manifest.csv")
         wrong = [r.name for r in manifest.itertuples() if digests.get(r.name, r.sha256) != r.sha256]
         if wrong or stated.get("worse") != facts["kind"]:
-            raise InputError(f"{folder} holds other images than its manifest, or not of {facts['kind']}; fuse again")
+            raise InputError(
+                f"{folder} contains other images than its manifest lists, or images of another kind than "
+                f"{facts['kind']}; fuse again"
+            )
     elif facts["images"].get(level) != sha256_lines(f"{name} {digests.get(name)}" for name in facts["names"]):
-        raise InputError(f"{folder} holds other images than {worse} describes; make them again")
+        raise InputError(f"{folder} contains other images than {worse} describes; corrupt the images again")
     if data.inside and band == "infrared":
         return replace(data, infrared=images, infrared_sha256=digests, infrared_range=None)
-    # Levels already, as fused images are; but of a detector that fuses itself the range is of the other band's files.
+    # Fused and corrupted images have 8-bit levels, so they have no infrared range. If the detector fuses inside, the
+    # range belongs to the infrared files, which are not corrupted here.
     return replace(data, images=images, sha256=digests, infrared_range=data.infrared_range if data.inside else None)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Predict for every detector and level, write."""
+    """Run every detector on every level and write the predictions and tested.json."""
     parser = argparse.ArgumentParser(
         prog="python -m detection.robustness", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", type=Path, required=True, help="the variant's data.yaml")
-    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="weights.pt of every seed")
+    parser.add_argument("--weights", type=Path, nargs="+", required=True, help="weights.pt of the variant, every seed")
     parser.add_argument("--worse", type=Path, required=True, help="folder that pipeline.corruptions wrote")
-    parser.add_argument("--fused", type=Path, help="folder that fusion.fuse --worse wrote, for a fused variant")
+    parser.add_argument("--fused", type=Path, help="for a fused variant: folder that fusion.fuse --worse wrote")
     parser.add_argument("--output", type=Path, required=True, help="folder to write to")
     add_testing_options(parser, sharing=False)
     args = parser.parse_args(argv)
     kept = detections_kept(args)
-    data, facts = read_data(args.data, "test"), read_worse(args.worse)
+    data, facts = read_data(args.data, "test"), read_description(args.worse)
     if missing := [image["file_name"] for image in data.truth["images"] if image["file_name"] not in facts["names"]]:
-        raise InputError(f"{args.worse} has no image {missing[0]!r} of {args.data}; wanted all test images made worse")
-    levels = {level: worse_data(data, args.worse, facts, level, args.fused) for level in facts["levels"]}
+        raise InputError(f"{args.worse} lacks the image {missing[0]!r} of {args.data}; expected all test images")
+    levels = {level: corrupted_data(data, args.worse, facts, level, args.fused) for level in facts["levels"]}
     tested: dict[str, dict[str, str]] = {level: {} for level in levels}
     weights: dict[str, str] = {}
     with claimed_device(args.device, args.threads) as device:
@@ -89,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             model, size, about, _ = read_trained(file, data, args.data, args.image_size)
             seed = str(about["seed"])
             if seed in weights:
-                raise InputError(f"--weights names two detectors of seed {seed}; wanted one of each")
+                raise InputError(f"--weights names two detectors of seed {seed}; expected one for each seed")
             weights[seed] = sha256_file(file)
             for level, shown in levels.items():
                 found = predict(model, shown, device, size, args.batch, args.conf, args.iou, kept)

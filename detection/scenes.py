@@ -1,9 +1,9 @@
-"""A scene for every image: its sequence, a run of frames at one place, and its place, all its sequences together.
+"""Scenes: the sequence of every image (a run of frames at one place) and its place (one or more sequences).
 
-What is known is used in this order: a file of the user's, what the data set says of itself, else the images. From the
-images, by `RULE`: frames whose names differ in their last number only are ordered by it, and stay together unless the
-picture changes strongly under a descriptor that bears a moving camera. A place is then all sequences with near
-duplicates of one another.
+Scenes are taken from a file of the user, else from the dataset's own information, else from the images. From images,
+they are found by `RULE`: frames whose names differ only in their last number are sorted by it, and a sequence ends
+where the image changes strongly, measured by a similarity that is robust to a moving camera. Sequences with near
+duplicates of each other are one place.
 """
 
 import csv
@@ -18,60 +18,64 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from detection.datasets.layout import Dataset, Scene
-from detection.likeness import NEAR_DUPLICATE, ROWS_AT_ONCE, Look, likeness, shifted_likeness
+from detection.similarity import NEAR_DUPLICATE, ROWS_AT_ONCE, PairSummary, pair_similarity, shifted_similarity
 from pipeline.artefacts import write_text
 from pipeline.stage import InputError, some_of
 
 COLUMNS = ("name", "sequence", "place", "condition", "source")
-# A sequence ends where none of the last frames is as much like one of the next as this, shifts allowed, or where the
-# numbering jumps by more than so many times its usual step. On MSRS' 560 pairs at hand, of which 212 have a successor
-# numbered one higher, this parts 11 of those and makes 75 sequences; 0.55 parts 22 (137 sequences), 0.45 parts 4 (44,
-# too few for a test of 120 pairs). One frame instead of two on each side parts 27 at 0.5: a passing car is enough.
+# A sequence ends if none of its last AROUND frames has this similarity, with shifts, to one of the next AROUND frames,
+# or if the number increases by more than JUMP times its median step. On 560 pairs of MSRS, 212 of which have a
+# successor numbered one higher, 0.5 separates 11 of these and gives 75 sequences; 0.55 separates 22 (137 sequences) and
+# 0.45 separates 4 (44 sequences, too few for a test set of 120 pairs). Comparing one frame on each side instead of two
+# separates 27 at 0.5, because a passing car is enough.
 SAME_SCENE = 0.5
 AROUND = 2
 JUMP = 10
 FROM_IMAGES = "numbers and images"
 RULE = (
-    f"names in the order of their last number; a new sequence where the rest of the name changes, the number jumps by "
-    f"more than {JUMP} median steps, or none of the {AROUND} frames before is like one of the {AROUND} after by "
-    f"{SAME_SCENE}, the greater of both bands at the best shift; sequences with near duplicates of each other (from "
-    f"{NEAR_DUPLICATE} on) are one place"
+    f"names sorted by their last number; a new sequence begins where the rest of the name changes, where the number "
+    f"increases by more than {JUMP} median steps, or where none of the {AROUND} frames before has a similarity of "
+    f"{SAME_SCENE} to one of the {AROUND} frames after (the higher one of both bands, at the best shift); sequences "
+    f"with near duplicates of each other (similarity of at least {NEAR_DUPLICATE}) are one place"
 )
 
 
-def find_scenes(dataset: Dataset, root: Path, looks: Mapping[str, Look], file: Path | None = None) -> dict[str, Scene]:
-    """Return the scene of every image of `looks`, by `file`, else by the data set, else by the images.
+def find_scenes(
+    dataset: Dataset, root: Path, summaries: Mapping[str, PairSummary], file: Path | None = None
+) -> dict[str, Scene]:
+    """Return the scene of every image in `summaries`: from `file`, else from the dataset, else from the images.
 
     Raises:
         InputError: the file is not a table of scenes, or lacks an image.
     """
     if file is not None:
         given = read_scenes(file)
-        missing = sorted(set(looks) - set(given))
+        missing = sorted(set(summaries) - set(given))
         if missing:
             raise InputError(
-                f"{file} lacks {len(missing)} of the {len(looks)} images: {some_of(missing)}; wanted a row for each"
+                f"{file} lacks {len(missing)} of the {len(summaries)} images: {some_of(missing)}; expected a row for "
+                "each image"
             )
-        return {name: given[name] for name in looks}
-    stated = stated_scenes(dataset, root, list(looks))
-    rest = {name: seen.descriptor for name, seen in looks.items() if name not in stated}
+        return {name: given[name] for name in summaries}
+    stated = stated_scenes(dataset, root, list(summaries))
+    rest = {name: summary.descriptor for name, summary in summaries.items() if name not in stated}
     return stated | (scenes_from_images(rest) if rest else {})
 
 
 def stated_scenes(dataset: Dataset, root: Path, names: Sequence[str]) -> dict[str, Scene]:
-    """Return the scenes of those of `names` that the data set has an answer for."""
+    """Return the scenes of the images in `names` whose scene the dataset itself states."""
     return dict(dataset.scenes(root, names)) if dataset.scenes else {}
 
 
 def scenes_from_images(descriptors: Mapping[str, np.ndarray]) -> dict[str, Scene]:
-    """Return the scenes by RULE; a sequence and a place are named after their first and last frame.
+    """Return the scenes found by RULE; sequences and places are named after their first and last frame.
 
     Args:
-        descriptors: (2, 768) by name, as `detection.likeness` makes them.
+        descriptors: descriptors (2, 768) of `detection.similarity` by name.
     """
     sequences = find_sequences(descriptors)
     result = {}
-    for place in _together(sequences, descriptors):
+    for place in _group_places(sequences, descriptors):
         for sequence in place:
             names = (f"{sequence[0]} to {sequence[-1]}", f"{place[0][0]} to {place[-1][-1]}")
             result |= {name: Scene(*names, "", FROM_IMAGES) for name in sequence}
@@ -79,7 +83,7 @@ def scenes_from_images(descriptors: Mapping[str, np.ndarray]) -> dict[str, Scene
 
 
 def find_sequences(descriptors: Mapping[str, np.ndarray]) -> list[list[str]]:
-    """Return runs of frames, by RULE, each in order; every name is in one of them."""
+    """Return the sequences found by RULE, each in the order of its frames; every name is in one sequence."""
     order = sorted(descriptors, key=numbering)
     keys = [numbering(name) for name in order]
     steps = [b[1] - a[1] for a, b in pairwise(keys) if a[0] == b[0]]
@@ -87,26 +91,23 @@ def find_sequences(descriptors: Mapping[str, np.ndarray]) -> list[list[str]]:
     follows = np.array([a[0] == b[0] and b[1] - a[1] <= reach for a, b in pairwise(keys)], bool)
     near = np.flatnonzero(follows)
     stack = np.stack([descriptors[name] for name in order])
-    likest = np.full(len(near), -1.0)
+    highest = np.full(len(near), -1.0)
     for before in range(AROUND):
         for after in range(AROUND):
             left, right = np.maximum(near - before, 0), np.minimum(near + 1 + after, len(order) - 1)
-            # Frames beyond the next jump say nothing of this place.
+            # Frames beyond another jump of the number do not belong to this place.
             within = np.array([follows[a:b].all() for a, b in zip(left, right, strict=True)], bool)
             for start in range(0, len(near), ROWS_AT_ONCE):
                 part = np.arange(start, min(start + ROWS_AT_ONCE, len(near)))[within[start : start + ROWS_AT_ONCE]]
-                found = shifted_likeness(stack[left[part]], stack[right[part]])
-                likest[part] = np.maximum(likest[part], found)
-    follows[near] = likest >= SAME_SCENE
+                found = shifted_similarity(stack[left[part]], stack[right[part]])
+                highest[part] = np.maximum(highest[part], found)
+    follows[near] = highest >= SAME_SCENE
     ends = np.flatnonzero(~follows) + 1
     return [part.tolist() for part in np.split(np.array(order, object), ends)]
 
 
 def numbering(name: str) -> tuple[str, int, str]:
-    """Return the name without its last number, that number, and the name, which makes the order complete.
-
-    A name without a number has -1.
-    """
+    """Return a sort key: the name without its last number, that number (-1 if there is none), and the name."""
     found = list(re.finditer(r"[0-9]+", name))
     if not found:
         return name, -1, name
@@ -114,14 +115,16 @@ def numbering(name: str) -> tuple[str, int, str]:
     return f"{name[:start]}#{name[end:]}", int(found[-1][0]), name
 
 
-def _together(sequences: Sequence[Sequence[str]], descriptors: Mapping[str, np.ndarray]) -> list[list[Sequence[str]]]:
-    """Return groups of sequences: two with a near duplicate in each other are in one group."""
+def _group_places(
+    sequences: Sequence[Sequence[str]], descriptors: Mapping[str, np.ndarray]
+) -> list[list[Sequence[str]]]:
+    """Return the sequences grouped by place: two sequences that share a near duplicate are in one group."""
     names = [name for sequence in sequences for name in sequence]
     sequence_of = np.repeat(np.arange(len(sequences)), [len(sequence) for sequence in sequences])
     stack = np.stack([descriptors[name] for name in names])
     links: tuple[list[np.ndarray], list[np.ndarray]] = [], []
     for start in range(0, len(names), ROWS_AT_ONCE):
-        rows, columns = np.nonzero(likeness(stack[start : start + ROWS_AT_ONCE], stack) >= NEAR_DUPLICATE)
+        rows, columns = np.nonzero(pair_similarity(stack[start : start + ROWS_AT_ONCE], stack) >= NEAR_DUPLICATE)
         links[0].append(sequence_of[rows + start])
         links[1].append(sequence_of[columns])
     rows, columns = map(np.concatenate, links)
@@ -134,7 +137,7 @@ def _together(sequences: Sequence[Sequence[str]], descriptors: Mapping[str, np.n
 
 
 def write_scenes(path: Path, scenes: Mapping[str, Scene]) -> None:
-    """Write scenes.csv: a row for every image, sorted by name."""
+    """Write scenes.csv, one row per image, sorted by name."""
     text = io.StringIO()
     rows = csv.writer(text, lineterminator="\n")
     rows.writerow(COLUMNS)
@@ -143,13 +146,13 @@ def write_scenes(path: Path, scenes: Mapping[str, Scene]) -> None:
 
 
 def read_scenes(path: Path) -> dict[str, Scene]:
-    """Read a table of scenes (CSV), by name: `name` and `sequence`, and where it has them `place` and `condition`.
+    """Read a table of scenes (CSV) with the columns `name` and `sequence`, and optionally `place` and `condition`.
 
-    A place that is not given is the sequence.
+    Without a place, the place is the sequence.
 
     Raises:
-        InputError: it is no such table, names an image twice, leaves a sequence empty, or has one sequence at two
-            places.
+        InputError: the file is not such a table, names an image twice, has an empty name or sequence, or gives two
+            places for one sequence.
     """
     try:
         rows = list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")), strict=True))
@@ -157,7 +160,9 @@ def read_scenes(path: Path) -> dict[str, Scene]:
         raise InputError(f"{path} is not a table of scenes: {error}") from None
     found = list(rows[0]) if rows else []
     if not {"name", "sequence"} <= set(found) or any(None in (*row, *row.values()) for row in rows):
-        raise InputError(f"{path} is not a table of scenes: found {some_of(found)}; wanted CSV with name and sequence")
+        raise InputError(
+            f"{path} is not a table of scenes: found {some_of(found)}; expected CSV with name and sequence"
+        )
     scenes: dict[str, Scene] = {}
     places: dict[str, str] = {}
     for number, row in enumerate(rows, 2):
@@ -165,11 +170,12 @@ def read_scenes(path: Path) -> dict[str, Scene]:
         name, sequence, place = cells["name"], cells["sequence"], cells.get("place") or cells["sequence"]
         if not name or not sequence or name in scenes:
             raise InputError(
-                f"{path}, line {number}: {name!r} with sequence {sequence!r}; wanted each name once, neither empty"
+                f"{path}, line {number}: {name!r} with sequence {sequence!r}; expected each name once, neither empty"
             )
         if places.setdefault(sequence, place) != place:
             raise InputError(
-                f"{path}, line {number}: sequence {sequence!r} is at {place!r} and at {places[sequence]!r}"
+                f"{path}, line {number}: sequence {sequence!r} has the place {place!r}; expected "
+                f"{places[sequence]!r}, as in an earlier line"
             )
         scenes[name] = Scene(sequence, place, cells.get("condition", ""), cells.get("source") or "the user's file")
     return scenes

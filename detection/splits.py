@@ -1,7 +1,8 @@
-"""Which images train the detector and which test it: the data set's own split, a random one, whole scenes, or lists.
+"""Splits into training and test images: the dataset's own, random, by whole scenes, or from lists.
 
-Names are file stems. A split is the same on every machine: its random choice is NumPy's PCG64 over the sorted names.
-Splits of M3FD's names are kept in `detection/lists`, drawn here or published by others: its README has the sources.
+Names are file stems. A split is the same on every machine: random choices use NumPy's PCG64 over the sorted names.
+Lists of splits of M3FD are included in `detection/lists`; some were drawn by this project, others are published ones,
+and the README there names their sources.
 """
 
 from collections import Counter
@@ -18,8 +19,8 @@ from pipeline.pairs import read_names
 from pipeline.stage import InputError, some_of
 
 LISTS = Path(__file__).with_name("lists")
-# SHA-256 of the kept lists, training and test: an edited list is another split and needs another name.
-KEPT = {
+# SHA-256 of the included lists, training and test: an edited list is another split and needs another name.
+INCLUDED = {
     "m3fd-scenes": (
         "28c41626edeac4152206e18d371a30a2c6404c36542d8ce2dca39c818a063070",
         "33c917dca7dd84e348a728f80cd80020a0b09ed8c8ebec48582a496f3d33ae8f",
@@ -41,19 +42,20 @@ KEPT = {
         "2e337c27295c2ef9fb3a73615073af8f51dbd302d4b2e4ecb4de09014fa00724",
     ),
 }
-# Of each kind of split the options that it needs; it takes no other of them.
+# The options that each kind of split requires; it accepts no others of these.
 SPLITS = {
     "own": (),
     "random": ("train", "test"),
-    **dict.fromkeys(KEPT, ()),
+    **dict.fromkeys(INCLUDED, ()),
     "scene-blocked": ("test",),
     "list": ("train_list", "test_list"),
 }
-# A split by scenes has as many scenes as this on both sides, and the test's are worth as many of equal size, by images
-# and by boxes, where the data allow: what the statistics of the verdict ask for (`detection.differences`).
+# If the data allow, a split by scenes has at least ENOUGH scenes in training and in test, and the test scenes have an
+# effective number of ENOUGH_EFFECTIVE by images and by boxes. The tests of the verdict (`detection.differences`)
+# require this many.
 ENOUGH = 12
 ENOUGH_EFFECTIVE = 8.0
-# No more of the test images than this may have a training image whose number is one higher or lower.
+# Largest share of test images that may have a training image whose number is one higher or lower.
 MOST_NEIGHBOURS = 0.05
 DRAWS = 1000
 
@@ -62,7 +64,7 @@ DRAWS = 1000
 class Split:
     """The names of the training and the test images, each sorted, and how they were chosen.
 
-    `by`, of a split by scenes: `place` or `sequence`, what was drawn whole.
+    For a split by scenes, `by` is the unit that was drawn as a whole: `place` or `sequence`.
     """
 
     kind: str
@@ -73,90 +75,94 @@ class Split:
 
     @property
     def digests(self) -> tuple[str, str]:
-        """The SHA-256 of the training names and of the test names, one a line."""
+        """The SHA-256 of the training names and of the test names, one name per line."""
         return sha256_lines(self.train), sha256_lines(self.test)
 
 
 def check_split_options(
     kind: str, train: int | None, test: int | None, train_list: Path | str | None, test_list: Path | str | None
 ) -> None:
-    """Raise InputError where a split lacks an option that it needs, or is given one that it would pass over."""
+    """Raise InputError if a split lacks an option that it requires, or an option is given that it would ignore."""
     given = {"train": train, "test": test, "train_list": train_list, "test_list": test_list}
-    found, wanted = {key for key, value in given.items() if value is not None}, SPLITS[kind]
+    found, needed = {key for key, value in given.items() if value is not None}, SPLITS[kind]
     shown = {key: f"--{key.replace('_', '-')} {'FILE' if 'list' in key else 'N'}" for key in given}
-    if not found >= set(wanted):
-        raise InputError(f"--split {kind} wants {' and '.join(shown[key] for key in wanted)}")
-    if surplus := [f"--{key.replace('_', '-')} {given[key]}" for key in given if key in found - set(wanted)]:
+    if not found >= set(needed):
+        raise InputError(f"--split {kind} requires {' and '.join(shown[key] for key in needed)}")
+    if surplus := [f"--{key.replace('_', '-')} {given[key]}" for key in given if key in found - set(needed)]:
         fitting = [other for other, keys in SPLITS.items() if found == set(keys)]
         raise InputError(
-            f"--split {kind} takes no {' and no '.join(surplus)}; wanted it without"
-            + (f", or --split {' or '.join(fitting)}" if fitting else "")
+            f"--split {kind} does not use {' and '.join(surplus)}; remove it"
+            + (f", or use --split {' or '.join(fitting)}" if fitting else "")
         )
 
 
 def own_split(dataset: Dataset, root: Path) -> Split:
-    """Return the split that the data set brings.
+    """Return the split that is part of the dataset.
 
     Raises:
-        InputError: it brings none.
+        InputError: the dataset has no split.
     """
     parts = dataset.own_split(root)
     if parts is None:
-        raise InputError(f"{root} has no train.txt and test.txt; wanted both, or --split random or list")
+        raise InputError(f"{root} has no train.txt and test.txt; expected both, or --split random or list")
     return _checked("own", *parts)
 
 
 def random_split(names: Sequence[str], train: int, test: int, seed: int) -> Split:
-    """Draw `train` and `test` of `names` at random, none of them twice.
+    """Draw `train` training names and `test` test names at random, without replacement.
 
     Raises:
-        InputError: there are fewer names than wanted.
+        InputError: a number is below 1, or there are fewer names than both numbers together.
     """
     if train < 1 or test < 1 or train + test > len(names):
-        raise InputError(f"--train {train} --test {test}: found {len(names)} pairs; wanted at least one each, no more")
+        raise InputError(
+            f"--train {train} --test {test}: found {len(names)} pairs; expected at least 1 each, and no more in all"
+        )
     names = sorted(names)
     drawn = [names[index] for index in _shuffled(len(names), seed)[: train + test]]
     return _checked("random", drawn[:train], drawn[train:], seed)
 
 
-def kept_split(kind: str, names: Sequence[str]) -> Split:
-    """Return a split whose lists are part of this project.
+def included_split(kind: str, names: Sequence[str]) -> Split:
+    """Return a split whose lists are included in this project.
 
     Raises:
-        InputError: `names` are not those that the lists were drawn from, or a list was edited.
+        InputError: `names` are not the names that the lists were drawn from, or a list was edited.
     """
     folder = LISTS / kind
     split = _checked(kind, read_names(folder / "train.txt"), read_names(folder / "test.txt"))
-    if split.digests != KEPT[kind]:
-        raise InputError(f"{folder} is not the split {kind}: its digests differ; restore the lists")
-    apart = folder / "apart.txt"  # names of the data set that the split uses for neither
+    if split.digests != INCLUDED[kind]:
+        raise InputError(f"{folder} is not the split {kind}: the digests of its lists differ; restore the lists")
+    apart = folder / "apart.txt"  # names of the dataset that are neither in training nor in test
     wanted = {*split.train, *split.test, *(read_names(apart) if apart.is_file() else ())}
     missing, surplus = sorted(wanted - set(names)), sorted(set(names) - wanted)
     if missing or surplus:
         raise InputError(
-            f"--split {kind} is of the {len(wanted)} names {min(wanted)} to {max(wanted)}: found {len(names)} pairs, "
-            f"{len(missing)} names missing, {len(surplus)} unknown ({some_of(missing or surplus)}); wanted just those, "
-            "or another split"
+            f"--split {kind} is for the {len(wanted)} names {min(wanted)} to {max(wanted)}: found {len(names)} pairs, "
+            f"{len(missing)} names missing, {len(surplus)} unknown ({some_of(missing or surplus)}); expected exactly "
+            "these names, or another split"
         )
     return split
 
 
 def scene_split(scenes: Mapping[str, Scene], boxes: Mapping[str, Mapping[str, int]], test: int, seed: int) -> Split:
-    """Split by scenes: whole places or sequences are drawn for the test until it has about `test` images.
+    """Split by scenes: draw whole places or sequences until the test set has about `test` images.
 
-    They are drawn in a seeded order, and each that still fits into `test` is taken; the rest trains. So the test may
-    have fewer images than wanted, never more. Of `DRAWS` draws the first is taken that has every class with boxes in
-    two scenes on both sides, and few neighbours across (`MOST_NEIGHBOURS`). Places are drawn where that leaves enough
-    of them on both sides (`ENOUGH`), else sequences where those are enough, else what there is, places first.
+    Scenes are visited in a seeded random order. Each scene that still fits into `test` images is added to the test set;
+    all others are training scenes. The test set may therefore have fewer images than `test`, but never more. Up to
+    `DRAWS` orders are tried. The first one is taken for which every class that has boxes in at least two scenes is in
+    training and in test, and few test images have a neighbour in training (`MOST_NEIGHBOURS`). The unit is the place if
+    this leaves enough places in both parts (`ENOUGH`), else the sequence if there are enough sequences, else whichever
+    has a valid draw, places first.
 
     Args:
-        scenes: by name, of all images.
-        boxes: for each class, the number of its boxes in each image that has some.
-        test: the wanted number of test images.
-        seed: of the draws.
+        scenes: scene of every image, by name.
+        boxes: for each class, the number of its boxes in each image that has any.
+        test: the target number of test images.
+        seed: seed of the draws.
 
     Raises:
-        InputError: no draw has images and every class on both sides.
+        InputError: no draw has images and every class in both parts.
     """
     for least in (ENOUGH, 1):
         for unit in ("place", "sequence"):
@@ -166,16 +172,17 @@ def scene_split(scenes: Mapping[str, Scene], boxes: Mapping[str, Mapping[str, in
                 return replace(split, by=unit)
     sizes = Counter(scene.sequence for scene in scenes.values()).values()
     raise InputError(
-        f"--split scene-blocked --test {test}: the {len(scenes)} pairs are {len(sizes)} sequences, of {min(sizes)} to "
-        f"{max(sizes)} pairs, at {len({scene.place for scene in scenes.values()})} places; wanted whole ones for the "
-        "test that leave some to train on, with boxes of every class on both sides: another --test, or --scenes FILE"
+        f"--split scene-blocked --test {test}: no choice of whole scenes found among the {len(sizes)} sequences "
+        f"({min(sizes)} to {max(sizes)} pairs each, {len(scenes)} in all) at "
+        f"{len({scene.place for scene in scenes.values()})} places; expected scenes for training and for test with "
+        "boxes of every class in both: try another --test, or --scenes FILE"
     )
 
 
 def _draw(
     scenes: Mapping[str, Scene], unit: str, boxes: Mapping[str, Mapping[str, int]], test: int, seed: int, least: int
 ) -> set[str] | None:
-    """Return the names of a test set of whole scenes, at least `least` of them on both sides; None where none fits."""
+    """Return the names of a test set of whole scenes, with at least `least` scenes in both parts; None if none fits."""
     names = sorted(scenes)
     labels, scene_of = np.unique([getattr(scenes[name], unit) for name in names], return_inverse=True)
     if len(labels) < 2 * least:
@@ -188,7 +195,7 @@ def _draw(
     objects = np.zeros(len(labels))
     for found in boxes.values():
         np.add.at(objects, scene_of[[index[name] for name in found]], list(found.values()))
-    holding = [counts for counts in holding if np.count_nonzero(counts) > 1]  # one scene cannot be on both sides
+    holding = [counts for counts in holding if np.count_nonzero(counts) > 1]  # one scene cannot be in both parts
     keys = {numbering(name)[:2]: name for name in names if numbering(name)[1] >= 0}
     pairs = [(name, keys.get((rest, number + 1))) for (rest, number), name in keys.items()]
     neighbours = np.array([(index[a], index[b]) for a, b in pairs if b], int).reshape(-1, 2)
@@ -213,27 +220,27 @@ def _draw(
 
 
 def _enough(sizes: np.ndarray) -> bool:
-    """Return whether scenes of these sizes are as many, and worth as many of equal size, as statistics ask for."""
+    """Return whether the number and the effective number of scenes of these sizes suffice for the statistics."""
     return np.count_nonzero(sizes) >= ENOUGH and sizes.sum() ** 2 >= ENOUGH_EFFECTIVE * (sizes**2).sum()
 
 
 def list_split(train: Path, test: Path, suffixes: Sequence[str] = ()) -> Split:
-    """Return the split of two files of names, one a line.
+    """Return the split in two files of names, one name per line.
 
     Raises:
-        InputError: a list is missing, empty or names an image twice, or both name the same image.
+        InputError: a list is missing, empty or names an image twice, or both lists name the same image.
     """
     return _checked("list", read_names(train, suffixes), read_names(test, suffixes))
 
 
 def limited(split: Split, train: int | None, test: int | None, seed: int) -> Split:
-    """Return a seeded random part of `split`, at most `train` and `test` names, for a reduced run."""
+    """Return a seeded random subset of `split` with at most `train` and `test` names, for a reduced run."""
 
     def part(names: tuple[str, ...], count: int | None, stream: int) -> tuple[str, ...]:
         if count is None or count >= len(names):
             return names
         if count < 1:
-            raise InputError(f"--limit-train or --limit-test {count}: wanted at least 1")
+            raise InputError(f"--limit-train or --limit-test {count}: expected at least 1")
         return tuple(sorted(names[index] for index in _shuffled(len(names), [seed, stream])[:count]))
 
     return replace(split, train=part(split.train, train, 0), test=part(split.test, test, 1))
@@ -246,5 +253,5 @@ def _shuffled(count: int, seed: int | list[int]) -> np.ndarray:
 def _checked(kind: str, train: Sequence[str], test: Sequence[str], seed: int | None = None) -> Split:
     shared = sorted(set(train) & set(test))
     if shared:
-        raise InputError(f"{len(shared)} images are in training and in test: {some_of(shared)}; wanted none")
+        raise InputError(f"{len(shared)} images are both in training and in test: {some_of(shared)}; expected none")
     return Split(kind, tuple(sorted(train)), tuple(sorted(test)), seed)

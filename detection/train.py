@@ -1,9 +1,10 @@
 """Train the detector on one variant's training images.
 
 Writes `weights.pt` (the moving average of the weights, plain float32 tensors), `results.csv` (losses, learning rate and
-speed of each epoch) and last `provenance.json`. Progress is kept every minute (--save-every) in `checkpoints/`, in a
-folder named by the digest of the recipe and the data; with --resume a killed run goes on from there and ends where it
-would have ended. SIGTERM, by which clusters announce the end, is answered by keeping progress at once.
+speed of each epoch) and last `provenance.json`. A checkpoint is written every minute (--save-every) to `checkpoints/`,
+in a folder named by the digest of the recipe and the data. With --resume, a killed training continues from the newest
+checkpoint and gives the same result as an uninterrupted one. On SIGTERM, which clusters send before they end a job, a
+checkpoint is written at once.
 """
 
 import argparse
@@ -21,21 +22,21 @@ import pandas as pd
 import torch
 
 from detection.detector import describe, is_transformer, own_architecture, save_weights
+from detection.gpu_sharing import Trial, add_sharing_options, shared_device
 from detection.loop import deterministic, explained, train
 from detection.recipe import Recipe, add_recipe_options, epoch_order, recipe_of
-from detection.side_by_side import Trial, add_sharing_options, shared_device
-from detection.trial import try_at_once
+from detection.trial import run_trials
 from detection.truth import objects_of
 from detection.variant import Data, read_data
 from pipeline.artefacts import only_writer, read_json, sha256_file, sha256_json, versions, write_csv, write_json
 from pipeline.devices import DEVICES, resolved_precision
-from pipeline.stage import InputError, run, stop_asked, threads_available
+from pipeline.stage import InputError, run, sigterm_received, threads_available
 
-# Raise it when a change of the code changes what a recipe leads to: checkpoints of before are then passed over.
+# Increase it when a change of the code changes the result of a recipe: older checkpoints are then ignored.
 REVISION = 2
-# What a trial of trainings at once hangs on.
-SPEED_OF = ("model", "image_size", "batch", "precision", "threads", "workers", "cache", "augment_on_device")
-STARVED = 0.2  # share of a training's time from which on waiting for images is worth a warning
+# Options that the result of a trial of concurrent trainings depends on.
+SPEED_OPTIONS = ("model", "image_size", "batch", "precision", "threads", "workers", "cache", "augment_on_device")
+STARVED = 0.2  # share of a training's time above which waiting for images causes a warning
 
 
 def identity_of(
@@ -45,7 +46,7 @@ def identity_of(
     architecture: Mapping[str, Any] | None,
     augment_on_device: bool = False,
 ) -> dict[str, Any]:
-    """Return all that decides a training's outcome; its digest names the folder of its progress."""
+    """Return everything that determines the weights; its digest names the folder of the checkpoints."""
     order = [epoch_order(recipe, len(data.images), epoch).tolist() for epoch in range(recipe.epochs)]
     identity = {
         "revision": REVISION,
@@ -62,9 +63,11 @@ def identity_of(
 
 
 def speed_of(history: Sequence[Mapping[str, float]], images: int) -> dict[str, float]:
-    """Return a training's `hours`, `images_per_s` and `waited_share`, the share of its time that it waited for images.
+    """Return the `hours` and `images_per_s` of a training, and `waited_share`, the share of time waiting for images.
 
-    `history` has the `seconds` and the `waited` of each epoch, `images` are those of an epoch.
+    Args:
+        history: `seconds` and `waited` of each epoch.
+        images: number of images per epoch.
     """
     seconds, waited = (sum(row[key] for row in history) for key in ("seconds", "waited"))
     return {
@@ -74,25 +77,26 @@ def speed_of(history: Sequence[Mapping[str, float]], images: int) -> dict[str, f
     }
 
 
-def workers_for(device: str, wanted: int | None, sharing: int = 1) -> int:
-    """Return the processes that read images for one of `sharing` trainings on a GPU.
+def workers_for(device: str, requested: int | None, sharing: int = 1) -> int:
+    """Return the number of processes that read images for one of `sharing` trainings on a device.
 
-    As wanted, else none on the CPU and up to eight beside a GPU, a share of the cores for each training.
+    This is `requested` if given. Otherwise it is 0 on the CPU, and on a GPU the training's share of the cores, up to 8.
     """
-    if wanted is not None:
-        return wanted
+    if requested is not None:
+        return requested
     return 0 if device == "cpu" else min(8, max(1, threads_available() // sharing))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Parse, train, write."""
+    """Train the detector and write its weights, losses and provenance."""
     args = _parse(argv)
     if not args.save_every >= 0:
-        raise InputError(f"--save-every {args.save_every}: wanted at least 0")
+        raise InputError(f"--save-every {args.save_every}: expected at least 0")
     data = read_data(args.data, "train")
     recipe = recipe_of(args)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # before CUDA starts: its matrix products repeat
-    of = {name: getattr(args, name) for name in SPEED_OF}
+    # Must be set before CUDA is initialized: makes matrix products deterministic.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    of = {name: getattr(args, name) for name in SPEED_OPTIONS}
     of |= {"device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu", "inside": data.inside}
 
     def trial(device: str, most: int) -> list[Trial]:
@@ -100,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         threads, workers = threads_available(args.threads), partial(workers_for, device, args.workers)
         reading = {"keep_images": args.cache == "ram", "augment_on_device": args.augment_on_device}
         with explained(tried, device, workers(1), args.cache):
-            return try_at_once(data, tried, device, most, threads, workers, **reading)
+            return run_trials(data, tried, device, most, threads, workers, **reading)
 
     with only_writer(args.output), shared_device(args, of, trial) as (device, sharing), deterministic():
         recipe = replace(recipe, precision=resolved_precision(recipe.precision, device))
@@ -112,11 +116,11 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
     identity = identity_of(data, recipe, args.weights, architecture, args.augment_on_device)
     digest = sha256_json(identity)
     if args.resume and _is_finished(args.output, digest):
-        logging.info("%s is finished already, of the same recipe and data", args.output)
+        logging.info("%s is already finished, with the same recipe and data", args.output)
         return
     checkpoints = args.output / "checkpoints" / digest[:16]
     if args.resume and not checkpoints.is_dir() and checkpoints.parent.is_dir():
-        logging.info("the progress in %s is of another recipe or other data; starting afresh", args.output)
+        logging.info("the checkpoints in %s are of another recipe or other data; starting from scratch", args.output)
     if not args.resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
 
@@ -132,7 +136,7 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
     }
     logging.info("%s on %d images of %s, %s", facts["detector"], len(data.images), data.variant, device)
     workers = workers_for(device, args.workers, sharing)
-    with stop_asked() as stopping, explained(recipe, device, workers, args.cache):
+    with sigterm_received() as stopping, explained(recipe, device, workers, args.cache):
         model, history = train(
             data,
             recipe,
@@ -151,12 +155,12 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
     waited = 100 * speed["waited_share"]
     logging.info("%s: %.1f images/s, %.0f %% of the time waiting for images", device, speed["images_per_s"], waited)
     if device != "cpu" and speed["waited_share"] > STARVED:
-        logging.warning("warning: the GPU waited for images; more --workers or --cache ram let it work")
+        logging.warning("warning: the GPU waited for images; use more --workers or --cache ram")
 
     weights, provenance = args.output / "weights.pt", args.output / "provenance.json"
-    # The file that says what the others are goes first and comes last: after a kill none passes for another run's.
+    # The provenance is removed first and written last, so that after a kill it never describes files of another run.
     provenance.unlink(missing_ok=True)
-    # An architecture of the user's goes with its weights: the file may be changed or lost.
+    # A user-defined architecture is stored with its weights, because its file may be changed or lost.
     network = {"architecture": architecture} if architecture else {}
     save_weights(weights, model, facts | network | ({"inside": data.inside} if data.inside else {}))
     rows = pd.DataFrame(history)
@@ -168,7 +172,7 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
             "images": len(data.images),
             "boxes": len(objects_of(data.truth)),
             **identity,
-            # RT-DETR's loss assigns boxes to objects by SciPy.
+            # The loss of RT-DETR uses SciPy to assign boxes to objects.
             "versions": identity["versions"] | (versions("scipy") if is_transformer(model) else {}),
             "device": device if device == "cpu" else torch.cuda.get_device_name(),
             "threads": torch.get_num_threads(),
@@ -177,12 +181,12 @@ def _train_and_write(args: argparse.Namespace, recipe: Recipe, data: Data, devic
         },
     )
     shutil.rmtree(checkpoints)
-    with contextlib.suppress(OSError):  # the progress of another recipe is still there
+    with contextlib.suppress(OSError):  # not empty if there are checkpoints of another recipe
         checkpoints.parent.rmdir()
 
 
 def _is_finished(folder: Path, digest: str) -> bool:
-    """Return whether `folder` holds all that a training of this digest writes."""
+    """Return whether `folder` contains all files of a finished training with this digest."""
     if not all((folder / name).is_file() for name in ("weights.pt", "results.csv", "provenance.json")):
         return False
     done = read_json(folder / "provenance.json")
@@ -190,27 +194,28 @@ def _is_finished(folder: Path, digest: str) -> bool:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how to compute, and the recipe's."""
+    """Add the options for the computation, and those of the recipe."""
     parser.add_argument(
-        "--device", choices=DEVICES, default="auto", help="auto: a GPU where there is one (default: auto)"
+        "--device", choices=DEVICES, default="auto", help="auto: a GPU if there is one, else the CPU (default: auto)"
     )
     parser.add_argument("--threads", type=int, help="CPU threads of the network (default: all)")
     parser.add_argument("--workers", type=int, help="processes that read images (default: 0 on the CPU, else up to 8)")
     parser.add_argument(
-        "--cache", choices=("ram", "none"), default="none", help="ram: keep resized images (default: none)"
+        "--cache", choices=("ram", "none"), default="none", help="ram: keep resized images in memory (default: none)"
     )
     parser.add_argument(
         "--augment-on-device",
         action="store_true",
-        help="keep the images on the device and augment them there; where colours are varied, a pixel may be a grey "
-        "level off at the right edge",
+        help="keep the images on the device and augment them there; with colour augmentation, pixels at the right edge "
+        "may differ by one grey level from those on the CPU",
     )
     parser.add_argument(
         "--save-every",
         type=float,
         default=60.0,
         metavar="SECONDS",
-        help="write progress so often, and at the end; a kill loses at most that (default: 60)",
+        help="interval between checkpoints, which is the most that a kill loses; one more is written at the end "
+        "(default: 60)",
     )
     add_recipe_options(parser)
 
@@ -225,9 +230,10 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--trust-weights",
         action="store_true",
-        help="--weights may be a pickle, which can run any code as it loads: only for files whose origin you trust",
+        help="--weights may be a pickle. Loading a pickle can execute arbitrary code: use this only for files whose "
+        "origin you trust",
     )
-    parser.add_argument("--resume", action="store_true", help="go on where a killed run last wrote progress")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest checkpoint of a killed run")
     add_sharing_options(parser)
     add_options(parser)
     return parser.parse_args(argv)

@@ -1,7 +1,8 @@
-"""Ground truth in the COCO format, numbered by us: images, annotations and categories all from 1.
+"""Ground truth in COCO format, with images, annotations and categories numbered from 1.
 
-Image ids number the sorted names of the whole data set, training and test together; categories follow the data set's
-own order. An annotation id of 0 would mean `unmatched` to the evaluators, and a numeric name is no id.
+Image ids number the sorted names of the whole dataset, training and test together; categories are in the order of the
+dataset. Annotation ids must not be 0, because evaluators use 0 for `unmatched`. The id of an image is not derived from
+its name, even if the name is a number.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,7 +25,7 @@ def build_truth(
     Args:
         ids: image ids by name.
         sizes: (width, height) in pixels by name.
-        boxes: the boxes by name.
+        boxes: boxes by name.
         classes: class names in the order of their category ids.
     """
     images, annotations = [], []
@@ -48,15 +49,15 @@ def build_truth(
 
 
 def objects_of(truth: Mapping[str, Any], crowds: bool = False) -> list[dict[str, Any]]:
-    """Return the annotations that are one object each; with `crowds`, the others, which are regions of many.
+    """Return the annotations of single objects; with `crowds`, the annotations of crowds (regions of many objects).
 
-    Nothing is learnt of crowds, and detections in them are neither right nor wrong.
+    Crowds are not used in training, and detections in them count neither as correct nor as wrong.
     """
     return [annotation for annotation in truth["annotations"] if bool(annotation.get("iscrowd")) == crowds]
 
 
 def boxes_per_class(truth: Mapping[str, Any]) -> dict[str, int]:
-    """Return the number of boxes of each class, those without any included and crowds left out."""
+    """Return the number of boxes of each class without crowds; classes without boxes have 0."""
     counts = {category["id"]: 0 for category in truth["categories"]}
     for annotation in objects_of(truth):
         counts[annotation["category_id"]] += 1
@@ -64,25 +65,25 @@ def boxes_per_class(truth: Mapping[str, Any]) -> dict[str, int]:
 
 
 def without_boxes(truth: Mapping[str, Any], part: str) -> str:
-    """Return a warning that names the classes without a box; nothing where each has one.
+    """Return a warning that names the classes without a box; empty if every class has one.
 
     Raises:
-        InputError: there are images, and no box at all.
+        InputError: there are images but no boxes.
     """
     if truth["images"] and not objects_of(truth):
         raise InputError(
-            f"the {len(truth['images'])} {part} images have no box at all: nothing could be learnt or found; wanted "
-            "label files that are not all empty or missing"
+            f"the {len(truth['images'])} {part} images have no boxes; expected label files that are not all empty or "
+            "missing"
         )
     empty = [name for name, count in boxes_per_class(truth).items() if not count]
     return f"no {part} box of {', '.join(empty)}" if empty else ""
 
 
 def read_truth(path: Path) -> dict[str, Any]:
-    """Read a ground truth of ours.
+    """Read a ground truth that `build_truth` made.
 
     Raises:
-        InputError: the file is missing or no COCO ground truth numbered as ours.
+        InputError: the file is missing or not a COCO ground truth with ids as in this module.
     """
     truth = read_json(path)
     check_truth(truth, str(path))
@@ -90,7 +91,7 @@ def read_truth(path: Path) -> dict[str, Any]:
 
 
 def check_truth(truth: Any, where: str) -> None:
-    """Raise InputError, its message beginning with `where`, unless this is a COCO ground truth numbered as ours."""
+    """Raise InputError, beginning with `where`, unless this is a COCO ground truth with ids as in this module."""
     try:
         images = [image["id"] for image in truth["images"]]
         categories = [category["id"] for category in truth["categories"]]
@@ -98,14 +99,15 @@ def check_truth(truth: Any, where: str) -> None:
         known = {(image, category) for image in images for category in categories}
         stray = [a["id"] for a in truth["annotations"] if (a["image_id"], a["category_id"]) not in known]
     except (KeyError, TypeError) as error:
-        raise InputError(f"{where} is no COCO ground truth: {error!r} is missing or of another kind") from None
+        raise InputError(f"{where} is not a COCO ground truth: {error!r} is missing or has the wrong type") from None
     if not images or len(set(images)) < len(images):
         raise InputError(
-            f"{where} has {len(images)} images, {len(set(images))} ids; wanted one image or more, ids different"
+            f"{where} has {len(images)} images with {len(set(images))} different ids; expected at least one image, and "
+            "a different id for each"
         )
     if categories != list(range(1, len(categories) + 1)):
-        raise InputError(f"{where} has the category ids {categories}; wanted them numbered from 1")
+        raise InputError(f"{where} has the category ids {categories}; expected them numbered from 1")
     if annotations != list(range(1, len(annotations) + 1)):
-        raise InputError(f"{where} has annotation ids that are not 1 to {len(annotations)} in order")
+        raise InputError(f"{where} has wrong annotation ids; expected 1 to {len(annotations)} in order")
     if stray:
-        raise InputError(f"{where}: annotation {stray[0]} names an image or a category that the file has not")
+        raise InputError(f"{where}: annotation {stray[0]} names an image or a category that is not in the file")

@@ -1,22 +1,22 @@
-"""Whether the answer hangs on whose boxes are the truth: every detector scored by every label set of the data set.
+"""Whether the result depends on the label set: score every detector with every label set of the dataset.
 
-The detectors are those trained on the chosen set; nothing is trained again. Each label set gives average precision, an
-order of the variants, and the same verdict against the single bands as `detection.significance` gives by the chosen
-one (`docs/protocol.md`). All sets are judged on the same scenes with the same random signs. How the sets' verdicts
-differ is described; no test is made of it.
+The detectors are those trained with the chosen label set; nothing is trained again. Each label set gives average
+precision, an order of the variants, and the same verdict against the single bands as `detection.significance` gives for
+the chosen set (`docs/protocol.md`). All sets are compared on the same scenes with the same random signs. Differences
+between the verdicts of the sets are reported but not tested.
 
 Writes truths.json:
 
-    truth       the chosen set
-    several     whether there is more than one; if not, nothing is scored and the rest is empty
-    statement   what the verdicts are about: `methods` from three seeds on, else these `trained` detectors
-    sets        for each set: `boxes` of each class, `AP` of each variant (means over the seeds) by class and `Average`,
-                `seeds` with the same of each seed, `order` of the variants from the best on; `untested`, `scenes`,
-                `training`, `against_bands`, `inside` and `against_inside` as in significance.json
-    agreement   for every two sets: Kendall's tau-b of the variants' averages, and the boxes that the other lacks
-    changing    the variants whose verdict is not the same under all sets by which something was tested, with the
-                verdict under each of these
-    hangs       whether a `verdict` does (null where fewer than two sets were tested), whether the `best` variant does
+    truth       the chosen label set
+    several     whether there is more than one label set; if not, nothing is scored and the rest is empty
+    statement   the subject of the verdicts: `methods` with at least three seeds, else these `trained` detectors
+    sets        for each label set: `boxes` of each class, `AP` of each variant (mean over the seeds) by class and
+                `Average`, `seeds` with the same for each seed, `order` of the variants, best first; `untested`,
+                `scenes`, `training`, `against_bands`, `inside` and `against_inside` as in significance.json
+    agreement   for every two sets: Kendall's tau-b of the variants' averages, and the boxes that are in one set only
+    changing    the variants whose verdict differs between the label sets that were tested, with the verdict by each
+    hangs       `verdict`: whether a verdict depends on the label set (null if fewer than two sets were tested); `best`:
+                whether the best variant does
 """
 
 import argparse
@@ -31,18 +31,19 @@ from scipy import stats
 
 from detection.accumulation import weighted_average_precision
 from detection.average_precision import protocol_words
+from detection.comparison import Comparison, add_comparison_options, read_comparison
 from detection.label_sets import read_truth_sets
-from detection.significance import Comparison, add_comparison_options, judge, read_comparison
+from detection.significance import judge
 from pipeline.artefacts import sha256_file, sha256_json, write_json
 from pipeline.stage import run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Score by every set, compare, write."""
+    """Score the detectors with every label set, compare the sets and write truths.json."""
     args = _parse(argv)
     chosen, truths, lacking = read_truth_sets(args.sets)
     if len(truths) == 1:
-        logging.info("one label set, %s: no other to score the detectors by", chosen)
+        logging.info("%s is the only label set; there is no other to score the detectors with", chosen)
         write_json(args.output, {"truth": chosen, "several": False, "sets": {}})
         return
     comparison = read_comparison(args, truths[chosen])
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "seed": comparison.seed,
         "sets": sets,
         "agreement": agreement(sets, lacking),
-        **hanging(sets, statement),
+        **label_dependence(sets, statement),
         "provenance": {
             "truth_sets": sha256_file(args.sets),
             "labels": {name: sha256_json(truth) for name, truth in truths.items()},
@@ -75,10 +76,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def score_by(truth: Mapping[str, Any], comparison: Comparison) -> tuple[dict[str, Any], dict[str, dict[str, str]]]:
-    """Return what `sets` of truths.json says of one label set, and the digests of the predictions.
+    """Return the entry of one label set in `sets` of truths.json, and the digests of the predictions.
 
     Raises:
-        InputError: predictions do not belong to the truth.
+        InputError: predictions do not fit the ground truth.
     """
     judged = judge(truth, comparison)
     classes = [category["name"] for category in truth["categories"]]
@@ -96,7 +97,7 @@ def score_by(truth: Mapping[str, Any], comparison: Comparison) -> tuple[dict[str
         "seeds": {
             v: dict(zip(map(str, sorted(comparison.files[v])), values, strict=True)) for v, values in rows.items()
         },
-        "order": sorted(means, key=lambda variant: -means[variant]["Average"]),  # of equal ones the first given
+        "order": sorted(means, key=lambda variant: -means[variant]["Average"]),  # ties in the given order
         **{
             key: judged.compared[key]
             for key in (
@@ -110,10 +111,10 @@ def score_by(truth: Mapping[str, Any], comparison: Comparison) -> tuple[dict[str
 def agreement(
     sets: Mapping[str, Mapping[str, Any]], lacking: Mapping[str, Mapping[str, Mapping[str, int]]]
 ) -> list[dict[str, Any]]:
-    """Return how every two label sets agree: Kendall's tau-b of the variants' averages, NaN where all are equal.
+    """Return the agreement of every two label sets: Kendall's tau-b of the variants' averages, NaN if all are equal.
 
-    `lacking` holds, for every two sets that were drawn, how many boxes of each class the second lacks; nothing is said
-    of the union, which has them all.
+    `lacking` is the number of boxes of each class in the first set that the second lacks, for every two annotated sets.
+    It has no entry for the union, which contains all boxes.
     """
     found = []
     for first, second in combinations(sets, 2):
@@ -131,10 +132,10 @@ def agreement(
     return found
 
 
-def hanging(sets: Mapping[str, Mapping[str, Any]], statement: str) -> dict[str, Any]:
-    """Return which variants' verdicts differ between the label sets, and whether a verdict or the best variant does.
+def label_dependence(sets: Mapping[str, Mapping[str, Any]], statement: str) -> dict[str, Any]:
+    """Return `changing` and `hangs` of truths.json, by the verdicts of `statement`.
 
-    The verdicts are those of `statement`. A set with too few scenes for a test has none and takes no part.
+    A label set with too few scenes for a test has no verdicts and is ignored.
     """
     tested = {name: one["against_bands"] for name, one in sets.items() if not one["untested"]}
     verdicts = {
@@ -164,7 +165,7 @@ def _log(result: Mapping[str, Any]) -> None:
     for variant, words in result["changing"].items():
         logging.info("%s: %s", variant, ", ".join(f"{word} by {name}" for name, word in words.items()))
     logging.info(
-        "the verdict hangs on the choice of labels: %s; the best variant: %s",
+        "the verdict depends on the label set: %s; the best variant depends on it: %s",
         *({True: "yes", False: "no", None: "not tested"}[result["hangs"][what]] for what in ("verdict", "best")),
     )
 

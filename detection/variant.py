@@ -1,23 +1,23 @@
-"""A variant: what the detector sees. Its data.yaml names the images and the ground truth that all variants share.
+"""A variant: what the detector sees. Its data.yaml names the images, and the ground truth that all variants share.
 
-    variant: fnet                       what a table calls it
+    variant: fnet                       name of the variant in tables
     images: [../../fused/fnet]          folders of images, matched to the ground truth by file stem
-    manifest: ../../fused/fnet/manifest.csv     or null; every image must then have the digest that it states
+    manifest: ../../fused/fnet/manifest.csv     or null; every image must have the digest in the manifest
     train: ../../data/split/truth_train.json
     test: ../../data/split/truth_test.json
     names: [People, Car, ...]
-    suffix: _RGB                   where stems end with more than the name, that; else no such key
-    infrared_range: [7000, 9000]   where files have 16-bit counts, those of levels 0 and 255; else no such key
+    suffix: _RGB                   what file stems have after the name; absent if nothing
+    infrared_range: [7000, 9000]   the counts of levels 0 and 255 if files have 16-bit counts; absent otherwise
 
-A variant that the detector fuses inside itself (`detection.inside`) has besides, `images` being those of the visible:
+A variant that is fused inside the detector (`detection.inside`) has more keys; its `images` are the visible ones:
 
     inside: twostream                   how the detector fuses
     channels: 4                         red, green, blue, infrared luma
     infrared: [../../data/pairs/Ir]     folders of the infrared images
-    infrared_suffix: _T                 as `suffix` is of the visible ones
+    infrared_suffix: _T                 `suffix` of the infrared files
 
-Paths are relative to the file. The form that ultralytics users have (path, train, val, test, names; labels as YOLO text
-in `labels/` beside `images/`, or beside the images) is read as well.
+Paths are relative to the file. A data.yaml in the format of ultralytics is read as well (path, train, val, test, names;
+YOLO labels in `labels/` next to `images/`, or next to the images).
 """
 
 import argparse
@@ -46,8 +46,8 @@ Part = Literal["train", "test"]
 class Data:
     """One part of a variant: its classes, the ground truth, the image files by name and their digests.
 
-    Where the detector fuses the bands `inside` itself, `images` are the visible ones, and `infrared` and their digests
-    stand apart.
+    If the bands are fused `inside` the detector, `images` and `sha256` are those of the visible images, and `infrared`
+    and `infrared_sha256` those of the infrared images.
     """
 
     variant: str
@@ -62,14 +62,14 @@ class Data:
 
     @property
     def channels(self) -> int:
-        """Channels of the images that the detector is shown."""
+        """The number of channels of the detector's input."""
         return CHANNELS if self.inside else 3
 
     def digests(self) -> dict[str, Any]:
-        """Return the SHA-256 of the names (as of a split's list), of the labels, and of the images' bytes by name.
+        """Return the SHA-256 of the names (as for a list of a split), of the labels, and of the images' bytes by name.
 
-        Beside them stand that of the infrared images of a detector that fuses inside itself, as their own variant has
-        it, and the infrared range, each where there is one.
+        If the bands are fused inside the detector, also that of the infrared images, equal to `images` of the variant
+        infrared. If there is an infrared range, also the range.
         """
         names = sorted(self.images)
         digests = {"names": sha256_lines(names), "labels": sha256_json(self.truth), "images": _digest(self.sha256)}
@@ -86,46 +86,52 @@ def read_data(path: Path, part: Part) -> Data:
     """Read one part of the variant that a data.yaml describes.
 
     Raises:
-        InputError: the file is missing, no YAML or lacks a key; its classes are not numbered from 0 without gaps; its
-            ground truth is broken or has no box; an image of the part is missing, or differs from what the manifest
-            states.
+        InputError: the file is missing, not YAML or lacks a key; its classes are not numbered from 0 without gaps; its
+            ground truth is invalid or has no boxes; an image of the part is missing, or its digest is not the one in
+            the manifest.
     """
     content = read_yaml(path)
     classes = names_of(content, path)
-    # Nothing deeper is taken as text: aliases in YAML make a small file an endless one.
+    # Nested values are not converted to text, because aliases in YAML can expand a small file without bound.
     if not isinstance(content.get("variant"), (str, int, float, type(None))):
-        raise InputError(f"{path}: `variant` is no word")
+        raise InputError(f"{path}: `variant` is not a plain value; expected the name of the variant")
     for key in ("images", "infrared", "manifest", "path", "train", "val", "test"):
         value = content.get(key)
         several = key in ("images", "infrared") or ("images" not in content and key in ("train", "val", "test"))
         words = value if isinstance(value, list) and several else [value or ""]
         if not all(isinstance(word, str) for word in words):
-            raise InputError(f"{path}: `{key}` is no path{' and no list of paths' if several else ''}")
+            raise InputError(
+                f"{path}: `{key}` is not a path; expected a path{' or a list of paths' if several else ''}"
+            )
     if "images" not in content:
         return _read_plain(path, content, part, classes)
     missing = [key for key in ("variant", "images", part) if not content.get(key)]
     if missing:
-        raise InputError(f"{path} has no key `{missing[0]}`; wanted variant, images, manifest, train, test, names")
+        raise InputError(
+            f"{path} lacks the key `{missing[0]}`; expected variant, images, manifest, train, test and names"
+        )
     truth = read_truth(path.parent / content[part])
     found = tuple(category["name"] for category in truth["categories"])
     if found != classes:
-        raise InputError(f"{path} names the classes {list(classes)}, its {part} ground truth {list(found)}")
+        raise InputError(
+            f"{path} names the classes {list(classes)}; expected those of its {part} ground truth: {list(found)}"
+        )
     without_boxes(truth, f"{part} of {path}:")
     manifest = path.parent / content["manifest"] if content.get("manifest") else None
     suffix, infrared_suffix = (content.get(key) or "" for key in ("suffix", "infrared_suffix"))
     counts, inside = content.get("infrared_range"), content.get("inside")
     if not (isinstance(suffix, str) and isinstance(infrared_suffix, str)):
-        raise InputError(f"{path}: `suffix` is no text")
+        raise InputError(f"{path}: `suffix` or `infrared_suffix` is not text; expected the end of file stems")
     stated = (inside in INSIDE, content.get("channels", 3) == CHANNELS, bool(content.get("infrared")))
     if any(stated) != all(stated) or (inside and not all(stated)):
         raise InputError(
             f"{path} has inside {inside!r}, channels {content.get('channels')!r} and {'' if stated[2] else 'no '}"
-            f"infrared folders; wanted none of these keys, or inside {' or '.join(INSIDE)} with channels {CHANNELS}"
+            f"infrared folders; expected none of these keys, or inside {' or '.join(INSIDE)} with channels {CHANNELS}"
         )
     if counts is not None and not (
         isinstance(counts, list) and len(counts) == 2 and all(isinstance(count, (int, float)) for count in counts)
     ):
-        raise InputError(f"{path}: `infrared_range` is no list of two counts")
+        raise InputError(f"{path}: `infrared_range` is {counts!r}; expected a list of two counts")
     images = match_images(truth, [path.parent / folder for folder in content["images"]], manifest, suffix)
     digests = {name: sha256_file(file) for name, file in images.items()}
     if manifest:
@@ -133,7 +139,7 @@ def read_data(path: Path, part: Part) -> Data:
         stated = dict(zip(frame["name"], frame["sha256"], strict=True))
         changed = [name for name in images if digests[name] != stated[name]]
         if changed:
-            raise InputError(f"{images[changed[0]]} is not the file that {manifest} describes: its sha256 differs")
+            raise InputError(f"{images[changed[0]]} is not the file in {manifest}: its SHA-256 differs; fuse again")
     data = Data(str(content["variant"]), classes, truth, images, digests, None if counts is None else tuple(counts))
     if not inside:
         return data
@@ -146,7 +152,7 @@ def read_data(path: Path, part: Part) -> Data:
 def match_images(
     truth: dict[str, Any], folders: Sequence[Path], manifest: Path | None = None, suffix: str = ""
 ) -> dict[str, Path]:
-    """Return the file of every image of `truth`, by name; its stem may end with a suffix beside the name.
+    """Return the file of every image of `truth`, by name; its stem is the name and the suffix.
 
     Raises:
         InputError: an image is missing in the folders, or in the manifest.
@@ -160,10 +166,10 @@ def match_images(
 
 
 def band_of(variant: str, dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what dataset.json says of the files of a band: `suffix`, `infrared_range`, each where there is one.
+    """Return `suffix` and `infrared_range` of a band from dataset.json, each if there is one.
 
-    Where the detector fuses inside itself, it is said of both bands, with `infrared_suffix`. Fused images are named and
-    levelled already: for other variants there is nothing.
+    For a variant that is fused inside the detector, return `suffix`, `infrared_suffix` and `infrared_range` of both
+    bands. Fused images have plain names and 8-bit levels, so that the result for other variants is empty.
     """
     found = {"suffix": dataset.get(f"{variant}_suffix"), "infrared_range": dataset.get(f"{variant}_range")}
     if variant in INSIDE:
@@ -181,9 +187,9 @@ def _complete(names: Sequence[str], found: Any, where: str) -> None:
 
 
 def _read_plain(path: Path, content: dict[str, Any], part: Part, classes: tuple[str, ...]) -> Data:
-    """Read the form of ultralytics: folders or lists of images under `path`, YOLO labels beside them."""
+    """Read the format of ultralytics: folders or lists of images under `path`, with YOLO labels."""
     if not classes:
-        raise InputError(f"{path}: `names` is empty; wanted the classes in their order")
+        raise InputError(f"{path}: `names` is empty; expected the classes in their order")
     files = _plain_files(path, content, part)
     other: Part = "test" if part == "train" else "train"
     if _plain_source(content, other):
@@ -195,7 +201,7 @@ def _read_plain(path: Path, content: dict[str, Any], part: Part, classes: tuple[
         labels = _labels_of(file)
         found = [place for place in (labels, file.with_suffix(".txt")) if place.is_file()]
         sizes[name], boxes[name] = (width, height), []
-        # In this form a missing file means an image without objects.
+        # In this format a missing label file means an image without objects.
         if not found:
             unlabelled.append(name)
             continue
@@ -208,13 +214,15 @@ def _read_plain(path: Path, content: dict[str, Any], part: Part, classes: tuple[
     if unlabelled:
         where = _labels_of(files[unlabelled[0]])
         doubts.insert(
-            0, f"{len(unlabelled)} of {len(files)} images have no label file, such as {where}; without objects"
+            0,
+            f"{len(unlabelled)} of {len(files)} images have no label file, such as {where}; they are used as images "
+            "without objects",
         )
     if not any(boxes.values()):
         raise InputError(
-            f"{path}: the {len(files)} {part} images have no box; looked for labels such as "
-            f"{_labels_of(next(iter(files.values())))}, found {len(files) - len(unlabelled)}; wanted YOLO labels "
-            "beside the images, or in `labels` where the images are in `images`"
+            f"{path}: the {len(files)} {part} images have no boxes; found {len(files) - len(unlabelled)} label files "
+            f"such as {_labels_of(next(iter(files.values())))}; expected YOLO labels next to the images, or in "
+            "`labels` if the images are in `images`"
         )
     ids = {name: number for number, name in enumerate(files, 1)}
     truth = build_truth(ids, sizes, boxes, classes)
@@ -231,24 +239,27 @@ def _plain_source(content: dict[str, Any], part: Part) -> str | list[str] | None
 
 
 def _plain_files(path: Path, content: dict[str, Any], part: Part) -> dict[str, Path]:
-    """Return the images of a part by name, sorted: those of its folders, whatever their depth, and of its lists."""
+    """Return the images of a part by name, sorted: those in its folders, at any depth, and in its lists."""
     source = _plain_source(content, part)
     if not source:
-        raise InputError(f"{path} has no key `{part}`, or nothing in it; wanted folders or lists of images")
+        raise InputError(f"{path} has no `{part}`, or it is empty; expected folders or lists of images")
     root = path.parent.absolute() / Path(content.get("path") or ".").expanduser()
     files: dict[str, Path] = {}
     for entry in [source] if isinstance(source, str) else source:
         place = root / Path(entry).expanduser()
-        if not place.exists() and entry.startswith("../"):  # as Roboflow writes, and as ultralytics reads it
+        if not place.exists() and entry.startswith("../"):  # written by Roboflow, and accepted by ultralytics
             place = root / entry.removeprefix("../")
         if not place.exists():
-            raise InputError(f"{path} names {place}, which does not exist")
+            raise InputError(f"{path} names {place}, which does not exist; expected a folder or a list of images")
         found = _listed_images(place, root) if place.suffix == ".txt" and place.is_file() else _images_below(place)
         if not found:
-            raise InputError(f"{path} names {place}, which holds no image; wanted a folder of images or a list of them")
+            raise InputError(f"{path} names {place}, which has no images; expected a folder or a list of images")
         for file in found:
             if file.stem in files or file.suffix.lower() not in EXTENSIONS:
-                raise InputError(f"{file}, named in {path}, is no image, or a second one of the name {file.stem!r}")
+                raise InputError(
+                    f"{file}, named in {path}, is not an image, or is a second image named {file.stem!r}; expected "
+                    f"files ending in {', '.join(EXTENSIONS)}, each stem once"
+                )
             files[file.stem] = file
     return dict(sorted(files.items()))
 
@@ -262,12 +273,12 @@ def _listed_images(place: Path, root: Path) -> list[Path]:
     try:
         lines = [line.strip() for line in place.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise InputError(f"{place} is not text: {error}; wanted UTF-8, an image a line") from None
+        raise InputError(f"{place} is not text: {error}; expected UTF-8, one image per line") from None
     return [(place.parent if line.startswith("./") else root) / line.replace("\\", "/") for line in lines if line]
 
 
 def _labels_of(image: Path) -> Path:
-    """Return where ultralytics looks for an image's labels: in `labels` for the last `images` of the folders."""
+    """Return the label file of an image for ultralytics: the last folder `images` of the path becomes `labels`."""
     parts = list(image.with_suffix(".txt").parts)
     if "images" in parts[:-1]:
         parts[len(parts) - 2 - parts[-2::-1].index("images")] = "labels"
@@ -275,23 +286,25 @@ def _labels_of(image: Path) -> Path:
 
 
 def _refuse_shared(path: Path, files: Mapping[str, Path], others: Mapping[str, Path]) -> None:
-    """Raise InputError where the two parts of a data.yaml share images."""
+    """Raise InputError if the two parts of a data.yaml share images."""
     known = {file.resolve() for file in others.values()}
     same = [name for name, file in files.items() if file.resolve() in known]
     if same:
         raise InputError(
-            f"{path}: {len(same)} images are in training and in test ({some_of(same)}); wanted none: `train` and "
-            "`test` (or `val`) that share no image"
+            f"{path}: {len(same)} images are both in training and in test ({some_of(same)}); expected `train` and "
+            "`test` (or `val`) without common images"
         )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Check that the variant has every image of the split and write its data.yaml."""
+    """Check that the variant has every image of the split, and write its data.yaml."""
     parser = argparse.ArgumentParser(
         prog="python -m detection.variant",
-        description="Write a variant's data.yaml, after checking that it has every image of the prepared split.",
+        description="Check that a variant has every image of the prepared split, and write its data.yaml.",
     )
-    parser.add_argument("--variant", required=True, help="what tables call it: visible, infrared, a method's name")
+    parser.add_argument(
+        "--variant", required=True, help="name of the variant in tables: visible, infrared, or a method's name"
+    )
     parser.add_argument("--prepared", type=Path, required=True, help="folder written by detection.prepare")
     parser.add_argument("--images", type=Path, nargs="+", required=True, help="folders of the variant's images")
     parser.add_argument("--manifest", type=Path, help="manifest.csv of a fused folder")
@@ -299,14 +312,15 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--infrared",
         type=Path,
         nargs="+",
-        help=f"folders of the infrared images, for the variants {' and '.join(INSIDE)}, whose --images are the visible",
+        help=f"folders of the infrared images, for the variants {' and '.join(INSIDE)}; --images are then the visible "
+        "images",
     )
     parser.add_argument("--output", type=Path, required=True, help="the data.yaml to write")
     args = parser.parse_args(argv)
     if bool(args.infrared) != (args.variant in INSIDE):
         raise InputError(
-            f"--variant {args.variant} {'with' if args.infrared else 'without'} --infrared; wanted --infrared for "
-            f"{' and '.join(INSIDE)}, and for no other variant"
+            f"--variant {args.variant} {'with' if args.infrared else 'without'} --infrared; expected --infrared for "
+            f"{' and '.join(INSIDE)} only"
         )
     truths = {part: args.prepared / f"truth_{part}.json" for part in ("train", "test")}
     described = band_of(args.variant, read_json(args.prepared / "dataset.json"))

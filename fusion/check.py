@@ -31,11 +31,11 @@ from pipeline.pairs import (
     given_bands,
     read_names,
 )
-from pipeline.planning.own import WATCH_HELP, Own, parse_own
+from pipeline.planning.own import WATCH_HELP, OwnMethod, parse_own
 from pipeline.stage import InputError, run
 
 
-def check_folder(own: Own, pairs: Sequence[Pair], colour: str) -> None:
+def check_folder(own: OwnMethod, pairs: Sequence[Pair], colour: str) -> None:
     """Raise InputError unless a folder has an image of the right size for every pair.
 
     Reads the sizes of all images and the pixels of the first.
@@ -65,7 +65,7 @@ def first_pair(visible: Sequence[Path], infrared: Sequence[Path], bands: Bands) 
 
 
 def check_one_pair(
-    own: Own, weights: Path | None, pair: tuple[np.ndarray, np.ndarray], name: str = "noise"
+    own: OwnMethod, weights: Path | None, pair: tuple[np.ndarray, np.ndarray], name: str = "noise"
 ) -> dict[str, Any]:
     """Fuse one pair twice on the CPU; return the seconds of the second call and the input that each band is passed to.
 

@@ -34,7 +34,7 @@ from fusion.methods import METHODS, Entry, Fuser, Method, Precision, find_method
 from fusion.own.method import own_bf16_on, own_entry, own_method, own_network
 from pipeline.artefacts import write_json
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
-from pipeline.planning.own import Own, parse_own
+from pipeline.planning.own import OwnMethod, parse_own
 from pipeline.stage import InputError, run, threads_available
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class Case:
     device: str = "cpu"
     precision: Precision = "fp32"
     threads: int = 1
-    own: Own | None = None
+    own: OwnMethod | None = None
 
     @property
     def entry(self) -> Entry:

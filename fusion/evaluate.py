@@ -24,7 +24,7 @@ from fusion.metrics import CONVENTIONS, EXTRA, METRICS, REVISION, find_conventio
 from fusion.metrics.conventions import convention_facts
 from fusion.own.metric import OwnMetric, read_own_metric
 from pipeline import artefacts
-from pipeline.colour import look_at_bands
+from pipeline.colour import inspect_bands
 from pipeline.pairs import Bands, Pair, add_band_options, find_images, find_pairs, given_bands, read_image, read_names
 from pipeline.planning.own import WATCH_HELP
 from pipeline.stage import InputError, Progress, check_memory, run, some_of, threads_available
@@ -273,7 +273,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     extra = list(dict.fromkeys(options.extra))
     names = None if options.names is None else read_names(options.names, bands.suffixes)
     pairs = find_pairs(options.visible, options.infrared, names, bands)
-    look_at_bands(pairs, "auto")
+    inspect_bands(pairs, "auto")
     folders = [
         open_folder(folder, output, pairs, names is None, options.fused_suffix)
         for folder, output in zip(options.fused, _outputs(options.fused, options.output), strict=True)

@@ -24,8 +24,8 @@ import pandas as pd
 from fusion.methods import METHODS, Fuser, find_method, packaged_weights
 from fusion.own.method import own_bf16_on, own_entry, own_method, provenance
 from pipeline.artefacts import naming, only_writer, sha256_file, versions, write_csv, write_text
-from pipeline.colour import COLOURS, Colour, join_chroma, look_at_bands, split_pair
-from pipeline.corruptions import worse_pairs
+from pipeline.colour import COLOURS, Colour, inspect_bands, join_chroma, split_pair
+from pipeline.corruptions import corrupted_pairs
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision, use
 from pipeline.pairs import (
     EXTENSIONS,
@@ -278,11 +278,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     bands = given_bands(options)
     names = [name for path in options.names for name in read_names(path, bands.suffixes)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names, bands)
-    colour, colours = look_at_bands(pairs, options.colour)
+    colour, colours = inspect_bands(pairs, options.colour)
     folders = {options.output: pairs}
     corruption: dict[str, Any] = {}
     if options.worse:
-        facts, by_level = worse_pairs(options.worse, pairs)
+        facts, by_level = corrupted_pairs(options.worse, pairs)
         folders = {options.output / level: chosen for level, chosen in by_level.items()}
         corruption = {"worse": facts["kind"]}
     # A method without torch needs no GPU and does not import torch.

@@ -29,10 +29,10 @@ from fusion.training.batches import load_luma
 from fusion.training.loop import OPTIMISERS, Settings, train
 from fusion.weights import fill, read_state, write_state
 from pipeline.artefacts import only_writer, sha256_file, sha256_json, versions, write_csv, write_json
-from pipeline.colour import COLOURS, look_at_bands
+from pipeline.colour import COLOURS, inspect_bands
 from pipeline.devices import DEVICES, PRECISIONS, claimed_device, resolved_precision
 from pipeline.pairs import Pair, add_band_options, find_pairs, given_bands, read_names
-from pipeline.stage import InputError, run, stop_asked
+from pipeline.stage import InputError, run, sigterm_received
 
 REVISION = 4  # raise when the same options would train different weights of every method
 TRAINABLE = [name for name, entry in METHODS.items() if entry.trainable]
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     bands = given_bands(options)
     names = [name for path in options.names for name in read_names(path, bands.suffixes)] if options.names else None
     pairs = find_pairs(options.visible, options.infrared, names, bands)
-    colour, colours = look_at_bands(pairs, options.colour)
+    colour, colours = inspect_bands(pairs, options.colour)
     with only_writer(options.output), claimed_device(options.device, options.threads) as device:
         torch.backends.cudnn.deterministic = True
         torch.manual_seed(options.seed)
@@ -294,7 +294,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         # them.
         checkpoints = options.output / "checkpoints" / facts["digest"][:16]
         logging.info("train %s on %d pairs, %s", options.method, len(pairs), device)
-        with stop_asked() as stopping:
+        with sigterm_received() as stopping:
             states, losses = train(
                 training,
                 images,

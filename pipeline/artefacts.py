@@ -1,6 +1,6 @@
-"""How results are written and read: beside and renamed, with digests and metadata.
+"""Write and read results: atomic writes, JSON and CSV with metadata, and digests.
 
-A reader never sees half a file: everything goes through `replacing`.
+Every file is written through `replacing`, so that a reader never sees an incomplete file.
 """
 
 import hashlib
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path` to write to; rename it to `path` on success, remove it on failure.
+    """Yield a path in the folder of `path` to write to; rename it to `path` on success, remove it on failure.
 
-    The yielded name keeps the extension of `path`, because image writers choose their format by it.
+    The yielded name has the extension of `path`, because image writers choose the format by it.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -42,7 +42,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Let errors of writing name `path`: a write that fails, on a full disk say, does not name its file itself."""
+    """Add `path` to errors of writing: the error of a failed write, for example on a full disk, names no file."""
     try:
         yield
     except OSError as error:
@@ -53,12 +53,13 @@ def naming(path: Path) -> Iterator[None]:
 
 @contextmanager
 def only_writer(folder: Path, wait_s: float = 10.0) -> Iterator[None]:
-    """Hold `folder`, made where it is missing, against a second run that would write to it.
+    """Lock `folder` exclusively, so that a second run cannot write to it; create the folder if it is missing.
 
-    The kernel frees it when the process and those it forked have ended, however they end; so wait a little for them.
+    The kernel releases the lock when the process and its forked processes have ended for any reason. Because they may
+    still be ending, wait a little for the lock.
 
     Raises:
-        InputError: another run still holds it after `wait_s` seconds.
+        InputError: another run still holds the lock after `wait_s` seconds.
     """
     import fcntl  # POSIX, as in pipeline.devices
 
@@ -70,16 +71,16 @@ def only_writer(folder: Path, wait_s: float = 10.0) -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 if time.monotonic() > deadline:
-                    raise InputError(f"{folder} is written to by another run; wanted one at a time") from None
+                    raise InputError(f"{folder} is in use by another run; expected one run at a time") from None
                 time.sleep(0.2)
                 continue
-            except OSError:  # a network's file system without locks
+            except OSError:  # a network file system without locks
                 pass
             break
         yield
     finally:
         with suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_UN)  # also what a process forked meanwhile inherited
+            fcntl.flock(handle, fcntl.LOCK_UN)  # also unlocks the copies of the handle in forked processes
         os.close(handle)
 
 
@@ -95,17 +96,17 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def write_json_list(path: Path, values: Iterable[Any]) -> None:
-    """Write a list as JSON, atomically, an item a line: Python writes indented JSON ten times more slowly.
+    """Write a list as JSON, atomically, one item per line: this is ten times faster than Python's indented JSON.
 
     Raises:
-        ValueError: a number is not finite.
+        ValueError: a number is NaN or infinite.
     """
     encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     write_text(path, "[\n" + ",\n".join(map(encode, values)) + "\n]\n")
 
 
 def read_json(path: Path) -> Any:
-    """Read a JSON file; InputError names it where it is missing or broken."""
+    """Read a JSON file; raise InputError if it is missing or invalid."""
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -115,10 +116,10 @@ def read_json(path: Path) -> Any:
 
 
 def write_csv(path: Path, frame: "pd.DataFrame", facts: Mapping[str, Any]) -> None:
-    """Write `frame` as CSV, atomically, below one `# key: value` line for each of `facts`.
+    """Write `frame` as CSV, atomically, after one line `# key: value` for each of `facts`.
 
-    Undefined numbers are written as `nan`. A line break in a fact would end its comment, so values are JSON where
-    they are not plain words or numbers.
+    NaN is written as `nan`. Values are written as JSON if they are not plain text or numbers, because a line break in a
+    value would end its comment.
     """
     with replacing(path) as part, part.open("w", encoding="utf-8", newline="") as file:
         for key, value in facts.items():
@@ -128,12 +129,12 @@ def write_csv(path: Path, frame: "pd.DataFrame", facts: Mapping[str, Any]) -> No
 
 
 def read_csv(path: Path) -> tuple["pd.DataFrame", dict[str, str]]:
-    """Read a CSV of ours: the frame (column `name`, where present, as text) and its `#` facts as text.
+    """Read a CSV file written by `write_csv`: the frame (a column `name` as text) and its `#` facts as text.
 
     Raises:
-        InputError: the file is missing, truncated, or no CSV.
+        InputError: the file is missing, truncated or not CSV.
     """
-    import pandas as pd  # late: most stages read no table, and it takes a third of a second
+    import pandas as pd  # here, because most stages read no table and the import takes a third of a second
 
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -143,13 +144,13 @@ def read_csv(path: Path) -> tuple["pd.DataFrame", dict[str, str]]:
         raise InputError(f"{path} is not a CSV file in UTF-8: {error}") from None
     facts = {}
     if text and not text.endswith("\n"):
-        raise InputError(f"{path} is truncated: its last line has no end")
+        raise InputError(f"{path} is truncated: its last line has no line feed")
     while text.startswith("#"):
         line, _, text = text.partition("\n")
         key, _, value = line.lstrip("# ").partition(": ")
         facts[key] = value
     try:
-        # Only numbers may be undefined: names such as `NA`, `nan` or `00042` are text.
+        # Only numbers may be NaN: names such as `NA`, `nan` or `00042` are text.
         numbers = [column for column in pd.read_csv(io.StringIO(text), nrows=0).columns if column != "name"]
         frame = pd.read_csv(
             io.StringIO(text),
@@ -163,7 +164,7 @@ def read_csv(path: Path) -> tuple["pd.DataFrame", dict[str, str]]:
 
 
 def relative(path: Path, folder: Path) -> str:
-    """Return `path` as seen from `folder`, so that files that name each other can move together."""
+    """Return `path` relative to `folder`, so that files that refer to each other can be moved together."""
     return Path(os.path.relpath(path, folder)).as_posix()
 
 
@@ -174,12 +175,12 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_lines(lines: Iterable[str]) -> str:
-    """Return the SHA-256 of lines, each ended by a line feed: the digest of a list of names."""
+    """Return the SHA-256 of lines, each followed by a line feed; used for lists of names."""
     return hashlib.sha256("".join(f"{line}\n" for line in lines).encode()).hexdigest()
 
 
 def sha256_json(value: Any) -> str:
-    """Return the SHA-256 of a value's canonical JSON: the digest of a run's settings."""
+    """Return the SHA-256 of a value's JSON with sorted keys; used for settings."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 

@@ -1,6 +1,7 @@
-"""Functions compiled by numba, with the machine code kept on disk.
+"""Functions compiled by numba, with the machine code cached on disk.
 
-Reordering within a formula is not allowed by default: whole numbers would lose their exactness.
+By default, the compiler may not reorder operations within a formula, because sums of whole numbers would no longer be
+exact.
 """
 
 import logging
@@ -14,31 +15,32 @@ from numba.core import event
 from pipeline.planning.digests import digest
 
 IN_ORDER = {"nogil": True, "fastmath": {"contract", "nsz"}, "error_model": "numpy"}
-# What kernels call is compiled into them, and only they are kept on disk. Calls would go to whichever code of a part
-# this process has first, compiled or kept, and that rounds otherwise: results would depend on what was compiled when.
-PART = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}  # Python never calls one
-part = numba.njit(**PART, **IN_ORDER)
+# Options of functions that kernels call. These are inlined into the kernels, and only kernels are cached on disk.
+# Without inlining, a call would use the code that this process compiled or loaded first; both round differently, so
+# that results would depend on the order of compilation. Python never calls these functions, so they need no wrappers.
+INLINED = {"forceinline": True, "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+inlined = numba.njit(**INLINED, **IN_ORDER)
 
 
 def compiled(function: Callable, options: Mapping[str, Any] = IN_ORDER) -> Callable:
-    """Compile on first call, and keep the machine code on disk where a cache folder can be written.
+    """Return a function that is compiled on its first call; cache the machine code on disk if a folder is writable.
 
-    The folder is named by the code of the function's module and of all project modules that this imports: numba itself
-    looks at the function's file alone, and would take up old code after a change in what is compiled into it.
+    The folder is named by the digest of the function's module and of all project modules that it imports. Numba itself
+    checks only the function's file, and would use outdated code after a change of an inlined function.
     """
     given = numba.config.CACHE_DIR
-    beside = Path(function.__code__.co_filename).parent / "__pycache__"
-    numba.config.CACHE_DIR = str(Path(given or beside) / f"numba-{digest(function.__module__)}")
+    in_package = Path(function.__code__.co_filename).parent / "__pycache__"
+    numba.config.CACHE_DIR = str(Path(given or in_package) / f"numba-{digest(function.__module__)}")
     try:
         return numba.njit(cache=True, no_cfunc_wrapper=True, **options)(function)
-    except RuntimeError:  # neither this folder nor the user's cache can be written
+    except RuntimeError:  # neither this folder nor the user's cache is writable
         return numba.njit(**options)(function)
     finally:
         numba.config.CACHE_DIR = given
 
 
 class _Announcer(event.Listener):
-    """Says once for each announced module that its functions are being compiled."""
+    """Logs once for each announced module that its functions are being compiled."""
 
     def __init__(self) -> None:
         self.waiting: dict[str, str] = {}
@@ -57,5 +59,5 @@ event.register("numba:compile", _announcer)
 
 
 def announce(module: str, what: str, seconds: int) -> None:
-    """Have the log say when functions of a module are compiled for want of kept code, and how long all of them take."""
+    """Log when functions of a module are compiled because no cached code exists, and how long all of them take."""
     _announcer.waiting[module] = f"compiling {what}, once on this machine: about {seconds} s of one core"

@@ -1,34 +1,38 @@
-"""Test images of one band made worse in stated steps: what real rigs do to them, and what the detectors never saw.
+"""Corrupt one band of the test images at fixed levels, for robustness tests on images unlike the training images.
 
-    infrared_shift          moved to the right by 2, 4, 8, 16 pixels: bands that are not registered
+    infrared_shift          shifted to the right by 2, 4, 8, 16 pixels: misregistered bands
     infrared_noise          Gaussian noise, standard deviation .08, .12, .18, .26, .38 of the range
     infrared_blur           Gaussian blur, standard deviation 1, 2, 3, 4, 6 pixels
-    infrared_contrast       distance from the image's mean times .4, .3, .2, .1, .05
+    infrared_contrast       difference from the image's mean times .4, .3, .2, .1, .05
     infrared_dead_columns   .01, .02, .05, .1, .2 of the columns at level 0
     visible_darkness        levels times .4, .3, .2, .1, .05
-    visible_glare           a light in the upper half; its veil adds .4, .6, .8, 1, 1.5 of the range where it stands
-    visible_fog             mixed with a cloud, 1.5, 2, 2.5, 3, 3.5 parts of it to one of the image at full level
-    visible_noise           as of infrared, by channel
+    visible_glare           a light in the upper half whose veil adds .4, .6, .8, 1, 1.5 of the range at its centre
+    visible_fog             mixed with a cloud, 1.5, 2, 2.5, 3, 3.5 parts of it to one part of a full-range image
+    visible_noise           as infrared_noise, independent in each channel
     visible_jpeg            JPEG of quality 25, 18, 15, 10, 7
-    visible_missing         the whole image black; grey at its mean
-    infrared_missing        likewise
+    visible_missing         the whole image black, or grey at its mean
+    infrared_missing        the whole image black, or grey at its mean
 
-The levels are called 1 to 5, those of the shift by their pixels, those of a missing band `black` and `grey`. Pixels
-are those of the image as it is, and values are rounded to nearest and cut off at 0 and 255. What is random hangs on the
-kind and the image's name alone: all levels of an image have the same noise, columns, light and cloud, on every machine.
+The levels are named 1 to 5; those of the shift are named by their pixels, those of a missing band `black` and `grey`.
+Pixels are those of the original image. Values are rounded to nearest and clipped to 0..255. Random numbers depend only
+on the kind and the name of the image: on every machine, all levels of an image have the same noise, columns, light and
+cloud.
 
 Names and severities are those of ImageNet-C: D. Hendrycks and T. Dietterich, Benchmarking neural network robustness to
 common corruptions and perturbations, ICLR 2019 (gaussian_noise, gaussian_blur, contrast, fog, jpeg_compression). C.
-Michaelis et al., Benchmarking robustness in object detection, arXiv 1907.07484, took them to detectors; H. R. Medeiros
-et al., WiSE-OD, arXiv 2507.18925, to the infrared images of LLVIP and FLIR, as LLVIP-C and FLIR-C. Ours differ:
+Michaelis et al., Benchmarking robustness in object detection, arXiv 1907.07484, applied them to detectors; H. R.
+Medeiros et al., WiSE-OD, arXiv 2507.18925, to the infrared images of LLVIP and FLIR, as LLVIP-C and FLIR-C.
+Differences:
 
-- one band is made worse and the other stays; pixels are not those of images of 224; values are rounded, not cut down;
-- the fog's octaves halve at every severity and its share rises at each (theirs: 1.5, 2, 2.5, 2.5, 3, rougher clouds);
-- darkness is their contrast about black instead of the mean;
-- shift, dead columns, glare and a missing band are not among theirs. The glare's veil falls as 1 / (1 + (distance /
-  radius)^2), the inverse square of veiling glare away from its source.
+- only one band is corrupted; pixels are those of the original image, not of images of 224 pixels; values are rounded,
+  not truncated;
+- the octaves of the fog halve at every severity and its share increases at each (theirs: 1.5, 2, 2.5, 2.5, 3, with
+  rougher clouds);
+- darkness is their contrast with black instead of the mean as reference;
+- shift, dead columns, glare and a missing band are not part of ImageNet-C. The veil of the glare decreases as
+  1 / (1 + (distance / radius)^2), the inverse square law of veiling glare far from its source.
 
-The stage writes LEVEL/NAME.png for every level and test image, and worse.json.
+The command writes LEVEL/NAME.png for every level and test image, and worse.json.
 """
 
 import argparse
@@ -46,57 +50,57 @@ from pipeline.images import encode_image
 from pipeline.pairs import Pair, add_band_options, find_pairs, given_bands, read_image, read_names, write_image
 from pipeline.stage import InputError, Progress, run
 
-REVISION = 1  # raise when the same image, kind and level would give another image
+REVISION = 1  # increase when the same image, kind and level would give another image
 
 SEVERITIES = ("1", "2", "3", "4", "5")
-WORSE = "worse.json"
-GLARE_RADIUS = 0.15  # of the long side, where the veil has fallen to half
-OCTAVES = 7  # of the cloud: from two cells a side to 128
+DESCRIPTION = "worse.json"
+GLARE_RADIUS = 0.15  # distance at which the veil has half its strength, as a fraction of the long side
+OCTAVES = 7  # octaves of the cloud: from 2 cells per side to 128
 
 Function = Callable[[np.ndarray, Any, np.random.Generator], np.ndarray]
 
 
 def shift(image: np.ndarray, pixels: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Return an image whose content is `pixels` further to the right; the left column is repeated where it was."""
+    """Return an image shifted to the right by `pixels`; the left column fills the gap."""
     return image[:, np.maximum(np.arange(image.shape[1]) - pixels, 0)]
 
 
 def grey_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    """Return an image with Gaussian noise, the same in all channels; `deviation` is in parts of the range."""
+    """Return an image with Gaussian noise, the same in all channels; `deviation` is a fraction of the range."""
     noise = rng.standard_normal(image.shape[:2])
     return _rounded(image + 255 * deviation * (noise if image.ndim == 2 else noise[..., None]))
 
 
 def colour_noise(image: np.ndarray, deviation: float, rng: np.random.Generator) -> np.ndarray:
-    """Return an image with Gaussian noise, another in each channel; `deviation` is in parts of the range."""
+    """Return an image with Gaussian noise, independent in each channel; `deviation` is a fraction of the range."""
     return _rounded(image + 255 * deviation * rng.standard_normal(image.shape))
 
 
 def blur(image: np.ndarray, deviation: float, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Return an image after a Gaussian blur, `deviation` in pixels; mirrored at its borders."""
+    """Return an image after a Gaussian blur, with `deviation` in pixels and mirrored borders."""
     return cv2.GaussianBlur(image, (0, 0), deviation, borderType=cv2.BORDER_REFLECT_101) if deviation else image.copy()
 
 
 def contrast(image: np.ndarray, factor: float, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Return an image whose levels stand `factor` times as far from their mean."""
+    """Return an image with the difference of each level from the mean multiplied by `factor`."""
     mean = image.mean()
     return _rounded((image - mean) * factor + mean)
 
 
 def dead_columns(image: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
-    """Return an image with a share of its columns, at least one of a share above 0, at level 0."""
-    worse, width = image.copy(), image.shape[1]
-    worse[:, rng.permutation(width)[: max(round(share * width), 1) if share else 0]] = 0
-    return worse
+    """Return an image with a share of its columns at level 0, at least one column if the share is above 0."""
+    corrupted, width = image.copy(), image.shape[1]
+    corrupted[:, rng.permutation(width)[: max(round(share * width), 1) if share else 0]] = 0
+    return corrupted
 
 
 def darkness(image: np.ndarray, factor: float, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Return an image with `factor` times its levels."""
+    """Return an image with its levels multiplied by `factor`."""
     return _rounded(image * factor)
 
 
 def glare(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.ndarray:
-    """Return an image with a veil of light added, `strength` of the range where its source stands."""
+    """Return an image with a veil of light added, with `strength` times the range at the position of the light."""
     height, width = image.shape[:2]
     y, x = rng.random(2) * (height / 2, width)
     radius = GLARE_RADIUS * max(height, width)
@@ -106,7 +110,7 @@ def glare(image: np.ndarray, strength: float, rng: np.random.Generator) -> np.nd
 
 
 def fog(image: np.ndarray, parts: float, rng: np.random.Generator) -> np.ndarray:
-    """Return an image mixed with a cloud: (image + parts * cloud) * m / (m + parts), in 0..1, m its highest level."""
+    """Return an image mixed with a cloud: (image + parts * cloud) * m / (m + parts), in 0..1, m the highest level."""
     cloud = plasma(*image.shape[:2], rng)
     levels, most = image / 255, max(int(image.max()), 1) / 255
     mixed = (levels + parts * (cloud if image.ndim == 2 else cloud[..., None])) * most / (most + parts)
@@ -114,7 +118,7 @@ def fog(image: np.ndarray, parts: float, rng: np.random.Generator) -> np.ndarray
 
 
 def plasma(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Return a cloud in 0..1, (height, width): octaves of random levels, each of half the weight of the one before."""
+    """Return a cloud in 0..1, (height, width): octaves of random levels, each with half the weight of the last one."""
     cloud = np.zeros((height, width))
     for octave in range(1, OCTAVES + 1):
         cells = 2**octave
@@ -127,20 +131,27 @@ def plasma(height: int, width: int, rng: np.random.Generator) -> np.ndarray:
 
 
 def jpeg(image: np.ndarray, quality: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Return an image after it was a JPEG file of `quality`, its colours at half the resolution."""
+    """Return an image after JPEG compression with `quality`, with chroma at half the resolution."""
     data = np.frombuffer(encode_image(image, ".jpg", quality), np.uint8)
     decoded = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     return decoded if decoded.ndim == 2 else cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB)
 
 
 def missing(image: np.ndarray, instead: str, rng: np.random.Generator | None = None) -> np.ndarray:
-    """Return an image of one level, of the same shape: 0 for `black`, the image's mean for `grey`."""
+    """Return a constant image of the same shape: level 0 for `black`, the image's mean for `grey`."""
     return np.full_like(image, round(float(image.mean())) if instead == "grey" else 0)
 
 
 @dataclass(frozen=True)
 class Corruption:
-    """One kind: the band that it makes worse, what it does, its value at each level from the mildest on, in words."""
+    """One kind of corruption.
+
+    Attributes:
+        band: the corrupted band.
+        function: corrupts an image, given a value.
+        values: the value of each level, mildest first.
+        about: description for tables.
+    """
 
     band: str
     function: Function
@@ -176,14 +187,14 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 
-def worsen(image: np.ndarray, kind: str, level: str, name: str) -> np.ndarray:
-    """Return an image made worse, uint8 of the same shape.
+def corrupt(image: np.ndarray, kind: str, level: str, name: str) -> np.ndarray:
+    """Return the corrupted image, uint8 of the same shape.
 
     Args:
         image: uint8 (H, W) or RGB (H, W, 3).
-        kind: of CORRUPTIONS.
-        level: one of the kind's.
-        name: of the image, which with the kind decides what is random.
+        kind: a key of CORRUPTIONS.
+        level: a level of the kind.
+        name: name of the image, which together with the kind determines the random numbers.
     """
     corruption = CORRUPTIONS[kind]
     state = hashlib.sha256(f"{kind} {name}".encode()).digest()
@@ -191,44 +202,50 @@ def worsen(image: np.ndarray, kind: str, level: str, name: str) -> np.ndarray:
 
 
 def chosen_levels(kind: str, levels: Sequence[object] | None = None) -> list[str]:
-    """Return some of a kind's levels in its own order, by default all.
+    """Return the chosen levels of a kind in the order of the kind, by default all.
 
     Raises:
-        InputError: there is no such kind, or it has no such level.
+        InputError: the kind or a level does not exist.
     """
     if kind not in CORRUPTIONS:
-        raise InputError(f"no kind {kind!r}; wanted one of {', '.join(CORRUPTIONS)}")
+        raise InputError(f"the kind {kind!r} is unknown; expected one of {', '.join(CORRUPTIONS)}")
     known, asked = list(CORRUPTIONS[kind].values), [str(level) for level in levels or ()]
-    if strangers := [level for level in asked if level not in known]:
-        raise InputError(f"{kind} has no level {', '.join(strangers)}; wanted some of {', '.join(known)}")
+    if unknown := [level for level in asked if level not in known]:
+        raise InputError(f"{kind} has no level {', '.join(unknown)}; expected levels among {', '.join(known)}")
     return [level for level in known if level in asked] if asked else known
 
 
-def worse_pairs(folder: Path, pairs: Sequence[Pair]) -> tuple[dict[str, Any], dict[str, list[Pair]]]:
-    """Return what worse.json of a folder says, and by level its pairs, of those in `pairs`: one band is made worse.
+def corrupted_pairs(folder: Path, pairs: Sequence[Pair]) -> tuple[dict[str, Any], dict[str, list[Pair]]]:
+    """Return the content of worse.json in a folder, and the corrupted pairs by level.
+
+    The corrupted pairs are those of `pairs` that worse.json names, with the files of the corrupted band replaced.
 
     Raises:
-        InputError: worse.json is missing or of another form, or names an image that is in no pair.
+        InputError: worse.json is missing or malformed, or names an image that is not in `pairs`.
     """
-    facts = read_worse(folder)
+    facts = read_description(folder)
     known = {pair.name: pair for pair in pairs}
     if lacking := [name for name in facts["names"] if name not in known]:
-        raise InputError(f"{folder / WORSE} names {lacking[0]!r}, which is in no pair; wanted the pairs that it is of")
+        raise InputError(
+            f"{folder / DESCRIPTION} names {lacking[0]!r}, which is in no pair; expected the pairs that were corrupted"
+        )
 
-    def worse(pair: Pair, level: str) -> Pair:
+    def corrupted(pair: Pair, level: str) -> Pair:
         file = folder / level / f"{pair.name}.png"
         return replace(pair, infrared=file, infrared_range=None) if of_infrared else replace(pair, visible=file)
 
     of_infrared = facts["band"] == "infrared"
-    return facts, {level: [worse(known[name], level) for name in facts["names"]] for level in facts["levels"]}
+    return facts, {level: [corrupted(known[name], level) for name in facts["names"]] for level in facts["levels"]}
 
 
-def read_worse(folder: Path) -> dict[str, Any]:
-    """Read worse.json of a folder; InputError where it is missing or lacks a key."""
-    facts = read_json(folder / WORSE)
+def read_description(folder: Path) -> dict[str, Any]:
+    """Read worse.json in a folder; raise InputError if it is missing or lacks a key."""
+    facts = read_json(folder / DESCRIPTION)
     for key in ("kind", "band", "levels", "names", "images"):
         if not isinstance(facts, dict) or key not in facts:
-            raise InputError(f"{folder / WORSE} has no {key}; wanted what pipeline.corruptions writes")
+            raise InputError(
+                f"{folder / DESCRIPTION} lacks the key {key}; expected a file that pipeline.corruptions wrote"
+            )
     return facts
 
 
@@ -237,23 +254,25 @@ def _rounded(values: np.ndarray) -> np.ndarray:
 
 
 def _between(side: int, cells: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return the cell in which each of `side` pixels lies, and how far in it, in 0..1."""
+    """Return the cell that contains each of `side` pixels, and the position of the pixel in it, in 0..1."""
     place = np.arange(side) * (cells / max(side, 1))
     cell = np.minimum(place.astype(int), cells - 1)
     return cell, place - cell
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Make the images of one band worse, write them."""
+    """Corrupt the images of one band and write them."""
     parser = argparse.ArgumentParser(
         prog="python -m pipeline.corruptions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--kind", choices=CORRUPTIONS, required=True, help="what is done to which band")
-    parser.add_argument("--levels", nargs="+", metavar="LEVEL", help="of the kind's levels; default all")
+    parser.add_argument(
+        "--kind", choices=CORRUPTIONS, required=True, help="kind of corruption, which includes the band"
+    )
+    parser.add_argument("--levels", nargs="+", metavar="LEVEL", help="levels of the kind (default: all)")
     parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
     add_band_options(parser)
-    parser.add_argument("--names", type=Path, help="a list of stems, one a line, such as test.txt; default all")
+    parser.add_argument("--names", type=Path, help="list of stems, one per line, such as test.txt (default: all pairs)")
     parser.add_argument("--output", type=Path, required=True, help="folder for LEVEL/NAME.png and worse.json")
     options = parser.parse_args(argv)
     levels = chosen_levels(options.kind, options.levels)
@@ -267,12 +286,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         image = read_image(getattr(pair, band), pair.infrared_range if band == "infrared" else None)
         for level in levels:
             data = write_image(
-                options.output / level / f"{pair.name}.png", worsen(image, options.kind, level, pair.name)
+                options.output / level / f"{pair.name}.png", corrupt(image, options.kind, level, pair.name)
             )
             digests[level].append(f"{pair.name} {hashlib.sha256(data).hexdigest()}")
         progress.step()
     write_json(
-        options.output / WORSE,
+        options.output / DESCRIPTION,
         {
             "kind": options.kind,
             "band": band,

@@ -1,6 +1,6 @@
-"""Which device a process computes on, so that jobs on one machine do not meet on one GPU.
+"""Choose the device of a process, such that jobs on one machine do not use the same GPU unless they share it.
 
-A GPU is taken by locking a file; the kernel frees it when the process ends, however it ends.
+A GPU is claimed by locking a file. The kernel releases the lock when the process ends for any reason.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from pipeline.stage import InputError, threads_available
 Device = Literal["auto", "cpu", "cuda"]
 DEVICES = ("auto", "cpu", "cuda")
 PRECISIONS = ("fp32", "bf16", "auto")
-MOST_PER_GPU = 8  # trainings that may share one
+MOST_PER_GPU = 8  # largest number of trainings that may share a GPU
 
 
 @contextlib.contextmanager
@@ -28,26 +28,26 @@ def claimed_device(
 ) -> Iterator[str]:
     """Yield `cpu` or `cuda:N`, a GPU that no other stage on this machine uses meanwhile.
 
-    `auto` is a GPU where torch sees one, else the CPU. Torch is given `threads` threads. On the CPU the process keeps
-    the memory that it frees (`keep_freed_memory`). Where every GPU is taken, waits for one, saying so: with
-    `--resources gpu=N` no more jobs start than there are GPUs. With a `per_gpu` above 1, up to so many stages that say
-    so share a GPU, and the threads beside it.
+    `auto` is a GPU if torch finds one, else the CPU. Torch is set to `threads` threads. On the CPU, the process keeps
+    the memory that it frees (`keep_freed_memory`). If all GPUs are in use, log this and wait for one; with
+    `--resources gpu=N`, Snakemake does not start more jobs than there are GPUs. With `per_gpu` above 1, up to this
+    many stages with the same `per_gpu` share a GPU, and divide `threads` between them.
 
     Raises:
-        InputError: `cuda` is wanted and torch sees no GPU, or none became free in `wait_s` seconds.
+        InputError: `cuda` is requested and torch finds no GPU, or no GPU became free within `wait_s` seconds.
     """
-    import torch  # late: stages that need no torch import this module's names
+    import torch  # here, because stages without torch import names from this module
 
     torch.set_num_threads(threads_available(threads))
     count = 0 if choice == "cpu" else torch.cuda.device_count()
     if choice == "cuda" and not count:
-        raise InputError("--device cuda: torch sees no GPU here; wanted one, or --device cpu")
+        raise InputError("--device cuda: torch finds no GPU on this machine; expected a GPU, or --device cpu")
     if not count:
         keep_freed_memory()
         yield "cpu"
         return
     torch.set_num_threads(max(1, torch.get_num_threads() // per_gpu))
-    torch.backends.cudnn.allow_tf32 = False  # else float32 convolutions keep ten bits; bf16 is what asks for that
+    torch.backends.cudnn.allow_tf32 = False  # TF32 would round float32 convolutions to a 10-bit mantissa
     identities = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
     with claimed_one(identities, wait_s * per_gpu, per_gpu) as index:
         use(f"cuda:{index}")
@@ -55,7 +55,7 @@ def claimed_device(
 
 
 def use(device: str) -> None:
-    """Make a GPU, `cuda:N`, the calling thread's current one; nothing to do for `cpu`."""
+    """Make a GPU, `cuda:N`, the current device of the calling thread; do nothing for `cpu`."""
     if device != "cpu":
         import torch
 
@@ -63,24 +63,24 @@ def use(device: str) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Have the C library keep freed blocks of up to 32 MiB for the next step, for the rest of the process.
+    """Make the C library keep freed blocks of up to 32 MiB for reuse, for the rest of the process.
 
-    A network frees and takes the same megabytes at every step; to have the system clear them anew each time cost FNet a
-    tenth of a training step on a virtual machine. The price is that memory stays at its peak. Does nothing where the C
-    library is not glibc.
+    A network allocates and frees the same blocks in every step. Returning them to the system, which clears them every
+    time, took 10 % of a training step of FNet on a virtual machine. The cost is that memory use stays at its peak. This
+    has no effect if the C library is not glibc.
     """
     trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(mmap_threshold, 32 << 20)  # the most that it takes
+        mallopt(mmap_threshold, 32 << 20)  # the largest value that glibc accepts
         mallopt(trim_threshold, 2**31 - 1)
 
 
 def memory_available() -> float:
-    """Return how many bytes this process may still take, infinity where the system does not say. Linux only.
+    """Return the number of bytes that this process may still allocate, infinity if unknown (on Linux only).
 
-    The least of what the machine has free and what each control group around the process leaves: a container's limit,
-    or a SLURM job's where the cluster enforces it that way. Pages of files that were read count as free.
+    This is the minimum of the machine's free memory and the remaining memory of each control group of the process, such
+    as the limit of a container, or of a SLURM job if the cluster enforces it this way. Cached file pages count as free.
     """
     free = [float("inf")]
     with contextlib.suppress(OSError, KeyError):
@@ -97,7 +97,7 @@ def memory_available() -> float:
 
 
 def _left_in(root: Path, group: str, limit: str, used: str, prefix: str) -> Iterator[float]:
-    """Yield what `group` and each group around it leaves of its limit, where it has one."""
+    """Yield the remaining memory of `group` and of each of its parent groups, if they have a limit."""
     folder = root / group.lstrip("/")
     for place in [folder, *folder.parents]:
         if root not in (place, *place.parents):
@@ -109,36 +109,37 @@ def _left_in(root: Path, group: str, limit: str, used: str, prefix: str) -> Iter
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """Return the first two words of each line, a name and a number."""
+    """Return the first two words of each line, a name and a number, as a mapping."""
     return {name: int(number) for name, number, *_ in map(str.split, path.read_text().splitlines())}
 
 
 def resolved_precision(precision: str, device: str, bf16_on: Collection[str] = ("cpu", "cuda")) -> str:
-    """Return what is computed, `fp32` or `bf16`; `auto` is bf16 where the processor multiplies it in hardware.
+    """Return the precision to use, `fp32` or `bf16`; `auto` is bf16 if the processor multiplies it in hardware.
 
-    Elsewhere bf16 is emulated, slower than fp32. `bf16_on` are the kinds of device on which what runs has a path in
-    bfloat16 at all; on the others it is float32, whatever is asked for.
+    Without hardware support, bf16 is emulated and slower than fp32. `bf16_on` are the kinds of device on which the
+    caller can compute in bfloat16; on others, the result is fp32 for every `precision`.
     """
     import torch
 
     if device.split(":")[0] not in bf16_on:
         if precision == "bf16":
-            logging.info("bf16 is asked for and not taken: this is computed in fp32 on %s", device)
+            logging.info("bf16 is not available here on %s: computing in fp32", device)
         return "fp32"
     if precision != "auto":
         return precision
     if device != "cpu":
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    # Not public in torch, so a version may lack them: then fp32, which is right everywhere.
-    questions = [getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("amx_tile", "avx512_bf16")]
-    return "bf16" if any(question() for question in questions) else "fp32"
+    # These functions are private in torch, so a version may lack them; fp32, the fallback, works everywhere.
+    tests = [getattr(torch.cpu, f"_is_{name}_supported", bool) for name in ("amx_tile", "avx512_bf16")]
+    return "bf16" if any(supported() for supported in tests) else "fp32"
 
 
 @contextlib.contextmanager
 def claimed_one(identities: list[str], wait_s: float, sharing: int = 1) -> Iterator[int]:
     """Yield the index of the first of `identities` that no other process holds, waiting up to `wait_s` seconds.
 
-    With `sharing` above 1, up to so many that say so hold one together; none gets a second before each has a first.
+    With `sharing` above 1, up to this many processes with the same `sharing` hold one GPU together; processes are
+    distributed evenly over the GPUs.
     """
     folder = Path(tempfile.gettempdir()) / f"fusion-devices-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
@@ -151,7 +152,7 @@ def claimed_one(identities: list[str], wait_s: float, sharing: int = 1) -> Itera
                     yield index
                 return
         if time.monotonic() > deadline:
-            raise InputError(f"all {len(identities)} GPUs stayed in use for {wait_s:.0f} s; wanted a free one")
+            raise InputError(f"all {len(identities)} GPUs were in use for {wait_s:.0f} s; expected a free one")
         if not told:
             logging.info("all %d GPUs are in use; waiting for one", len(identities))
             told = True
@@ -159,7 +160,7 @@ def claimed_one(identities: list[str], wait_s: float, sharing: int = 1) -> Itera
 
 
 def _held(stem: Path, sharing: int) -> int:
-    """Return how many places on a GPU are held."""
+    """Return the number of places on a GPU that are held."""
     free = 0
     for place in range(sharing if sharing > 1 else 0):
         if locks := _locked(stem, place):
@@ -169,14 +170,14 @@ def _held(stem: Path, sharing: int) -> int:
 
 
 def _locked(stem: Path, place: int | None) -> contextlib.ExitStack | None:
-    """Return the locks of a GPU, or of a place on it beside others; None where another process has them."""
-    import fcntl  # POSIX; the CPU path works without it
+    """Return the locks of a GPU, or of one place on a shared GPU; None if another process holds them."""
+    import fcntl  # here, because it exists on POSIX only and the CPU path works without it
 
-    wanted = [(f"{stem}.lock", fcntl.LOCK_EX if place is None else fcntl.LOCK_SH)]
+    needed = [(f"{stem}.lock", fcntl.LOCK_EX if place is None else fcntl.LOCK_SH)]
     if place is not None:
-        wanted.append((f"{stem}.{place}.lock", fcntl.LOCK_EX))
+        needed.append((f"{stem}.{place}.lock", fcntl.LOCK_EX))
     with contextlib.ExitStack() as locks:
-        for name, kind in wanted:
+        for name, kind in needed:
             file = locks.enter_context(Path(name).open("w"))
             try:
                 fcntl.flock(file, kind | fcntl.LOCK_NB)

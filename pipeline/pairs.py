@@ -1,4 +1,4 @@
-"""Aligned visible-infrared pairs: found by file stem in one folder or more, and the options that describe them.
+"""Find aligned visible-infrared pairs by file stem in one or more folders; the options that describe them.
 
 The images themselves are read by `pipeline.images`.
 """
@@ -44,10 +44,10 @@ _KEYS = "--visible-suffix and --infrared-suffix, in the configuration visible_su
 
 @dataclass(frozen=True)
 class Bands:
-    """How the files of the two bands are told apart and read.
+    """How the files of the two bands are distinguished and read.
 
-    A suffix ends the stems of one band's files and is no part of a pair's name. `infrared_range` are the counts that
-    become levels 0 and 255 where infrared files have 16-bit samples; None: they have levels.
+    A suffix is the end of the stems of one band's files, and not part of a pair's name. `infrared_range` are the counts
+    that become levels 0 and 255 if infrared files have 16-bit samples; None if they have 8-bit levels.
     """
 
     visible_suffix: str = ""
@@ -60,13 +60,13 @@ class Bands:
         return tuple(filter(None, (self.visible_suffix, self.infrared_suffix)))
 
     def facts(self) -> dict[str, Any]:
-        """Return what a manifest says of them; nothing where levels are read as they are."""
+        """Return the infrared range for a manifest; empty if there is none."""
         return {} if self.infrared_range is None else {"infrared_range": list(self.infrared_range)}
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One scene: its name (the file stem, less the band's suffix), the files of its two images, the infrared range."""
+    """One pair: its name (the file stem without the band's suffix), the files of both images, the infrared range."""
 
     name: str
     visible: Path
@@ -82,56 +82,57 @@ def add_band_options(parser: argparse.ArgumentParser) -> None:
             f"--{band}-suffix",
             default="",
             metavar="TEXT",
-            help=f"what the stems of {band} files end with beside the pair's name, such as {example}; default nothing",
+            help=f"the end of the stems of {band} files after the pair's name, such as {example} (default: nothing)",
         )
     add(
         "--infrared-range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="counts of 16-bit infrared files that become levels 0 and 255, the same for all; default: 8-bit files",
+        help="the counts of 16-bit infrared files that become levels 0 and 255, the same for all files (default: files "
+        "are 8-bit)",
     )
 
 
 def given_bands(options: argparse.Namespace) -> Bands:
-    """Return what the options of `add_band_options` say; InputError for a range that is none."""
+    """Return the bands in the options of `add_band_options`; raise InputError for an invalid range."""
     counts = options.infrared_range
     if counts is not None and not (all(map(math.isfinite, counts)) and counts[0] < counts[1]):
-        raise InputError(f"--infrared-range {counts[0]:g} {counts[1]:g}: wanted two counts, the lower first")
+        raise InputError(f"--infrared-range {counts[0]:g} {counts[1]:g}: expected two counts, the lower first")
     return Bands(options.visible_suffix, options.infrared_suffix, None if counts is None else tuple(counts))
 
 
 def find_images(folders: Path | Sequence[Path], suffix: str = "", other: str = "") -> dict[str, Path]:
-    """Return the images of one or more folders by name, sorted by name; hidden files are passed over.
+    """Return the images in one or more folders by name, sorted by name; hidden files are ignored.
 
-    A name is a file's stem less `suffix`; files without it are passed over, and so are those with the suffix `other`
-    of another band where that is the longer one of the two.
+    A name is a file's stem without `suffix`. Files without the suffix are ignored. If `other`, the suffix of the other
+    band, is longer and ends with `suffix`, files with it are ignored as well.
 
     Raises:
-        InputError: a folder is missing, none holds an image, or two images share a name.
+        InputError: a folder is missing, there are no images, or two images have the same name.
     """
     folders = _listed(folders)
     images: dict[str, Path] = {}
     others = len(other) > len(suffix) and other.endswith(suffix)
     for folder in map(Path, folders):
         if not folder.is_dir():
-            raise InputError(f"{folder} is not a folder; wanted a folder of images")
+            raise InputError(f"{folder} is not a folder; expected a folder of images")
         for path in sorted(folder.iterdir()):
             if path.suffix.lower() not in EXTENSIONS or path.name.startswith("."):
                 continue
             if not path.stem.endswith(suffix) or path.stem == suffix or (others and path.stem.endswith(other)):
                 continue
             if "\n" in path.name:
-                raise InputError(f"{str(path)!r} has a line break in its name; wanted none: a list has one name a line")
+                raise InputError(f"{str(path)!r} has a line break in its name; expected a name without one")
             name = path.stem.removesuffix(suffix)
             if name in images:
-                raise InputError(f"{path} and {images[name]} have the same stem; wanted one image for each name")
+                raise InputError(f"{path} and {images[name]} have the same stem; expected one image per name")
             images[name] = path
     if not images:
         where = ", ".join(map(str, folders))
         ends = ", ".join(EXTENSIONS)
         raise InputError(
-            f"{where} holds no image{f' with the suffix {suffix}' if suffix else ''}; wanted files ending in {ends}"
+            f"{where} has no images{f' with the suffix {suffix}' if suffix else ''}; expected files ending in {ends}"
         )
     return dict(sorted(images.items()))
 
@@ -142,13 +143,13 @@ def find_pairs(
     names: Iterable[str] | None = None,
     bands: Bands = Bands(),
 ) -> list[Pair]:
-    """Return the pairs of the visible and infrared folders, matched by name and sorted by it.
+    """Return the pairs in the visible and infrared folders, matched by name and sorted by name.
 
-    With `names`, only those, in sorted order. An infrared image without its visible one is left out with a warning.
+    With `names`, return only these pairs. Without, warn about infrared images without a visible one and ignore them.
 
     Raises:
-        InputError: both images of a pair are one file, a visible image has no infrared one, or a name of `names` has
-            no visible image.
+        InputError: both images of a pair are the same file, a visible image has no infrared one, or a name in `names`
+            has no visible image.
     """
     check_folders(visible, infrared, bands)
     visible_images, infrared_images = find_bands(visible, infrared, bands)
@@ -164,9 +165,9 @@ def find_pairs(
             f"no infrared image in {_where(infrared)} for visible {some_of(missing)}"
             + suggested_suffixes(visible_images, infrared_images)
         )
-    surplus = sorted(infrared_images.keys() - visible_images.keys()) if names is None else []
-    if surplus:
-        logging.warning("warning: left out infrared images without a visible one: %s", some_of(surplus))
+    unpaired = sorted(infrared_images.keys() - visible_images.keys()) if names is None else []
+    if unpaired:
+        logging.warning("warning: ignored infrared images without a visible image: %s", some_of(unpaired))
     pairs = [Pair(name, path, infrared_images[name], bands.infrared_range) for name, path in visible_images.items()]
     refuse_same_files(pairs)
     return pairs
@@ -175,13 +176,13 @@ def find_pairs(
 def find_bands(
     visible: Path | Sequence[Path], infrared: Path | Sequence[Path], bands: Bands
 ) -> tuple[dict[str, Path], dict[str, Path]]:
-    """Return the images of both bands by name, as `find_images` finds them; they need not match."""
+    """Return the images of both bands by name, as `find_images` does; the names of the bands may differ."""
     suffixes = bands.visible_suffix, bands.infrared_suffix
     return find_images(visible, *suffixes), find_images(infrared, *suffixes[::-1])
 
 
 def check_folders(visible: Path | Sequence[Path], infrared: Path | Sequence[Path], bands: Bands) -> None:
-    """Raise InputError where both bands are to be found in one folder by one suffix; folders need not exist yet."""
+    """Raise InputError if both bands have a folder in common and the same suffix; folders need not exist yet."""
     if bands.visible_suffix != bands.infrared_suffix:
         return
     of_infrared = {Path(folder).resolve() for folder in _listed(infrared)}
@@ -189,23 +190,27 @@ def check_folders(visible: Path | Sequence[Path], infrared: Path | Sequence[Path
         if folder.resolve() in of_infrared:
             images = find_images(folder) if folder.is_dir() else {}
             raise InputError(
-                f"{folder} is given for both bands: each image would be paired with itself; wanted two folders, or one "
-                "with suffixes that tell the bands apart" + (suggested_suffixes(images, images) or f" ({_KEYS})")
+                f"{folder} is given for both bands, so that each image would be paired with itself; expected two "
+                "folders, or suffixes that distinguish the bands"
+                + (suggested_suffixes(images, images) or f" ({_KEYS})")
             )
 
 
 def refuse_same_files(pairs: Sequence[Pair]) -> None:
-    """Raise InputError where both images of a pair are one file, by links too."""
+    """Raise InputError if both images of a pair are the same file, also through links."""
     same = [pair for pair in pairs if pair.visible.samefile(pair.infrared)]
     if same:
         raise InputError(
-            f"{same[0].visible} and {same[0].infrared} are one file, as in {len(same)} of {len(pairs)} pairs; wanted "
-            "the visible and the infrared image of each"
+            f"{same[0].visible} and {same[0].infrared} are the same file, as in {len(same)} of {len(pairs)} pairs; "
+            "expected a visible and an infrared image for each pair"
         )
 
 
 def suggested_suffixes(visible: Iterable[str], infrared: Iterable[str]) -> str:
-    """Return the end of a message: the suffixes by which half of the visible stems find an infrared one, or nothing."""
+    """Return the end of a message that suggests suffixes with which at least half of the visible stems match.
+
+    Return an empty text if there are no such suffixes.
+    """
     stems = set(visible), set(infrared)
     for ending in (r"[_\-. ][^_\-. ]*$", r"[^0-9]*$"):
         of_visible, of_infrared = (_names_by_suffix(band, ending) for band in stems)
@@ -218,13 +223,13 @@ def suggested_suffixes(visible: Iterable[str], infrared: Iterable[str]) -> str:
 
 
 def read_names(path: Path, suffixes: Sequence[str] = ()) -> list[str]:
-    """Read a list of names, one a line; empty lines and spaces around a name are passed over.
+    """Read a list of names, one per line; empty lines and spaces around a name are ignored.
 
-    A line may also be a file of that name: folders, the ending of an image and one of `suffixes` are taken off, which
-    is logged.
+    A line may also be the path of an image: its folders, its extension and one of `suffixes` are removed, and this is
+    logged.
 
     Raises:
-        InputError: the file is missing, holds no name, or names one twice.
+        InputError: the file is missing, is empty, or contains a name twice.
     """
     try:
         lines = [line.strip() for line in Path(path).read_text(encoding="utf-8-sig").split("\n") if line.strip()]
@@ -235,16 +240,16 @@ def read_names(path: Path, suffixes: Sequence[str] = ()) -> list[str]:
     if not names or len(set(names)) < len(names):
         twice = next((name for name in names if names.count(name) > 1), None)
         raise InputError(
-            f"{path} holds {len(names)} names, {len(set(names))} different; wanted each once, one a line"
-            + (f": {twice!r} is there twice" if twice else "")
+            f"{path} has {len(names)} names, {len(set(names))} of them different; expected each name once, one per line"
+            + (f": {twice!r} is repeated" if twice else "")
         )
     if changed:
-        logging.info("%s: %d lines taken as names, such as %r as %r", path, len(changed), *changed[0])
+        logging.info("%s: %d lines are read as names, such as %r as %r", path, len(changed), *changed[0])
     return names
 
 
 def name_of(line: str, suffixes: Sequence[str]) -> str:
-    """Return the name of the pair that a file belongs to: without folders, an image's ending and the longest suffix."""
+    """Return the pair's name of a file: without folders, the extension of an image and the longest suffix."""
     file = Path(line.replace("\\", "/")).name
     stem = Path(file).stem if Path(file).suffix.lower() in EXTENSIONS else file
     longest = max((suffix for suffix in suffixes if stem.endswith(suffix)), key=len, default="")
@@ -252,14 +257,14 @@ def name_of(line: str, suffixes: Sequence[str]) -> str:
 
 
 def check_pair_size(pair: Pair, visible: np.ndarray, infrared: np.ndarray) -> None:
-    """Raise InputError, which names both files, where a pair's arrays differ in height or width."""
+    """Raise InputError if the two arrays of a pair differ in height or width."""
     if visible.shape[:2] != infrared.shape[:2]:
         (h, w), (hi, wi) = visible.shape[:2], infrared.shape[:2]
         raise InputError(f"{pair.infrared} is {wi}x{hi}, expected {w}x{h} like {pair.visible}")
 
 
 def _names_by_suffix(stems: Iterable[str], ending: str) -> dict[str, set[str]]:
-    """Return, for each suffix that the pattern `ending` finds and for none, the names that it leaves of the stems."""
+    """Return the names that remain of the stems, by suffix: for no suffix, and each that the pattern `ending` finds."""
     names: dict[str, set[str]] = {"": set(stems)}
     for stem in sorted(stems):
         suffix = re.search(ending, stem)

@@ -1,4 +1,4 @@
-"""What every stage's command line shares: errors of one line, progress that a log file can hold."""
+"""Shared parts of all command lines: one-line errors, signals, threads, and progress in log lines."""
 
 import logging
 import mmap
@@ -11,29 +11,29 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-# By what torch and the threads of Python say that memory ran out, in a process or in one that reads images for it.
-# "a primitive descriptor" is something else: an operation that torch's library does not have.
+# Messages of torch and of Python's threads if memory ran out, in this process or in one that reads images for it.
+# "a primitive descriptor" is not one of them: it means that torch's library lacks an operation.
 NO_MEMORY = re.compile(
     "can't allocate memory|can't start new thread|could not create a primitive(?! descriptor)|DataLoader worker"
 )
 
 
 class InputError(ValueError):
-    """A user's mistake: the message names the file or option, what was found and what was wanted."""
+    """A mistake in the user's input; the message names the file or option, the value found and the value expected."""
 
 
 def some_of(names: Sequence[str]) -> str:
-    """Return names as an error of one line lists them: the first five, and how many more there are."""
+    """Return a list of names for a one-line message: the first five, and the number of others."""
     shown = ", ".join(map(repr, names[:5]))
     return shown if len(names) <= 5 else f"{shown} and {len(names) - 5} more"
 
 
 def run(main: Callable[[Sequence[str] | None], None]) -> None:
-    """Run a stage's `main` as a program: progress on stderr, a user's mistake as one line and exit status 1.
+    """Run a stage's `main` as a program: log to stderr; print an InputError as one line and exit with status 1.
 
-    A `~` that the shell left, in `--option=~/folder` or NAME=~/file, is the home folder, as at the start of a word.
+    A `~` that the shell does not expand, as in `--option=~/folder` or NAME=~/file, is replaced by the home folder.
 
-    Other exceptions keep their traceback: they are ours.
+    Other exceptions are bugs and keep their traceback.
     """
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     sys.argv[1:] = map(with_home, sys.argv[1:])
@@ -49,22 +49,23 @@ def run(main: Callable[[Sequence[str] | None], None]) -> None:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         sys.exit(f"error: memory ran out, or a process was killed for it: {reason}")
     except OSError as error:
-        # A full disk or a folder without permission is the user's to mend; the error already names the file.
+        # For example a full disk or missing permissions, which the user can fix; the error already names the file.
         sys.exit(f"error: {error}")
 
 
 def with_home(word: str) -> str:
-    """Return a command line's word or a configuration's text with a leading `~` or `~user` as that home folder."""
+    """Return a word of a command line or a text of the configuration with a leading `~` or `~user` expanded."""
     name, equals, path = word.rpartition("=") if "=~" in word else ("", "", word)
-    return name + equals + os.path.expanduser(path)  # noqa: PTH111  # an unknown user's stays as it is
+    return name + equals + os.path.expanduser(path)  # noqa: PTH111  # leaves `~user` of an unknown user unchanged
 
 
 @contextmanager
-def stop_asked() -> Iterator[Callable[[], bool]]:
-    """Yield a function that says whether SIGTERM has come; meanwhile the signal does nothing else.
+def sigterm_received() -> Iterator[Callable[[], bool]]:
+    """Yield a function that returns whether SIGTERM was received; the signal has no other effect meanwhile.
 
-    Clusters send it before they take a machine away, at a job's time limit too, and kill half a minute later: time to
-    finish a step, save, and leave by `stopped`. A thread other than the main one gets no signals, and the answer no.
+    Clusters send SIGTERM before they preempt a job or when it reaches its time limit, and kill it half a minute later.
+    This leaves time to finish a step, save, and exit with `stopped`. In a thread other than the main one, which cannot
+    handle signals, the function always returns false.
     """
     came = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -78,32 +79,32 @@ def stop_asked() -> Iterator[Callable[[], bool]]:
 
 
 def stopped(where: str) -> SystemExit:
-    """Return what to raise once progress is saved after SIGTERM: the exit status is the signal's own, 143."""
-    logging.warning("stopped by SIGTERM at %s, progress saved: the same command with --resume goes on there", where)
+    """Return the exception to raise after SIGTERM once progress is saved; its exit status is 143, as for SIGTERM."""
+    logging.warning("stopped by SIGTERM at %s, progress saved: the same command with --resume continues there", where)
     return SystemExit(128 + signal.SIGTERM)
 
 
-def threads_available(wanted: int | None = None) -> int:
-    """Return the number of CPU threads to use: `wanted`, at most what this process may run on."""
+def threads_available(requested: int | None = None) -> int:
+    """Return the number of CPU threads to use: `requested`, at most the number of cores available to this process."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(wanted or here, here))
+    return max(1, min(requested or here, here))
 
 
 def check_memory(threads: int, each: int = 2**26) -> None:
-    """Raise MemoryError unless `each` bytes can be had for each of some threads that are about to start.
+    """Raise MemoryError unless `each` bytes can be allocated for each of `threads` threads that will be started.
 
-    Python waits for ever for a thread that found no memory for its first steps.
+    Python waits forever for a thread that runs out of memory while it starts.
     """
     try:
         mmap.mmap(-1, threads * each).close()
     except OSError as error:
-        raise MemoryError(f"found no {threads * each >> 20} MB for {threads} threads") from error
+        raise MemoryError(f"cannot allocate {threads * each >> 20} MB for {threads} threads") from error
 
 
 class Progress:
     """Logs `done/total unit, rate, time left` at most every few seconds, as whole lines.
 
-    Lines, not a bar: the same text must read well in a terminal, in a rule's log and in a cluster's log.
+    It prints lines instead of a progress bar, because the output also goes to log files of rules and clusters.
     """
 
     def __init__(self, what: str, total: int, unit: str, every_s: float = 5.0, done: int = 0) -> None:
@@ -112,7 +113,7 @@ class Progress:
         self.start = self.last = time.monotonic()
 
     def step(self, count: int = 1, note: str = "") -> None:
-        """Count `count` more as done; log if it is time or the end; `note` (a loss, say) is appended."""
+        """Count `count` more as done; log if the interval has passed or all is done; append `note`, such as a loss."""
         self.done += count
         now = time.monotonic()
         if self.done < self.total and now - self.last < self.every_s:

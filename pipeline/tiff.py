@@ -1,7 +1,7 @@
-"""TIFF files: which kinds are read, and whether their compressed data are whole.
+"""Check that a TIFF file is of a supported kind, and that its compressed data are intact.
 
-Decoders of TIFF go on where the data are damaged, and fill in what they like. So each strip or tile is checked here
-against what its compression gives: the checksum of deflate, the codes of LZW and JPEG, the lengths of PackBits.
+TIFF decoders continue after damaged data with arbitrary pixels. Each strip or tile is therefore checked by the means of
+its compression: the checksum of deflate, the codes of LZW and JPEG, the run lengths of PackBits.
 """
 
 import io
@@ -29,10 +29,11 @@ _NONE, _LZW, _JPEG, _DEFLATE, _PACKBITS = (1,), (5,), (7,), (8, 32946), (32773,)
 
 
 def check(path: Path, data: bytes, most_pixels: int) -> None:
-    """Raise InputError for a TIFF file that is damaged or of a kind that is not read.
+    """Raise InputError for a TIFF file that is damaged or of an unsupported kind.
 
-    Read are files of one image of at most `most_pixels`: grey, palette or RGB, of unsigned samples of 8 bits, grey also
-    of one bit or of 16; with alpha; uncompressed or by LZW, deflate, PackBits or JPEG.
+    Supported are files with one image of at most `most_pixels` pixels: grey, palette or RGB with unsigned 8-bit
+    samples; grey also with 1 or 16 bits; optionally with alpha; uncompressed, or compressed by LZW, deflate, PackBits
+    or JPEG.
     """
     try:
         tags, more = _read_tags(data)
@@ -40,37 +41,36 @@ def check(path: Path, data: bytes, most_pixels: int) -> None:
         bits, formats = tuple(tags.get(_BITS) or (1,)), tuple(tags.get(_FORMAT) or (1,))
         compression, photometric = tags.get(_COMPRESSION, 1), tags.get(_PHOTOMETRIC)
         channels, extra = tags.get(_CHANNELS, 1), tuple(tags.get(_EXTRA) or ())
-    except Exception:  # of many kinds, from what a file may hold in the place of a number
-        raise InputError(f"{path} cannot be decoded: its TIFF tags are damaged; wanted a whole TIFF file") from None
+    except Exception:  # of many types, depending on the values that a damaged file has instead of numbers
+        raise InputError(f"{path} cannot be decoded: its TIFF tags are damaged; expected an intact TIFF file") from None
     if width * height > most_pixels:
-        raise InputError(f"{path} has more than {most_pixels:,} pixels; wanted an image that fits into memory")
+        raise InputError(f"{path} has more than {most_pixels:,} pixels; expected an image that fits into memory")
     if more:
         raise InputError(
-            f"{path} holds several images in one file (pages of a TIFF); wanted one (`magick 'FILE[0]' NEW` takes out "
-            "the first)"
+            f"{path} contains several images (TIFF pages); expected one (`magick 'FILE[0]' NEW` extracts the first)"
         )
     samples = [f"{b}-bit {_SAMPLES.get(f, f'format {f}')}" for b, f in zip(bits, formats * len(bits), strict=False)]
     if set(samples) - {"1-bit unsigned", "8-bit unsigned", "16-bit unsigned", "16-bit signed"} or len(set(samples)) > 1:
         raise InputError(
-            f"{path} has {', '.join(sorted(set(samples)))} samples; wanted 8-bit unsigned ones, or infrared counts of "
-            "16 bits with --infrared-range LOW HIGH (infrared_range: [LOW, HIGH] in the configuration)"
+            f"{path} has {', '.join(sorted(set(samples)))} samples; expected 8-bit unsigned samples, or infrared "
+            "counts of 16 bits with --infrared-range LOW HIGH (infrared_range: [LOW, HIGH] in the configuration)"
         )
     colours = {1: 1, 3: 1, 2: 3, 6: 3}.get(photometric)
     if colours is None:
-        raise InputError(f"{path} is {_COLOURS.get(photometric, f'of photometry {photometric}')}; wanted grey or RGB")
+        raise InputError(f"{path} is {_COLOURS.get(photometric, f'of photometry {photometric}')}; expected grey or RGB")
     if channels != colours and (channels != colours + 1 or extra not in ((1,), (2,))):
-        raise InputError(f"{path} has {channels} bands; wanted one, three, or those with alpha")
+        raise InputError(f"{path} has {channels} channels; expected one or three, optionally with alpha")
     if compression not in _NONE + _LZW + _JPEG + _DEFLATE + _PACKBITS:
         raise InputError(
-            f"{path} has compression {compression}, of which damage cannot be told; wanted none, LZW or deflate "
+            f"{path} has compression {compression}, whose damage cannot be detected; expected none, LZW or deflate "
             "(`magick FILE -compress LZW NEW`)"
         )
     if not _whole(data, tags, compression, channels * bits[0]):
-        raise InputError(f"{path} is damaged: its compressed data do not unpack; wanted a whole TIFF file")
+        raise InputError(f"{path} is damaged: its compressed data cannot be decoded; expected an intact TIFF file")
 
 
 def _read_tags(data: bytes) -> tuple[Mapping[int, Any], int]:
-    """Return the tags of a file's first image, and where the next image stands, 0 for none."""
+    """Return the tags of a file's first image, and the offset of the next image, 0 if there is none."""
     file = io.BytesIO(data)
     tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(16 if data[:4] in STARTS[2:] else 8))
     file.seek(tags.next)
@@ -79,7 +79,7 @@ def _read_tags(data: bytes) -> tuple[Mapping[int, Any], int]:
 
 
 def _whole(data: bytes, tags: Mapping[int, Any], compression: int, bits: int) -> bool:
-    """Return whether every strip or tile unpacks as its compression should; `bits` are those of a pixel."""
+    """Return whether every strip or tile can be decoded completely; `bits` is the number of bits per pixel."""
     places = next(((tags[a], tags[b]) for a, b in _PARTS if a in tags and b in tags), ((), ()))
     places = list(zip(*places, strict=False))
     if any(start + length > len(data) for start, length in places):
@@ -105,13 +105,13 @@ def _whole(data: bytes, tags: Mapping[int, Any], compression: int, bits: int) ->
                 last = _TILE[0] not in tags and number % in_plane == in_plane - 1
                 if not _unpacks(part, row * (height - rows * (in_plane - 1) if last else rows)):
                     return False
-    except (OSError, ValueError, SyntaxError, KeyError):  # Pillow's kinds among them
+    except (OSError, ValueError, SyntaxError, KeyError):  # including those that Pillow raises
         return False
     return True
 
 
 def _inflates(part: bytes) -> bool:
-    """Return whether a deflated part ends with the checksum of its content, in memory of a mebibyte."""
+    """Return whether a deflate stream ends with the checksum of its content; decompress at most 1 MiB at a time."""
     stream = zlib.decompressobj()
     try:
         while not stream.eof:
@@ -124,11 +124,11 @@ def _inflates(part: bytes) -> bool:
     return True
 
 
-def _unpacks(part: bytes, wanted: int) -> bool:
-    """Return whether runs and literals of PackBits add up to the wanted bytes at the end of one of them."""
+def _unpacks(part: bytes, size: int) -> bool:
+    """Return whether the runs and literals of PackBits data expand to exactly `size` bytes."""
     at = length = 0
-    while at < len(part) and length < wanted:
+    while at < len(part) and length < size:
         head = part[at]
         at += head + 2 if head < 128 else 2 if head > 128 else 1
         length += head + 1 if head < 128 else 257 - head if head > 128 else 0
-    return length == wanted and at <= len(part)
+    return length == size and at <= len(part)

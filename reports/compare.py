@@ -28,9 +28,9 @@ import pandas as pd
 
 from detection.accumulation import number_scenes, scene_boxes
 from detection.average_precision import MOST_DETECTIONS
+from detection.comparison import match_all, names_in_order, scenes_of, unit_of_split
 from detection.differences import LEVEL, split_by_scene, swap_test, too_few_scenes
 from detection.intervals import bootstrap, describe
-from detection.significance import match_all, names_in_order, scenes_of, unit_of_split
 from detection.truth import read_truth
 from pipeline.artefacts import sha256_json, versions, write_csv, write_text
 from pipeline.stage import InputError, run

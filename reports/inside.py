@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 
 from detection.inside import INSIDE
-from detection.significance import BROUGHT
+from detection.significance import EXTERNAL
 from pipeline.artefacts import read_json
 from reports.collect import LATE, NO_IMAGES, group_of, require_equal, required
 
@@ -106,7 +106,7 @@ def against_inside(significance: Mapping[str, Any], variant: str, kind: str) -> 
     found = significance["against_inside"].get(variant)
     if found is None:
         return ""
-    untested = significance["untested"] or found[kind].get("reason") == BROUGHT
+    untested = significance["untested"] or found[kind].get("reason") == EXTERNAL
     return "not tested" if untested else found[kind]["verdict"]
 
 

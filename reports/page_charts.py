@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from detection.errors import KINDS
 from detection.inside import INSIDE
-from detection.losses import AS_IS
+from detection.losses import UNCORRUPTED
 from pipeline.artefacts import read_csv
 from reports import charts
 from reports.collect import LATE, brought_rows
@@ -121,7 +121,7 @@ def robustness_chart(losses: Mapping[str, Any]) -> dict[str, Any]:
         ]
         for variant, found in losses["variants"].items()
     }
-    levels = [AS_IS, *(level_name(losses["kind"], level) for level in losses["levels"])]
+    levels = [UNCORRUPTED, *(level_name(losses["kind"], level) for level in losses["levels"])]
     svg = charts.level_averages(averages, levels, losses["kind"])
     return _chart("Average precision by level of corruption", svg, "Grey: single bands, infrared dotted.")
 

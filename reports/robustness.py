@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from detection.losses import AS_IS
+from detection.losses import UNCORRUPTED
 from pipeline.artefacts import read_json, write_csv
 from pipeline.corruptions import CORRUPTIONS
 from pipeline.stage import InputError, run
@@ -76,7 +76,7 @@ def robustness_table(kinds: Sequence[Losses]) -> pd.DataFrame:
         for variant, found in losses["variants"].items():
             sees = found["sees"]
             head = {"kind": losses["kind"], "band": losses["band"], "variant": variant, "sees": "yes" if sees else "no"}
-            for level, bounds in {AS_IS: found["AP"], **found["levels"]}.items():
+            for level, bounds in {UNCORRUPTED: found["AP"], **found["levels"]}.items():
                 rows.append({**head, "level": level, **_bounded("AP", bounds)})
             exactly = {share: dict.fromkeys(("value", "low", "high"), share) for share in (0.0, 1.0)}
             beyond = losses["compared"].get(variant, exactly[0.0] if variant == losses["least"] else {})
@@ -147,7 +147,7 @@ def losses_block(losses: Losses, facts: Mapping[str, Any]) -> Block:
         rows.append(
             {
                 "variant": variant,
-                AS_IS: found["AP"]["value"],
+                UNCORRUPTED: found["AP"]["value"],
                 **levels,
                 MEAN: _corrupted_average(found)["value"],
                 "loss": loss["value"],
@@ -157,10 +157,10 @@ def losses_block(losses: Losses, facts: Mapping[str, Any]) -> Block:
             }
         )
     frame = pd.DataFrame(rows)
-    numbers = [AS_IS, *losses["levels"], MEAN, "loss", "kept"]
+    numbers = [UNCORRUPTED, *losses["levels"], MEAN, "loss", "kept"]
     frame = frame.astype(dict.fromkeys(numbers, float))
     headings = {level: level_name(losses["kind"], level) for level in losses["levels"]}
-    columns = {"variant": "Variant", AS_IS: AS_IS, **headings, MEAN: "mean of levels"}
+    columns = {"variant": "Variant", UNCORRUPTED: UNCORRUPTED, **headings, MEAN: "mean of levels"}
     columns |= {
         "loss": "loss",
         "interval": "95 % interval",
@@ -168,7 +168,9 @@ def losses_block(losses: Losses, facts: Mapping[str, Any]) -> Block:
         "comparison": "compared with the least loss",
     }
     layout = Layout(
-        columns, dict.fromkeys([*numbers, "interval"], DIGITS), dict.fromkeys([AS_IS, *losses["levels"], MEAN], True)
+        columns,
+        dict.fromkeys([*numbers, "interval"], DIGITS),
+        dict.fromkeys([UNCORRUPTED, *losses["levels"], MEAN], True),
     )
     about = CORRUPTIONS[losses["kind"]].about
     caption = f"{losses['kind']}, {about}: mAP@[0.5:0.95] on {facts['dataset']}, detectors not retrained"

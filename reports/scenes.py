@@ -19,7 +19,7 @@ from detection.average_precision import read_conditions
 from detection.matching import in_crowds
 from detection.predictions import read_predictions
 from pipeline.artefacts import read_json, replacing
-from pipeline.corruptions import CORRUPTIONS, worsen
+from pipeline.corruptions import CORRUPTIONS, corrupt
 from pipeline.pairs import find_images, read_image
 from pipeline.stage import InputError
 from reports.collect import Split
@@ -261,7 +261,7 @@ def corruption_strip(
     width, height = (min(side, full) for side, full in zip(CORRUPTION_CROP, image.shape[1::-1], strict=True))
     left = round(min(max(x + w / 2 - width / 2, 0), image.shape[1] - width))
     top = round(min(max(y + h / 2 - height / 2, 0), image.shape[0] - height))
-    shown = {"": image} | {level: worsen(image, kind, level, name) for level in levels}
+    shown = {"": image} | {level: corrupt(image, kind, level, name) for level in levels}
     return [
         {"image": images.add(one[top : top + height, left : left + width])}
         | {"level": level, "width": width, "height": height}

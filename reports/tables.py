@@ -14,8 +14,8 @@ from typing import Any
 
 import pandas as pd
 
+from detection.comparison import method_of_draws, scenes_of, unit_of_split
 from detection.leakage import exposure_words
-from detection.significance import method_of_draws, scenes_of, unit_of_split
 from pipeline.artefacts import read_json, sha256_json, write_csv
 from pipeline.stage import InputError, run
 from reports import paper

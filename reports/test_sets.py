@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from detection.significance import scenes_of
+from detection.comparison import scenes_of
 from fusion.metrics import EXTRA
 from pipeline.artefacts import read_csv, read_json, sha256_file, sha256_json, write_csv, write_text
 from pipeline.stage import InputError, run

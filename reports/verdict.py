@@ -10,7 +10,7 @@ from typing import Any
 
 import pandas as pd
 
-from detection.significance import BROUGHT
+from detection.significance import EXTERNAL
 from reports.collect import BANDS, LATE, brought_rows, fused_variants
 from reports.inside import inside_sentences
 
@@ -100,7 +100,7 @@ def against_bands(significance: Mapping[str, Any], variant: str, kind: str) -> s
     found = significance["against_bands"].get(variant)
     if found is None:
         return ""
-    untested = significance["untested"] or found[kind].get("reason") == BROUGHT
+    untested = significance["untested"] or found[kind].get("reason") == EXTERNAL
     return "not tested" if untested else found[kind]["verdict"]
 
 

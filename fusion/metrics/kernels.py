@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from pipeline.compiled import announce, compiled, part
+from pipeline.compiled import announce, compiled, inlined
 
 announce(__name__, "the metrics' kernels", 10)
 
@@ -126,7 +126,7 @@ def ssim_uniform(reference: np.ndarray, distorted: np.ndarray, c1: float, c2: fl
     return total.sum() / ((height - 6) * (width - 6))
 
 
-@part
+@inlined
 def _sum_of_seven(values: np.ndarray, sums: np.ndarray) -> None:
     for x in range(sums.size):
         sums[x] = (
@@ -150,7 +150,7 @@ _TILE = (_ROWS + _MARGIN) * _STRIDE
 # zero-padded to the length of the second largest, and `half` is the reach of the window itself.
 
 
-@part
+@inlined
 def _fill_tile(image, top, left, rows, columns, margin, tile):
     """Write a part of an image, minus its first pixel, into a tile, `margin` pixels from the tile's corner.
 
@@ -165,14 +165,14 @@ def _fill_tile(image, top, left, rows, columns, margin, tile):
             out[x] = np.float64(line[x]) - origin
 
 
-@part
+@inlined
 def _multiply_tile(tile, other, rows):
     """Multiply a tile by another, element by element and in place."""
     for i in range(rows * _STRIDE):
         tile[i] *= other[i]
 
 
-@part
+@inlined
 def _smooth_row(tile, row, weights, column, out):
     """Filter one output row of a tile with a separable window; `weights` run from its centre outwards."""
     half = len(weights) - 1  # a compile-time constant, so that the loops over k are unrolled
@@ -293,7 +293,7 @@ def vif_fused(
     return totals[0], totals[1]
 
 
-@part
+@inlined
 def _vif_row(mean, variance, cross, source_mean, source_variance, product):
     """Multiply one row's factors 1 + g^2 variance / (sv + noise) into `product`."""
     for x in range(source_mean.size):
@@ -321,7 +321,7 @@ _ATAN = _polynomial(lambda z: np.arctan(np.sqrt(z)) / np.sqrt(z), 1e-12, 1.0, 12
 _EXP = _polynomial(np.exp, -40 / 64, 40 / 64, 8)
 
 
-@part
+@inlined
 def _exp(t):
     """Return exp(t) for t in -40..40."""
     u = t * (1 / 64)
@@ -336,7 +336,7 @@ def _exp(t):
     return power * power
 
 
-@part
+@inlined
 def _edge_row(above, here, below, strength, angle):
     """Write a row's squared edge strengths and its edge angles in (-pi/2, pi/2]; rows have a margin of one pixel."""
     for x in range(strength.size):
@@ -376,7 +376,7 @@ def edge_maps(padded: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
     return strength, angle, total.sum()
 
 
-@part
+@inlined
 def _edge_quality(strength, angle, fused_strength, fused_angle):
     """Return Xydeas and Petrovic's Q of one pixel, the preservation of a source's edge; strengths are squared."""
     low, high = min(strength, fused_strength), max(strength, fused_strength)

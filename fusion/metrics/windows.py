@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from pipeline.compiled import announce, compiled, part
+from pipeline.compiled import announce, compiled, inlined
 
 announce(__name__, "the kernel of FMI", 5)
 
@@ -12,7 +12,7 @@ _SIDE = 3
 _COUNT = _SIDE * _SIDE
 
 
-@part
+@inlined
 def _distribution(image, top, left, shares, logs):
     """Write a window's shares and their logarithms, column by column.
 
@@ -38,7 +38,7 @@ def _distribution(image, top, left, shares, logs):
     return mean, max(square - mean * mean, 0.0), entropy, constant
 
 
-@part
+@inlined
 def _correlation(first, second):
     """Return Pearson's correlation of two windows' shares, whose means are 1 / 9; 0 if one is constant."""
     xx, yy, xy = 0.0, 0.0, 0.0
@@ -50,7 +50,7 @@ def _correlation(first, second):
     return xy / math.sqrt(xx * yy) if xx > 0 and yy > 0 else 0.0
 
 
-@part
+@inlined
 def _information(p, p_logs, p_facts, q, q_logs, q_facts, masses, places):
     """Return 2 I / (H + H) for the place distributions of two windows; see `extra.fmi_pixel`."""
     if p_facts[3] and q_facts[3]:

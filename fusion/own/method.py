@@ -21,7 +21,7 @@ from fusion.methods import Entry, Fuser, Method, Precision
 from fusion.own.binding import bind, bind_function, fused_of, names_both_bands, one_channel
 from fusion.own.functions import files_digest, import_function, reason
 from pipeline.pairs import find_images, read_grey, write_image
-from pipeline.planning.own import PLACES, Own, command_words, source_files
+from pipeline.planning.own import PLACEHOLDERS, OwnMethod, command_words, source_files
 from pipeline.stage import InputError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 COMMAND_LIMIT_S = 3600  # for one pair
 
 
-def provenance(own: Own) -> dict[str, Any]:
+def provenance(own: OwnMethod) -> dict[str, Any]:
     """Return the text, the number of files and their digest (`none` without files) that identify an own method."""
     files = source_files(own)
     if own.kind == "folder":
@@ -38,7 +38,7 @@ def provenance(own: Own) -> dict[str, Any]:
     return {"own": f"{own.kind}={own.target}", "own_files": len(files), "own_sha256": files_digest(files) or "none"}
 
 
-def own_entry(own: Own, weights: Path | None = None) -> Entry:
+def own_entry(own: OwnMethod, weights: Path | None = None) -> Entry:
     """Return an own method's entry for planning; it needs weights only if `weights`, those of a module, are given."""
     return Entry(
         __name__,
@@ -50,12 +50,12 @@ def own_entry(own: Own, weights: Path | None = None) -> Entry:
     )
 
 
-def own_method(own: Own) -> Method:
+def own_method(own: OwnMethod) -> Method:
     """Return the `Method` that runs an own method other than a folder."""
     return Method(lambda path, device, precision: load_own(own, path, device, precision)[0])
 
 
-def load_own(own: Own, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
+def load_own(own: OwnMethod, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
     """Return the fuser of an own method other than a folder, and a description of the inputs that receive the bands.
 
     Raises:
@@ -66,13 +66,13 @@ def load_own(own: Own, weights: Path | None, device: str, precision: Precision) 
     return checked(fuser, own), bound
 
 
-def own_bf16_on(own: Own) -> tuple[str, ...]:
+def own_bf16_on(own: OwnMethod) -> tuple[str, ...]:
     """Return the kinds of device on which an own method can compute in bfloat16: all for a torch module, else none."""
     torch_file = own.kind == "model" and not own.is_onnx
     return ("cpu", "cuda") if torch_file or (own.kind == "callable" and _is_module(_resolve(own))) else ()
 
 
-def checked(fuser: Fuser, own: Own) -> Fuser:
+def checked(fuser: Fuser, own: OwnMethod) -> Fuser:
     """Return `fuser` with checks of its result: a floating-point image of the pair's size with values in -0.5..1.5.
 
     A NaN passes: `fusion.fuse` and `fusion.check` report it.
@@ -106,7 +106,7 @@ def checked(fuser: Fuser, own: Own) -> Fuser:
     return fuse
 
 
-def own_network(own: Own, weights: Path | None) -> "nn.Module | None":
+def own_network(own: OwnMethod, weights: Path | None) -> "nn.Module | None":
     """Return the torch module of an own method, to count its parameters; None if the method is not a torch module."""
     if own.kind == "model" and not own.is_onnx:
         return _bound(_read_torchscript(own, "cpu"), own)[0]
@@ -116,7 +116,7 @@ def own_network(own: Own, weights: Path | None) -> "nn.Module | None":
     return _bound(_filled(made, weights), own)[0] if _is_module(made) else None
 
 
-def _resolve(own: Own) -> Any:
+def _resolve(own: OwnMethod) -> Any:
     """Import the callable; if it takes no arguments (a module class or a factory), return the object that it makes."""
     found = import_function(own.target)
     if _is_module(found) or (not inspect.isclass(found) and names_both_bands(found)):
@@ -149,7 +149,7 @@ def _filled(module: "nn.Module", weights: Path | None) -> "nn.Module":
     return module
 
 
-def _bound(module: "nn.Module", own: Own) -> tuple["nn.Module", str]:
+def _bound(module: "nn.Module", own: OwnMethod) -> tuple["nn.Module", str]:
     """Return a module that takes visible and infrared and returns `module`'s fused image, (1, 1, H, W).
 
     The second value describes the inputs that receive the bands.
@@ -180,7 +180,7 @@ def _bound(module: "nn.Module", own: Own) -> tuple["nn.Module", str]:
     return Bound(), str(binding)
 
 
-def _load_callable(own: Own, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
+def _load_callable(own: OwnMethod, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
     made = _resolve(own)
     if _is_module(made):
         from fusion.methods.parts.running import as_fuser
@@ -194,7 +194,7 @@ def _load_callable(own: Own, weights: Path | None, device: str, precision: Preci
     return lambda visible, infrared: fused_of(binding.call(made, visible, infrared), label), str(binding)
 
 
-def _read_torchscript(own: Own, device: str) -> "nn.Module":
+def _read_torchscript(own: OwnMethod, device: str) -> "nn.Module":
     import torch
 
     path = Path(own.target)
@@ -219,7 +219,7 @@ def _is_saved_without_code(path: Path) -> bool:
     return "data.pkl" in files and "constants.pkl" not in files
 
 
-def _load_model(own: Own, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
+def _load_model(own: OwnMethod, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
     if not own.is_onnx:
         from fusion.methods.parts.running import as_fuser
 
@@ -255,16 +255,19 @@ def _load_model(own: Own, weights: Path | None, device: str, precision: Precisio
     return fuse, str(binding)
 
 
-def _load_command(own: Own, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
+def _load_command(own: OwnMethod, weights: Path | None, device: str, precision: Precision) -> tuple[Fuser, str]:
     words = command_words(own.target)
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
         with tempfile.TemporaryDirectory() as folder:
-            files = {place: str(Path(folder) / f"{place.strip('{}')}.png") for place in PLACES}
-            for place, image in zip(PLACES, (visible, infrared), strict=False):
+            files = {place: str(Path(folder) / f"{place.strip('{}')}.png") for place in PLACEHOLDERS}
+            for place, image in zip(PLACEHOLDERS, (visible, infrared), strict=False):
                 write_image(Path(files[place]), np.rint(image * 255).astype(np.uint8))
             # The program gets a list of words, without a shell, and temporary file names, never names from a dataset.
-            filled = [functools.reduce(lambda text, place: text.replace(place, files[place]), PLACES, w) for w in words]
+            filled = [
+                functools.reduce(lambda text, place: text.replace(place, files[place]), PLACEHOLDERS, word)
+                for word in words
+            ]
             try:
                 result = subprocess.run(
                     filled, stdin=subprocess.DEVNULL, capture_output=True, timeout=COMMAND_LIMIT_S, check=False
@@ -282,7 +285,7 @@ def _load_command(own: Own, weights: Path | None, device: str, precision: Precis
     return fuse, "visible and infrared as the files {visible} and {infrared}"
 
 
-_LOADERS: dict[str, Callable[[Own, Path | None, str, Precision], tuple[Fuser, str]]] = {
+_LOADERS: dict[str, Callable[[OwnMethod, Path | None, str, Precision], tuple[Fuser, str]]] = {
     "callable": _load_callable,
     "model": _load_model,
     "command": _load_command,

@@ -17,7 +17,7 @@ import numpy as np
 from fusion.metrics import EXTRA, METRICS
 from fusion.own.binding import metric_order
 from fusion.own.functions import files_digest, import_function, reason
-from pipeline.planning.own import Own, source_files
+from pipeline.planning.own import OwnMethod, source_files
 from pipeline.stage import InputError
 
 _FORM = re.compile(r"([A-Za-z]\w*):(higher|lower)=([\w.]+:\w+)")
@@ -59,7 +59,7 @@ class OwnMetric:
 
     def describe(self) -> str:
         """Return name, direction, target and the digest of its code in the form that `directions` reads."""
-        code = (files_digest(source_files(Own("callable", self.target, self.watch))) or "unknown")[:12]
+        code = (files_digest(source_files(OwnMethod("callable", self.target, self.watch))) or "unknown")[:12]
         return f"{self.name}:{'higher' if self.higher_is_better else 'lower'}={self.target} code {code}"
 
 

@@ -1,21 +1,21 @@
-"""What a run of the workflow consists of, worked out from the configuration before anything is computed.
+"""Plan a run of the workflow from the configuration, before anything is computed.
 
-The Snakefile makes a `Plan` once and its rules ask it for file lists and options. Methods and data sets are handed in:
-this package knows none of them. It reads no image and loads no network, because Snakemake reads the Snakefile again in
-every job.
+The Snakefile makes a `Plan` once, and its rules get file lists and options from it. Methods and datasets are passed as
+arguments; this package imports none of them. It reads no images and loads no networks, because Snakemake parses the
+Snakefile again in every job.
 
-    plan            the whole: made from the configuration, the table of methods and the data set
-    configuration   what the schema cannot check
-    methods         which methods run, and with which weights
-    own             the user's own methods and metrics: what they are, and the files that they are made of
-    doors           the same as options, files and checks of the workflow
+    plan            the whole plan, made from the configuration, the table of methods and the dataset
+    configuration   checks of the configuration that the schema cannot express
+    methods         the methods of a run and their weights
+    own             one method or metric of the user: its definition, and the files that determine its results
+    own_methods     all methods and metrics of the user in a run: options, files and checks
     sources         the folders and lists that jobs read
     targets         the files that jobs make
     machine         cores and GPUs
-    imports         which modules a module imports
-    digests         what makes a job run again when the code changes
-    words           options as words, and the plan's text
+    imports         the modules that a module imports
+    digests         digests of code, by which jobs run again when it changes
+    words           options as words of a command, and the text of the plan
 
-A path that begins with `<results>` is resolved by Snakemake; where a command or a file test needs the folder itself,
-it is `config["pathvars"]["results"]`.
+Snakemake resolves paths that begin with `<results>`. Commands and file tests that need the folder itself use
+`config["pathvars"]["results"]`.
 """

@@ -1,4 +1,4 @@
-"""What the configuration's schema cannot check."""
+"""Checks of the configuration that its schema cannot express."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,11 +6,11 @@ from typing import Any
 from pipeline.corruptions import chosen_levels
 from pipeline.stage import InputError, with_home
 
-MOST_VALUES = 100_000  # of a configuration, far above any; YAML's aliases can make billions of a few lines
+MOST_VALUES = 100_000  # in a configuration, far above any real one; aliases in YAML can expand to billions of values
 
 
 def check_size(config: Mapping[str, Any]) -> None:
-    """Raise InputError for a configuration so large that checking it, or saying what is wrong, would not end."""
+    """Raise InputError for a configuration that is too large to be checked."""
     waiting: list[Any] = [config]
     count = 0
     while waiting:
@@ -18,14 +18,14 @@ def check_size(config: Mapping[str, Any]) -> None:
         count += 1
         if count > MOST_VALUES:
             raise InputError(
-                f"the configuration holds more than {MOST_VALUES:,} values; wanted no aliases that multiply"
+                f"the configuration has more than {MOST_VALUES:,} values; expected no nested aliases that multiply them"
             )
         if isinstance(one, (list, dict)):
             waiting += one.values() if isinstance(one, dict) else one
 
 
 def with_homes(value: Any) -> Any:
-    """Return a value of the configuration with the home folder in the place of a leading `~` of its texts."""
+    """Return a value of the configuration with a leading `~` of its texts replaced by the home folder."""
     if isinstance(value, dict):
         return {key: with_homes(one) for key, one in value.items()}
     if isinstance(value, list):
@@ -34,51 +34,51 @@ def with_homes(value: Any) -> Any:
 
 
 def chosen_test_sets(config: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Return the settings of the test sets of this run by name; InputError where `only` names one that is not there."""
+    """Return the settings of the test sets of this run by name; raise InputError if `only` has an unknown name."""
     known, only = config["test_sets"]["sets"], config["test_sets"]["only"]
     if unknown := set(only or []) - set(known):
-        raise InputError(f"config: test_sets.only names {sorted(unknown)}; wanted names of {sorted(known)}")
+        raise InputError(f"config: test_sets.only names {sorted(unknown)}; expected names among {sorted(known)}")
     return {name: settings for name, settings in known.items() if name in (only or known)}
 
 
 def check_tables(config: Mapping[str, Any]) -> None:
-    """Raise InputError where a table lacks its test sets or ablations."""
-    for section, wanting, entries in (
+    """Raise InputError if a table lacks its test sets or ablations."""
+    for section, needing, entries in (
         ("test_sets.sets", {"table1", "table1_equal", "table3"}, config["test_sets"]["sets"]),
         ("ablations", {"table3"}, config["ablations"]),
     ):
-        if not entries and (tables := wanting & set(config["tables"])):
-            raise InputError(f"config: {section} is empty; {sorted(tables)} want some")
+        if not entries and (tables := needing & set(config["tables"])):
+            raise InputError(f"config: {section} is empty; expected at least one entry for {sorted(tables)}")
 
 
 def check_testing(config: Mapping[str, Any]) -> None:
-    """Raise InputError where more detections of a class are to count than a test keeps in an image."""
+    """Raise InputError if more detections per class and image are to count than a test keeps per image."""
     testing = config["detection"]["testing"]
     most, kept = testing["most_detections"], testing["max_detections"]
-    if most > 100 and kept is not None and kept < most:  # 100 is the protocol's, of which fewer may be kept
+    if most > 100 and kept is not None and kept < most:  # with the protocol's 100, fewer may be kept
         raise InputError(
-            f"config: detection.testing.most_detections is {most} and max_detections {kept}; wanted as many kept in an "
-            "image as may count, or max_detections left out"
+            f"config: detection.testing.most_detections is {most} and max_detections {kept}; expected max_detections "
+            "of at least most_detections, or no max_detections"
         )
 
 
 def check_inside(config: Mapping[str, Any]) -> None:
-    """Raise InputError where a detector that is given both bands cannot be made or trained as the settings say."""
+    """Raise InputError if a detector with both bands as input cannot be built or trained with the settings."""
     detection = config["detection"]
     if detection["twostream"] and detection["model"].startswith("rtdetr"):
         raise InputError(
-            f"config: detection.twostream is true and detection.model {detection['model']}, of which no two streams "
-            "can be made; wanted yolov5, yolov8 or yolo11, or twostream: false"
+            f"config: detection.twostream is true and detection.model is {detection['model']}, which cannot have two "
+            "streams; expected yolov5, yolov8 or yolo11, or twostream: false"
         )
     if detection["training"]["augment_on_device"] and (detection["stacked"] or detection["twostream"]):
         raise InputError(
-            "config: detection.training.augment_on_device is true, and so is stacked or twostream, whose four channels "
-            "it cannot augment; wanted one of them false"
+            "config: detection.training.augment_on_device is true and so is detection.stacked or detection.twostream; "
+            "expected one of them to be false, because four channels cannot be augmented on the device"
         )
 
 
 def check_trainings(config: Mapping[str, Any]) -> None:
-    """Raise InputError where FNet, or one of its ablations, would be trained by this run for no iteration at all."""
+    """Raise InputError if this run would train FNet, or one of its ablations, for no iterations."""
     settings = config["fnet"]["training"]
     here = "fnet" in config["fusion"]["methods"] and not config["fnet"]["weights"]
     trained = {"fnet.training": settings} if here else {}
@@ -86,24 +86,24 @@ def check_trainings(config: Mapping[str, Any]) -> None:
         trained |= {f"ablations.{name}": settings | changed for name, changed in config["ablations"].items()}
     for name, training in trained.items():
         if not training["stage1_iterations"] and not training["stage2_iterations"]:
-            raise InputError(f"config: {name} has no iterations in either stage; wanted at least one to train by")
+            raise InputError(f"config: {name} has no iterations in either stage; expected at least one iteration")
 
 
 def chosen_corruptions(config: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the levels of each kind by which one band of the test pairs is made worse.
+    """Return the levels of each kind of corruption in `robustness`.
 
     Raises:
-        InputError: a kind stands twice, or has no such level; there is no table of the detector.
+        InputError: a kind is repeated or does not have a level; Table II is not requested.
     """
     chosen: dict[str, list[str]] = {}
     for entry in config["robustness"]:
         kind = entry["kind"]
         if kind in chosen:
-            raise InputError(f"config: robustness names {kind} twice; wanted each kind once")
+            raise InputError(f"config: robustness names {kind} twice; expected each kind once")
         try:
             chosen[kind] = chosen_levels(kind, entry.get("levels"))
         except InputError as error:
             raise InputError(f"config: robustness: {error}") from None
     if chosen and "table2" not in config["tables"]:
-        raise InputError("config: robustness is of the detectors of table2, which tables does not name")
+        raise InputError("config: robustness tests the detectors of table2; expected table2 in tables")
     return chosen

@@ -1,15 +1,15 @@
-"""What makes a job run again when the code changes: a digest for cheap rules, a number for expensive ones.
+"""Run jobs again when their code changes: a digest of code for cheap rules, a revision number for expensive ones.
 
-A cheap rule, of seconds, has in its params the digest of its module and of all project modules that this imports, with
-the data files that they read. Comments, docstrings and layout do not count.
+A cheap rule, which takes seconds, has in its params the digest of its module, of all project modules that it imports,
+and of the data files that these read. Comments, docstrings and layout do not change the digest.
 
-Trainings, fusing and the generated scenes have a number REVISION instead, raised by hand when the same options would
-give another result: by a digest every edit would train everything again. For the same reason the rules whose output a
-training depends on, `prepare_split` and `describe_variant`, have a digest `within` their package: the ground below is
-edited often, and mostly in how it reports.
+Trainings, fusing and the generated images have a number REVISION instead, which is increased manually when the same
+options would give another result; with a digest, every edit would repeat all trainings. For the same reason, the rules
+whose output a training depends on, `prepare_split` and `describe_variant`, have a digest `within` their package: the
+packages below are edited often, and mostly in their messages.
 
-The table of methods is passed over: what decides of it, the methods' revisions, is in the params as numbers, and a rule
-that runs one method names that method's module itself.
+The table of methods is not part of a digest. The revisions of the methods are in the params as numbers, and a rule that
+runs one method names the module of that method itself.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from pipeline.planning.imports import closure, find_module, read_source
 
 ROOT = Path(__file__).resolve().parents[2]
-PASSED_OVER = ("fusion.methods",)
+IGNORED = ("fusion.methods",)
 
 
 def revision(module: str, root: Path = ROOT) -> int:
@@ -31,21 +31,21 @@ def revision(module: str, root: Path = ROOT) -> int:
 
 
 def digest(*modules: str, within: str = "", root: Path = ROOT) -> str:
-    """Return the digest, 12 hexadecimal digits, of modules and of what they import of the project.
+    """Return the digest, 12 hexadecimal digits, of modules and of the project modules that they import.
 
     Args:
         modules: dotted names, such as `detection.test`.
-        within: the package that counts, `detection` say; the whole project by default.
+        within: restrict imported modules to this package, such as `detection`; by default to the whole project.
         root: the folder of the packages.
     """
-    known = closure(modules, [root], lambda name: name not in PASSED_OVER and name.startswith(within))
+    known = closure(modules, [root], lambda name: name not in IGNORED and name.startswith(within))
     if missing := set(modules) - set(known):
-        raise LookupError(f"no modules of the project: {sorted(missing)}")
+        raise LookupError(f"not modules of the project: {sorted(missing)}")
     state = hashlib.sha256()
     for name, file in known.items():
         source = read_source(file)
         state.update(f"{name} {source.code}\n".encode())
-        for place in (file.parent / name for name in source.beside):
+        for place in (file.parent / name for name in source.data):
             for data in sorted(path for path in (place, *place.rglob("*")) if path.is_file()):
                 state.update(f"{data.relative_to(root)} {hashlib.sha256(data.read_bytes()).hexdigest()}\n".encode())
     return state.hexdigest()[:12]

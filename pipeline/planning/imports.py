@@ -1,4 +1,4 @@
-"""What a source file imports and reads, found without running it."""
+"""Find the modules that a source file imports and the data files that it reads, without executing it."""
 
 import ast
 import hashlib
@@ -14,33 +14,36 @@ BLOCKS = ("body", "orelse", "finalbody", "handlers", "cases")
 
 @dataclass(frozen=True)
 class Source:
-    """What is known of a source file.
+    """Properties of a source file.
 
-    code: the SHA-256 of its code; comments, docstrings and layout do not count.
-    imports: each import as the number of dots, the module, and the names that are imported from it.
-    beside: what it finds beside itself, by `Path(__file__).parent / NAME` or `Path(__file__).with_name(NAME)`.
-    revision: its number REVISION, None where it has none.
+    Attributes:
+        code: the SHA-256 of its code, without comments, docstrings and layout.
+        imports: each import as the number of dots, the module, and the names that are imported from it.
+        data: the names of files and folders next to it that it refers to, by `Path(__file__).parent / NAME` or
+            `Path(__file__).with_name(NAME)`.
+        revision: its number REVISION, None if it has none.
     """
 
     code: str
     imports: Sequence[tuple[int, str, Sequence[str]]]
-    beside: Sequence[str]
+    data: Sequence[str]
     revision: int | None
 
 
-def closure(names: Iterable[str], folders: Sequence[Path], wanted: Callable[[str], bool]) -> dict[str, Path]:
-    """Return the file of each module in `names` and of each that they import, transitively, by dotted name, sorted.
+def closure(names: Iterable[str], folders: Sequence[Path], included: Callable[[str], bool]) -> dict[str, Path]:
+    """Return the files of the modules in `names` and of all modules that they import, by dotted name, sorted.
 
-    Only modules in `folders` count; a module in none of them is passed over. Imports inside functions count, because
-    they decide results like any other; those under `if TYPE_CHECKING:` do not. As in Python, a module brings the
-    `__init__` of the packages that it is in.
+    Imports are followed transitively. Modules outside `folders` are ignored. Imports inside functions count, because
+    they affect results like any other; imports under `if TYPE_CHECKING:` do not. As in Python, importing a module also
+    imports the `__init__` of its packages.
 
     Args:
         names: dotted names of modules.
-        folders: where top-level modules and packages lie, in the order in which Python would look.
-        wanted: says by a module's name whether it is listed and followed; a package's name means its `__init__`.
+        folders: the folders of top-level modules and packages, in Python's search order.
+        included: returns for the name of a module whether to list and follow it; the name of a package means its
+            `__init__`.
     """
-    listed = cache(_listed)  # of this call: files may come and go between two
+    listed = cache(_listed)  # for this call only, because files may change between two calls
     found: dict[str, Path] = {}
     seen: set[str] = set()
     waiting = list(names)
@@ -51,7 +54,7 @@ def closure(names: Iterable[str], folders: Sequence[Path], wanted: Callable[[str
         seen.add(name)
         parent = name.rpartition(".")[0]
         waiting.append(parent)
-        if wanted(name) and (file := find_module(name, folders, listed)):
+        if included(name) and (file := find_module(name, folders, listed)):
             found[name] = file
             waiting += _imported(file, name if file.name == "__init__.py" else parent)
     return dict(sorted(found.items()))
@@ -60,9 +63,9 @@ def closure(names: Iterable[str], folders: Sequence[Path], wanted: Callable[[str
 def find_module(
     name: str, folders: Iterable[Path], listed: Callable[[str], Collection[str]] | None = None
 ) -> Path | None:
-    """Return the file of a module in one of `folders`: a package's `__init__.py`, source, or a compiled extension.
+    """Return the file of a module in one of `folders`: a package's `__init__.py`, a source file or an extension module.
 
-    `listed` gives the names in a folder.
+    `listed` returns the names in a folder.
     """
     *parents, last = name.split(".")
     listed = listed or _listed
@@ -78,7 +81,7 @@ def find_module(
 
 
 def read_source(file: Path) -> Source:
-    """Return what is known of a source file; nothing of one that is no Python, as Python itself says more when run."""
+    """Return the properties of a source file; without imports if it is not valid Python (running it will say so)."""
     return _read_source(file, file.stat().st_mtime_ns)
 
 
@@ -98,12 +101,12 @@ def _read_source(file: Path, changed: int) -> Source:
                 imports.append((level, module or "", [alias.name for alias in aliases]))
             case ast.Assign([ast.Name("REVISION")], ast.Constant(int(number))):
                 revision = number
-    beside = list(_beside(tree)) if b"__file__" in content else ()
-    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports, beside, revision)
+    data = list(_data_names(tree)) if b"__file__" in content else ()
+    return Source(hashlib.sha256(ast.dump(tree).encode()).hexdigest(), imports, data, revision)
 
 
 def _imported(file: Path, package: str) -> Iterator[str]:
-    """Yield the dotted names that a file in `package` may import; some are of things in a module."""
+    """Yield the dotted names that a file in `package` may import; some are names inside modules, not modules."""
     for level, module, names in read_source(file).imports if file.suffix == ".py" else ():
         parents = package.split(".") if level else []
         base = ".".join([*parents[: len(parents) - level + 1], *([module] if module else [])])
@@ -119,7 +122,7 @@ def _listed(folder: str) -> frozenset[str]:
 
 
 def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
-    """Yield the statements that may run, and take the docstrings out of the tree."""
+    """Yield the statements that may be executed, and remove the docstrings from the tree."""
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
@@ -139,7 +142,8 @@ def _is_for_types(node: ast.AST) -> bool:
     return isinstance(node, ast.If) and "TYPE_CHECKING" in (getattr(test, "id", ""), getattr(test, "attr", ""))
 
 
-def _beside(tree: ast.Module) -> Iterator[str]:
+def _data_names(tree: ast.Module) -> Iterator[str]:
+    """Yield the names in `Path(__file__).parent / NAME` and `Path(__file__).with_name(NAME)`."""
     for node in ast.walk(tree):
         match node:
             case ast.BinOp(ast.Attribute(base, "parent"), ast.Div(), ast.Constant(str(name))) | ast.Call(

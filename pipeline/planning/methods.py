@@ -1,4 +1,4 @@
-"""Which methods run, and with which weights."""
+"""Choose the methods of a run and their weights."""
 
 import hashlib
 from collections.abc import Callable, Collection, Mapping
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline.planning.own import Own
+from pipeline.planning.own import OwnMethod
 from pipeline.stage import InputError
 
 
 class Entry(Protocol):
-    """What planning reads of a method in the table of methods."""
+    """The properties of a method in the table of methods that planning uses."""
 
     module: str
     needs_weights: bool
@@ -27,14 +27,15 @@ class Entry(Protocol):
 class Methods:
     """The methods of a run.
 
-    names: those that get a row, in the tables' order.
-    trained: those of them that this run trains, besides FNet.
-    left_out: why each method that the configuration names and that gets no row has no weights, by name.
-    ablations: names of FNet's ablations, which are FNet with weights of their own.
-    entries: what is known of every method by name, the user's own and the ablations among them.
-    weights_given: the weights that the configuration names, or that are shipped, by method.
-    training: the training options by method, of those other than FNet.
-    fnet_start: the weights file that FNet's training starts from, None for random weights.
+    Attributes:
+        names: the methods that get a row, in the order of the tables.
+        trained: the methods among them that this run trains, except FNet.
+        left_out: for each method in the configuration that gets no row, the reason why it has no weights.
+        ablations: names of FNet's ablations, which are FNet with weights of their own.
+        entries: properties of every method by name, including the user's methods and the ablations.
+        weights_given: the weights that the configuration names, or that this project ships, by method.
+        training: the training options of each method except FNet.
+        fnet_start: the weights file that FNet's training starts from, None for random weights.
     """
 
     names: list[str]
@@ -47,11 +48,14 @@ class Methods:
     fnet_start: str | None = None
 
     def run_as(self, name: str) -> str:
-        """Return the method that stands behind a name: FNet behind its ablations."""
+        """Return the method that a name runs: FNet for its ablations, else the name itself."""
         return "fnet" if name in self.ablations else name
 
     def weights(self, method: str) -> list[str]:
-        """Return the weights file or folder that a method needs, as a list: the user's, a shipped one, or trained."""
+        """Return the weights file or folder of a method as a list: the user's, a shipped one or one that is trained.
+
+        The list is empty if the method needs no weights.
+        """
         if method in self.ablations:
             return [f"<results>/ablations/{method}/weights.safetensors"]
         if not self.entries[method].needs_weights:
@@ -69,46 +73,46 @@ class Methods:
         return [self.options(method)[frozen]] if frozen else []
 
     def start_weights(self) -> list[str]:
-        """Return the weights file that FNet's training starts from, as a list; its ablations start from none."""
+        """Return the weights file that FNet's training starts from, as a list; ablations always start from scratch."""
         return [self.fnet_start] if self.fnet_start else []
 
     def start_digest(self) -> str:
-        """Return a digest of that file's content, empty where there is none, or it is missing."""
+        """Return a digest of the content of that file, empty if there is none."""
         file = Path(self.fnet_start or "")
         return hashlib.sha256(file.read_bytes()).hexdigest()[:12] if file.is_file() else ""
 
     def on_device(self, method: str) -> bool:
-        """Return whether a method computes on the GPU where there is one."""
+        """Return whether a method computes on the GPU if there is one."""
         return self.entries[method].in_torch
 
     def module(self, method: str) -> str:
-        """Return the project's module that makes a method; one for all of the user's own."""
+        """Return the project's module that implements a method; all methods of the user have the same module."""
         return self.entries[method].module
 
     def revision(self, method: str) -> int:
-        """Return the number that is raised when a method's weights would give another image."""
+        """Return the revision of a method, which is increased when equal weights would give another image."""
         return self.entries[method].revision
 
     def training_revision(self, method: str) -> int:
-        """Return the number that is raised when a method's own losses would train other weights."""
+        """Return the training revision of a method, which is increased when its losses would train other weights."""
         return self.entries[method].training_revision
 
 
 def choose_methods(
     config: Mapping[str, Any],
     table: Mapping[str, Entry],
-    own: Mapping[str, Own],
-    own_entry: Callable[[Own, str | None], Entry],
+    own: Mapping[str, OwnMethod],
+    own_entry: Callable[[OwnMethod, str | None], Entry],
     packaged_weights: Callable[[str], Path | None],
 ) -> Methods:
-    """Return the methods of a run by `fusion.methods` and `fusion.missing_weights`.
+    """Return the methods of a run according to `fusion.methods` and `fusion.missing_weights`.
 
     Args:
         config: the configuration.
         table: the project's methods by name.
-        own: the user's own by name.
-        own_entry: makes the entry of an own method from it and its weights.
-        packaged_weights: the project's own weights of a method, None where it ships none.
+        own: the user's methods by name.
+        own_entry: makes the entry of a user's method from the method and its weights.
+        packaged_weights: returns the weights of a method that this project ships, None if there are none.
 
     Raises:
         InputError: a method is unknown, has no weights and none are trained, or cannot be trained.
@@ -117,12 +121,12 @@ def choose_methods(
     chosen, policy, training = (config["fusion"][key] for key in ("methods", "missing_weights", "training"))
     named = config["fusion"]["weights"] | {"fnet": config["fnet"]["weights"]}
     if clash := sorted(set(own) & set(table)):
-        raise InputError(f"config: fusion.own names {clash}; wanted names that no method has")
-    entries = {**table, **{name: own_entry(door, named.get(name)) for name, door in own.items()}}
+        raise InputError(f"config: fusion.own names {clash}; expected names that no method has")
+    entries = {**table, **{name: own_entry(method, named.get(name)) for name, method in own.items()}}
     if unknown := [name for name in chosen if name not in entries]:
-        raise InputError(f"config: fusion.methods names {unknown}; wanted names of {sorted(entries)}")
+        raise InputError(f"config: fusion.methods names {unknown}; expected names among {sorted(entries)}")
     if clash := [name for name in ablations if name in entries]:
-        raise InputError(f"config: ablations names {clash}; wanted names that no method has")
+        raise InputError(f"config: ablations names {clash}; expected names that no method has")
     entries |= dict.fromkeys(ablations, entries["fnet"])
     given = {name: named[name] for name in {*chosen, "fnet"} if named.get(name)}
     given |= {name: _shipped(name, packaged_weights) for name, path in given.items() if path == "packaged"}
@@ -132,8 +136,8 @@ def choose_methods(
     if missing and policy == "refuse":
         reasons = "; ".join(f"{name}: {reason}" for name, reason in missing.items())
         raise InputError(
-            f"config: methods without weights ({reasons}). `python -m fusion.weights` says where they are published; "
-            "fusion.missing_weights: train or leave_out goes on without"
+            f"config: methods without weights ({reasons}). `python -m fusion.weights` lists where they are published; "
+            "set fusion.missing_weights to train or leave_out to continue without them"
         )
     if policy == "train":
         for name, reason in missing.items():
@@ -146,12 +150,12 @@ def choose_methods(
 def _shipped(method: str, packaged_weights: Callable[[str], Path | None]) -> str:
     path = packaged_weights(method)
     if path is None:
-        raise InputError(f"config: this project ships no weights for {method}; wanted a file")
+        raise InputError(f"config: this project ships no weights for {method}; expected a weights file")
     return str(path)
 
 
 def _without_weights(methods: list[str], given: Mapping[str, str]) -> dict[str, str]:
-    """Return why each of the methods that has no weights has none, by its name."""
+    """Return the methods without weights, each with the reason."""
     reasons = {}
     for name in methods:
         if name not in given:
@@ -163,7 +167,7 @@ def _without_weights(methods: list[str], given: Mapping[str, str]) -> dict[str, 
 
 def _check_trainable(method: str, entry: Entry, reason: str, options: Mapping[str, Any]) -> None:
     if not entry.trainable:
-        takes = f", which takes {entry.training_takes}" if entry.training_takes else ""
+        takes = f", which requires {entry.training_takes}" if entry.training_takes else ""
         raise InputError(f"config: the method {method} has no weights ({reason}) and cannot be trained here{takes}")
     if entry.frozen and not options.get(entry.frozen):
-        raise InputError(f"config: to train {method}, name its fusion.training.{method}.{entry.frozen}")
+        raise InputError(f"config: training {method} requires fusion.training.{method}.{entry.frozen}")

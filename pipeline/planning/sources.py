@@ -1,4 +1,4 @@
-"""What jobs read: the folders of the data sets, and the lists that split them."""
+"""The inputs of jobs: the folders of datasets, and the lists that split them."""
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
@@ -11,33 +11,34 @@ from pipeline.planning.words import BAND_KEYS, band_options, chosen
 from pipeline.stage import InputError
 
 BANDS = ("visible", "infrared")
-INSIDE = ("stacked", "twostream")  # what the detector is given both bands for, and fuses itself
+INSIDE = ("stacked", "twostream")  # variants that are fused inside the detector, which gets both bands
 SPLIT = "data/split"
 LABEL_ENDINGS = (".xml", ".txt", ".names", ".yaml", ".json")
-CLASS_LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")  # as detection.classes finds them
+CLASS_LISTS = ("classes.txt", "obj.names", "data.yaml", "dataset.yaml")  # the names that detection.classes reads
 
 
 class Layout(Protocol):
-    """The folders of a data set, among the labels JSON files, too, and the names of its label sets."""
+    """The folders of a dataset (labels may also be JSON files), and the names of its label sets."""
 
     visible: Sequence[Path]
     infrared: Sequence[Path]
     labels: Sequence[Path]
 
     def set_names(self) -> list[str]:
-        """Return the names of the label sets, that of their union last where there are several."""
+        """Return the names of the label sets; if there are several, the last one is their union."""
 
     def truth(self, name: str | None) -> str:
-        """Return the label set that trains; InputError where there is none of this name."""
+        """Return the label set that detectors are trained with; raise InputError if it does not exist."""
 
 
 @dataclass(frozen=True)
 class Sources:
-    """Where a run's images, boxes and lists are.
+    """The locations of a run's images, boxes and lists.
 
-    config: the configuration.
-    layout: the folders of the data set with boxes.
-    test_sets: the settings of the test sets by name.
+    Attributes:
+        config: the configuration.
+        layout: the folders of the dataset with boxes.
+        test_sets: the settings of the test sets by name.
     """
 
     config: Mapping[str, Any]
@@ -46,16 +47,16 @@ class Sources:
 
     @property
     def results(self) -> str:
-        """The folder that everything is written to."""
+        """The folder that all results are written to."""
         return self.config["pathvars"]["results"]
 
     @property
     def root(self) -> str:
-        """The folder of the data set with boxes."""
+        """The folder of the dataset with boxes."""
         return dataset_root(self.config)
 
     def split_lists(self) -> list[str]:
-        """Return the files that name the training and the test images or their scenes, where there are such files."""
+        """Return the existing files that list the training images, the test images, or their scenes."""
         settings = self.config["dataset"]
         names = [settings["train_list"], settings["test_list"]]
         if settings["split"] == "own" and settings["name"] != "synthetic":
@@ -63,30 +64,30 @@ class Sources:
         return sorted(filter(None, [*names, settings["scenes"]]))
 
     def folders(self, kind: str) -> list[str]:
-        """Return the data set's folders of `visible` images, `infrared` images or `labels`; those may be files."""
+        """Return the dataset's folders of `visible` images, `infrared` images or `labels`; labels may also be files."""
         return [path.as_posix() for path in getattr(self.layout, kind)]
 
     def pairs(self, *kinds: str) -> list[str]:
-        """Return what a job that reads the pairs depends on: the generator's last files, or the user's folders."""
+        """Return the inputs of a job that reads the pairs: the last files of the generator, or the user's folders."""
         if self.config["dataset"]["name"] == "synthetic":
             return ["<results>/data/pairs/train.txt", "<results>/data/pairs/test.txt"]
         return [folder for kind in kinds for folder in self.folders(kind)]
 
     def several_truths(self) -> bool:
-        """Return whether the data set has more than one label set, by each of which detectors are scored."""
+        """Return whether the dataset has several label sets, so that detectors are scored with each of them."""
         return len(self.layout.set_names()) > 1
 
     def labels_digest(self) -> str:
-        """Return a digest of the user's label files and of the lists of classes beside them.
+        """Return a digest of the user's label files and of the lists of classes in the same folders.
 
-        A folder's time stamp says nothing of a file that is written over; labels are small enough to be read.
+        The time stamp of a folder does not change when a file in it is overwritten. Labels are small enough to be read.
         """
         state = hashlib.sha256()
         if self.config["dataset"]["name"] != "synthetic":
             places = map(Path, self.folders("labels"))
             labels = (path for place in places for path in (place.glob("*") if place.is_dir() else [place]))
-            beside = (path for path in Path(self.root).glob("*") if path.name in CLASS_LISTS)
-            for path in sorted({*beside, *labels}):
+            lists = (path for path in Path(self.root).glob("*") if path.name in CLASS_LISTS)
+            for path in sorted({*lists, *labels}):
                 if path.suffix.lower() in LABEL_ENDINGS and path.is_file():
                     state.update(f"{path.as_posix()} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
         return state.hexdigest()[:12]
@@ -97,17 +98,17 @@ class Sources:
         return data[band] if data else self.folders(band)
 
     def fnet_pairs(self) -> list[str]:
-        """Return what FNet's training depends on: its own data, or the training pairs of the data set with boxes."""
+        """Return the inputs of FNet's training: its own data, or the training pairs of the dataset with boxes."""
         if self.config["fnet"]["data"]:
             return self.fnet_folders("visible") + self.fnet_folders("infrared")
         return [f"<results>/{SPLIT}/train.txt", *self.pairs(*BANDS)]
 
     def fnet_names(self) -> list[str]:
-        """Return the option that keeps test pairs out of FNet's training where it shares the data set with boxes."""
+        """Return the option that excludes test pairs from FNet's training if it uses the dataset with boxes."""
         return [] if self.config["fnet"]["data"] else ["--names", f"{self.results}/{SPLIT}/train.txt"]
 
     def fnet_bands(self) -> list[str]:
-        """Return the options by which the two bands of the pairs that FNet trains on are told apart and read."""
+        """Return the options that distinguish the two bands of FNet's training pairs and define how they are read."""
         return band_options(self.config["fnet"]["data"] or self.config["dataset"])
 
     def start_weights(self) -> list[str]:
@@ -115,26 +116,27 @@ class Sources:
         return list(filter(None, [self.config["detection"]["weights"]]))
 
     def start_options(self) -> list[str]:
-        """Return the options that name the weights file that detectors start from, and whether it is trusted.
+        """Return the options for the weights file that detectors start from, and for whether it is trusted.
 
-        Trust without such a file is in the weights of a detector that is not retrained, and trains nothing again.
+        Without such a file, `trust_weights` concerns only detectors that are used unchanged. It is then no option of
+        trainings, so that changing it repeats none.
         """
         detection = self.config["detection"]
         return chosen(detection, "weights", "trust_weights") if detection["weights"] else []
 
     def architecture(self) -> list[str]:
-        """Return the user's file that describes the detector, as a list; none where it is one of the package's."""
+        """Return the user's file with the architecture of the detector, as a list; empty if it is a built-in one."""
         model = self.config["detection"]["model"]
         return [model] if model.endswith((".yaml", ".yml")) else []
 
     def variant_folders(self, variant: str) -> list[str]:
-        """Return the folders of the images that the detector sees as `variant`: the visible where it fuses itself."""
+        """Return the folders of a variant's images; of visible images if it is fused inside the detector."""
         if variant in INSIDE:
             return self.folders("visible")
         return self.folders(variant) if variant in BANDS else [f"{self.results}/fused/{variant}"]
 
     def variant_files(self, variant: str) -> list[str]:
-        """Return what a variant's images depend on."""
+        """Return the inputs of a job that reads a variant's images."""
         if variant in INSIDE:
             return self.pairs(*BANDS)
         return self.pairs(variant) if variant in BANDS else [f"<results>/fused/{variant}/manifest.csv"]
@@ -144,7 +146,7 @@ class Sources:
         return [] if variant in (*BANDS, *INSIDE) else ["--manifest", f"{self.results}/fused/{variant}/manifest.csv"]
 
     def variant_infrared(self, variant: str) -> list[str]:
-        """Return the option that names the infrared images of a variant that the detector fuses itself."""
+        """Return the option with the infrared images of a variant that is fused inside the detector."""
         return ["--infrared", *self.folders("infrared")] if variant in INSIDE else []
 
     def test_set_folder(self, test_set: str, band: str) -> str:
@@ -156,7 +158,7 @@ class Sources:
         return [self.test_set_folder(test_set, band) for band in BANDS]
 
     def test_set_bands(self, test_set: str, itself: str | None = None) -> list[str]:
-        """Return the options by which a test set's bands are told apart and read, `itself` being scored as fused."""
+        """Return the options that distinguish a test set's bands; `itself` is a band that is scored as if fused."""
         settings = self.test_sets[test_set]
         suffix = settings.get(f"{itself}_suffix")
         return band_options(settings) + ([f"--fused-suffix={suffix}"] if suffix else [])
@@ -166,15 +168,15 @@ class Sources:
         return {name: settings["scenes"] for name, settings in self.test_sets.items() if settings["scenes"]}
 
     def checked_pairs(self) -> list[str]:
-        """Return the options that name the pairs for the check of an own method's folder; none before the split."""
+        """Return the options for the pairs that the folder of an own method is checked for; empty before the split."""
         lists = [f"{self.results}/{SPLIT}/{part}.txt" for part in ("train", "test")]
         return [*self._tried(), "--names", *lists] if all(Path(file).is_file() for file in lists) else []
 
     def tried_pair(self) -> list[str]:
-        """Return the options by which the check of another own method finds the first pair of the data on disk.
+        """Return the options for the pair that the check of any other own method uses.
 
-        That of the data set with boxes, where a table wants it and it is there; else that of the first test set; else
-        noise of the size of the pairs that will be generated.
+        If a requested table uses the dataset with boxes, this is its first pair if it exists, or noise of the size of
+        the pairs that will be generated. Otherwise it is the first pair of the first test set that exists.
         """
         if set(self.config["tables"]) & {"table2", "fusion"}:
             if all(Path(folder).is_dir() for band in BANDS for folder in self.folders(band)):
@@ -193,7 +195,7 @@ class Sources:
 
 
 def dataset_root(config: Mapping[str, Any]) -> str:
-    """Return the folder of the data set with boxes: the generated one, or the user's."""
+    """Return the folder of the dataset with boxes: the generated one, or the user's."""
     dataset = config["dataset"]
     return f"{config['pathvars']['results']}/data/pairs" if dataset["name"] == "synthetic" else dataset["root"]
 
@@ -201,12 +203,12 @@ def dataset_root(config: Mapping[str, Any]) -> str:
 def find_sources(
     config: Mapping[str, Any], test_sets: Mapping[str, Mapping[str, Any]], find_dataset: Callable[..., Any]
 ) -> Sources:
-    """Return the sources of a run; `find_dataset` finds a data set by name, classes, folders and bands.
+    """Return the sources of a run; `find_dataset` finds a dataset by name, classes, folders and bands.
 
     Raises:
-        InputError: the data set's classes or folders are not given, or given for one that has its own; it has no label
-            set of the name given; both bands of the data set, of a test set or of FNet's own data are to be found in
-            one folder by one suffix.
+        InputError: classes or folders are missing for a dataset that needs them, or given for one that has its own; the
+            label set does not exist; both bands of the dataset, of a test set or of FNet's own data have a folder in
+            common and the same suffix.
     """
     settings = config["dataset"]
     try:

@@ -1,11 +1,11 @@
-"""What jobs make: lists of files in the tables' order."""
+"""The files that jobs make, as lists in the order of the tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from pipeline.planning.configuration import chosen_corruptions
-from pipeline.planning.external import read_as_is, read_brought
+from pipeline.planning.external import read_as_is_detectors, read_external_rows
 from pipeline.planning.sources import BANDS, INSIDE
 
 TEST_SET_TABLES = ("table1", "table1_equal", "table3")
@@ -13,19 +13,20 @@ TEST_SET_TABLES = ("table1", "table1_equal", "table3")
 
 @dataclass(frozen=True)
 class Targets:
-    """What a run compares, and the files that this makes.
+    """What a run compares, and the files that it makes.
 
-    tables: those that are asked for.
-    methods: the fusion methods that get a row.
-    seeds: of the detector's trainings.
-    inside: the ways of fusing inside the detector that get a row: `stacked`, `twostream`.
-    late: whether Table II has a row more than there are trained variants: both bands' boxes pooled.
-    test_sets: names of the sets without boxes.
-    ablations: names of FNet's ablations.
-    brought: the files of each row of Table II whose detections were made elsewhere.
-    as_is: the settings of each detector that was trained elsewhere and is tested on every variant.
-    worse: the levels of each kind by which one band of the test pairs is made worse.
-    made: the methods whose images the user has made, which cannot be made anew of worse pairs.
+    Attributes:
+        tables: the requested tables.
+        methods: the fusion methods that get a row.
+        seeds: seeds of the detector's trainings.
+        inside: the ways to fuse inside the detector that get a row: `stacked`, `twostream`.
+        late: whether Table II has a row for late fusion, which pools both bands' boxes and trains nothing.
+        test_sets: names of the test sets without boxes.
+        ablations: names of FNet's ablations.
+        external: the files of each external row of Table II, whose detections were made elsewhere.
+        as_is: the settings of each detector that was trained elsewhere and is tested on every variant.
+        corruptions: the levels of each kind of corruption of the test pairs.
+        premade: the methods whose images are in a folder of the user, so that corrupted pairs cannot be fused by them.
     """
 
     tables: Sequence[str]
@@ -35,14 +36,14 @@ class Targets:
     late: bool
     test_sets: Sequence[str]
     ablations: Sequence[str]
-    brought: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    external: Mapping[str, Sequence[str]] = field(default_factory=dict)
     as_is: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    worse: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    made: Sequence[str] = ()
+    corruptions: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    premade: Sequence[str] = ()
 
     @property
     def variants(self) -> list[str]:
-        """What the detector is trained on."""
+        """The variants that detectors are trained on."""
         return [*self.with_images, *self.inside]
 
     @property
@@ -53,26 +54,26 @@ class Targets:
     @property
     def rows(self) -> list[str]:
         """The rows of Table II."""
-        return [*self.variants, *(["late"] if self.late else []), *self.brought]
+        return [*self.variants, *(["late"] if self.late else []), *self.external]
 
     @property
     def entries(self) -> list[str]:
-        """What Table I compares: the two trivial methods are always among them."""
+        """The methods that Table I compares; average and maximum are always included."""
         return list(dict.fromkeys(["average", "maximum", *self.methods]))
 
     def tables_and_page(self) -> list[str]:
-        """Return the files of `tables`, and with the detector's table the report page and the trainings' cost."""
-        # No training depends on the cost: another estimate trains nothing again.
-        beside = ["<results>/report.html", "<results>/detection/cost.json"] if "table2" in self.tables else []
-        beside += self.as_is_table() + self.robustness_table()
-        return [f"<results>/tables/{name}.csv" for name in self.tables] + beside
+        """Return the files of `tables`; with Table II also the report page and the estimated cost of the trainings."""
+        # The cost is a target of its own, not an input of the trainings: a new estimate must not repeat them.
+        others = ["<results>/report.html", "<results>/detection/cost.json"] if "table2" in self.tables else []
+        others += self.as_is_table() + self.robustness_table()
+        return [f"<results>/tables/{name}.csv" for name in self.tables] + others
 
     def test_set_tables(self) -> list[str]:
-        """Return the tables of test sets among those that are asked for."""
+        """Return the requested tables of test sets."""
         return [name for name in self.tables if name in TEST_SET_TABLES]
 
     def of_methods(self, pattern: str) -> list[str]:
-        """Return a file for every method; `pattern` holds `{method}`."""
+        """Return a file for every method; `pattern` contains `{method}`."""
         return [f"<results>/{pattern.replace('{method}', method)}" for method in self.methods]
 
     def of_variants(self, file: str) -> list[str]:
@@ -92,46 +93,46 @@ class Targets:
         return [f"{row}/{number}" for row in self.rows for number in self._numbers(row)]
 
     def as_is_table(self) -> list[str]:
-        """Return the table of the detectors that are used as they are, as a list; none where there is no such one."""
+        """Return the table of the detectors that are used unchanged, as a list; empty if there are none."""
         return ["<results>/tables/table2_as_is.csv"] if self.as_is else []
 
     def as_is_runs(self) -> list[str]:
-        """Return `DETECTOR/VARIANT` for every detector that is used as it is and variant."""
+        """Return `DETECTOR/VARIANT` for every detector that is used unchanged and every variant."""
         return [f"{name}/{variant}" for name in self.as_is for variant in self.with_images]
 
     @property
-    def tested_worse(self) -> list[str]:
-        """The variants whose detectors are tested on worse images: all but those of images that the user has made."""
-        return [variant for variant in self.variants if variant not in self.made]
+    def corrupted_variants(self) -> list[str]:
+        """The variants whose detectors are tested on corrupted images: all but premade methods."""
+        return [variant for variant in self.variants if variant not in self.premade]
 
     @property
-    def rows_worse(self) -> list[str]:
-        """The rows of Table II that are compared on worse images: those tested, and both bands' boxes pooled."""
-        return [*self.tested_worse, *(["late"] if self.late else [])]
+    def corrupted_rows(self) -> list[str]:
+        """The rows of Table II that are compared on corrupted images: the tested variants and late fusion."""
+        return [*self.corrupted_variants, *(["late"] if self.late else [])]
 
     def seeing(self, kind: str) -> list[str]:
-        """Return the variants that see the band that a kind makes worse: all that are tested but the other band."""
+        """Return the tested variants that see the band that a kind corrupts: all but the other band."""
         other = "visible" if kind.startswith("infrared") else "infrared"
-        return [variant for variant in self.tested_worse if variant != other]
+        return [variant for variant in self.corrupted_variants if variant != other]
 
-    def of_worse(self, file: str) -> list[str]:
-        """Return a file of the detector for every row of `rows_worse` and seed."""
-        return [f"<results>/detection/{name}/seed{seed}/{file}" for name in self.rows_worse for seed in self.seeds]
+    def of_corrupted_rows(self, file: str) -> list[str]:
+        """Return a file of the detector for every row of `corrupted_rows` and seed."""
+        return [f"<results>/detection/{name}/seed{seed}/{file}" for name in self.corrupted_rows for seed in self.seeds]
 
     def losses(self) -> list[str]:
-        """Return what each variant loses, a file for every kind by which a band is made worse."""
-        return [f"<results>/robustness/{kind}/losses.json" for kind in self.worse]
+        """Return the files with the losses of AP of each variant, one file per kind of corruption."""
+        return [f"<results>/robustness/{kind}/losses.json" for kind in self.corruptions]
 
     def robustness_table(self) -> list[str]:
-        """Return the table of these, as a list; none where nothing is made worse."""
-        return ["<results>/tables/robustness.csv"] if self.worse else []
+        """Return the table of robustness, as a list; empty if nothing is corrupted."""
+        return ["<results>/tables/robustness.csv"] if self.corruptions else []
 
     def _folders(self, row: str) -> list[str]:
-        """Return the folders of a row's detectors below `detection`: one a seed, of a brought row one a file."""
-        return [f"{row}/{'run' if row in self.brought else 'seed'}{number}" for number in self._numbers(row)]
+        """Return the folders of a row's detectors below `detection`: one per seed, or one per file of external rows."""
+        return [f"{row}/{'run' if row in self.external else 'seed'}{number}" for number in self._numbers(row)]
 
     def _numbers(self, row: str) -> Sequence[int]:
-        return range(len(self.brought[row])) if row in self.brought else self.seeds
+        return range(len(self.external[row])) if row in self.external else self.seeds
 
     def columns(self, table: str) -> list[str]:
         """Return the columns of a table of test sets."""
@@ -146,11 +147,11 @@ class Targets:
         return [f"{stem}/manifest.csv" for stem in self._stems(table) if "/sources/" not in stem]
 
     def costs(self, table: str) -> list[str]:
-        """Return the costs that Table I prints; Table III prints none."""
+        """Return the files of the costs in Table I; empty for Table III, which has no costs."""
         return [] if table == "table3" else [f"<results>/cost/{entry}.json" for entry in self.entries]
 
     def _stems(self, table: str) -> list[str]:
-        # A source itself does not depend on the treatment.
+        # A source image scored as if fused does not depend on the treatment.
         treatment = "equal" if table == "table1_equal" else "authors"
         return [
             f"<results>/test_sets/{'sources' if column in BANDS else treatment}/{test_set}/{column}"
@@ -160,17 +161,28 @@ class Targets:
 
 
 def choose_targets(
-    config: Mapping, methods: Sequence[str], test_sets: Sequence[str], made: Sequence[str] = ()
+    config: Mapping, methods: Sequence[str], test_sets: Sequence[str], premade: Sequence[str] = ()
 ) -> Targets:
-    """Return what the configuration asks for, with these methods, `made` by the user among them, and test sets.
+    """Return the targets that the configuration requests.
+
+    Args:
+        config: the configuration.
+        methods: the fusion methods that get a row.
+        test_sets: names of the test sets.
+        premade: the methods whose images are in a folder of the user.
 
     Raises:
-        InputError: as `read_brought` and `read_as_is` of pipeline.planning.external, and as `chosen_corruptions`.
+        InputError: raised by `read_external_rows`, `read_as_is_detectors` or `chosen_corruptions`.
     """
     detection = config["detection"]
     inside = [name for name in INSIDE if detection[name]]
     targets = Targets(
         config["tables"], methods, detection["seeds"], inside, detection["late"], test_sets, list(config["ablations"])
     )
-    doors = {"brought": read_brought(config, targets.rows), "as_is": read_as_is(config)}
-    return replace(targets, **doors, worse=chosen_corruptions(config), made=made)
+    return replace(
+        targets,
+        external=read_external_rows(config, targets.rows),
+        as_is=read_as_is_detectors(config),
+        corruptions=chosen_corruptions(config),
+        premade=premade,
+    )

@@ -1,4 +1,4 @@
-"""Options as words of a command, and what a run will do, in a few lines, before Snakemake's own list of jobs."""
+"""Options as words of a command, and the summary of a run that is printed before Snakemake's list of jobs."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 BAND_KEYS = ("visible_suffix", "infrared_suffix", "infrared_range")
-# Settings of trainings that do not decide their results; numbers and plain words by the schema.
-INDIFFERENT = ("checkpoint_every", "save_every", "cache", "workers")
+# Settings that do not affect the result of a training; by the schema, they are numbers and plain words.
+NEUTRAL = ("checkpoint_every", "save_every", "cache", "workers")
 
 
 def options(settings: Mapping[str, Any]) -> list[str]:
-    """Return `--key value` words for a mapping; a list gives several values, true a bare flag, null and false none."""
+    """Return `--key value` words; a list gives several values, true a flag without value, null and false nothing."""
     words = []
     for key, value in sorted(settings.items()):
         if value is None or value is False or value == []:
@@ -28,7 +28,7 @@ def chosen(settings: Mapping[str, Any], *keys: str) -> list[str]:
 
 
 def dataset_options(config: Mapping[str, Any], *keys: str) -> list[str]:
-    """Return the options that name the data set with boxes, its bands and some of its other settings."""
+    """Return the options for the dataset with boxes: its name, its bands, and the settings `keys`."""
     dataset = config["dataset"]
     others = {key: dataset[key] for key in keys if key not in BAND_KEYS}
     sets: list[str] = []
@@ -38,20 +38,20 @@ def dataset_options(config: Mapping[str, Any], *keys: str) -> list[str]:
 
 
 def band_options(settings: Mapping[str, Any]) -> list[str]:
-    """Return the options by which the two bands of a data set's settings are told apart and read."""
-    # Of one word each: a suffix may begin with a dash.
+    """Return the options that distinguish the two bands in a dataset's settings, and define how they are read."""
+    # One word each, `--key=value`, because a suffix may begin with a dash.
     suffixes = [f"--{key.replace('_', '-')}={settings[key]}" for key in BAND_KEYS[:2] if settings.get(key)]
     return options({"infrared_range": settings.get("infrared_range")}) + suffixes
 
 
-def deciding(settings: Mapping[str, Any]) -> list[str]:
-    """Return the options that decide a training's result, for params; the others may change without a new run."""
-    return options({key: value for key, value in settings.items() if key not in INDIFFERENT})
+def result_options(settings: Mapping[str, Any]) -> list[str]:
+    """Return the options that affect a training's result, for params; other options may change without a new run."""
+    return options({key: value for key, value in settings.items() if key not in NEUTRAL})
 
 
-def indifferent(settings: Mapping[str, Any]) -> str:
-    """Return the other options as one text; resources carry them, as those make nothing run again."""
-    return " ".join(options({key: value for key, value in settings.items() if key in INDIFFERENT}))
+def neutral_options(settings: Mapping[str, Any]) -> str:
+    """Return the options that do not affect the result as one text, for resources, which do not trigger a new run."""
+    return " ".join(options({key: value for key, value in settings.items() if key in NEUTRAL}))
 
 
 def named(names: Iterable[str], files: Iterable[str]) -> list[str]:
@@ -60,7 +60,7 @@ def named(names: Iterable[str], files: Iterable[str]) -> list[str]:
 
 
 def test_set_options(config: Mapping[str, Any], test_set: Mapping[str, Any], treatment: str) -> list[str]:
-    """Return how a test set is read and written: as its authors published, or losslessly as the whole project does."""
+    """Return the options for a test set: colour and format as published by its authors, or lossless as elsewhere."""
     settings = {"colour": config["fusion"]["colour"], "format": "png"}
     if treatment == "authors":
         settings = {key: test_set[key] for key in ("colour", "format")} | {"treatment": "authors"}
@@ -70,25 +70,26 @@ def test_set_options(config: Mapping[str, Any], test_set: Mapping[str, Any], tre
 
 
 def describe(title: str, names: Sequence[str], stages: Mapping[str, Sequence[Path]], remarks: Sequence[str]) -> str:
-    """Say what is compared, what of each stage is there, and what else is worth knowing.
+    """Return a summary of a run: what it compares, how many files of each stage exist, and remarks.
 
     Args:
         title: the run in one line.
-        names: what is compared, in the tables' order.
-        stages: the files that each stage makes, by what it does, such as `fused`.
-        remarks: one line each, such as methods left out.
+        names: the compared variants or methods, in the order of the tables.
+        stages: the files that each stage makes, by the stage's result, such as `fused`.
+        remarks: one line each, such as the methods that are left out.
     """
     lines = [f"Plan: {title}", f"  {', '.join(names)}"]
     for what, files in stages.items():
         there = sum(file.is_file() for file in files)
-        lines.append(f"  {what}: {there} of {len(files)} there" + ("" if there == len(files) else ", the rest to make"))
+        to_do = "" if there == len(files) else f", {len(files) - there} to do"
+        lines.append(f"  {what}: {there} of {len(files)} exist{to_do}")
     return "\n".join([*lines, *(f"  {remark}" for remark in remarks)])
 
 
 def cost_line(cost: Path) -> str:
-    """Say what the trainings cost by the estimate in `cost`; a missing or broken file is no estimate."""
+    """Return the estimated cost of the trainings in the file `cost`, or that it is not measured yet."""
     try:
         hours = float(json.loads(cost.read_text(encoding="utf-8"))["hours_in_all"])
     except (OSError, ValueError, KeyError, TypeError):
-        return "cost: not yet measured; the run times some steps of the recipe first and says what all will take"
-    return f"cost of training the detectors, all of them: about {hours:.1f} hours, one after the other ({cost})"
+        return "cost: not measured yet; the run first times some steps of the recipe and logs the estimated total"
+    return f"estimated cost of training all detectors: about {hours:.1f} hours, one after the other ({cost})"

@@ -376,7 +376,7 @@ def interrupted_trainings(folder: Path, shortened: int = 1) -> str:
     with cluster(gpus=2):
         process = start_workflow(disturbed, settings, "--", *WEIGHTS)
         trained = {"train_fnet": r"I: \d+/", "train_detector": r"seed 0: \d+/"}
-        resumed = {"train_fnet": "resuming at stage", "train_detector": "going on after"}
+        resumed = {"train_fnet": "resuming at stage", "train_detector": "resuming after"}
         for rule, words in trained.items():
             _wait(_busy(disturbed, rule, words), 600, f"{rule} at work")
         # FNet: preempted, as partitions with PreemptMode=REQUEUE do it; SLURM starts the same job again.

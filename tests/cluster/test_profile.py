@@ -59,7 +59,7 @@ def test_options_that_cancel_what_the_profile_says_of_gpus_are_refused_by_one_li
     command = [Path(sys.executable).parent / "snakemake", "--snakefile", ROOT / "workflow/Snakefile", "-n"]
     command += ["--directory", tmp_path, "--set-resource-scopes", "gpu=local", "--config", "threads=2"]
     result = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 1 and "wanted device=cuda or device=cpu" in result.stdout + result.stderr
+    assert result.returncode == 1 and "expected device=cuda or device=cpu" in result.stdout + result.stderr
 
 
 def test_the_profile_is_complete_and_leaves_the_local_limit_of_gpu_jobs_at_home(tmp_path):

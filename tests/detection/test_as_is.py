@@ -179,5 +179,5 @@ def test_the_stage_tests_it_on_a_variant_and_says_what_it_is(tiny, network, tmp_
     assert scores["average"]["AP"] == scores["classes"]["Car"]["AP"] is not None
     assert "training" not in scores["provenance"]
     assert "the detector's classes without a partner: 'People'" in caplog.text
-    with pytest.raises(InputError, match="belong to --as-is"):
+    with pytest.raises(InputError, match="require --as-is"):
         testing.main(["--weights", str(tmp_path / "weights.pt"), "--classes", "Car=Car", *words])

@@ -99,9 +99,9 @@ def test_recall_and_areas_stay_at_hand():
 @pytest.mark.parametrize(
     ("prediction", "message"),
     [
-        (found(0, 0, 1, 1, 2, 2, 0.5), "image_id 0; wanted one of the ground truth's 2, 1 to 2"),
+        (found(0, 0, 1, 1, 2, 2, 0.5), "image_id 0; expected one of the 2 in the ground truth, 1 to 2"),
         (found("1", 0, 1, 1, 2, 2, 0.5), "image_id '1'"),
-        (found(1, -1, 1, 1, 2, 2, 0.5), "category_id 0; wanted one of the ground truth's 2"),
+        (found(1, -1, 1, 1, 2, 2, 0.5), "category_id 0; expected one of the 2 in the ground truth"),
         (found(1, 2, 1, 1, 2, 2, 0.5), "category_id 3"),
         (found(1, 0, 1, 1, 2, 2, float("nan")), "five finite numbers"),
         (found(1, 0, 1, 1, 2, None, 0.5), "five finite numbers"),

@@ -108,7 +108,7 @@ def test_fused_images_and_metrics_are_those_of_the_levels_and_say_the_range(root
 
 @pytest.mark.parametrize("given", [["9000", "7000"], ["7000", "7000"], ["nan", "7000"]])
 def test_a_range_that_is_none_is_refused(root, given):
-    with pytest.raises(InputError, match="wanted two counts, the lower first"):
+    with pytest.raises(InputError, match="expected two counts, the lower first"):
         audit.main([*FOLDERS, "--root", str(root), "--infrared-range", *given])
 
 
@@ -130,10 +130,10 @@ def test_doubtful_bands_are_refused_or_warned_of(root):
         path.unlink()
     audit.main(apart)
     (doubt,) = json.loads(output.read_text())["warnings"]
-    assert "3 of 3 infrared images looked at have colours" in doubt and "are the folders exchanged?" in doubt
+    assert "3 of 3 infrared images inspected have colours" in doubt and "are the folders swapped?" in doubt
     for name in "abc":
         (root / f"infrared/{name}.png").write_bytes((root / f"visible/{name}.png").read_bytes())
-    with pytest.raises(InputError, match="have the same pixels, as all 3 pairs looked at"):
+    with pytest.raises(InputError, match="have the same pixels, as in all 3 pairs inspected"):
         audit.main(apart)
-    with pytest.raises(InputError, match="have the same pixels, as all 3 pairs looked at"):
+    with pytest.raises(InputError, match="have the same pixels, as in all 3 pairs inspected"):
         prepare.main([*apart[:-1], str(root.parent / "out"), "--split", "random", "--train", "2", "--test", "1"])

@@ -322,7 +322,7 @@ def test_many_files_are_sorted_in_two_processes_with_the_same_result(rng, tmp_pa
 def test_a_truth_without_a_box_is_refused(tmp_path):
     write_json(tmp_path / "truth.json", {**TRUTH, "annotations": []})
     write_json(tmp_path / "p.json", [])
-    with pytest.raises(InputError, match="no box at all"):
+    with pytest.raises(InputError, match="have no boxes"):
         errors.main(
             ["--truth", str(tmp_path / "truth.json"), "--output", str(tmp_path / "e.json"),
              "--predictions", f"v/0={tmp_path / 'p.json'}"]

@@ -85,7 +85,7 @@ def test_a_number_may_be_an_images_name_and_is_refused_where_it_could_be_an_id_o
         ([found(1) | {"score": 90}], "has the score 90; wanted 0 to 1"),
         ([], "no detection in 4 of the 4 test images with a box"),
         ([found(1)] * 9, "no detection in 3 of the 4 test images with a box, '00007', 'b.c', 'x_1'"),
-        ({"annotations": []}, "wanted COCO results"),
+        ({"annotations": []}, "expected COCO results"),
     ],
 )
 def test_what_would_be_counted_wrongly_is_refused_and_nothing_written(tmp_path, results, message):

@@ -10,8 +10,8 @@ from detection.datasets import DATASETS
 from detection.datasets.layout import Scene
 from detection.datasets.m3fd import all_scenes, read_scenario
 from detection.leakage import measure_exposure
-from detection.likeness import Look, describe, shifted_likeness
 from detection.scenes import find_scenes, find_sequences, read_scenes, scenes_from_images, write_scenes
+from detection.similarity import PairSummary, describe, shifted_similarity
 from pipeline.stage import InputError
 
 
@@ -60,9 +60,9 @@ def test_a_shifted_picture_is_like_the_first_and_another_is_not(rng):
     wide, other = rng.random((2, 24, 48)), rng.random((2, 24, 32))
     first, shifted = wide[:, :, :32], wide[:, :, 9:41]
     a, b, c = (part.reshape(1, 2, -1) for part in (first, shifted, other))
-    assert shifted_likeness(a, b)[0] == pytest.approx(1)
-    assert shifted_likeness(a, a)[0] == pytest.approx(1)
-    assert shifted_likeness(a, c)[0] < 0.4
+    assert shifted_similarity(a, b)[0] == pytest.approx(1)
+    assert shifted_similarity(a, a)[0] == pytest.approx(1)
+    assert shifted_similarity(a, c)[0] < 0.4
 
 
 def test_m3fds_ranges_are_those_of_its_authors(shared):
@@ -118,19 +118,23 @@ def test_scenes_are_written_and_read_as_they_are(tmp_path):
     assert (tmp_path / "scenes.csv").read_text().splitlines()[1] == "00001,s2,p,,made"
 
 
-def look(descriptor):
-    return Look(8, 8, 100.0, descriptor, "", (True, False), False)
+def summary(descriptor):
+    return PairSummary(8, 8, 100.0, descriptor, "", (True, False), False)
 
 
 def test_a_file_of_the_user_comes_before_all_else(tmp_path, rng):
     (tmp_path / "mine.csv").write_text("name,sequence\n00000,drive1\n00001,drive2\n")
-    looks = {name: look(one) for name, one in zip(["00000", "00001"], frames(rng, [2]).values(), strict=True)}
-    found = find_scenes(DATASETS["m3fd"], tmp_path, looks, tmp_path / "mine.csv")
-    assert [found[name].sequence for name in looks] == [found[name].place for name in looks] == ["drive1", "drive2"]
-    assert find_scenes(DATASETS["m3fd"], tmp_path, looks)["00000"].place == "overcast/lake"
-    looks["00002"] = looks["00001"]
+    summaries = {name: summary(one) for name, one in zip(["00000", "00001"], frames(rng, [2]).values(), strict=True)}
+    found = find_scenes(DATASETS["m3fd"], tmp_path, summaries, tmp_path / "mine.csv")
+    assert (
+        [found[name].sequence for name in summaries]
+        == [found[name].place for name in summaries]
+        == ["drive1", "drive2"]
+    )
+    assert find_scenes(DATASETS["m3fd"], tmp_path, summaries)["00000"].place == "overcast/lake"
+    summaries["00002"] = summaries["00001"]
     with pytest.raises(InputError, match=r"mine\.csv lacks 1 of the 3 images: '00002'"):
-        find_scenes(DATASETS["m3fd"], tmp_path, looks, tmp_path / "mine.csv")
+        find_scenes(DATASETS["m3fd"], tmp_path, summaries, tmp_path / "mine.csv")
 
 
 @pytest.mark.parametrize(

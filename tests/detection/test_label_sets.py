@@ -222,7 +222,7 @@ def test_the_audit_reads_every_set_and_counts_the_chosen_one(two_sets, tmp_path)
 def test_what_is_wrong_with_another_set_is_refused_as_with_the_chosen_one(two_sets, tmp_path):
     sets = ("--label-set", "first", "Annotation", "--label-set", "second", "Second")
     (two_sets / "Second" / "00002.xml").write_text("<annotation></annotation>")
-    with pytest.raises(InputError, match=r"the 3 test \(labels second\) images have no box at all"):
+    with pytest.raises(InputError, match=r"the 3 test \(labels second\) images have no boxes"):
         run(two_sets, tmp_path / "out", *sets)
     (two_sets / "Second" / "00002.xml").unlink()
     with pytest.raises(InputError, match=r"no label file for image '00002' in .*Second"):
@@ -233,9 +233,9 @@ def test_what_is_wrong_with_another_set_is_refused_as_with_the_chosen_one(two_se
     assert any(text.startswith("labels second: 2 images without a label file") for text in warnings)
     with pytest.raises(InputError, match="expected first or second or union"):
         run(two_sets, tmp_path / "none", *sets, "--truth", "third")
-    with pytest.raises(InputError, match="wanted each set once, and no --labels beside them"):
+    with pytest.raises(InputError, match="expected each set once, and no --labels in addition"):
         run(two_sets, tmp_path / "none", *sets, "--labels", "Annotation")
-    with pytest.raises(InputError, match="wanted each set once"):
+    with pytest.raises(InputError, match="expected each set once"):
         run(two_sets, tmp_path / "none", *sets, "--label-set", "first", "Second")
     assert not (tmp_path / "none").exists()
 
@@ -243,10 +243,10 @@ def test_what_is_wrong_with_another_set_is_refused_as_with_the_chosen_one(two_se
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda content: content.pop("sets"), "is no truth_sets.json: KeyError"),
-        (lambda content: content.update(sets=[1]), "is no truth_sets.json"),
-        (lambda content: content.update(truth="third"), "has the truth 'third'; wanted one of its sets, labels"),
-        (lambda content: content["sets"]["labels"]["annotations"].pop(0), "labels has annotation ids"),
+        (lambda content: content.pop("sets"), "is not a truth_sets.json: KeyError"),
+        (lambda content: content.update(sets=[1]), "is not a truth_sets.json"),
+        (lambda content: content.update(truth="third"), "names the truth 'third'; expected one of its sets: labels"),
+        (lambda content: content["sets"]["labels"]["annotations"].pop(0), "labels has wrong annotation ids"),
     ],
 )
 def test_a_broken_file_of_truth_sets_is_refused(two_sets, tmp_path, change, message):

@@ -64,7 +64,7 @@ def test_as_many_boxes_of_an_image_are_kept_and_counted_as_by_the_bands_tests(tm
     run(tmp_path, truth, "--pooling", "suppressed")
     assert len(read_json(tmp_path / "late" / "predictions.json")) == 130
     write_band(tmp_path / "infrared", "infrared", truth, [], most_detections=300)
-    with pytest.raises(InputError, match=r"has max_detections 300, .* 100; wanted one number"):
+    with pytest.raises(InputError, match=r"has max_detections 300 and .* has 100; expected the same number"):
         run(tmp_path, truth)
 
 
@@ -115,11 +115,11 @@ def test_other_seeds_other_bands_and_other_labels_are_refused(tmp_path):
     truth = truth_of((10, 10, 20, 20))
     write_band(tmp_path / "visible", "visible", truth, [])
     write_band(tmp_path / "infrared", "infrared", truth, [], seed=1)
-    with pytest.raises(InputError, match="wanted one seed"):
+    with pytest.raises(InputError, match="expected the same seed"):
         run(tmp_path, truth)
     write_band(tmp_path / "infrared", "visible", truth, [])
-    with pytest.raises(InputError, match="is of 'visible', expected 'infrared'"):
+    with pytest.raises(InputError, match="describes the variant 'visible'; expected 'infrared'"):
         run(tmp_path, truth)
     write_band(tmp_path / "infrared", "infrared", truth_of((1, 1, 2, 2)), [])
-    with pytest.raises(InputError, match=r"other data\.labels than given"):
+    with pytest.raises(InputError, match=r"with other labels than --truth"):
         run(tmp_path, truth)

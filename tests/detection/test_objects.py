@@ -58,5 +58,5 @@ def test_stage_writes_the_lists_and_wants_both_bands(tmp_path):
     options = ["--truth", str(tmp_path / "truth.json"), "--output", str(tmp_path / "helps.json"), "--predictions"]
     objects.main([*options, *words])
     assert read_json(tmp_path / "helps.json") == helps(TRUTH, PREDICTIONS, {})
-    with pytest.raises(InputError, match="names no 'infrared'"):
+    with pytest.raises(InputError, match="does not name 'infrared'"):
         objects.main([*options, words[0], words[2]])

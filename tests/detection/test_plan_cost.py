@@ -44,11 +44,11 @@ def test_the_cost_of_a_plan_follows_from_what_real_steps_take(tiny, tmp_path, mo
 
 def test_few_images_of_a_plan_are_timed_with_their_own_boxes(tiny):
     data = read_data(tiny / "visible" / "data.yaml", "train")
-    part = cost.part_of(data, Recipe(batch=2), 3)
+    part = cost.subset_for_steps(data, Recipe(batch=2), 3)
     ids = [image["id"] for image in part.truth["images"]]
     assert len(part.images) == 6 and [image["file_name"] for image in part.truth["images"]] == list(part.images)
     assert sorted(a["image_id"] for a in part.truth["annotations"]) == sorted(ids)
-    assert len(cost.part_of(data, Recipe(batch=16), 3).images) == 10
+    assert len(cost.subset_for_steps(data, Recipe(batch=16), 3).images) == 10
 
 
 def test_hours_are_printed_as_they_are_read():

@@ -19,25 +19,28 @@ TRUTH = {
 }
 GOOD = {"image_id": 1, "category_id": 1, "bbox": [10.0, 10, 20, 20], "score": 0.9}
 BAD = {
-    "words for images": ([GOOD | {"image_id": "scene1"}], "image_id 'scene1'; wanted one of .* 2, 1 to 2: 1 scene1, 2"),
-    "a list for an image": ([GOOD | {"image_id": [1]}], r"image_id \[1\]; wanted"),
-    "true for an image": ([GOOD | {"image_id": True}], "image_id True; wanted"),
+    "words for images": (
+        [GOOD | {"image_id": "scene1"}],
+        "image_id 'scene1'; expected one of the 2 in the ground truth, 1 to 2: 1 scene1, 2",
+    ),
+    "a list for an image": ([GOOD | {"image_id": [1]}], r"image_id \[1\]; expected"),
+    "true for an image": ([GOOD | {"image_id": True}], "image_id True; expected"),
     "categories from 0": ([GOOD, GOOD | {"category_id": 0}], "prediction 1 .*category_id 0; .*: 1 person, 2 car"),
-    "COCO's 91 categories": ([GOOD | {"category_id": 3}], "category_id 3; wanted"),
-    "no category": ([{k: v for k, v in GOOD.items() if k != "category_id"}], "category_id None; wanted"),
-    "a null box": ([GOOD | {"bbox": None}], "bbox None and the score 0.9; wanted five finite numbers"),
+    "COCO's 91 categories": ([GOOD | {"category_id": 3}], "category_id 3; expected"),
+    "no category": ([{k: v for k, v in GOOD.items() if k != "category_id"}], "category_id None; expected"),
+    "a null box": ([GOOD | {"bbox": None}], "bbox None and the score 0.9; expected five finite numbers"),
     "no box": ([{k: v for k, v in GOOD.items() if k != "bbox"}], "bbox None"),
     "a null in a box": ([GOOD | {"bbox": [1, 2, None, 4]}], r"bbox \[1, 2, None, 4\]"),
     "a box of three": ([GOOD | {"bbox": [1, 2, 3]}], r"bbox \[1, 2, 3\]"),
     "words in a box": ([GOOD | {"bbox": "1234"}], "bbox '1234'"),
-    "a number without end": ([GOOD | {"bbox": [1, 2, 10**400, 4]}], "wanted five finite numbers"),
+    "a number without end": ([GOOD | {"bbox": [1, 2, 10**400, 4]}], "expected five finite numbers"),
     "NaN": ([GOOD | {"score": float("nan")}], "the score (nan|None)"),
     "no score": ([GOOD | {"score": None}], "the score None"),
-    "percent": ([GOOD | {"score": 90.0}], "has the score 90; wanted 0 to 1"),
-    "a negative width": ([GOOD | {"bbox": [30, 10, -20, 20]}], "wanted a width and a height from 0 on"),
-    "an item that is no object": ([GOOD, 5], "prediction 1 is 5; wanted an object with image_id"),
-    "a dictionary around it": ({"annotations": [GOOD]}, "JSON dict with the keys 'annotations'; wanted COCO results"),
-    "null": (None, "JSON NoneType; wanted COCO results"),
+    "percent": ([GOOD | {"score": 90.0}], "has the score 90; expected 0 to 1"),
+    "a negative width": ([GOOD | {"bbox": [30, 10, -20, 20]}], "expected x, y, width, height"),
+    "an item that is no object": ([GOOD, 5], "prediction 1 is 5; expected an object with image_id"),
+    "a dictionary around it": ({"annotations": [GOOD]}, "JSON dict with the keys 'annotations'; expected COCO results"),
+    "null": (None, "JSON NoneType; expected COCO results"),
 }
 
 
@@ -80,7 +83,7 @@ def test_whole_numbers_written_as_decimals_and_no_detections_are_read(tmp_path):
     ("boxes", "doubt"),
     [
         ([[120, 60, 180, 90], [10, 10, 20, 20]], "1 of 2 boxes end far outside their images; .* not xmin, ymin, xmax"),
-        ([[0.1, 0.1, 0.2, 0.3]], "all 1 boxes lie within 0..1; wanted pixels"),
+        ([[0.1, 0.1, 0.2, 0.3]], "all 1 boxes lie within 0..1; expected pixels"),
         ([[10, 10, 20, 20], [150, 50, 55, 52]], ""),  # a little outside
     ],
 )

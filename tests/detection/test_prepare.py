@@ -5,8 +5,8 @@ import cv2
 import numpy as np
 import pytest
 
-from detection import prepare
-from detection.likeness import Look
+from detection import labelled_split, prepare
+from detection.similarity import PairSummary
 from detection.truth import read_truth
 from pipeline.artefacts import sha256_lines
 from pipeline.stage import InputError
@@ -64,7 +64,7 @@ def test_own_split_of_a_data_set_without_one_is_refused(m3fd, tmp_path):
 
 @pytest.mark.parametrize("kind", ["random", "list"])
 def test_split_without_its_options_is_refused(m3fd, tmp_path, kind):
-    with pytest.raises(InputError, match=f"--split {kind} wants --train"):
+    with pytest.raises(InputError, match=f"--split {kind} requires --train"):
         run(m3fd, tmp_path / "out", "--split", kind)
 
 
@@ -115,7 +115,7 @@ def test_labels_without_any_box_are_refused_before_anything_is_written(m3fd, tmp
     (m3fd / "test.txt").write_text("00002\n00003\n")
     for name in ("00000", "00001") if part == "training" else ("00002", "00003"):
         write_voc(m3fd / "Annotation" / f"{name}.xml", [])
-    with pytest.raises(InputError, match=f"the 2 {part} images have no box at all"):
+    with pytest.raises(InputError, match=f"the 2 {part} images have no boxes"):
         run(m3fd, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -131,7 +131,7 @@ def test_missing_labels_are_background_where_that_is_said_and_counted(m3fd, tmp_
     assert "1 images without a label file are taken as images without objects: 'z'" in facts["warnings"]
     for path in (m3fd / "Annotation").iterdir():
         path.unlink()
-    with pytest.raises(InputError, match="the 3 training images have no box at all"):
+    with pytest.raises(InputError, match="the 3 training images have no boxes"):
         run(m3fd, tmp_path / "out", "--unlabelled", "background")
 
 
@@ -147,17 +147,17 @@ def test_boxes_given_twice_are_dropped_and_counted(m3fd, tmp_path, write_voc):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--split", "own", "--train-list", "x"], "own takes no --train-list x; wanted it without"),
-        (["--train", "4", "--test", "2"], "own takes no --train 4 and no --test 2; .* or --split random"),
-        ([*RANDOM, "--train-list", "x", "--test-list", "y"], "random takes no --train-list x and no --test-list y"),
-        (["--split", "list", "--train-list", "x", "--test-list", "y", "--test", "2"], "list takes no --test 2"),
-        (["--split", "list", "--train-list", "x"], "list wants --train-list FILE and --test-list FILE"),
-        (["--split", "scene-blocked", "--train", "4", "--test", "2"], "scene-blocked takes no --train 4"),
+        (["--split", "own", "--train-list", "x"], "own does not use --train-list x; remove it"),
+        (["--train", "4", "--test", "2"], "own does not use --train 4 and --test 2; .* or use --split random"),
+        ([*RANDOM, "--train-list", "x", "--test-list", "y"], "random does not use --train-list x and --test-list y"),
+        (["--split", "list", "--train-list", "x", "--test-list", "y", "--test", "2"], "list does not use --test 2"),
+        (["--split", "list", "--train-list", "x"], "list requires --train-list FILE and --test-list FILE"),
+        (["--split", "scene-blocked", "--train", "4", "--test", "2"], "scene-blocked does not use --train 4"),
         (
             ["--split", "random-3800-400", "--test", "2"],
-            "random-3800-400 takes no --test 2; .* or --split scene-blocked",
+            "random-3800-400 does not use --test 2; .* or use --split scene-blocked",
         ),
-        (["--split", "scene-blocked"], "scene-blocked wants --test N"),
+        (["--split", "scene-blocked"], "scene-blocked requires --test N"),
     ],
 )
 def test_split_options_that_do_not_go_together_are_refused(m3fd, tmp_path, options, message):
@@ -205,9 +205,12 @@ def test_limits_are_recorded(m3fd, tmp_path):
 
 def test_msrs_brings_its_split_and_counts(shared, tmp_path, monkeypatch):
     def unseen(pairs):  # the audit's test decodes all 560 pairs
-        return {pair.name: Look(640, 480, 0.0, np.zeros((2, 768)), pair.name, (False, False), False) for pair in pairs}
+        return {
+            pair.name: PairSummary(640, 480, 0.0, np.zeros((2, 768)), pair.name, (False, False), False)
+            for pair in pairs
+        }
 
-    monkeypatch.setattr(prepare, "look_at", unseen)
+    monkeypatch.setattr(labelled_split, "summarize_pairs", unseen)
     facts = run(shared / "data" / "msrs", tmp_path / "out", dataset="msrs")
     assert (facts["split"]["train"], facts["split"]["test"]) == (440, 120)
     assert facts["boxes"] == {
@@ -240,7 +243,9 @@ def test_split_whose_test_pairs_are_in_training_is_refused(m3fd, tmp_path):
         (m3fd / folder / "00001.png").write_bytes((m3fd / folder / "00000.png").read_bytes())
     (m3fd / "train.txt").write_text("00000\n")
     (m3fd / "test.txt").write_text("00001\n")
-    with pytest.raises(InputError, match="1 of the 1 test pairs are in training as well, pixel for pixel"):
+    with pytest.raises(
+        InputError, match="1 of the 1 test pairs are also in training under other names, pixel for pixel"
+    ):
         run(m3fd, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

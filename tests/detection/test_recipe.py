@@ -62,11 +62,11 @@ def test_the_command_line_refuses_what_the_schema_refuses():
 @pytest.mark.parametrize(
     ("name", "value", "wanted"),
     [
-        ("lr0", float("nan"), "--lr0 nan: wanted a finite number"),
-        ("box", float("inf"), "--box inf: wanted a finite number"),
-        ("ema_tau", 0.0, "--ema-tau 0.0: wanted above 0"),
-        ("perspective", 0.01, "--perspective 0.01: wanted 0 to 0.001"),
-        ("seed", -1, "--seed -1: wanted at least 0"),
+        ("lr0", float("nan"), "--lr0 nan: expected a finite number"),
+        ("box", float("inf"), "--box inf: expected a finite number"),
+        ("ema_tau", 0.0, "--ema-tau 0.0: expected above 0"),
+        ("perspective", 0.01, "--perspective 0.01: expected 0 to 0.001"),
+        ("seed", -1, "--seed -1: expected at least 0"),
     ],
 )
 def test_a_value_that_no_training_can_have_is_refused_by_a_line(name, value, wanted):
@@ -76,7 +76,7 @@ def test_a_value_that_no_training_can_have_is_refused_by_a_line(name, value, wan
 
 
 def test_mosaics_want_a_square_canvas():
-    with pytest.raises(InputError, match=r"--canvas fitted with --mosaic 0\.5: wanted --mosaic 0"):
+    with pytest.raises(InputError, match=r"--canvas fitted with --mosaic 0\.5: expected --mosaic 0"):
         Recipe(canvas="fitted", mosaic=0.5)
 
 

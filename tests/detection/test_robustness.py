@@ -10,12 +10,12 @@ from made_up import detections
 from detection import losses, robustness
 from detection.accumulation import number_scenes, scene_boxes
 from detection.average_precision import score
+from detection.comparison import match_all, names_in_order
 from detection.images import read_input
 from detection.intervals import bootstrap, describe
 from detection.late import pool
-from detection.losses import AS_IS, describe_losses
-from detection.robustness import worse_data
-from detection.significance import match_all, names_in_order
+from detection.losses import UNCORRUPTED, describe_losses
+from detection.robustness import corrupted_data
 from detection.test import predict
 from detection.variant import read_data
 from fusion import fuse
@@ -71,21 +71,24 @@ def test_a_fused_variant_is_shown_what_its_method_makes_of_the_worse_pairs(tiny,
     where = ["--visible", tiny / "m3fd/Vis", "--infrared", tiny / "m3fd/Ir", "--worse", worse]
     how = ["--method", "average", "--device", "cpu", "--output", tmp_path / "fused"]
     fuse.main([str(word) for word in (*where, *how)])
-    data, facts = read_data(tiny / "visible/data.yaml", "test"), corruptions.read_worse(worse)
+    data, facts = read_data(tiny / "visible/data.yaml", "test"), corruptions.read_description(worse)
     fused = replace(data, variant="average")
-    shown = worse_data(fused, worse, facts, "black", tmp_path / "fused")
+    shown = corrupted_data(fused, worse, facts, "black", tmp_path / "fused")
     name = facts["names"][0]
     image, infrared = read_image(shown.images[name]), read_image(tiny / f"m3fd/Ir/{name}.png")
     # Colour as decided by the pairs as they are: the luma of black is 16 in studio range, its chroma neutral.
     luma = np.rint((16 + infrared.astype(float)) / 2)
     assert np.abs(image - np.clip((luma - 16) * 255 / 219, 0, 255)[..., None]).max() <= 2
-    with pytest.raises(InputError, match="average without --fused; wanted it for fused variants"):
-        worse_data(fused, worse, facts, "black")
+    with pytest.raises(InputError, match="average without --fused; expected --fused for fused variants"):
+        corrupted_data(fused, worse, facts, "black")
     with pytest.raises(InputError, match="visible with --fused"):
-        worse_data(data, worse, facts, "black", tmp_path / "fused")
+        corrupted_data(data, worse, facts, "black", tmp_path / "fused")
     write_image(tmp_path / f"fused/black/{name}.png", image[::-1])
-    with pytest.raises(InputError, match="holds other images than its manifest, or not of visible_missing"):
-        worse_data(fused, worse, facts, "black", tmp_path / "fused")
+    with pytest.raises(
+        InputError,
+        match="contains other images than its manifest lists, or images of another kind than visible_missing",
+    ):
+        corrupted_data(fused, worse, facts, "black", tmp_path / "fused")
 
 
 @pytest.mark.parametrize("kind", ["infrared_missing", "visible_missing"])
@@ -94,14 +97,14 @@ def test_a_detector_that_fuses_itself_is_shown_one_band_worse_and_the_other_as_i
     visible, infrared = (read_data(tiny / f"{band}/data.yaml", "test") for band in ("visible", "infrared"))
     inside = {"variant": "stacked", "inside": "stacked", "infrared": infrared.images}
     data = replace(visible, **inside, infrared_sha256=infrared.sha256)
-    shown = worse_data(data, worse, corruptions.read_worse(worse), "black")
+    shown = corrupted_data(data, worse, corruptions.read_description(worse), "black")
     image = data.truth["images"][0]
     wanted = read_input(data, image)
     wanted[..., 3 if kind.startswith("infrared") else slice(0, 3)] = 0
     assert np.array_equal(read_input(shown, image), wanted)
     other = visible if kind.startswith("infrared") else infrared
-    with pytest.raises(InputError, match=f"which {other.variant} does not see; wanted no test of it"):
-        worse_data(other, worse, corruptions.read_worse(worse), "black")
+    with pytest.raises(InputError, match=f"which {other.variant} does not see; expected"):
+        corrupted_data(other, worse, corruptions.read_description(worse), "black")
 
 
 @pytest.fixture
@@ -198,11 +201,16 @@ def test_late_pools_the_worse_boxes_of_one_band_and_those_of_the_other_as_they_a
 def test_detectors_that_are_alike_are_not_told_apart_and_one_alone_is_not_compared():
     rng = np.random.default_rng(0)
     clean, worse = rng.normal(0.6, 0.05, 500), rng.normal(0.5, 0.05, 500)
-    measured = {("a", AS_IS): 0.6, ("a", "1"): 0.5, ("b", AS_IS): 0.6, ("b", "1"): 0.499}
-    drawn = {("a", AS_IS): clean, ("a", "1"): worse, ("b", AS_IS): clean, ("b", "1"): rng.permutation(worse)}
+    measured = {("a", UNCORRUPTED): 0.6, ("a", "1"): 0.5, ("b", UNCORRUPTED): 0.6, ("b", "1"): 0.499}
+    drawn = {
+        ("a", UNCORRUPTED): clean,
+        ("a", "1"): worse,
+        ("b", UNCORRUPTED): clean,
+        ("b", "1"): rng.permutation(worse),
+    }
     found = describe_losses(measured, drawn, ["1"], 30)
     assert found["least"] == "a" and not found["compared"]["b"]["more"]
-    alone = describe_losses({**measured, ("c", AS_IS): 0.1}, {**drawn, ("c", AS_IS): clean}, ["1"], 30)
+    alone = describe_losses({**measured, ("c", UNCORRUPTED): 0.1}, {**drawn, ("c", UNCORRUPTED): clean}, ["1"], 30)
     assert not alone["variants"]["c"]["sees"]
     one = {key: value for key, value in measured.items() if key[0] == "a"}
     assert describe_losses(one, drawn, ["1"], 30)["least"] is None
@@ -210,7 +218,7 @@ def test_detectors_that_are_alike_are_not_told_apart_and_one_alone_is_not_compar
 
 def test_of_a_detector_that_finds_nothing_no_share_is_kept():
     nothing = np.zeros(100)
-    measured = dict.fromkeys([("a", AS_IS), ("a", "1")], 0.0)
+    measured = dict.fromkeys([("a", UNCORRUPTED), ("a", "1")], 0.0)
     found = describe_losses(measured, dict.fromkeys(measured, nothing), ["1"], 30)["variants"]["a"]
     assert found["loss"]["value"] == 0 and np.isnan(found["kept"]["value"])
 
@@ -219,10 +227,13 @@ def test_of_a_detector_that_finds_nothing_no_share_is_kept():
     ("change", "message"),
     [
         ({"kind": "infrared_blur"}, "disagree: kind is 'infrared_blur', expected 'infrared_shift'"),
-        ({"weights": {"0": "fnet 0"}}, "is of 'fnet' with the seeds 0; --predictions has 0, 1"),
-        ({"weights": {"0": "fnet 0", "1": "x"}}, "disagree: weights is 'x', expected 'fnet 1'; test again"),
-        ({"predictions": {"4": {}, "16": {}}}, "predictions of fnet at level 4 are not those of its tested.json"),
-        ({"variant": "infrared", "weights": {"0": "infrared 0", "1": "infrared 1"}}, "wanted each variant once"),
+        ({"weights": {"0": "fnet 0"}}, "describes 'fnet' with the seeds 0; --predictions names the seeds 0, 1"),
+        ({"weights": {"0": "fnet 0", "1": "x"}}, "disagree: weights is 'x', expected 'fnet 1'; test the detectors"),
+        (
+            {"predictions": {"4": {}, "16": {}}},
+            "predictions of fnet at level 4 are not those that its tested.json describes",
+        ),
+        ({"variant": "infrared", "weights": {"0": "infrared 0", "1": "infrared 1"}}, "expected each variant once"),
     ],
 )
 def test_tests_that_do_not_belong_together_are_refused(made_up, change, message):

@@ -40,7 +40,7 @@ def test_a_much_better_variant_is_ahead_of_both_bands_as_trained_and_not_as_a_me
     verdict = written["against_bands"]["fnet"]
     assert verdict["trained"]["verdict"] == "ahead" and verdict["trained"]["reason"] == ""
     assert verdict["methods"]["verdict"] == "not shown"
-    assert verdict["methods"]["reason"] == "seeds: 1; a statement about methods needs 3"
+    assert verdict["methods"]["reason"] == "seeds: 1; a statement about methods requires 3"
     assert written["training"] is None
 
 
@@ -67,7 +67,7 @@ def test_intervals_and_differences_are_those_of_the_evaluators_values(folder):
 def test_without_scenes_every_image_is_its_own_and_the_result_says_so(folder):
     written = run(folder)
     assert written["unit"] == "image" and written["provenance"]["scenes"] is None
-    assert "60 images, each taken as a scene of its own (no scenes were given" in written["method"]
+    assert "60 images, each treated as a scene (no scenes were given" in written["method"]
     named = run(folder, "--scenes", str(folder / "scenes.csv"), "--unit", "image")
     assert "no scenes were given" not in named["method"] and named["variants"] == written["variants"]
 
@@ -87,7 +87,7 @@ def test_the_unit_is_that_of_the_split_where_dataset_json_states_one(folder):
     assert run(folder, "--scenes", str(folder / "scenes.csv"))["unit"] == "place"
     assert run(folder, "--scenes", str(folder / "scenes.csv"), "--unit", "sequence")["unit"] == "sequence"
     write_json(folder / "dataset.json", {"split": {"unit": "week"}})
-    with pytest.raises(InputError, match="has the unit 'week'; wanted sequence, place, image"):
+    with pytest.raises(InputError, match="has the unit 'week'; expected one of sequence, place, image"):
         run(folder, "--scenes", str(folder / "scenes.csv"))
 
 
@@ -112,7 +112,7 @@ def test_no_method_is_said_to_be_ahead_by_brought_detections(folder):
     written = run(folder, "--brought", "fnet", seeds=(0, 1, 2))
     verdict = written["against_bands"]["fnet"]
     assert verdict["trained"]["verdict"] == "ahead" and verdict["methods"]["verdict"] == "not shown"
-    assert verdict["methods"]["reason"] == "how brought detections vary with their training is unknown"
+    assert verdict["methods"]["reason"] == "the variation between trainings is unknown for external detections"
 
 
 def test_a_brought_row_of_any_number_of_files_changes_nothing_that_is_said_of_the_others(folder):
@@ -127,7 +127,7 @@ def test_a_brought_row_of_any_number_of_files_changes_nothing_that_is_said_of_th
     assert own == alone["comparisons"] and len(written["comparisons"]) == 6
     assert written["against_bands"]["fnet"] == alone["against_bands"]["fnet"]
     mine = written["against_bands"]["mine"]
-    assert mine["trained"]["verdict"] == "ahead" and mine["methods"]["reason"] == significance.BROUGHT
+    assert mine["trained"]["verdict"] == "ahead" and mine["methods"]["reason"] == significance.EXTERNAL
     values = [score(read_json(folder / "truth.json"), read_json(folder / f"{name}.json")).table()["average"]["AP"]
               for name in ("other", "visible")]  # fmt: skip
     assert written["variants"]["mine"]["Average"]["AP"] == pytest.approx(sum(values) / 2)
@@ -153,16 +153,16 @@ def test_more_detections_of_a_class_in_an_image_count_where_asked_for(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--predictions", "a=x.json"], "wanted VARIANT/SEED=FILE"),
+        (["--predictions", "a=x.json"], "expected VARIANT/SEED=FILE"),
         (["--predictions", "a/0=x.json", "a/0=y.json"], "names a/0 twice"),
-        (["--predictions", "a/0=x.json", "b/1=y.json"], r"'b' has the seeds \[1\], expected \[0\]"),
-        (["--unit", "place"], "--unit place needs --scenes"),
-        (["--samples", "10"], "wanted at least 100"),
-        (["--swaps", "10"], "wanted at least 1000"),
+        (["--predictions", "a/0=x.json", "b/1=y.json"], r"'b' has the seeds \[1\]; expected \[0\]"),
+        (["--unit", "place"], "--unit place requires --scenes"),
+        (["--samples", "10"], "expected at least 100"),
+        (["--swaps", "10"], "expected at least 1000"),
         (["--most-detections", "301"], "expected 100 to 300"),
         (["--brought", "nobody"], "--brought names 'nobody'"),
-        (["--scenes", "lacking.csv"], "gives no sequence for '2', '3', '4', '5', '6' and 54 more"),
-        (["--scenes", "twice.csv"], "line 3: '1' with sequence 'b'; wanted each name once"),
+        (["--scenes", "lacking.csv"], "has no sequence for '2', '3', '4', '5', '6' and 54 more"),
+        (["--scenes", "twice.csv"], "line 3: '1' with sequence 'b'; expected each name once"),
         (["--scenes", "other.csv"], "is not a table of scenes"),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 
 from detection.datasets.layout import Scene
 from detection.datasets.m3fd import all_scenes
-from detection.splits import KEPT, kept_split, limited, list_split, random_split, scene_split
+from detection.splits import INCLUDED, included_split, limited, list_split, random_split, scene_split
 from pipeline.stage import InputError
 
 NAMES = [f"{number:05}" for number in range(100)]
@@ -39,7 +39,7 @@ def test_random_split_of_too_few_names_is_refused():
 def test_lists_that_share_an_image_are_refused(tmp_path):
     (tmp_path / "train.txt").write_text("a\nb\nc\n")
     (tmp_path / "test.txt").write_text("c\nd\n")
-    with pytest.raises(InputError, match="1 images are in training and in test: 'c'; wanted none"):
+    with pytest.raises(InputError, match="1 images are both in training and in test: 'c'; expected none"):
         list_split(tmp_path / "train.txt", tmp_path / "test.txt")
 
 
@@ -63,20 +63,20 @@ M3FD_NAMES = [f"{number:05}" for number in range(4200)]
 
 
 def test_the_kept_list_is_the_seeded_draw_of_m3fds_names():
-    kept, drawn = kept_split("random-3800-400", M3FD_NAMES), random_split(M3FD_NAMES, 3800, 400, seed=0)
+    kept, drawn = included_split("random-3800-400", M3FD_NAMES), random_split(M3FD_NAMES, 3800, 400, seed=0)
     assert (kept.train, kept.test) == (drawn.train, drawn.test)
-    assert kept.digests == KEPT["random-3800-400"]
+    assert kept.digests == INCLUDED["random-3800-400"]
 
 
 @pytest.mark.parametrize("names", [M3FD_NAMES[1:], [*M3FD_NAMES, "4200"], [f"{int(n)}" for n in M3FD_NAMES]])
 def test_the_kept_list_is_refused_for_other_names(names):
-    with pytest.raises(InputError, match="--split random-3800-400 is of the 4200 names 00000 to 04199"):
-        kept_split("random-3800-400", names)
+    with pytest.raises(InputError, match="--split random-3800-400 is for the 4200 names 00000 to 04199"):
+        included_split("random-3800-400", names)
 
 
-@pytest.mark.parametrize("kind", KEPT)
+@pytest.mark.parametrize("kind", INCLUDED)
 def test_a_kept_list_is_taken_whole_for_m3fds_names(kind):
-    split = kept_split(kind, M3FD_NAMES)
+    split = included_split(kind, M3FD_NAMES)
     sizes = {"m3fd-scenes": (3000, 1200), "zx": (2905, 1295), "e2e-mfd": (2940, 1260), "rgbxfusion": (2727, 840)}
     assert (len(split.train), len(split.test)) == sizes.get(kind, (3800, 400))
 
@@ -87,7 +87,7 @@ def test_the_kept_scenes_are_a_draw_of_whole_places_with_every_class(shared):
     boxes = {category["id"]: Counter() for category in truth["categories"]}
     for box in truth["annotations"]:
         boxes[box["category_id"]][names[box["image_id"]]] += 1
-    scenes, kept = all_scenes(), kept_split("m3fd-scenes", M3FD_NAMES)
+    scenes, kept = all_scenes(), included_split("m3fd-scenes", M3FD_NAMES)
     assert replace(scene_split(scenes, boxes, 1200, seed=364), by=None, seed=None, kind=kept.kind) == kept
     assert all(found.keys() & kept.test and found.keys() & kept.train for found in boxes.values())
     assert len({scenes[name].sequence for name in kept.test}) >= 25
@@ -156,5 +156,5 @@ def test_few_neighbours_are_left_across_a_split_by_scenes():
 
 
 def test_one_scene_cannot_be_split_by_scenes():
-    with pytest.raises(InputError, match="the 20 pairs are 1 sequences, of 20 to 20 pairs, at 1 places"):
+    with pytest.raises(InputError, match=r"among the 1 sequences \(20 to 20 pairs each, 20 in all\) at 1 places"):
         scene_split(made([20]), {}, 5, seed=0)

@@ -100,10 +100,10 @@ def test_another_seed_or_another_band_gives_other_weights(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("optimizer", "save_every", "going_on"),
     [
-        ("SGD", 0, "going on after epoch 2 of 3 and 1 of 3 batches"),
-        ("AdamW", 0, "going on after epoch 2 of 3 and 1 of 3 batches"),
-        ("SGD", 2, "going on after epoch 2 of 3\n"),  # written after batches 2, 4 and 6
-        ("AdamW", 5, "going on after epoch 1 of 3 and 2 of 3 batches"),
+        ("SGD", 0, "resuming after epoch 2 of 3 and 1 of 3 batches"),
+        ("AdamW", 0, "resuming after epoch 2 of 3 and 1 of 3 batches"),
+        ("SGD", 2, "resuming after epoch 2 of 3\n"),  # written after batches 2, 4 and 6
+        ("AdamW", 5, "resuming after epoch 1 of 3 and 2 of 3 batches"),
         ("SGD", 60, ""),
     ],
 )
@@ -214,7 +214,7 @@ def test_cut_off_checkpoint_is_passed_over_for_the_one_before(tiny, tmp_path, mo
     run(tiny, tmp_path, "--resume")
     assert (
         "batch-00000005.pt cannot be read" in caplog.text
-        and "going on after epoch 1 of 3 and 1 of 3 batches" in caplog.text
+        and "resuming after epoch 1 of 3 and 1 of 3 batches" in caplog.text
     )
     assert equal(weights_of(tmp_path), weights_of(undisturbed))
 
@@ -229,7 +229,7 @@ def test_progress_of_another_recipe_is_not_gone_on_with(tiny, tmp_path, monkeypa
         run(tiny, tmp_path, "--lr0", "0.001")
     caplog.set_level("INFO")
     run(tiny, tmp_path, "--resume")
-    assert "is of another recipe or other data; starting afresh" in caplog.text
+    assert "is of another recipe or other data; starting from scratch" in caplog.text
     assert equal(weights_of(tmp_path), weights_of(undisturbed))
 
 
@@ -238,7 +238,7 @@ def test_finished_training_is_not_repeated_on_resume(tiny, tmp_path, caplog, und
     before = (tmp_path / "weights.pt").stat().st_mtime_ns
     caplog.set_level("INFO")
     run(tiny, tmp_path, "--resume")
-    assert "is finished already" in caplog.text
+    assert "is already finished" in caplog.text
     assert (tmp_path / "weights.pt").stat().st_mtime_ns == before
 
 
@@ -366,7 +366,7 @@ def test_loss_that_is_no_number_is_an_error(tiny, tmp_path, monkeypatch):
         return loss, {name: part * float("nan") for name, part in parts.items()}
 
     monkeypatch.setattr(loop, "loss_of", broken)
-    with pytest.raises(InputError, match=r"the loss is no number in epoch 1.*lower --lr0 than 0.005"):
+    with pytest.raises(InputError, match=r"the loss became NaN or infinite in epoch 1.*lower --lr0 than 0.005"):
         run(tiny, tmp_path)
 
 
@@ -374,12 +374,12 @@ def test_loss_that_is_no_number_is_an_error(tiny, tmp_path, monkeypatch):
     ("options", "message"),
     [
         (["--model", "yolov9q"], "--model 'yolov9q' is unknown; expected one of yolov5n, yolov5s"),
-        (["--image-size", "100"], "--image-size 100: wanted a multiple of 32"),
-        (["--image-size", "32"], "--image-size 32: wanted at least 64"),
-        (["--epochs", "0"], "--epochs 0: wanted at least 1"),
-        (["--mosaic", "2"], "--mosaic 2.0: wanted 0 to 1"),
-        (["--save-every", "-1"], "--save-every -1.0: wanted at least 0"),
-        (["--save-every", "nan"], "--save-every nan: wanted at least 0"),
+        (["--image-size", "100"], "--image-size 100: expected a multiple of 32"),
+        (["--image-size", "32"], "--image-size 32: expected at least 64"),
+        (["--epochs", "0"], "--epochs 0: expected at least 1"),
+        (["--mosaic", "2"], "--mosaic 2.0: expected 0 to 1"),
+        (["--save-every", "-1"], "--save-every -1.0: expected at least 0"),
+        (["--save-every", "nan"], "--save-every nan: expected at least 0"),
         (["--weights", "none.pt"], r"none\.pt does not exist.*nothing is downloaded"),
     ],
 )
@@ -438,7 +438,7 @@ def test_no_stage_runs_what_a_weights_file_wants_to_run(tiny, tmp_path, monkeypa
 def test_progress_of_an_older_form_is_passed_over(tmp_path, caplog):
     torch.save({"step": 3, "last_step": 2, "history": [], "sums": {}}, tmp_path / "batch-00000001.pt")
     assert loop._read_checkpoint(tmp_path, "cpu") is None
-    assert "batch-00000001.pt cannot be read (KeyError); passed over" in caplog.text
+    assert "batch-00000001.pt cannot be read (KeyError); ignored" in caplog.text
 
 
 def test_progress_that_wants_to_run_something_is_passed_over(tiny, tmp_path, monkeypatch, caplog):
@@ -578,7 +578,7 @@ def test_recipe_means_what_the_trainer_of_ultralytics_means_by_it(tiny, tmp_path
 
 
 def test_speed_and_the_wait_for_images_are_measured_over_a_stop_too(tiny, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(train, "stop_asked", lambda: contextlib.nullcontext(iter([False] * 4 + [True]).__next__))
+    monkeypatch.setattr(train, "sigterm_received", lambda: contextlib.nullcontext(iter([False] * 4 + [True]).__next__))
     real, slow = images.TrainingImages.__getitem__, 0.02
 
     def slowly(self, key):
@@ -588,7 +588,7 @@ def test_speed_and_the_wait_for_images_are_measured_over_a_stop_too(tiny, tmp_pa
     monkeypatch.setattr(images.TrainingImages, "__getitem__", slowly)
     with pytest.raises(SystemExit):  # after the second of three batches of the second epoch
         run(tiny, tmp_path)
-    monkeypatch.setattr(train, "stop_asked", lambda: contextlib.nullcontext(bool))
+    monkeypatch.setattr(train, "sigterm_received", lambda: contextlib.nullcontext(bool))
     caplog.set_level("INFO")
     run(tiny, tmp_path, "--resume")
     epochs = pd.read_csv(tmp_path / "results.csv", comment="#")
@@ -598,7 +598,7 @@ def test_speed_and_the_wait_for_images_are_measured_over_a_stop_too(tiny, tmp_pa
     assert speed["hours"] == pytest.approx(epochs["seconds"].sum() / 3600)
     assert speed["images_per_s"] == pytest.approx(30 / epochs["seconds"].sum())
     assert speed["waited_share"] == pytest.approx(epochs["waited"].sum() / epochs["seconds"].sum())
-    assert re.search(r"epoch 2 took .* waiting for images: 3 epochs will take about 0.00 hours", caplog.text)
+    assert re.search(r"epoch 2 took .* waiting for images; 3 epochs will take about 0.00 hours", caplog.text)
     assert re.search(r"cpu: .* images/s, .* of the time waiting for images", caplog.text)
 
 

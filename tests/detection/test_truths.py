@@ -179,7 +179,7 @@ def test_with_too_few_scenes_no_set_is_tested_and_no_verdict_hangs(folder, tmp_p
 
 
 def test_options_are_those_of_significance_and_refused_likewise(folder, tmp_path):
-    for given, message in ((["--swaps=10"], "wanted at least 1000"), (["--brought", "x"], "--brought names 'x'")):
+    for given, message in ((["--swaps=10"], "expected at least 1000"), (["--brought", "x"], "--brought names 'x'")):
         with pytest.raises(InputError, match=message):
             truths.main(
                 [

@@ -77,7 +77,7 @@ def test_image_that_is_not_the_manifests_is_refused(m3fd, split, tmp_path):
     data = make(split, m3fd / "Vis", tmp_path / "data.yaml", "--manifest", str(manifest_of(m3fd / "Vis")))
     name = (split / "train.txt").read_text(encoding="utf-8").splitlines()[0]
     cv2.imwrite(str(m3fd / "Vis" / f"{name}.png"), np.zeros((64, 96), np.uint8))
-    with pytest.raises(InputError, match=r"is not the file that .*manifest\.csv describes"):
+    with pytest.raises(InputError, match=r"is not the file in .*manifest\.csv"):
         read_data(data, "train")
 
 
@@ -86,7 +86,7 @@ def test_image_that_is_not_the_manifests_is_refused(m3fd, split, tmp_path):
     [
         ("a: [", "is not valid YAML"),
         ("- 1", "has no key `names`"),
-        ("{names: [a], images: [x]}", "has no key `variant`"),
+        ("{names: [a], images: [x]}", "lacks the key `variant`"),
         ("{names: [a], images: [x], variant: v, train: none.json}", r"none\.json does not exist"),
         ("!!python/object/apply:os.system ['true']", "is not valid YAML"),
     ],
@@ -172,13 +172,16 @@ def test_keys_of_names_number_the_classes_in_any_order(plain, names):
         ({"names": [False, True, "car"]}, "quotes around no, yes, on and off"),
         ({"names": "person"}, "`names` is not a list"),
         ({"names": []}, "`names` is empty"),
-        ({"train": []}, "has no key `train`, or nothing in it"),
-        ({"train": "empty.txt"}, "empty.txt, which holds no image"),
-        ({"train": "valid/labels"}, "valid/labels, which holds no image"),
+        ({"train": []}, "has no `train`, or it is empty"),
+        ({"train": "empty.txt"}, "empty.txt, which has no images"),
+        ({"train": "valid/labels"}, "valid/labels, which has no images"),
         ({"train": "nowhere"}, "names .*nowhere, which does not exist"),
-        ({"val": "train/images"}, "2 images are in training and in test"),
-        ({"val": ["valid/images", "train/images"]}, "2 images are in training and in test"),
-        ({"train": "bare/images"}, "the 1 train images have no box; looked for labels such as .*bare/labels/00003.txt"),
+        ({"val": "train/images"}, "2 images are both in training and in test"),
+        ({"val": ["valid/images", "train/images"]}, "2 images are both in training and in test"),
+        (
+            {"train": "bare/images"},
+            "the 1 train images have no boxes; found 0 label files such as .*bare/labels/00003.txt",
+        ),
     ],
 )
 def test_a_data_yaml_that_would_train_on_something_else_is_refused(plain, m3fd, tmp_path, content, message):
@@ -225,5 +228,5 @@ def test_a_ground_truth_without_a_box_is_refused(m3fd, split, tmp_path):
     path = make(split, m3fd / "Vis", tmp_path / "data.yaml")
     truth = read_json(split / "truth_train.json")
     write_json(split / "truth_train.json", truth | {"annotations": []})
-    with pytest.raises(InputError, match="have no box at all"):
+    with pytest.raises(InputError, match="have no boxes"):
         read_data(path, "train")

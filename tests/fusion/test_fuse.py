@@ -58,7 +58,7 @@ def test_every_method_writes_one_image_a_pair_and_a_manifest(folders, tmp_path, 
     manifest, facts = read_csv(output / "manifest.csv")
     assert manifest["name"].tolist() == ["a", "b c", "ü'"]
     assert manifest["colour"].tolist() == ["ycbcr-studio"] * 3
-    assert facts["colours"] == "ycbcr-studio for all: 2 of 3 visible images looked at have colours, which is mixed"
+    assert facts["colours"] == "ycbcr-studio for all: 2 of 3 sampled visible images have colours, the others are grey"
     assert facts["method"] == method
     assert facts["weights"] == (sha256_file(weights) if METHODS[method].needs_weights else "none")
     for row in manifest.itertuples():

@@ -8,8 +8,8 @@ from pipeline.colour import (
     COLOURS,
     differs_in_channels,
     has_colours,
+    inspect_bands,
     join_chroma,
-    look_at_bands,
     rgb_to_ycbcr,
     split_pair,
     ycbcr_to_rgb,
@@ -114,32 +114,32 @@ def test_auto_is_one_mode_for_all_images_and_a_mixture_is_told(tmp_path, rng, ca
     colour = rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)
     one_pixel = np.repeat(greys[0][..., None], 3, axis=2)
     one_pixel[3, 4, 1] ^= 1
-    assert look_at_bands(pairs_of(tmp_path / "a", greys[:3], greys[3:]), "auto") == (
+    assert inspect_bands(pairs_of(tmp_path / "a", greys[:3], greys[3:]), "auto") == (
         "grey",
-        "grey for all: 0 of 3 visible images looked at have colours",
+        "grey for all: 0 of 3 sampled visible images have colours",
     )
-    assert look_at_bands(pairs_of(tmp_path / "b", [colour] * 3, greys[3:]), "auto")[0] == "ycbcr-studio"
+    assert inspect_bands(pairs_of(tmp_path / "b", [colour] * 3, greys[3:]), "auto")[0] == "ycbcr-studio"
     assert not caplog.text
-    mode, found = look_at_bands(pairs_of(tmp_path / "c", [one_pixel, *greys[1:3]], greys[3:]), "auto")
+    mode, found = inspect_bands(pairs_of(tmp_path / "c", [one_pixel, *greys[1:3]], greys[3:]), "auto")
     assert (mode, found) == (
         "grey",
-        "grey for all: 1 of 3 visible images looked at have colours, which is mixed",
+        "grey for all: 1 of 3 sampled visible images have colours, the others are grey",
     )
-    assert look_at_bands(pairs_of(tmp_path / "d", [colour, colour, greys[2]], greys[3:]), "auto")[0] == "ycbcr-studio"
-    assert caplog.text.count("which is mixed") == 2
+    assert inspect_bands(pairs_of(tmp_path / "d", [colour, colour, greys[2]], greys[3:]), "auto")[0] == "ycbcr-studio"
+    assert caplog.text.count("the others are grey") == 2
 
 
 def test_infrared_with_colours_is_warned_of_once(tmp_path, rng, caplog):
     grey = rng.integers(0, 256, (10, 12), dtype=np.uint8)
     colour = rng.integers(0, 256, (10, 12, 3), dtype=np.uint8)
     pseudo = cv2.applyColorMap(grey, cv2.COLORMAP_JET)
-    look_at_bands(pairs_of(tmp_path / "a", [colour] * 3, [pseudo, pseudo, grey]), "auto")
+    inspect_bands(pairs_of(tmp_path / "a", [colour] * 3, [pseudo, pseudo, grey]), "auto")
     (line,) = caplog.messages
-    assert "2 of 3 infrared images looked at have colours, such as" in line and "0.png: taken as grey" in line
+    assert "2 of 3 infrared images inspected have colours, such as" in line and "0.png: they are read as grey" in line
     caplog.clear()
-    look_at_bands(pairs_of(tmp_path / "b", [grey] * 3, [colour] * 3), "grey")
+    inspect_bands(pairs_of(tmp_path / "b", [grey] * 3, [colour] * 3), "grey")
     (line,) = caplog.messages
-    assert "3 of 3 infrared images" in line and "no visible one has: are the folders exchanged?" in line
+    assert "3 of 3 infrared images" in line and "no visible image has: are the folders swapped?" in line
 
 
 def test_a_grey_infrared_image_has_no_colours_after_jpeg(tmp_path, rng, caplog):
@@ -147,17 +147,19 @@ def test_a_grey_infrared_image_has_no_colours_after_jpeg(tmp_path, rng, caplog):
     colour = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
     write_image(tmp_path / "v.png", colour)
     write_image(tmp_path / "i.jpg", np.repeat(grey[..., None], 3, axis=2), quality=30)
-    look_at_bands([Pair("v", tmp_path / "v.png", tmp_path / "i.jpg")], "auto")
+    inspect_bands([Pair("v", tmp_path / "v.png", tmp_path / "i.jpg")], "auto")
     assert not caplog.text
 
 
 def test_bands_of_the_same_pixels_are_refused_or_warned_of(tmp_path, rng, caplog):
     grey = rng.integers(0, 256, (10, 12), dtype=np.uint8)
     same = np.repeat(grey[..., None], 3, axis=2)
-    with pytest.raises(InputError, match=r"vi/0\.png and .*ir/0\.png have the same pixels, as all 2 pairs looked at"):
-        look_at_bands(pairs_of(tmp_path / "a", [same, same], [grey, grey]), "auto")
-    look_at_bands(pairs_of(tmp_path / "b", [grey, 255 - grey], [grey, grey]), "auto")
-    assert "the same pixels in 1 of 2 pairs looked at" in caplog.text
+    with pytest.raises(
+        InputError, match=r"vi/0\.png and .*ir/0\.png have the same pixels, as in all 2 pairs inspected"
+    ):
+        inspect_bands(pairs_of(tmp_path / "a", [same, same], [grey, grey]), "auto")
+    inspect_bands(pairs_of(tmp_path / "b", [grey, 255 - grey], [grey, grey]), "auto")
+    assert "the same pixels in 1 of 2 pairs inspected" in caplog.text
 
 
 def test_infrared_counts_are_read_by_the_range_of_the_pair(tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from pipeline import corruptions
 from pipeline.artefacts import read_json, sha256_file, sha256_lines
-from pipeline.corruptions import CORRUPTIONS, chosen_levels, main, worse_pairs, worsen
+from pipeline.corruptions import CORRUPTIONS, chosen_levels, corrupt, corrupted_pairs, main
 from pipeline.pairs import Bands, find_pairs, read_image, write_image
 from pipeline.stage import InputError
 
@@ -29,7 +29,7 @@ def test_every_level_keeps_shape_and_type_leaves_its_input_alone_and_differs_fro
     image = scene(channels=channels)
     before = image.copy()
     for level in chosen_levels(kind):
-        worse = worsen(image, kind, level, "a")
+        worse = corrupt(image, kind, level, "a")
         assert worse.shape == image.shape and worse.dtype == np.uint8
         assert (worse != image).any()
     assert np.array_equal(image, before)
@@ -96,7 +96,7 @@ def light_lost(worse, image):
 )
 def test_each_level_is_worse_than_the_one_before(kind, measure):
     image = scene(120, 160, 3 if kind.startswith("visible") else 0)
-    values = [measure(worsen(image, kind, level, "a"), image) for level in chosen_levels(kind)]
+    values = [measure(corrupt(image, kind, level, "a"), image) for level in chosen_levels(kind)]
     assert values == sorted(set(values)) and values[0] > measure(image, image)
 
 
@@ -109,13 +109,13 @@ def test_a_shift_moves_to_the_right_and_repeats_the_left_column():
 def test_contrast_and_darkness_are_worked_out_by_hand():
     image = np.array([[0, 100, 200]], np.uint8)
     assert corruptions.contrast(image, 0.4).tolist() == [[60, 100, 140]]
-    assert worsen(image, "infrared_contrast", "1", "a").tolist() == [[60, 100, 140]]
+    assert corrupt(image, "infrared_contrast", "1", "a").tolist() == [[60, 100, 140]]
     assert corruptions.darkness(image, 0.05).tolist() == [[0, 5, 10]]
 
 
 def test_noise_has_its_deviation_and_is_one_for_all_channels_of_infrared():
     flat = np.full((200, 200, 3), 128, np.uint8)
-    infrared, visible = (worsen(flat, f"{band}_noise", "1", "a").astype(float) for band in ("infrared", "visible"))
+    infrared, visible = (corrupt(flat, f"{band}_noise", "1", "a").astype(float) for band in ("infrared", "visible"))
     assert infrared.std() == pytest.approx(0.08 * 255, rel=0.02)
     assert (infrared[..., 0] == infrared[..., 1]).all() and (infrared[..., 1] == infrared[..., 2]).all()
     assert abs(np.corrcoef(visible[..., 0].ravel(), visible[..., 1].ravel())[0, 1]) < 0.02
@@ -131,7 +131,7 @@ def test_a_blurred_point_is_the_gaussian():
 
 def test_dead_columns_are_as_many_as_said_and_those_of_a_level_are_among_those_of_the_next():
     image = np.full((4, 200), 90, np.uint8)
-    dead = [set(np.flatnonzero(worsen(image, "infrared_dead_columns", str(n), "a")[0] == 0)) for n in range(1, 6)]
+    dead = [set(np.flatnonzero(corrupt(image, "infrared_dead_columns", str(n), "a")[0] == 0)) for n in range(1, 6)]
     assert [len(columns) for columns in dead] == [2, 4, 10, 20, 40]
     assert all(fewer < more for fewer, more in pairwise(dead))
     assert corruptions.dead_columns(image[:, :20], 0.01, np.random.default_rng(0)).min() == 0  # at least one
@@ -139,7 +139,7 @@ def test_dead_columns_are_as_many_as_said_and_those_of_a_level_are_among_those_o
 
 def test_glare_is_strongest_at_its_source_in_the_upper_half_and_half_of_it_a_radius_away():
     black = np.zeros((100, 200), np.uint8)
-    worse = worsen(black, "visible_glare", "1", "a")
+    worse = corrupt(black, "visible_glare", "1", "a")
     y, x = np.unravel_index(worse.argmax(), worse.shape)
     assert y <= 50 and worse[y, x] == pytest.approx(0.4 * 255, abs=1)
     away = round(corruptions.GLARE_RADIUS * 200)
@@ -157,13 +157,13 @@ def test_fog_of_an_even_image_is_its_mixture_with_the_cloud():
 def test_jpeg_is_that_of_opencv_at_its_quality():
     image = scene(channels=3)
     _, data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 18])
-    assert np.array_equal(worsen(image, "visible_jpeg", "2", "a"), cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    assert np.array_equal(corrupt(image, "visible_jpeg", "2", "a"), cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
 
 
 def test_a_missing_band_is_black_or_grey_at_its_mean():
     image = np.array([[[0, 10, 20], [100, 110, 121]]], np.uint8)
-    assert np.unique(worsen(image, "visible_missing", "black", "a")).tolist() == [0]
-    assert np.unique(worsen(image, "visible_missing", "grey", "a")).tolist() == [60]  # of 60.17
+    assert np.unique(corrupt(image, "visible_missing", "black", "a")).tolist() == [0]
+    assert np.unique(corrupt(image, "visible_missing", "grey", "a")).tolist() == [60]  # of 60.17
 
 
 RANDOM = ["infrared_noise", "infrared_dead_columns", "visible_glare", "visible_fog", "visible_noise"]
@@ -172,15 +172,15 @@ RANDOM = ["infrared_noise", "infrared_dead_columns", "visible_glare", "visible_f
 @pytest.mark.parametrize("kind", RANDOM)
 def test_what_is_random_hangs_on_the_name_of_the_image(kind):
     image = scene()
-    first, again, other = (worsen(image, kind, "3", name) for name in ("a", "a", "b"))
+    first, again, other = (corrupt(image, kind, "3", name) for name in ("a", "a", "b"))
     assert np.array_equal(first, again) and not np.array_equal(first, other)
 
 
 def test_what_is_random_is_the_same_on_every_machine():
     image = np.full((2, 4), 128, np.uint8)
-    assert worsen(image, "infrared_noise", "1", "00001").tolist() == [[131, 125, 134, 110], [116, 94, 134, 137]]
+    assert corrupt(image, "infrared_noise", "1", "00001").tolist() == [[131, 125, 134, 110], [116, 94, 134, 137]]
     image = np.full((1, 20), 128, np.uint8)
-    assert np.flatnonzero(worsen(image, "infrared_dead_columns", "5", "00001")[0] == 0).tolist() == [8, 11, 16, 19]
+    assert np.flatnonzero(corrupt(image, "infrared_dead_columns", "5", "00001")[0] == 0).tolist() == [8, 11, 16, 19]
 
 
 @pytest.fixture
@@ -215,7 +215,7 @@ def test_the_stage_writes_the_band_at_each_level_by_the_pairs_name_with_its_dige
 def test_worse_pairs_have_one_band_exchanged_and_its_levels_read_as_they_are(folders, kind, band):
     make(folders, kind)
     pairs = find_pairs(folders / "vi", folders / "ir", None, Bands("_RGB", "", (7000, 9000)))
-    facts, by_level = worse_pairs(folders / "out", pairs)
+    facts, by_level = corrupted_pairs(folders / "out", pairs)
     assert list(by_level) == ["1", "2", "3", "4", "5"] == facts["levels"]
     (worse,), clean = by_level["2"], pairs[1]
     assert getattr(worse, band) == folders / "out/2/b c.png" and worse.name == "b c"
@@ -223,15 +223,15 @@ def test_worse_pairs_have_one_band_exchanged_and_its_levels_read_as_they_are(fol
     assert getattr(worse, kept) == getattr(clean, kept)
     assert worse.infrared_range == (None if band == "infrared" else (7000, 9000))
     with pytest.raises(InputError, match=r"names 'b c', which is in no pair"):
-        worse_pairs(folders / "out", pairs[:1])
+        corrupted_pairs(folders / "out", pairs[:1])
 
 
 @pytest.mark.parametrize(
     ("kind", "levels", "message"),
     [
-        ("infrared_rain", None, "no kind 'infrared_rain'; wanted one of infrared_shift, "),
-        ("infrared_shift", [3, 4], "infrared_shift has no level 3; wanted some of 2, 4, 8, 16"),
-        ("visible_fog", ["black"], "visible_fog has no level black; wanted some of 1, 2, 3, 4, 5"),
+        ("infrared_rain", None, "the kind 'infrared_rain' is unknown; expected one of infrared_shift, "),
+        ("infrared_shift", [3, 4], "infrared_shift has no level 3; expected levels among 2, 4, 8, 16"),
+        ("visible_fog", ["black"], "visible_fog has no level black; expected levels among 1, 2, 3, 4, 5"),
     ],
 )
 def test_kinds_and_levels_that_are_not_there_are_refused(kind, levels, message):
@@ -241,5 +241,5 @@ def test_kinds_and_levels_that_are_not_there_are_refused(kind, levels, message):
 
 def test_a_folder_without_its_description_is_refused(tmp_path):
     (tmp_path / "worse.json").write_text("[]")
-    with pytest.raises(InputError, match=r"has no kind; wanted what pipeline.corruptions writes"):
-        worse_pairs(tmp_path, [])
+    with pytest.raises(InputError, match=r"lacks the key kind; expected a file that pipeline.corruptions wrote"):
+        corrupted_pairs(tmp_path, [])

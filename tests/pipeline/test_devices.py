@@ -36,7 +36,7 @@ def test_each_process_gets_its_own_gpu_and_a_killed_one_frees_it():
     second, other = hold("GPU-a", "GPU-b")
     try:
         assert (index, other) == (0, 1)
-        with pytest.raises(InputError, match="all 2 GPUs stayed in use"), claimed_one(["GPU-a", "GPU-b"], wait_s=0):
+        with pytest.raises(InputError, match="all 2 GPUs were in use"), claimed_one(["GPU-a", "GPU-b"], wait_s=0):
             pass
         first.send_signal(signal.SIGKILL)
         first.wait()
@@ -103,7 +103,7 @@ def test_without_a_gpu_auto_is_the_cpu_and_cuda_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with claimed_device("auto", 1) as device:
         assert device == "cpu"
-    with pytest.raises(InputError, match="sees no GPU"), claimed_device("cuda", 1):
+    with pytest.raises(InputError, match="finds no GPU"), claimed_device("cuda", 1):
         pass
 
 

@@ -66,7 +66,7 @@ def test_odd_names_are_only_names(tmp_path, picture, name):
 
 
 def test_an_empty_folder_and_a_missing_one_are_errors(tmp_path):
-    with pytest.raises(InputError, match="holds no image"):
+    with pytest.raises(InputError, match="has no images"):
         find_images(tmp_path)
     with pytest.raises(InputError, match="absent"):
         find_images(tmp_path / "absent")
@@ -84,7 +84,7 @@ def test_a_list_of_names_must_name_each_once(tmp_path):
     path.write_text("b\na\n\n")
     assert read_names(path) == ["b", "a"]
     path.write_text("a\na\n")
-    with pytest.raises(InputError, match="each once"):
+    with pytest.raises(InputError, match="each name once"):
         read_names(path)
     path.write_text("")
     with pytest.raises(InputError, match="0 names"):
@@ -96,9 +96,9 @@ def test_a_list_may_name_files(tmp_path, caplog):
     path = tmp_path / "names.txt"
     path.write_bytes("\ufeffvi/00001.png  \r\n00002.JPG\n  data\\vi\\00003_RGB.bmp\n00004.v2\n".encode())
     assert read_names(path, ["_RGB"]) == ["00001", "00002", "00003", "00004.v2"]
-    assert "3 lines taken as names, such as 'vi/00001.png' as '00001'" in caplog.text
+    assert "3 lines are read as names, such as 'vi/00001.png' as '00001'" in caplog.text
     path.write_text("vi/a.png\nir/a.png\n")
-    with pytest.raises(InputError, match=r"2 names, 1 different.* 'a' is there twice"):
+    with pytest.raises(InputError, match=r"2 names, 1 of them different.* 'a' is repeated"):
         read_names(path)
 
 
@@ -115,7 +115,7 @@ def test_a_pair_of_one_file_is_refused(tmp_path, picture, link):
     put(tmp_path / "vi/a.png", picture)
     (tmp_path / "ir").mkdir()
     getattr(tmp_path / "ir/a.png", link)(tmp_path / "vi/a.png")
-    with pytest.raises(InputError, match=r"vi/a\.png and .*ir/a\.png are one file, as in 1 of 1 pairs"):
+    with pytest.raises(InputError, match=r"vi/a\.png and .*ir/a\.png are the same file, as in 1 of 1 pairs"):
         find_pairs(tmp_path / "vi", tmp_path / "ir")
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 
 from detection.errors import ALL_AT_ONCE, KINDS
 from detection.inside import INSIDE
-from detection.truths import hanging
+from detection.truths import label_dependence
 from pipeline.artefacts import read_json, sha256_file, sha256_json, sha256_lines, write_csv, write_json, write_text
 from pipeline.pairs import write_image
 from reports.collect import BANDS, LATE, NO_IMAGES
@@ -226,7 +226,7 @@ class ExampleRun:
                 | {"second_alone": None}
                 for a, b in combinations(names, 2)
             ],
-            **hanging(sets, statement),
+            **label_dependence(sets, statement),
             "provenance": {
                 "labels": {name: sha256_json(read_json(self.split / "truth_test.json")) for name in names},
                 "predictions": predictions,

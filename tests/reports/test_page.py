@@ -195,7 +195,7 @@ def test_fusion_metrics_are_shown_with_their_ties_and_intervals(rich):
     assert section.count('class="tied"') == 4  # six images, each a scene: no difference of four metrics is shown
     assert section.count("95 % interval: ") == 8 and section.count("against the best: p ") == 4
     assert "≈: not shown to differ from the best of its column" in section
-    assert "bootstrap of 6 images, each taken as a scene of its own (no scenes were given" in section
+    assert "bootstrap of 6 images, each treated as a scene (no scenes were given" in section
 
 
 def test_found_and_lost_objects_are_shown(rich):
@@ -255,7 +255,7 @@ def test_missing_image_is_refused(tabled):
 def test_predictions_of_an_unknown_class_are_refused(tabled):
     file = tabled.ap("fnet").with_name("predictions.json")
     write_json(file, [{**read_json(file)[0], "category_id": 7}])
-    refused(tabled, tabled.page_arguments(), str(file), "the category_id 7; wanted one of the ground truth's 6")
+    refused(tabled, tabled.page_arguments(), str(file), "the category_id 7; expected one of the 6 in the ground truth")
 
 
 def test_tables_of_another_split_are_refused(tabled):

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from detection.losses import AS_IS
+from detection.losses import UNCORRUPTED
 from pipeline.artefacts import read_csv, read_json, sha256_json, write_json
 from pipeline.stage import InputError
 from reports import page, robustness, tables
@@ -65,7 +65,7 @@ def test_the_table_holds_every_level_and_the_mean_with_what_is_lost(example):
     file = write_losses(run)
     table, facts = build(run, file, write_losses(run, "visible_missing", "visible", ("black", "grey")))
     assert facts["method"] == "bootstrap of 15 whole sequences" and facts["seeds"] == "0 1"
-    assert table.groupby(["kind", "variant"], sort=False)["level"].agg(list).iloc[0] == [AS_IS, "4", "16", "mean"]
+    assert table.groupby(["kind", "variant"], sort=False)["level"].agg(list).iloc[0] == [UNCORRUPTED, "4", "16", "mean"]
     stated = read_json(file)["variants"]["fnet"]
     mean = table[(table["kind"] == "infrared_shift") & (table["variant"] == "fnet")].set_index("level").loc["mean"]
     assert mean["AP"] == stated["mean"]["value"] and mean["loss_low"] == stated["loss"]["low"]

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from detection.truths import hanging
+from detection.truths import label_dependence
 from pipeline.artefacts import read_csv, read_json
 from pipeline.stage import InputError
 from reports import page, tables
@@ -68,7 +68,7 @@ def test_a_set_without_a_test_does_not_count():
         sets = {name: {"order": ["a"], "untested": why, "against_bands": against} for name, why in untested.items()}
         for name in changing:
             sets[name]["against_bands"] = {"fnet": {"trained": {"verdict": "ahead"}}}
-        return dependence_sentence({"sets": sets, **hanging(sets, "trained")})
+        return dependence_sentence({"sets": sets, **label_dependence(sets, "trained")})
 
     start = "the choice of labels"
     assert told([], fused="", visible="few", union="few") == (

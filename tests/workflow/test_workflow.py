@@ -173,7 +173,7 @@ def test_a_method_without_weights_is_refused_left_out_or_trained_as_the_configur
     assert "itfuse: none named in fusion.weights; coconet: missing.pt does not exist" in text
     text = dry_run(tmp_path, overlays=[{"fusion": wanted | {"missing_weights": "leave_out"}}])
     assert "left out: itfuse has no weights" in text and "left out: coconet has no weights" in text
-    assert "  left out, without weights: itfuse, coconet\n" in text
+    assert "  left out, because they have no weights: itfuse, coconet\n" in text
     assert plan(text)["fuse_pairs"] == 1 and "train_method" not in plan(text)
     trained = wanted | {"missing_weights": "train", "training": {"itfuse": {"iterations": [7], "batch": 4}}}
     text = dry_run(tmp_path, overlays=[{"fusion": trained}], check=False)
@@ -285,8 +285,8 @@ def test_fnet_starts_from_the_weights_that_are_named_and_its_ablations_from_rand
 def test_what_is_wrong_in_the_configuration_is_one_line_and_nothing_is_planned(tmp_path):
     for overlay, message in [
         ({"fuson": {}}, "fuson"),
-        ({"fusion": {"methods": ["fnet", "nosuch"]}}, "config: fusion.methods names ['nosuch']; wanted names of"),
-        ({"dataset": {"split": "own", "train_list": "x"}}, "--split own takes no --train-list x; wanted it without"),
+        ({"fusion": {"methods": ["fnet", "nosuch"]}}, "config: fusion.methods names ['nosuch']; expected names among"),
+        ({"dataset": {"split": "own", "train_list": "x"}}, "--split own does not use --train-list x; remove it"),
     ]:
         text = dry_run(tmp_path, overlays=[overlay], check=False)
         assert message in text and "Job stats" not in text and "Traceback" not in text

@@ -43,12 +43,12 @@ rule estimate_cost:
     resources:
         **plan.machine.gpu(),
         torch_threads=plan.machine.detector_threads,
-        indifferent=indifferent(config["detection"]["training"]),
-        at_once=plan.machine.side_by_side,
+        indifferent=neutral_options(config["detection"]["training"]),
+        at_once=plan.machine.trainings_at_once,
         mem_mb=memory(12000),
         runtime=60,
     params:
-        options=deciding(config["detection"]["training"]),
+        options=result_options(config["detection"]["training"]),
         variants=plan.targets.variants,
         seeds=plan.targets.seeds,
         model=config["detection"]["model"],
@@ -84,11 +84,11 @@ rule train_detector:
         **plan.machine.gpu(shared=True),
         torch_threads=plan.machine.detector_threads,
         per_gpu=f"--per-gpu {plan.machine.per_gpu}",
-        indifferent=indifferent(config["detection"]["training"]),
+        indifferent=neutral_options(config["detection"]["training"]),
         mem_mb=memory(12000),
         runtime=1440,
     params:
-        options=deciding(config["detection"]["training"]),
+        options=result_options(config["detection"]["training"]),
         start=plan.sources.start_options(),
         model=config["detection"]["model"],
         image_size=config["detection"]["image_size"],
@@ -123,7 +123,7 @@ rule test_detector:
         torch_threads=plan.machine.detector_threads,
         per_gpu=f"--per-gpu {plan.machine.per_gpu}",
         # Used only by the training, but all jobs of a group must have the same text resources.
-        indifferent=indifferent(config["detection"]["training"]),
+        indifferent=neutral_options(config["detection"]["training"]),
         mem_mb=memory(8000),
         runtime=60,
     params:
@@ -179,7 +179,7 @@ rule test_differences:
     params:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
         options=chosen(config["detection"]["testing"], "most_detections"),
-        brought=options({"brought": list(plan.targets.brought)}),
+        brought=options({"brought": list(plan.targets.external)}),
         code=digest("detection.significance"),
     shell:
         "python -m detection.significance --truth {input.truth:q} --scenes {input.scenes:q}"
@@ -204,7 +204,7 @@ rule score_by_truths:
     params:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
         options=chosen(config["detection"]["testing"], "most_detections"),
-        brought=options({"brought": list(plan.targets.brought)}),
+        brought=options({"brought": list(plan.targets.external)}),
         code=digest("detection.truths"),
     shell:
         "python -m detection.truths --sets {input.sets:q} --scenes {input.scenes:q} {params.options:q} {params.brought:q}"
@@ -227,7 +227,7 @@ rule sort_errors:
     params:
         runs=lambda wildcards, input: named(plan.targets.runs(), input.predictions),
         options=chosen(config["detection"]["testing"], "most_detections"),
-        brought=options({"brought": list(plan.targets.brought)}),
+        brought=options({"brought": list(plan.targets.external)}),
         code=digest("detection.errors"),
     shell:
         "python -m detection.errors --truth {input.truth:q} {params.options:q} {params.brought:q} --predictions {params.runs:q}"

@@ -3,7 +3,7 @@
 
 rule score_brought:
     input:
-        results=lambda wildcards: plan.targets.brought[wildcards.brought][
+        results=lambda wildcards: plan.targets.external[wildcards.brought][
             int(wildcards.number)
         ],
         truth="<results>/data/split/truth_test.json",

@@ -19,7 +19,7 @@ rule train_fnet:
     threads: config["threads"]
     resources:
         **plan.machine.gpu(),
-        indifferent=indifferent(config["fnet"]["training"]),
+        indifferent=neutral_options(config["fnet"]["training"]),
         mem_mb=memory(8000),
         runtime=720,
     params:
@@ -27,7 +27,7 @@ rule train_fnet:
         visible=plan.sources.fnet_folders("visible"),
         infrared=plan.sources.fnet_folders("infrared"),
         names=plan.sources.fnet_names() + plan.sources.fnet_bands(),
-        options=deciding(config["fnet"]["training"]),
+        options=result_options(config["fnet"]["training"]),
         start=options({"start": plan.methods.start_weights()}),
         start_digest=plan.methods.start_digest(),
         device=config["device"],
@@ -53,7 +53,7 @@ use rule train_fnet as train_method with:
         "<results>/benchmarks/train_method-{method}.tsv"
     resources:
         **plan.machine.gpu(),
-        indifferent=lambda wildcards: indifferent(
+        indifferent=lambda wildcards: neutral_options(
             plan.methods.options(wildcards.method)
         ),
         mem_mb=memory(16000),
@@ -64,7 +64,7 @@ use rule train_fnet as train_method with:
         infrared=plan.sources.fnet_folders("infrared"),
         names=plan.sources.fnet_names() + plan.sources.fnet_bands(),
         start=[],
-        options=lambda wildcards: deciding(plan.methods.options(wildcards.method)),
+        options=lambda wildcards: result_options(plan.methods.options(wildcards.method)),
         device=config["device"],
         revision=lambda wildcards: [
             revision("fusion.train"),
@@ -91,7 +91,7 @@ use rule train_fnet as train_ablation with:
         infrared=plan.sources.fnet_folders("infrared"),
         names=plan.sources.fnet_names() + plan.sources.fnet_bands(),
         start=[],
-        options=lambda wildcards: deciding(
+        options=lambda wildcards: result_options(
             {**config["fnet"]["training"], **config["ablations"][wildcards.ablation]}
         ),
         device=config["device"],

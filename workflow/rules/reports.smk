@@ -99,7 +99,7 @@ rule build_cost_table:
         "<results>/logs/build_cost_table.log",
     localrule: True
     params:
-        variants=[row for row in plan.targets.rows if row not in plan.targets.brought],  # the cost of external rows is unknown
+        variants=[row for row in plan.targets.rows if row not in plan.targets.external],  # the cost of external rows is unknown
         code=digest("reports.costs"),
     shell:
         "python -m reports.costs --variants {params.variants:q} --training {input.training:q} --costs {input.costs:q}"

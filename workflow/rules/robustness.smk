@@ -17,7 +17,7 @@ rule worsen_pairs:
         mem_mb=memory(2000),
         runtime=60,
     params:
-        levels=lambda wildcards: plan.targets.worse[wildcards.kind],
+        levels=lambda wildcards: plan.targets.corruptions[wildcards.kind],
         visible=plan.sources.folders("visible"),
         infrared=plan.sources.folders("infrared"),
         bands=band_options(config["dataset"]),
@@ -109,8 +109,8 @@ rule measure_losses:
         truth="<results>/data/split/truth_test.json",
         scenes="<results>/data/split/scenes.csv",
         dataset="<results>/data/split/dataset.json",  # for the unit of the split
-        predictions=plan.targets.of_worse("predictions.json"),
-        ap=plan.targets.of_worse("ap.json"),  # they record how the detectors were tested
+        predictions=plan.targets.of_corrupted_rows("predictions.json"),
+        ap=plan.targets.of_corrupted_rows("ap.json"),  # they record how the detectors were tested
         tested=lambda wildcards: [
             f"<results>/robustness/{wildcards.kind}/{variant}/tested.json"
             for variant in plan.targets.seeing(wildcards.kind)
@@ -127,7 +127,7 @@ rule measure_losses:
         runs=lambda wildcards, input: named(
             [
                 f"{row}/{seed}"
-                for row in plan.targets.rows_worse
+                for row in plan.targets.corrupted_rows
                 for seed in plan.targets.seeds
             ],
             input.predictions,

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numba
 import numpy as np
 
-from pipeline.compiled import PART
+from pipeline.compiled import INLINED
 
 SIDE = 32  # side of a tile, in pixels or frequencies
 PAIRS = 32  # complex numbers per pixel
@@ -32,7 +32,7 @@ START, ALL, _HALF = np.int64(0), np.int64(PAIRS), np.int64(PAIRS // 2)
 
 # Sums may be reordered.
 ANY_ORDER = {"nogil": True, "fastmath": {"contract", "nsz", "reassoc"}, "error_model": "numpy"}
-inlined = numba.njit(**PART, **ANY_ORDER)  # see `pipeline.compiled`
+inlined = numba.njit(**INLINED, **ANY_ORDER)  # see `pipeline.compiled.inlined`
 # For functions that mostly call others: numba expands them in the caller instead of also compiling them separately,
 # which would double their compile time.
 expanded = numba.njit(inline="always", **ANY_ORDER)

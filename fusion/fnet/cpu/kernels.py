@@ -41,7 +41,7 @@ from fusion.fnet.cpu.fourier import (
 )
 from fusion.fnet.lzsc import ALPHA, GAMMA, HALF, KERNEL
 from pipeline.compiled import announce, compiled
-from pipeline.compiled import part as inlined_in_order
+from pipeline.compiled import inlined as inlined_in_order
 
 kernel = partial(compiled, options=ANY_ORDER)
 announce(__name__, "FNet's kernels", 20)

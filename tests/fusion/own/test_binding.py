@@ -10,7 +10,7 @@ import torch
 from fusion.own.binding import band_of, bind_function, fused_of, metric_order
 from fusion.own.functions import reason
 from fusion.own.method import load_own, own_bf16_on
-from pipeline.planning.own import Own
+from pipeline.planning.own import OwnMethod
 from pipeline.stage import InputError
 
 VISIBLE, INFRARED = np.full((6, 5), 0.25, np.float32), np.full((6, 5), 0.75, np.float32)
@@ -139,11 +139,11 @@ def module(request, tmp_path, monkeypatch):
 
     def make(kind):
         if request.param == "callable":
-            return Own("callable", f"{__name__}:{kind.__name__}")
+            return OwnMethod("callable", f"{__name__}:{kind.__name__}")
         pair = (torch.rand(1, 1, 6, 5), torch.rand(1, 1, 6, 5))
         made = torch.jit.trace(kind(), pair, strict=False) if request.param == "trace" else torch.jit.script(kind())
         made.save(tmp_path / "model.pt")
-        return Own("model", str(tmp_path / "model.pt"))
+        return OwnMethod("model", str(tmp_path / "model.pt"))
 
     return make
 
@@ -178,7 +178,7 @@ def write_onnx(path, inputs, outputs, channels=1, wanted=None):
     ]
     graph = helper.make_graph(nodes, "graph", *values)
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
-    return Own("model", str(path))
+    return OwnMethod("model", str(path))
 
 
 @pytest.mark.parametrize(
@@ -215,12 +215,12 @@ def test_what_torch_save_wrote_is_no_model(tmp_path):
     for name, options in (("new.pt", {}), ("old.pt", {"_use_new_zipfile_serialization": False})):
         torch.save({"weight": torch.zeros(2)}, tmp_path / name, **options)
         with pytest.raises(InputError, match=r"contains weights or an object of torch\.save; .*callable=package"):
-            fuse(Own("model", str(tmp_path / name)))
+            fuse(OwnMethod("model", str(tmp_path / name)))
 
 
 def test_only_a_module_of_torch_computes_in_bfloat16():
-    assert own_bf16_on(Own("callable", f"{__name__}:Swapped")) == ("cpu", "cuda")
-    assert own_bf16_on(Own("callable", "numpy:maximum")) == own_bf16_on(Own("command", "true")) == ()
+    assert own_bf16_on(OwnMethod("callable", f"{__name__}:Swapped")) == ("cpu", "cuda")
+    assert own_bf16_on(OwnMethod("callable", "numpy:maximum")) == own_bf16_on(OwnMethod("command", "true")) == ()
 
 
 def test_a_foreign_errors_many_lines_become_one():

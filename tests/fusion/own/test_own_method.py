@@ -262,7 +262,7 @@ def test_a_folder_that_lacks_an_image_or_has_another_size_is_refused(folders):
         ("command=true {visible} {output}", r"lacks \{infrared\}"),
         ("command=false {visible} {infrared} {output}", "ended with status 1"),
         ("command=true {visible} {infrared} {output}", "wrote no output.png"),
-        ("nosuch=a", "wanted KIND=TARGET"),
+        ("nosuch=a", "expected KIND=TARGET"),
     ],
 )
 def test_what_is_wrong_is_named(folders, own, message):

@@ -78,7 +78,7 @@ def test_a_metrics_helper_and_what_it_is_said_to_read_are_in_its_digest(folders,
         if file:
             file.write_text(file.read_text() + "\n")
     assert len(set(digests)) == 3
-    with pytest.raises(InputError, match=r"gone is to be watched and does not exist"):
+    with pytest.raises(InputError, match=r"the watched path gone does not exist"):
         run(folders, "share:higher=metric_of_helper:share", "--watch", "gone")
 
 

@@ -32,7 +32,7 @@ def test_the_schema_refuses_it(configure, overlay, message):
     ("overlay", "message"),
     [
         ({"dataset": {"root": MILLION}}, "more than 100,000 values"),
-        ({"tables": ["table1"]}, r"test_sets.sets is empty; \['table1'\] want some"),
+        ({"tables": ["table1"]}, r"test_sets.sets is empty; expected at least one entry for \['table1'\]"),
         (
             {"tables": ["table3"], "test_sets": {"sets": {"A": {"visible": "vi", "infrared": "ir"}}}},
             "ablations is empty",
@@ -52,17 +52,20 @@ def test_the_schema_refuses_it(configure, overlay, message):
             "t/A/a is given for both bands",
         ),
         ({"fusion": {"own": {"maximum": {"callable": "m:f"}}}}, r"fusion.own names \['maximum'\]"),
-        ({"fusion": {"own": {"mine": {"callable": "m:f", "model": "a.onnx"}}}}, "mine has callable and model; wanted"),
-        ({"fusion": {"own": {"mine": {"watch": ["a"]}}}}, "mine has no door; wanted one of folder, callable"),
-        ({"fusion": {"methods": ["mine"], "own": {"mine": {"folder": "no/folder"}}}}, "no/folder is no folder"),
-        ({"fusion": {"methods": ["mine"], "own": {"mine": {"model": "no.onnx"}}}}, "no.onnx is no file"),
+        (
+            {"fusion": {"own": {"mine": {"callable": "m:f", "model": "a.onnx"}}}},
+            "mine has callable and model; expected",
+        ),
+        ({"fusion": {"own": {"mine": {"watch": ["a"]}}}}, "mine has no key; expected one of folder, callable"),
+        ({"fusion": {"methods": ["mine"], "own": {"mine": {"folder": "no/folder"}}}}, "no/folder is not a folder"),
+        ({"fusion": {"methods": ["mine"], "own": {"mine": {"model": "no.onnx"}}}}, "no.onnx is not a file"),
         (
             {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "m:f", "watch": ["gone"]}}}},
-            "gone is to be watched and does not exist",
+            "the watched path gone does not exist",
         ),
         (
             {"metrics": {"own": {"kept": {"callable": "m:f", "better": "higher", "watch": ["gone"]}}}},
-            "gone is to be watched and does not exist",
+            "the watched path gone does not exist",
         ),
         (
             {"fusion": {"methods": ["mine"], "own": {"mine": {"command": "a 'b {visible}"}}}},

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.planning.own import Own, external_data, parse_own, source_files
+from pipeline.planning.own import OwnMethod, external_data, parse_own, source_files
 from pipeline.stage import InputError
 
 
@@ -38,20 +38,20 @@ def test_a_callables_local_modules_are_watched_transitively_and_installed_ones_a
         unrelated="",
     )
     wanted = ["helper.py", "mine.py", "parts/__init__.py", "parts/deep.py", "parts/shallow.py"]
-    assert names(Own("callable", "mine:fuse")) == wanted
+    assert names(OwnMethod("callable", "mine:fuse")) == wanted
 
 
 def test_all_of_a_package_is_watched_and_what_it_imports_beside_it(folder):
     folder(mine0__init__="", mine0fuse="import helper", mine0plugins0blur="", helper="", other="")
     (Path("mine") / "table.csv").touch()
-    assert names(Own("callable", "mine.fuse:fuse")) == [
+    assert names(OwnMethod("callable", "mine.fuse:fuse")) == [
         *("helper.py", "mine/__init__.py", "mine/fuse.py", "mine/plugins/blur.py")
     ]
 
 
 def test_a_folder_of_modules_without_init_is_found(folder):
     folder(loose0fuse="from loose import helper", loose0helper="", loose0other="")
-    assert names(Own("callable", "loose.fuse:fuse")) == ["loose/fuse.py", "loose/helper.py"]
+    assert names(OwnMethod("callable", "loose.fuse:fuse")) == ["loose/fuse.py", "loose/helper.py"]
 
 
 def test_a_module_beside_the_callable_elsewhere_is_watched(folder, tmp_path_factory, monkeypatch):
@@ -59,14 +59,14 @@ def test_a_module_beside_the_callable_elsewhere_is_watched(folder, tmp_path_fact
     (elsewhere / "far.py").write_text("import beside")
     (elsewhere / "beside.py").touch()
     monkeypatch.setattr(sys, "path", [str(elsewhere), *sys.path])
-    assert source_files(Own("callable", "far:fuse")) == [elsewhere / "beside.py", elsewhere / "far.py"]
+    assert source_files(OwnMethod("callable", "far:fuse")) == [elsewhere / "beside.py", elsewhere / "far.py"]
 
 
 def test_an_installed_package_is_watched_and_what_it_imports_is_not(folder):
-    files = source_files(Own("callable", "yaml:safe_load"))
+    files = source_files(OwnMethod("callable", "yaml:safe_load"))
     assert {path.name for path in files} > {"__init__.py", "loader.py"}
     assert {path.parent.name for path in files} == {"yaml"}
-    assert source_files(Own("callable", "nosuchmodule:fuse")) == []
+    assert source_files(OwnMethod("callable", "nosuchmodule:fuse")) == []
 
 
 def test_a_program_is_watched_with_what_it_imports_beside_it(folder):
@@ -82,7 +82,7 @@ def test_what_is_named_to_be_watched_is_watched_whole(folder):
         Path(name).touch()
     own = parse_own("callable=mine:fuse", [Path("weights"), Path("table.csv"), Path("mine.py")])
     assert names(own) == ["mine.py", "table.csv", "weights/a.pth", "weights/deep/b.pth"]
-    with pytest.raises(InputError, match="gone is to be watched and does not exist; wanted a file or a folder"):
+    with pytest.raises(InputError, match="the watched path gone does not exist; expected a file or a folder"):
         parse_own("callable=mine:fuse", [Path("gone")])
 
 

@@ -11,7 +11,14 @@ from pipeline.corruptions import CORRUPTIONS
 from pipeline.planning.external import content_digest
 from pipeline.planning.imports import closure
 from pipeline.planning.machine import find_machine, memory
-from pipeline.planning.words import cost_line, dataset_options, deciding, indifferent, options, test_set_options
+from pipeline.planning.words import (
+    cost_line,
+    dataset_options,
+    neutral_options,
+    options,
+    result_options,
+    test_set_options,
+)
 from pipeline.stage import InputError
 
 test_set_options.__test__ = False  # no test, by its name
@@ -30,9 +37,9 @@ def test_a_method_without_weights_is_refused_left_out_or_trained(plan, touch):
         plan({"fusion": BARE})
     left_out = plan({"fusion": BARE | {"missing_weights": "leave_out"}})
     assert left_out.methods.names == ["average"] and list(left_out.methods.left_out) == ["itfuse", "coconet"]
-    assert "\n  left out, without weights: itfuse, coconet" in left_out.text()
+    assert "\n  left out, because they have no weights: itfuse, coconet" in left_out.text()
     trained = BARE | {"missing_weights": "train", "training": {"itfuse": {"iterations": [7], "batch": 4}}}
-    with pytest.raises(InputError, match=r"to train coconet, name its fusion.training.coconet.perceptual_weights"):
+    with pytest.raises(InputError, match=r"training coconet requires fusion.training.coconet.perceptual_weights"):
         plan({"fusion": trained})
     trained["training"]["coconet"] = {"perceptual_weights": "vgg.pth", "checkpoint_every": 9}
     methods = plan({"fusion": trained}).methods
@@ -44,7 +51,7 @@ def test_a_method_without_weights_is_refused_left_out_or_trained(plan, touch):
 
 def test_a_network_that_cannot_be_trained_here_says_what_its_training_takes(plan):
     with pytest.raises(
-        InputError, match=r"the method sage has no weights .* cannot be trained here, which takes .* SAM"
+        InputError, match=r"the method sage has no weights .* cannot be trained here, which requires .* SAM"
     ):
         plan({"fusion": {"methods": ["sage"], "missing_weights": "train"}})
 
@@ -125,7 +132,7 @@ def test_detectors_are_scored_by_every_label_set_where_there_are_several(plan, t
             (tmp_path / "data/MSRS" / part / kind).mkdir(parents=True)
     several = plan("msrs", {"dataset": {"truth": "union"}})
     assert several.truths("tables/truths.json") == ["<results>/tables/truths.json"]
-    assert "  boxes: union; detectors are scored by fused, infrared as well" in several.text().splitlines()
+    assert "  boxes: union; detectors are also scored with fused, infrared" in several.text().splitlines()
     assert len([folder for folder in several.sources.pairs("labels") if "labels_infrared" in folder]) == 2
     with pytest.raises(InputError, match=r"config: dataset: --truth visible: .* expected fused or infrared or union"):
         plan("msrs", {"dataset": {"truth": "visible"}})
@@ -195,8 +202,8 @@ def test_brought_results_are_rows_of_a_run_each_file_and_watched_by_their_conten
 @pytest.mark.parametrize(
     ("name", "file", "message"),
     [
-        ("average", "one.json", "results.average has the name of another row"),
-        ("mine", "none.json", "results.mine: none.json is no file here"),
+        ("average", "one.json", "results.average is also the name of another row"),
+        ("mine", "none.json", "results.mine: none.json is not a file"),
         ("mine", ["one.json", "one.json"], "results.mine names the same results twice"),
     ],
 )
@@ -218,7 +225,7 @@ def test_detectors_that_are_not_retrained_are_tested_on_every_variant_for_a_tabl
     assert plan(trusted).sources.start_options() == ["--trust-weights", "--weights", "start.pt"]
     assert "table2_as_is" not in " ".join(plan({"tables": ["fusion"]}, overlay).targets.tables_and_page())
     settings["coco"]["weights"] = "none.onnx"
-    with pytest.raises(InputError, match=r"as_is.coco: none.onnx is no file here; wanted its weights"):
+    with pytest.raises(InputError, match=r"as_is.coco: none.onnx is not a file; expected the detector's weights"):
         plan(overlay)
 
 
@@ -236,15 +243,17 @@ def test_detectors_that_fuse_themselves_stand_after_the_methods_and_are_given_bo
     assert sources.variant_infrared("twostream") == ["--infrared", "data/M3FD/Ir"]
     assert sources.variant_infrared("infrared") == [] and sources.variant_infrared("average") == []
     assert sources.variant_files("twostream") == ["data/M3FD/Vis", "data/M3FD/Ir"]
-    with pytest.raises(InputError, match=r"twostream is true and detection\.model rtdetr-l, of which no two streams"):
+    with pytest.raises(InputError, match=r"twostream is true and detection\.model is rtdetr-l, which cannot"):
         plan({"detection": {"model": "rtdetr-l", "twostream": True}})
     plan({"detection": {"model": "rtdetr-l", "stacked": True}})
-    with pytest.raises(InputError, match=r"augment_on_device is true, and so is stacked or twostream"):
+    with pytest.raises(
+        InputError, match=r"augment_on_device is true and so is detection.stacked or detection.twostream"
+    ):
         plan({"detection": {"stacked": True, "training": {"augment_on_device": True}}})
 
 
 def test_more_detections_of_a_class_than_a_test_keeps_in_an_image_are_refused(plan):
-    with pytest.raises(InputError, match="most_detections is 300 and max_detections 100; wanted as many kept"):
+    with pytest.raises(InputError, match="most_detections is 300 and max_detections 100; expected max_detections"):
         plan({"detection": {"testing": {"most_detections": 300, "max_detections": 100}}})
     for testing in ({"most_detections": 300}, {"max_detections": 50}, {"most_detections": 300, "max_detections": 300}):
         plan({"detection": {"testing": testing}})
@@ -262,7 +271,7 @@ def test_the_scenes_of_test_sets_are_named_by_the_configuration(plan, touch):
 def test_options_are_words_in_a_fixed_order(configure):
     settings = {"size": [3, 4], "on": True, "off": False, "none": None, "empty": [], "a_b": 0, "workers": 2}
     assert options(settings) == ["--a-b", "0", "--on", "--size", "3", "4", "--workers", "2"]
-    assert "--workers" not in deciding(settings) and indifferent(settings) == "--workers 2"
+    assert "--workers" not in result_options(settings) and neutral_options(settings) == "--workers 2"
     assert dataset_options(configure(), "train_list", "split") == ["--dataset", "synthetic", "--split", "own"]
 
 
@@ -279,7 +288,7 @@ def test_options_are_words_in_a_fixed_order(configure):
 def test_a_detector_gets_its_share_of_the_cores(configure, monkeypatch, device, cores, remote, wanted):
     monkeypatch.setattr("pipeline.planning.machine.threads_available", lambda: 2)
     machine = find_machine(configure({"device": device}), cores, remote)
-    assert (machine.detector_slots, machine.detector_threads, machine.side_by_side) == wanted
+    assert (machine.detector_slots, machine.detector_threads, machine.trainings_at_once) == wanted
 
 
 @pytest.mark.parametrize(
@@ -331,17 +340,17 @@ def test_the_plan_is_told_in_a_few_lines(plan, tmp_path, touch):
     assert plan().text().splitlines() == [
         "Plan: 6 variants x 1 seed of yolov5n at 192 pixels on synthetic",
         "  visible, infrared, fnet, average, maximum, laplacian",
-        "  fused: 0 of 4 there, the rest to make",
-        "  detectors trained: 1 of 6 there, the rest to make",
-        "  detectors tested: 0 of 6 there, the rest to make",
+        "  fused: 0 of 4 exist, 4 to do",
+        "  detectors trained: 1 of 6 exist, 5 to do",
+        "  detectors tested: 0 of 6 exist, 6 to do",
         "  FNet's weights: trained by this run (start: packaged)",
-        "  cost of training the detectors, all of them: about 1.2 hours, one after the other "
+        "  estimated cost of training all detectors: about 1.2 hours, one after the other "
         "(results/detection/cost.json)",
     ]
     assert plan({"tables": ["fusion"]}).text().splitlines() == [
         "Plan: fusion metrics of 4 methods on synthetic; no detector is trained",
         "  fnet, average, maximum, laplacian",
-        "  fused: 0 of 4 there, the rest to make",
+        "  fused: 0 of 4 exist, 4 to do",
         "  FNet's weights: trained by this run (start: packaged)",
     ]
     assert plan("table1", {"tables": ["table1"]}).text().startswith("Plan: table1; no detector is trained")
@@ -349,7 +358,7 @@ def test_the_plan_is_told_in_a_few_lines(plan, tmp_path, touch):
 
 def test_an_estimate_that_is_not_there_or_broken_is_none(tmp_path):
     unknown = cost_line(tmp_path / "cost.json")
-    assert unknown.startswith("cost: not yet measured")
+    assert unknown.startswith("cost: not measured yet")
     for content in ("", "{}", '{"hours_in_all": null}', "[1]"):
         (tmp_path / "cost.json").write_text(content)
         assert cost_line(tmp_path / "cost.json") == unknown
@@ -431,7 +440,7 @@ def test_extra_metrics_are_handed_on_by_name(plan):
 @pytest.mark.parametrize("overlays", [[], ["msrs"], [{"device": "auto"}], [{"device": "cuda"}]])
 def test_a_run_on_a_cluster_that_does_not_say_what_to_ask_for_is_refused(configure, overlays):
     with pytest.raises(
-        InputError, match=r"config: (device: auto|gpu_request) .* wanted device=cuda or device=cpu there"
+        InputError, match=r"config: (device: auto|gpu_request) .* expected device=cuda or device=cpu there"
     ):
         find_machine(configure(*overlays), 8, False, submits=True)
 
@@ -499,12 +508,12 @@ def test_worse_pairs_are_tested_by_every_variant_that_sees_the_band_and_can_be_m
     asked = {"robustness": [{"kind": "infrared_shift", "levels": [16, 4]}, {"kind": "visible_missing"}]}
     own = {"fusion": {"methods": ["average", "mine"], "own": {"mine": {"folder": "data/mine"}}}}
     targets = plan(asked, own, {"detection": {"stacked": True}}).targets
-    assert targets.worse == {"infrared_shift": ["4", "16"], "visible_missing": ["black", "grey"]}
+    assert targets.corruptions == {"infrared_shift": ["4", "16"], "visible_missing": ["black", "grey"]}
     assert targets.seeing("infrared_shift") == ["infrared", "average", "stacked"]
     assert targets.seeing("visible_missing") == ["visible", "average", "stacked"]
-    assert targets.rows_worse == ["visible", "infrared", "average", "stacked", "late"]
+    assert targets.corrupted_rows == ["visible", "infrared", "average", "stacked", "late"]
     assert targets.tables_and_page()[-1] == "<results>/tables/robustness.csv"
-    assert "where one band is made worse, without training: infrared_shift, visible_missing" in plan(asked).text()
+    assert "trained detectors are tested on corrupted images: infrared_shift, visible_missing" in plan(asked).text()
     assert plan().targets.losses() == plan().targets.robustness_table() == []
 
 
@@ -513,10 +522,10 @@ def test_worse_pairs_are_tested_by_every_variant_that_sees_the_band_and_can_be_m
     [
         (
             {"robustness": [{"kind": "infrared_shift", "levels": [5]}]},
-            "robustness: infrared_shift has no level 5; wanted",
+            "robustness: infrared_shift has no level 5; expected",
         ),
         ({"robustness": [{"kind": "visible_fog"}] * 2}, "robustness names visible_fog twice"),
-        ({"robustness": [{"kind": "visible_fog"}], "tables": ["fusion"]}, "robustness is of the detectors of table2"),
+        ({"robustness": [{"kind": "visible_fog"}], "tables": ["fusion"]}, "robustness tests the detectors of table2"),
     ],
 )
 def test_worse_pairs_that_cannot_be_made_are_refused_before_anything_runs(plan, overlay, message):
@@ -525,14 +534,14 @@ def test_worse_pairs_that_cannot_be_made_are_refused_before_anything_runs(plan, 
 
 
 def test_the_robustness_overlay_and_the_schema_name_every_kind_and_level(plan):
-    worse = plan("robustness").targets.worse
+    worse = plan("robustness").targets.corruptions
     assert worse == {kind: list(corruption.values) for kind, corruption in CORRUPTIONS.items()}
     schema = yaml.safe_load((ROOT / "workflow/schemas/config.schema.yaml").read_text())["properties"]["robustness"]
     properties = schema["items"]["properties"]
     assert properties["kind"]["enum"] == list(CORRUPTIONS)
     levels = {str(level) for level in properties["levels"]["items"]["enum"]}
     assert levels == {level for corruption in CORRUPTIONS.values() for level in corruption.values}
-    assert list(plan("robustness-small").targets.worse.values()) == [
+    assert list(plan("robustness-small").targets.corruptions.values()) == [
         ["4", "16"],
         ["3", "5"],
         ["3", "5"],

@@ -1,8 +1,8 @@
-"""Several trainings on one GPU: how many, and their claim of it.
+"""Several trainings on one GPU: choose how many, and claim the GPU for them.
 
-One small network leaves a GPU idle while its process prepares the next step; another process can use it then. Each
-training stays a process of its own and ends where it would have ended alone. How many pay is said by the configuration,
-or found by a trial (detection.trial).
+A small network leaves a GPU idle while its process prepares the next step; another process can use the GPU meanwhile.
+Each training remains a separate process with the same result as without sharing. The number of trainings that share a
+GPU is set in the configuration, or found by a trial (detection.trial).
 """
 
 import argparse
@@ -17,20 +17,20 @@ from pipeline.artefacts import only_writer, read_json, write_json
 from pipeline.devices import MOST_PER_GPU, claimed_device
 from pipeline.stage import InputError, threads_available
 
-LEAST_GAIN = 0.05  # of the rate of all together, for which one more is worth its memory
-TRIAL_S = 3600.0  # for which another's trial is waited for
-CONTEXT = 2**30  # bytes that a process takes of a GPU besides what torch counts
+LEAST_GAIN = 0.05  # least relative gain in total throughput for which one more training is added
+TRIAL_S = 3600.0  # seconds to wait for the trial of another process
+CONTEXT = 2**30  # bytes of GPU memory that a process uses in addition to the memory that torch counts
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What some trainings did at once.
+    """Measurements of several trainings that run concurrently on one device.
 
     Attributes:
-        at_once: how many there were.
-        images_per_s: of all together.
-        memory: bytes of the device that torch took in the one that took most.
-        free: bytes that were left on the device while all were at work.
+        at_once: number of trainings.
+        images_per_s: throughput of all trainings together.
+        memory: bytes of device memory that torch reserved, the maximum over the trainings.
+        free: bytes of device memory that were free while all trainings ran.
     """
 
     at_once: int
@@ -40,14 +40,14 @@ class Trial:
 
 
 def leaves_room(trial: Trial) -> bool:
-    """Return whether one more training fits the device, and a tenth of its memory stays to spare."""
+    """Return whether one more training fits into the device memory, with a margin of 10 % of its memory."""
     return trial.free >= 1.1 * (trial.memory + CONTEXT)
 
 
 def worthwhile(trials: Sequence[Trial]) -> int:
-    """Return how many at once pay, from trials of 1, 2, ... at once: up to the first that gains too little.
+    """Return the number of concurrent trainings to use, from trials of 1, 2, ... concurrent trainings.
 
-    Each has to be ahead of the one before by `LEAST_GAIN`.
+    The number is increased as long as the total throughput increases by at least `LEAST_GAIN`.
     """
     best = trials[0]
     for trial in trials[1:]:
@@ -63,11 +63,13 @@ def add_sharing_options(parser: argparse.ArgumentParser) -> None:
         "--per-gpu",
         default="1",
         metavar="N",
-        help=f"trainings and tests that share a GPU, 1 to {MOST_PER_GPU}, and the --threads beside it; auto: as many "
-        "as --tried says (default: 1)",
+        help=f"number of trainings and tests that share a GPU and the --threads, 1 to {MOST_PER_GPU}; auto: the number "
+        "in the file --tried (default: 1)",
     )
     parser.add_argument(
-        "--tried", type=Path, help="with --per-gpu auto: the JSON file of the trial; a training makes it"
+        "--tried",
+        type=Path,
+        help="with --per-gpu auto: the JSON file with the result of the trial; a training writes it if it is missing",
     )
 
 
@@ -77,20 +79,24 @@ def shared_device(
     of: Mapping[str, Any] | None = None,
     trial: Callable[[str, int], list[Trial]] | None = None,
 ) -> Iterator[tuple[str, int]]:
-    """Yield the device as `claimed_device` does, and how many processes may share it.
+    """Yield the device as `claimed_device` does, and the number of processes that may share it.
 
-    Where the number is to be tried and is not known for `of`, what the trial hangs on, the GPU is claimed alone, and
-    `trial` called with it and the largest number. Without `of` the number is taken from any trial, and is 1 without.
+    Args:
+        args: the options of `add_sharing_options`, and `device` and `threads`.
+        of: the settings that the result of a trial depends on. Without them, with --per-gpu auto, the number is the
+            smallest of all trials, or 1 if there is none.
+        trial: called with a device, which is claimed exclusively, and the largest number of processes, if there is no
+            result for `of` yet.
 
     Raises:
-        InputError: the options say no number, or as `claimed_device`.
+        InputError: --per-gpu or --tried is invalid, or `claimed_device` raises one.
     """
     if args.per_gpu == "auto":
         if args.tried is None:
-            raise InputError("--per-gpu auto without --tried: wanted the file for what a trial finds")
+            raise InputError("--per-gpu auto without --tried: expected --tried FILE, for the result of the trial")
         number = _known(args.tried, of)
         if number is None and trial is not None:
-            # Who waits here for another's trial does not wait for the GPU alone, on which that one goes on to train.
+            # Wait here for the trial of another process, not for an exclusive GPU: the other process goes on to train.
             with only_writer(args.tried.with_suffix(".trial"), TRIAL_S):
                 number = _known(args.tried, of)
                 if number is None:
@@ -99,7 +105,7 @@ def shared_device(
     elif args.per_gpu.isdecimal() and 1 <= int(args.per_gpu) <= MOST_PER_GPU:
         number = int(args.per_gpu)
     else:
-        raise InputError(f"--per-gpu {args.per_gpu}: wanted 1 to {MOST_PER_GPU}, or auto")
+        raise InputError(f"--per-gpu {args.per_gpu}: expected 1 to {MOST_PER_GPU}, or auto")
     with claimed_device(args.device, args.threads, number) as device:
         yield device, 1 if device == "cpu" else number
 
@@ -107,7 +113,7 @@ def shared_device(
 def _try(
     args: argparse.Namespace, of: Mapping[str, Any] | None, trial: Callable[[str, int], list[Trial]]
 ) -> int | None:
-    """Return the number that a trial on a GPU of its own finds, kept beside those of other trials; None on a CPU."""
+    """Return the number found by a trial on an exclusive GPU, and add it to the file --tried; None on a CPU."""
     with claimed_device(args.device, args.threads) as device:
         if device == "cpu":
             return None
@@ -115,17 +121,17 @@ def _try(
     number = worthwhile(trials)
     found = {"per_gpu": number, "of": of, "trials": [asdict(one) for one in trials]}
     write_json(args.tried, {"tried": [*_tried(args.tried), found]})
-    logging.info("%d at once on a GPU", number)
+    logging.info("%d trainings will share a GPU", number)
     return number
 
 
 def _known(path: Path, of: Mapping[str, Any] | None) -> int | None:
-    """Return the number that a trial of `of` found, without it the least of all; None where the file does not say."""
+    """Return the number found by a trial for `of`, without `of` the smallest of all trials; None if there is none."""
     return min((found["per_gpu"] for found in _tried(path) if of in (None, found["of"])), default=None)
 
 
 def _tried(path: Path) -> list[dict[str, Any]]:
-    """Return what is kept of the trials so far; nothing where the file is missing or of another kind."""
+    """Return the results of the trials in the file; an empty list if the file is missing or malformed."""
     try:
         found = read_json(path)["tried"]
         return [one for one in found if one["per_gpu"] in range(1, MOST_PER_GPU + 1) and "of" in one]

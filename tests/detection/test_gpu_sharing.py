@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from detection import side_by_side, test, train
+from detection import gpu_sharing, test, train
+from detection.gpu_sharing import CONTEXT, Trial, add_sharing_options, leaves_room, shared_device, worthwhile
 from detection.recipe import Recipe
-from detection.side_by_side import CONTEXT, Trial, add_sharing_options, leaves_room, shared_device, worthwhile
-from detection.trial import try_at_once
+from detection.trial import run_trials
 from detection.variant import read_data
 from pipeline.artefacts import read_json, sha256_file
 from pipeline.stage import InputError
@@ -81,8 +81,8 @@ def claims(monkeypatch):
         made.append(per_gpu)
         yield "cuda:0" if choice == "cuda" else "cpu"
 
-    monkeypatch.setattr(side_by_side, "claimed_device", claimed)
-    monkeypatch.setattr(side_by_side, "threads_available", lambda wanted: wanted)
+    monkeypatch.setattr(gpu_sharing, "claimed_device", claimed)
+    monkeypatch.setattr(gpu_sharing, "threads_available", lambda wanted: wanted)
     return made
 
 
@@ -128,13 +128,13 @@ def test_the_cpu_is_not_tried_and_not_shared(tmp_path, claims):
 
 @pytest.mark.parametrize("words", [["0"], ["9"], ["-1"], ["1.5"], ["all"], ["auto"]])
 def test_numbers_that_are_none_are_refused(words):
-    with pytest.raises(InputError, match=r"--per-gpu .*: wanted"), shared_device(options(f"--per-gpu={words[0]}")):
+    with pytest.raises(InputError, match=r"--per-gpu .*: expected"), shared_device(options(f"--per-gpu={words[0]}")):
         pass
 
 
 def test_trainings_and_tests_take_the_options(tiny, tmp_path):
     data = ["--data", str(tiny / "visible" / "data.yaml"), "--output", str(tmp_path), "--device", "cpu"]
-    with pytest.raises(InputError, match="--per-gpu 9: wanted 1 to 8"):
+    with pytest.raises(InputError, match="--per-gpu 9: expected 1 to 8"):
         train.main([*data, *SMALL, "--per-gpu", "9"])
     assert test._parse([*data, "--weights", "w.pt", "--per-gpu", "auto", "--tried", "f.json"]).tried == Path("f.json")
 
@@ -143,28 +143,28 @@ def test_trainings_and_tests_take_the_options(tiny, tmp_path):
 def test_processes_of_one_recipe_are_timed_at_once_until_one_more_does_not_pay(tiny):
     recipe = Recipe(model=MODEL, image_size=64, epochs=2, batch=4, nominal_batch=4, lr0=0.001)
     data = read_data(tiny / "visible" / "data.yaml", "train")
-    found = try_at_once(data, recipe, "cpu", 2, 1, lambda at_once: 0, seconds=0.5)
+    found = run_trials(data, recipe, "cpu", 2, 1, lambda at_once: 0, seconds=0.5)
     assert [trial.at_once for trial in found] == [1, 2]
     assert all(trial.images_per_s > 0 and trial.memory > 1e8 and trial.free > 0 for trial in found)
 
 
 def test_images_that_a_trial_leaves_out_are_counted_where_trainings_keep_them_on_the_device(tiny, monkeypatch):
     monkeypatch.setattr(
-        "detection.trial._together", lambda at_once, work: Trial(at_once, 100.0 * at_once, 1000, 10**12)
+        "detection.trial._run_trial", lambda at_once, work: Trial(at_once, 100.0 * at_once, 1000, 10**12)
     )
     monkeypatch.setattr("detection.trial.STEPS", 2)
     data, recipe = read_data(tiny / "visible" / "data.yaml", "train"), Recipe(image_size=96, batch=3)
     kept = 4 * 3 * 96 * 64  # four of ten images are not among those of two steps
-    found = try_at_once(data, recipe, "cuda:0", 2, 8, lambda at_once: 0, augment_on_device=True)
+    found = run_trials(data, recipe, "cuda:0", 2, 8, lambda at_once: 0, augment_on_device=True)
     assert [(one.memory, one.free) for one in found] == [(1000 + kept, 10**12 - n * kept) for n in (1, 2)]
-    assert try_at_once(data, recipe, "cuda:0", 1, 8, lambda at_once: 0)[0].memory == 1000
+    assert run_trials(data, recipe, "cuda:0", 1, 8, lambda at_once: 0)[0].memory == 1000
 
 
 def test_an_error_in_a_trial_of_one_is_that_of_the_training(tiny):
     recipe = Recipe(model="none.yaml", image_size=64, epochs=2)
     data = read_data(tiny / "visible" / "data.yaml", "train")
     with pytest.raises(InputError, match=r"none\.yaml does not exist"):
-        try_at_once(data, recipe, "cpu", 2, 1, lambda at_once: 0, seconds=0.5)
+        run_trials(data, recipe, "cpu", 2, 1, lambda at_once: 0, seconds=0.5)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), BrokenProcessPool("terminated")])
@@ -174,5 +174,5 @@ def test_memory_that_does_not_suffice_for_two_leaves_one(monkeypatch, error):
             raise error
         return trials(100)[0]
 
-    monkeypatch.setattr("detection.trial._together", together)
-    assert try_at_once(None, None, "cuda:0", 8, 8, lambda at_once: 0) == trials(100)
+    monkeypatch.setattr("detection.trial._run_trial", together)
+    assert run_trials(None, None, "cuda:0", 8, 8, lambda at_once: 0) == trials(100)
