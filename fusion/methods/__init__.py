@@ -1,8 +1,8 @@
 """The fusion methods by name.
 
-A new method is one file here, whose METHOD is what runs (`Method`), one line in METHODS, which is what planning knows
-(`Entry`), and its name under `fusion.methods` in the configuration. The table imports no method: `find_method` does.
-What several methods share is in `fusion.methods.parts`.
+A new method takes a module in this package that defines METHOD (a `Method`, which runs it), an entry in METHODS (an
+`Entry`, which planning reads), and its name under `fusion.methods` in the configuration. The table does not import the
+methods' modules; `find_method` imports one on demand. Code that several methods share is in `fusion.methods.parts`.
 """
 
 from importlib import import_module
@@ -54,37 +54,37 @@ METHODS: dict[str, Entry] = {
         "fusion.methods.sage",
         "Wu et al., CVPR 2025",
         trainable=False,
-        training_takes="the masks and features of SAM's ViT-B, and a teacher that X-Decoder's segmentation trains",
+        training_takes="masks and features from SAM's ViT-B, and a teacher trained with X-Decoder's segmentation",
     ),
     "gifnet": Entry(
         "fusion.methods.gifnet",
         "Cheng et al., CVPR 2025",
         trainable=False,
-        training_takes="DenseNet-121's features, and each visible image in near and in far focus",
+        training_takes="DenseNet-121's features, and a near-focus and a far-focus version of each visible image",
     ),
     "mmdrfuse": Entry(
         "fusion.methods.mmdrfuse",
         "Deng et al., ACM Multimedia 2024",
         trainable=False,
-        training_takes="VGG-19's features, a teacher, and fixed patches with the best fused images of each so far",
+        training_takes="VGG-19's features, a teacher, and fixed patches with the best fused image of each so far",
     ),
     "sfdfusion": Entry(
         "fusion.methods.sfdfusion",
         "SFDFusion, ECAI 2024, doi 10.3233/FAIA240524",
         trainable=False,
-        training_takes="masks of what stands out in each infrared image, by U2-Net",
+        training_takes="U2-Net's saliency mask of each infrared image",
     ),
     "fnet": Entry("fusion.methods.fnet", "Panda et al., arXiv 2411.04519", packages=["numba"], revision=3),
 }
 
 
 def find_method(name: str) -> Method:
-    """Return a method of the table, whose module is imported at the first call."""
+    """Return a method of the table; its module is imported at the first call."""
     return import_module(METHODS[name].module).METHOD
 
 
 def packaged_weights(name: str) -> Path | None:
-    """Return the weights of a method that this project trained and ships, None where there are none."""
+    """Return the path of the weights that this project trained and ships for a method, or None if it ships none."""
     path = Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
     return path if path.is_file() else None
 

@@ -1,8 +1,8 @@
 """AUIFNet: two-scale decomposition by unrolled gradient descent (Zhao et al., IEEE TCSVT 2021).
 
-Each encoder starts from a fixed filter of the image and takes ten steps; the same weights serve both sources. Modules
-and parameters are named as the keys of the authors' checkpoint. Weights are ours or the authors' folder of three files;
-luma / 255 goes in, and what comes out is not stretched.
+Each encoder starts from a fixed filter of the image and takes ten steps; both sources share its weights. Modules and
+parameters are named as the keys of the authors' checkpoint. The weights are a file of ours or the authors' folder of
+three files; the input is luma / 255, and the output is not stretched.
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.parts.borders import mirrored
+from fusion.methods.parts.borders import pad_mirrored
 from fusion.methods.parts.filling import filled
 from fusion.methods.parts.running import as_fuser
 from fusion.methods.parts.schedules import tenth_after
@@ -26,16 +26,16 @@ FILES = {
     "TCSVT_Encoder_Detail.model": "92e1ad6a4b7e5a2acc442a3a57c3b0e48a2af262f487942e42d81334de204726",
     "TCSVT_Decoder.model": "7966d490bb4003821c8f20ce1197c22d020ab986850571c5dfa02b0defad8ad3",
 }
-EPOCHS, FIRST_EPOCHS = 80, 41  # and those before the rates fall to a tenth
+EPOCHS, FIRST_EPOCHS = 80, 41  # all epochs, and those before the rates are divided by 10
 
 
 def box(image: Tensor, side: int) -> Tensor:
-    """Return the mean over a square of odd `side` around each pixel, the borders mirrored without their edge."""
-    return F.avg_pool2d(mirrored(image, side // 2), side, stride=1)
+    """Return the mean over a square of odd `side` around each pixel, with borders mirrored about the edge pixels."""
+    return F.avg_pool2d(pad_mirrored(image, side // 2), side, stride=1)
 
 
-class Step(nn.Module):
-    """One step of descent: x - eta (residual - theta (image - x)), the residual by a kernel and its transpose."""
+class DescentStep(nn.Module):
+    """One step of gradient descent: x - eta (r - theta (image - x)), with r from a kernel and its transpose."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,17 +45,17 @@ class Step(nn.Module):
         self.rest = nn.Sequential(nn.BatchNorm2d(1), nn.PReLU())
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        """State and image, (N, 1, H, W) each, to the next state."""
+        """Map state x and image, (N, 1, H, W) each, to the next state."""
         return self.descend(x, self.filtered(x), image)
 
     def filtered(self, x: Tensor) -> Tensor:
-        """Return x through the kernel and its transpose, either with a mirrored border of one pixel."""
-        maps = F.conv2d(mirrored(x, 1), self.kernel)
-        return F.conv2d(mirrored(maps, 1), self.kernel.flip(2, 3).transpose(0, 1))
+        """Return x filtered by the kernel and its transpose, each with a mirrored border of one pixel."""
+        maps = F.conv2d(pad_mirrored(x, 1), self.kernel)
+        return F.conv2d(pad_mirrored(maps, 1), self.kernel.flip(2, 3).transpose(0, 1))
 
-    def descend(self, x: Tensor, back: Tensor, image: Tensor) -> Tensor:
-        """Return the next state, `back` the filtered one."""
-        return x - self.eta * (self.rest(back) - self.theta * (image - x))
+    def descend(self, x: Tensor, filtered: Tensor, image: Tensor) -> Tensor:
+        """Return the next state from the state x and its filtered version."""
+        return x - self.eta * (self.rest(filtered) - self.theta * (image - x))
 
 
 class AUIFNet(nn.Module):
@@ -63,13 +63,13 @@ class AUIFNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1 = nn.ModuleList(Step() for _ in range(STEPS))
-        self.conv2 = nn.ModuleList(Step() for _ in range(STEPS))
-        # The authors' first entry is a padding without parameters.
+        self.conv1 = nn.ModuleList(DescentStep() for _ in range(STEPS))
+        self.conv2 = nn.ModuleList(DescentStep() for _ in range(STEPS))
+        # The authors' first layer is a padding without parameters.
         self.decoder = nn.Sequential(nn.Identity(), nn.Conv2d(1, 1, 3, bias=False), nn.BatchNorm2d(1))
 
     def encode(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return base and detail of an image, (N, 1, H, W) each."""
+        """Return the base and the detail of an image, (N, 1, H, W) each."""
         wide = box(image, 19)
         base, detail = box(image, 11), (361 * wide - 361 * image) / 720
         for step in self.conv1:
@@ -79,51 +79,51 @@ class AUIFNet(nn.Module):
         return base, detail
 
     def decode(self, base: Tensor, detail: Tensor) -> Tensor:
-        """Return the image of a base and a detail."""
-        return torch.sigmoid(self.decoder(mirrored(base + detail, 1)))
+        """Decode a base and a detail into an image."""
+        return torch.sigmoid(self.decoder(pad_mirrored(base + detail, 1)))
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        """Add the sources' bases and details, and decode."""
+        """Return the fused luma, decoded from the sums of the sources' bases and details."""
         (base, detail), (other_base, other_detail) = self.encode(infrared), self.encode(visible)
         return self.decode(base + other_base, detail + other_detail)
 
 
 class CollapsedStep(nn.Module):
-    """A trained step with the kernel and its transpose as one 5x5 kernel: 25 multiply-adds a pixel instead of 1,152.
+    """A trained step with its kernel and its transpose merged: 25 multiply-adds per pixel instead of 1,152.
 
-    Both are linear and nothing lies between them but the mirrored border of the 64 maps, so only the image's outermost
-    pixels need the two convolutions, which are computed on strips of three pixels.
+    The merged kernel is 5x5. Both convolutions are linear, with only the mirrored padding of the 64 maps between them,
+    so only the outermost pixels need both convolutions, which are computed on strips of three pixels.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: DescentStep) -> None:
         super().__init__()
         self.step = step
         kernel = step.kernel.detach().double()
-        bright = torch.zeros(1, 1, 9, 9, dtype=kernel.dtype)
-        bright[..., 4, 4] = 1  # the response to one bright pixel is the kernel, turned
-        response = F.conv2d(F.conv2d(bright, kernel), kernel.flip(2, 3).transpose(0, 1))
+        impulse = torch.zeros(1, 1, 9, 9, dtype=kernel.dtype)
+        impulse[..., 4, 4] = 1  # the response to an impulse is the merged kernel, flipped
+        response = F.conv2d(F.conv2d(impulse, kernel), kernel.flip(2, 3).transpose(0, 1))
         self.register_buffer("kernel", response.flip(2, 3).to(step.kernel.dtype))
 
     def forward(self, x: Tensor, image: Tensor) -> Tensor:
-        """Do as the step, without gradients."""
+        """Return the next state, without gradients."""
         if min(x.shape[2:]) < 3:
             return self.step(x, image)
-        back = F.conv2d(mirrored(x, 1), self.kernel, padding=1)  # what the padding spoils is replaced
+        filtered = F.conv2d(pad_mirrored(x, 1), self.kernel, padding=1)  # the outermost pixels are wrong, and replaced
         for end, strip in ((0, slice(3)), (-1, slice(-3, None))):
-            back[:, :, end] = self.step.filtered(x[:, :, strip])[:, :, end]
-            back[..., end] = self.step.filtered(x[..., strip])[..., end]
-        return self.step.descend(x, back, image)
+            filtered[:, :, end] = self.step.filtered(x[:, :, strip])[:, :, end]
+            filtered[..., end] = self.step.filtered(x[..., strip])[..., end]
+        return self.step.descend(x, filtered, image)
 
 
 def collapse(network: AUIFNet) -> AUIFNet:
-    """Return the network, whose weights are final from now on, with collapsed steps; changes the network."""
+    """Change the network to use collapsed steps, and return it; its weights must not change afterwards."""
     network.conv1 = nn.ModuleList(CollapsedStep(step) for step in network.conv1)
     network.conv2 = nn.ModuleList(CollapsedStep(step) for step in network.conv2)
     return network
 
 
 def network(weights: Path | None) -> AUIFNet:
-    """Return the network, filled from `weights` (a file of ours, or the authors' folder) or with random ones."""
+    """Return the network with `weights` (a file of ours, or the authors' folder), or with random weights for None."""
 
     def read(path: Path) -> dict[str, Tensor]:
         parts = [path / name for name in FILES] if path.is_dir() else [path]
@@ -133,33 +133,33 @@ def network(weights: Path | None) -> AUIFNet:
 
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function, each of its steps as one small convolution."""
+    """Return the network as a function, with each step collapsed to one small convolution."""
     return as_fuser(collapse(network(weights)), device, precision, channels_last=True)
 
 
 def training(frozen: Path | None) -> Training:
-    """Return the authors' one phase: both encoders and the decoder rebuild single images; nothing fused is seen."""
+    """Return the authors' single phase: encoders and decoder reconstruct single images; no image is fused."""
     trained = network(None)
 
     def loss(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         images = torch.cat([visible, infrared])
-        rebuilt = trained.decode(*trained.encode(images))
-        structure, values = 5 * dissimilarity(images, rebuilt, side=3), (images - rebuilt).square().mean()
+        reconstructed = trained.decode(*trained.encode(images))
+        structure, values = 5 * dissimilarity(images, reconstructed, side=3), (images - reconstructed).square().mean()
         return {"total": values + structure, "mse": values, "ssim": structure}
 
     choices = [
-        "random crops of 128x128 with flips and turns instead of random resized ones",
-        "960 iterations as published, of our pairs instead of FLIR's 360 images; both bands in every batch",
+        "random 128x128 crops with flips and rotations instead of random resized crops",
+        "960 iterations as published, on our pairs instead of FLIR's 360 images, with both bands in every batch",
     ]
     base, detail = list(trained.conv1.parameters()), list(trained.conv2.parameters())
     phase = Phase(
-        "rebuilding",
+        "reconstruction",
         list(trained.parameters()),
         loss,
         lr=1e-2,
         schedule=tenth_after(FIRST_EPOCHS, EPOCHS),
         iterations=960,
-        parts=[(base, 1.0), (detail, 0.1), (list(trained.decoder.parameters()), 1.0)],
+        parameter_groups=[(base, 1.0), (detail, 0.1), (list(trained.decoder.parameters()), 1.0)],
     )
     return Training(trained, [phase], crop=128, batch=16, choices=choices)
 

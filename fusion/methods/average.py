@@ -1,4 +1,4 @@
-"""The mean of the two images: the row that every method has to beat."""
+"""The mean of the two images, the baseline of all methods."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ from fusion.methods.method import Method
 
 
 def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
-    """Return the mean of both, pixel by pixel."""
+    """Return the pixel-wise mean of both images."""
     return (visible + infrared) / 2
 
 

@@ -1,7 +1,7 @@
-"""CDDFuse: base features by attention, detail features by invertible steps (Zhao et al., CVPR 2023).
+"""CDDFuse: base features from attention, detail features from an invertible network (Zhao et al., CVPR 2023).
 
-Modules and parameters are named as the keys of the authors' checkpoint. Weights are ours or the authors'
-CDDFuse_IVF.pth; luma / 255 goes in. The authors stretch every fused image to the whole range.
+Modules and parameters are named as the keys of the authors' checkpoint. The weights are a file of ours or the authors'
+CDDFuse_IVF.pth; the input is luma / 255. The authors stretch every fused image to the whole range.
 """
 
 from functools import partial
@@ -14,23 +14,31 @@ from torch.nn import functional as F
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
 from fusion.methods.parts.filling import filled
-from fusion.methods.parts.finishing import stretched
-from fusion.methods.parts.restormer import HEADS, BaseBlock, ChannelNorm, Gated, Striped, attend, striped_base
+from fusion.methods.parts.postprocessing import stretched
+from fusion.methods.parts.restormer import (
+    HEADS,
+    BaseFeatureExtraction,
+    GatedFeedForward,
+    LayerNorm2d,
+    StripedBlock,
+    striped_base,
+    transposed_attention,
+)
 from fusion.methods.parts.running import as_fuser
 from fusion.methods.parts.schedules import halving
-from fusion.methods.parts.striping import striped
+from fusion.methods.parts.striping import apply_in_stripes
 from fusion.training.similarity import dissimilarity, gradient, slopes
 from fusion.weights import read_parts
 
-MAPS, BLOCKS, DETAIL_STEPS = 64, 4, 3
+MAPS, BLOCKS, DETAIL_NODES = 64, 4, 3
 EPOCHS = (40, 80)
-EPOCH_ITERATIONS = 812  # of the authors: 1,083 pairs of MSRS, six patches each, in batches of eight
-CLIP = 0.01  # the largest norm of each of the four networks' gradient
+EPOCH_ITERATIONS = 812  # in the authors' training: 1,083 pairs of MSRS, six patches each, in batches of eight
+CLIP = 0.01  # maximum norm of the gradient of each of the four networks
 HALVED_EVERY = 20  # epochs
 
 
 class Attention(nn.Module):
-    """Channel attention whose queries, keys and values see their neighbours channel by channel."""
+    """Restormer's attention across channels; a depthwise convolution makes queries, keys and values local."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,90 +48,90 @@ class Attention(nn.Module):
         self.project_out = nn.Conv2d(MAPS, MAPS, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 64, H, W) to the same."""
-        return self.project_out(attend(self.qkv_dwconv(self.qkv(x)), self.temperature))
+        """Map (N, 64, H, W) to the same shape."""
+        return self.project_out(transposed_attention(self.qkv_dwconv(self.qkv(x)), self.temperature))
 
 
 class TransformerBlock(nn.Module):
-    """Attention, then the gated layer, each added to its input."""
+    """Restormer's block: attention, then the gated feed-forward network, each with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm1, self.norm2 = ChannelNorm(MAPS), ChannelNorm(MAPS)
+        self.norm1, self.norm2 = LayerNorm2d(MAPS), LayerNorm2d(MAPS)
         self.attn = Attention()
-        self.ffn = Gated(MAPS, 4 * MAPS, 4 * MAPS)
+        self.ffn = GatedFeedForward(MAPS, 4 * MAPS, 4 * MAPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 64, H, W) to the same."""
+        """Map (N, 64, H, W) to the same shape."""
         x = x + self.attn(self.norm1(x))
         return x + self.ffn(self.norm2(x))
 
 
-class Bottleneck(nn.Module):
-    """1x1 to 64 maps, a mirrored 3x3 channel by channel, 1x1 back to 32."""
+class InvertedResidualBlock(nn.Module):
+    """A 1x1 convolution to 64 maps, a depthwise 3x3 convolution with mirrored borders, a 1x1 convolution to 32 maps."""
 
     def __init__(self) -> None:
         super().__init__()
         self.bottleneckBlock = nn.Sequential(
             nn.Conv2d(MAPS // 2, MAPS, 1, bias=False),
             nn.ReLU6(),
-            nn.Identity(),  # the authors' padding
+            nn.Identity(),  # in place of the authors' padding layer
             nn.Conv2d(MAPS, MAPS, 3, padding=1, groups=MAPS, padding_mode="reflect", bias=False),
             nn.ReLU6(),
             nn.Conv2d(MAPS, MAPS // 2, 1, bias=False),
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 32, H, W) to the same."""
+        """Map (N, 32, H, W) to the same shape."""
         return self.bottleneckBlock(x)
 
 
-class DetailStep(nn.Module):
-    """Mixes the channels, then changes each half by what the other says, so that it could be undone."""
+class DetailNode(nn.Module):
+    """An invertible layer: mixes the channels, then applies affine coupling between the two halves of them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.theta_phi, self.theta_rho, self.theta_eta = Bottleneck(), Bottleneck(), Bottleneck()
+        self.theta_phi, self.theta_rho, self.theta_eta = (InvertedResidualBlock() for _ in range(3))
         self.shffleconv = nn.Conv2d(MAPS, MAPS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 64, H, W) to the same."""
+        """Map (N, 64, H, W) to the same shape."""
         first, second = self.shffleconv(x).chunk(2, dim=1)
         second = second + self.theta_phi(first)
         first = first * self.theta_rho(second).exp() + self.theta_eta(second)
         return torch.cat([first, second], dim=1)
 
 
-class Detail(nn.Module):
-    """Detail steps in a row."""
+class DetailFeatureExtraction(nn.Module):
+    """A sequence of detail nodes."""
 
-    def __init__(self, steps: int) -> None:
+    def __init__(self, nodes: int) -> None:
         super().__init__()
-        self.net = nn.Sequential(*(DetailStep() for _ in range(steps)))
+        self.net = nn.Sequential(*(DetailNode() for _ in range(nodes)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 64, H, W) to the same."""
+        """Map (N, 64, H, W) to the same shape."""
         return self.net(x)
 
 
-class Encoder(nn.Module):
-    """An image, (N, 1, H, W), to its base and its detail features, (N, 64, H, W) each."""
+class RestormerEncoder(nn.Module):
+    """Maps an image, (N, 1, H, W), to its base and its detail features, (N, 64, H, W) each."""
 
     def __init__(self) -> None:
         super().__init__()
         self.patch_embed = nn.Module()
         self.patch_embed.proj = nn.Conv2d(1, MAPS, 3, padding=1, bias=False)
         self.encoder_level1 = nn.Sequential(*(TransformerBlock() for _ in range(BLOCKS)))
-        self.baseFeature, self.detailFeature = BaseBlock(MAPS), Detail(DETAIL_STEPS)
+        self.baseFeature, self.detailFeature = BaseFeatureExtraction(MAPS), DetailFeatureExtraction(DETAIL_NODES)
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Return base and detail."""
+        """Return the base and the detail features."""
         maps = self.encoder_level1(self.patch_embed.proj(image))
         return self.baseFeature(maps), self.detailFeature(maps)
 
 
-class Decoder(nn.Module):
-    """Base and detail features and an image to change, (N, 1, H, W), to the changed image in 0..1."""
+class RestormerDecoder(nn.Module):
+    """Maps base and detail features, (N, 64, H, W) each, and an input image, (N, 1, H, W), to an image in 0..1."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +144,7 @@ class Decoder(nn.Module):
         )
 
     def forward(self, image: Tensor, base: Tensor, detail: Tensor) -> Tensor:
-        """Return the image that the features make of `image`."""
+        """Return the image: the sigmoid of `image` plus the decoded features."""
         maps = self.encoder_level2(self.reduce_channel(torch.cat([base, detail], dim=1)))
         return torch.sigmoid(self.output(maps) + image)
 
@@ -146,18 +154,18 @@ class CDDFuse(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.DIDF_Encoder, self.DIDF_Decoder = Encoder(), Decoder()
-        self.BaseFuseLayer, self.DetailFuseLayer = BaseBlock(MAPS), Detail(1)
+        self.DIDF_Encoder, self.DIDF_Decoder = RestormerEncoder(), RestormerDecoder()
+        self.BaseFuseLayer, self.DetailFuseLayer = BaseFeatureExtraction(MAPS), DetailFeatureExtraction(1)
 
     def decode(self, visible: Tensor, features: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
-        """Fuse the encoder's features of both sources into a change of the visible image."""
+        """Fuse the features of both sources, `features` the visible image's, and decode them onto the visible image."""
         (base, detail), (other_base, other_detail) = features, other
         base, detail = self.BaseFuseLayer(base + other_base), self.DetailFuseLayer(detail + other_detail)
         return self.DIDF_Decoder(visible, base, detail)
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        """Encode both, fuse, decode."""
-        # One pixel more where there is but one: a mirrored border needs a neighbour.
+        """Return the fused luma."""
+        # A side of one pixel is padded to two: a mirrored border needs a neighbour.
         height, width = visible.shape[2:]
         if min(height, width) < 2:
             border = (0, max(0, 2 - width), 0, max(0, 2 - height))
@@ -167,29 +175,29 @@ class CDDFuse(nn.Module):
 
 
 def network(weights: Path | None) -> CDDFuse:
-    """Return the network, filled from `weights` or, for None, with random ones."""
+    """Return the network with `weights`, or with random weights for None."""
     return filled(CDDFuse(), weights, read_parts)
 
 
 class StripedDetail(nn.Module):
-    """Detail steps, without gradients, in stripes of an image."""
+    """Detail feature extraction applied in stripes of an image, without gradients."""
 
-    def __init__(self, detail: Detail) -> None:
+    def __init__(self, detail: DetailFeatureExtraction) -> None:
         super().__init__()
         self.detail = detail
 
     def forward(self, x: Tensor) -> Tensor:
-        """(1, 64, H, W) to the same."""
-        return striped(self.detail, (x,), reach=2 * len(self.detail.net))  # a step sees two pixels far
+        """Map (1, 64, H, W) to the same shape."""
+        return apply_in_stripes(self.detail, (x,), reach=2 * len(self.detail.net))  # two 3x3 convolutions per node
 
 
 def in_stripes(network: CDDFuse) -> CDDFuse:
-    """Return the network, whose weights are final from now on, in stripes; changes the network."""
+    """Change the network to work in stripes, and return it; its weights must not change afterwards."""
 
-    def transformer(block: TransformerBlock) -> Striped:
+    def transformer(block: TransformerBlock) -> StripedBlock:
         attention = block.attn
         qkv = nn.Sequential(attention.qkv, attention.qkv_dwconv)
-        return Striped(block, qkv, attention.temperature, attention.project_out, block.ffn)
+        return StripedBlock(block, qkv, attention.temperature, attention.project_out, block.ffn)
 
     encoder, decoder = network.DIDF_Encoder, network.DIDF_Decoder
     encoder.encoder_level1 = nn.Sequential(*map(transformer, encoder.encoder_level1))
@@ -202,52 +210,53 @@ def in_stripes(network: CDDFuse) -> CDDFuse:
 
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function, on a processor in stripes."""
-    made = network(weights)
-    # A GPU has work enough only in whole images.
-    return as_fuser(in_stripes(made) if device == "cpu" else made, device, precision, channels_last=True)
+    """Return the network as a function; on a CPU it works in stripes."""
+    model = network(weights)
+    # On a GPU, stripes are too small to keep it busy.
+    return as_fuser(in_stripes(model) if device == "cpu" else model, device, precision, channels_last=True)
 
 
 def correlation(a: Tensor, b: Tensor) -> Tensor:
-    """Return the mean over images and channels of the correlation of (N, C, H, W) maps over their pixels; flat: 0."""
+    """Return the mean of the maps' correlations over the pixels, for (N, C, H, W) each; a constant map counts as 0."""
     a, b = (maps.flatten(2) - maps.flatten(2).mean(-1, keepdim=True) for maps in (a, b))
     norms = torch.linalg.vector_norm(a, dim=-1) * torch.linalg.vector_norm(b, dim=-1)
     return ((a * b).sum(-1) / (norms + 1.1920929e-07)).clamp(-1, 1).mean()
 
 
-def decomposition(features: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the loss of base features that differ between the bands and of detail features that do not."""
+def decomposition_loss(features: tuple[Tensor, Tensor], other: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the decomposition loss, low for correlated base features and uncorrelated detail features of the bands."""
     return correlation(features[1], other[1]).square() / (1.01 + correlation(features[0], other[0]))
 
 
-def rebuilding_loss(network: CDDFuse, visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
-    """Return the terms of phase I: both sources come back from their own features, which are decomposed."""
-    seen, warm = network.DIDF_Encoder(visible), network.DIDF_Encoder(infrared)
-    rebuilt_visible, rebuilt_infrared = network.DIDF_Decoder(visible, *seen), network.DIDF_Decoder(infrared, *warm)
+def reconstruction_loss(network: CDDFuse, visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
+    """Return the terms of phase I: reconstruction of each source from its own features, and their decomposition."""
+    of_visible, of_infrared = network.DIDF_Encoder(visible), network.DIDF_Encoder(infrared)
+    decoded_visible = network.DIDF_Decoder(visible, *of_visible)
+    decoded_infrared = network.DIDF_Decoder(infrared, *of_infrared)
     terms = {
-        "visible": 5 * dissimilarity(visible, rebuilt_visible) + (visible - rebuilt_visible).square().mean(),
-        "infrared": 5 * dissimilarity(infrared, rebuilt_infrared) + (infrared - rebuilt_infrared).square().mean(),
-        "gradient": 5 / 8 * (slopes(visible) - slopes(rebuilt_visible)).abs().mean(),
-        "decomposition": 2 * decomposition(seen, warm),
+        "visible": 5 * dissimilarity(visible, decoded_visible) + (visible - decoded_visible).square().mean(),
+        "infrared": 5 * dissimilarity(infrared, decoded_infrared) + (infrared - decoded_infrared).square().mean(),
+        "gradient": 5 / 8 * (slopes(visible) - slopes(decoded_visible)).abs().mean(),
+        "decomposition": 2 * decomposition_loss(of_visible, of_infrared),
     }
     return {"total": sum(terms.values()), **terms}
 
 
 def fusion_loss(network: CDDFuse, visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
-    """Return the terms of phase II: the brighter pixel and the stronger gradient of both, features decomposed."""
-    seen, warm = network.DIDF_Encoder(visible), network.DIDF_Encoder(infrared)
-    fused = network.decode(visible, seen, warm)
+    """Return the terms of phase II: distances to the brighter pixel and to the larger gradient, and decomposition."""
+    of_visible, of_infrared = network.DIDF_Encoder(visible), network.DIDF_Encoder(infrared)
+    fused = network.decode(visible, of_visible, of_infrared)
     strongest = torch.maximum(gradient(visible), gradient(infrared))
     terms = {
         "intensity": (torch.maximum(visible, infrared) - fused).abs().mean(),
         "gradient": 10 * (strongest - gradient(fused)).abs().mean(),
-        "decomposition": 2 * decomposition(seen, warm),
+        "decomposition": 2 * decomposition_loss(of_visible, of_infrared),
     }
     return {"total": sum(terms.values()), **terms}
 
 
 def training(frozen: Path | None) -> Training:
-    """Return the authors' two phases: encoder and decoder rebuild the sources, then all four networks fuse."""
+    """Return the authors' two phases: encoder and decoder reconstruct the sources, then all four networks fuse."""
     trained = network(None)
     coders = [list(part.parameters()) for part in (trained.DIDF_Encoder, trained.DIDF_Decoder)]
     layers = [list(part.parameters()) for part in (trained.BaseFuseLayer, trained.DetailFuseLayer)]
@@ -255,10 +264,10 @@ def training(frozen: Path | None) -> Training:
         Phase(
             "I",
             list(chain(*coders)),
-            partial(rebuilding_loss, trained),
+            partial(reconstruction_loss, trained),
             schedule=halving(HALVED_EVERY, EPOCHS[0]),
             clip=CLIP,
-            parts=[(part, 1.0) for part in coders],
+            parameter_groups=[(part, 1.0) for part in coders],
             iterations=EPOCH_ITERATIONS * EPOCHS[0],
         ),
         Phase(
@@ -267,14 +276,14 @@ def training(frozen: Path | None) -> Training:
             partial(fusion_loss, trained),
             schedule=halving(HALVED_EVERY, EPOCHS[1]),
             clip=CLIP,
-            # Encoder and decoder have learned through forty epochs, two halvings.
-            parts=[(part, 0.25) for part in coders] + [(part, 1.0) for part in layers],
+            # The rate of encoder and decoder was halved twice in the 40 epochs of phase I.
+            parameter_groups=[(part, 0.25) for part in coders] + [(part, 1.0) for part in layers],
             iterations=EPOCH_ITERATIONS * EPOCHS[1],
         ),
     ]
     choices = [
-        "random 128x128 crops with flips and turns instead of a fixed grid without flat patches",
-        "a fresh Adam in phase II, also for encoder and decoder, whose rate goes on where it was",
+        "random 128x128 crops with flips and rotations instead of a fixed grid without flat patches",
+        "a new Adam in phase II, also for encoder and decoder, whose learning rate continues from phase I",
     ]
     return Training(trained, phases, crop=128, batch=8, choices=choices)
 

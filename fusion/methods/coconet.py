@@ -1,10 +1,11 @@
-"""CoCoNet: a U-Net joined by attention with the features of a frozen VGG-19 (Liu et al., IJCV 2023).
+"""CoCoNet: a U-Net that attends to the features of a frozen VGG-19 (Liu et al., IJCV 2023).
 
-Layers keep the authors' names. Where they write conv, Act, BN, the activation comes before the normalisation.
+Layers keep the authors' names. In each block the activation comes before the batch normalisation, as in their code.
 
-Weights are ours, or the authors' latest.pth with their test script's input. That script feeds values of 0..255 and
-normalises by each image's own statistics, while training has -1..1 and running statistics; which of the two a file was
-made for is kept in it. The authors take a colour image's first channel where we take its luma.
+The weights are a file of ours, or the authors' latest.pth with the input of their test script. That script uses values
+in 0..255 and normalises by each image's own statistics, while training uses -1..1 and running statistics; a weights
+file records which of the two it was made for (`as_tested`). The authors use the first channel of a colour image; here
+its luma is used.
 """
 
 from collections.abc import Mapping
@@ -22,7 +23,7 @@ from fusion.methods.parts.vgg import Features, vgg19_features
 from fusion.training.similarity import gradient, ssim
 
 SLOPE = 0.2
-MULTIPLE = 16  # of which the sides must be
+MULTIPLE = 16  # the sides of the network's input are multiples of this
 LUMA = (0.299, 0.587, 0.114)
 VGG_WIDTHS = {
     "conv1_1": (1, 64),
@@ -39,7 +40,7 @@ GRADIENT_TEMPERATURE, ENTROPY_TEMPERATURE = 0.5, 0.75  # c1, c2
 
 
 class GreyVGG(nn.Module):
-    """The first eight convolutions of VGG-19 for one channel, with one pooling more, after relu1_1; frozen."""
+    """The first eight convolutions of VGG-19 for one channel, with an additional pooling after relu1_1; frozen."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,8 +48,8 @@ class GreyVGG(nn.Module):
             self.add_module(name, convolution(inputs, outputs))
         self.requires_grad_(False)
 
-    def take(self, vgg: Features) -> None:
-        """Take the filters of a VGG-19; the first layer's three become one, weighted as luma weighs the colours."""
+    def copy_filters(self, vgg: Features) -> None:
+        """Copy the filters of a VGG-19; the first layer's three input channels are summed with the weights of luma."""
         for name in VGG_WIDTHS:
             weight, bias = vgg.steps[name].weight, vgg.steps[name].bias
             if name == "conv1_1":
@@ -56,7 +57,7 @@ class GreyVGG(nn.Module):
             getattr(self, name).load_state_dict({"weight": weight, "bias": bias})
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 1, H, W) to maps at 1/2 (64), 1/4 (128) and 1/8 (256) of the size."""
+        """Map (N, 1, H, W) to maps at 1/2 (64), 1/4 (128) and 1/8 (256) of the size."""
 
         def through(x: Tensor, *names: str) -> Tensor:
             for name in names:
@@ -70,7 +71,10 @@ class GreyVGG(nn.Module):
 
 
 class ChannelAttention(nn.Module):
-    """Adds to every map a mixture of the maps that resemble it least; at the start it adds nothing."""
+    """Adds to every map a weighted mean of all maps, with larger weights for less similar ones.
+
+    The mean is scaled by gamma, which is initially 0.
+    """
 
     def __init__(self, maps: int) -> None:
         super().__init__()
@@ -78,25 +82,25 @@ class ChannelAttention(nn.Module):
         self.conv_1, self.conv_2, self.conv_3 = (convolution(maps, maps) for _ in range(3))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, maps, H, W) to (N, maps, H, W)."""
+        """Map (N, maps, H, W) to (N, maps, H, W)."""
         q, k, v = (layer(x).flatten(2) for layer in (self.conv_1, self.conv_2, self.conv_3))
         energy = q @ k.transpose(1, 2)
         weights = torch.softmax(energy.amax(dim=2, keepdim=True) - energy, dim=2)
         return (self.gamma * (weights @ v) + v).view(x.shape)
 
 
-class Stage(nn.Module):
-    """Convolution, activation, batch normalisation."""
+class ConvBlock(nn.Module):
+    """A convolution, an activation and batch normalisation."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
         self.conv = convolution(inputs, outputs)
         self.bn = nn.BatchNorm2d(outputs)
 
-    def forward(self, x: Tensor, by_image: bool) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W); `by_image`: normalise by each image's own statistics."""
+    def forward(self, x: Tensor, instance_statistics: bool) -> Tensor:
+        """Map (N, inputs, H, W) to (N, outputs, H, W); `instance_statistics` normalises by each image's statistics."""
         x = F.leaky_relu(self.conv(x), SLOPE)
-        if by_image:
+        if instance_statistics:
             return F.instance_norm(x, weight=self.bn.weight, bias=self.bn.bias, eps=self.bn.eps)
         return self.bn(x)
 
@@ -104,11 +108,11 @@ class Stage(nn.Module):
 class CoCoNet(nn.Module):
     """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1.
 
-    6,845,189 parameters, 55,425 of them (se_32 and att_deconv9) without effect, beside the frozen VGG's 2,324,416. Any
-    size works: sides are filled up to multiples of 16.
+    6,845,189 parameters, in addition to the frozen VGG's 2,324,416; 55,425 of them (se_32 and att_deconv9) have no
+    effect. Any size works: images are padded to multiples of 16.
 
-    as_tested, kept with the weights, 0 or 1: whether images enter as the authors' test script has them, 0..255 and
-        normalised by each image's own statistics, instead of as in training, -1..1 and by the running statistics.
+    as_tested: 0 or 1, saved with the weights. 1 uses the input of the authors' test script, values in 0..255 and
+        normalisation by each image's own statistics; 0 the input of training, -1..1 and running statistics.
     """
 
     def __init__(self) -> None:
@@ -116,17 +120,17 @@ class CoCoNet(nn.Module):
         self.register_buffer("as_tested", torch.zeros(1))
         self.vgg19 = GreyVGG()
         self.se_32, self.se_64, self.se_128, self.se_256 = (ChannelAttention(maps) for maps in (32, 64, 128, 256))
-        self.conv1_1, self.conv1_2 = Stage(2, 32), Stage(32, 32)
-        self.conv2_1, self.conv2_2 = Stage(32, 64), Stage(64, 64)
-        self.conv3_1, self.conv3_2 = Stage(64, 128), Stage(128, 128)
-        self.conv4_1 = Stage(128, 256)
-        self.deconv4, self.conv4_2 = convolution(768, 256), Stage(256, 256)
+        self.conv1_1, self.conv1_2 = ConvBlock(2, 32), ConvBlock(32, 32)
+        self.conv2_1, self.conv2_2 = ConvBlock(32, 64), ConvBlock(64, 64)
+        self.conv3_1, self.conv3_2 = ConvBlock(64, 128), ConvBlock(128, 128)
+        self.conv4_1 = ConvBlock(128, 256)
+        self.deconv4, self.conv4_2 = convolution(768, 256), ConvBlock(256, 256)
         self.deconv6, self.att_deconv7 = convolution(256, 128), convolution(384, 128)
-        self.conv7_1, self.conv7_2 = Stage(256, 128), Stage(128, 128)
+        self.conv7_1, self.conv7_2 = ConvBlock(256, 128), ConvBlock(128, 128)
         self.deconv7, self.att_deconv8 = convolution(128, 64), convolution(192, 64)
-        self.conv8_1, self.conv8_2 = Stage(128, 64), Stage(64, 64)
+        self.conv8_1, self.conv8_2 = ConvBlock(128, 64), ConvBlock(64, 64)
         self.deconv8, self.att_deconv9 = convolution(64, 32), convolution(96, 32)
-        self.conv9_1, self.conv9_2 = Stage(64, 32), convolution(32, 32)
+        self.conv9_1, self.conv9_2 = ConvBlock(64, 32), convolution(32, 32)
         self.conv10 = nn.Conv2d(32, 1, 1)
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
@@ -134,21 +138,21 @@ class CoCoNet(nn.Module):
         return (self.fused(visible, infrared) + 1) / 2
 
     def fused(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        """Return the fused image as the network gives it, in -1..1."""
+        """Return the network's output, in -1..1."""
         as_tested = not self.training and not self.as_tested.is_meta and bool(self.as_tested)
         height, width = visible.shape[2:]
         a, b = (padded(255 * image if as_tested else 2 * image - 1) for image in (visible, infrared))
         top, left = -height % MULTIPLE // 2, -width % MULTIPLE // 2
-        return self._joined(a, b, as_tested)[..., top : top + height, left : left + width]
+        return self._fuse(a, b, as_tested)[..., top : top + height, left : left + width]
 
-    def _joined(self, a: Tensor, b: Tensor, by_image: bool) -> Tensor:
-        def attended(attention: nn.Module, own: Tensor, feature: int) -> Tensor:
-            # Infrared before visible here, though visible comes first at the entrance; the weights expect both.
-            return torch.cat([attention(own), attention(of_b[feature]), attention(of_a[feature])], dim=1)
+    def _fuse(self, a: Tensor, b: Tensor, instance_statistics: bool) -> Tensor:
+        def attended(attention: nn.Module, own: Tensor, level: int) -> Tensor:
+            # Infrared comes before visible here, unlike in the input; the authors' weights require both orders.
+            return torch.cat([attention(own), attention(of_b[level]), attention(of_a[level])], dim=1)
 
         def through(x: Tensor, *stages: nn.Module) -> Tensor:
             for stage in stages:
-                x = stage(x, by_image)
+                x = stage(x, instance_statistics)
             return x
 
         def up(x: Tensor) -> Tensor:
@@ -169,15 +173,15 @@ class CoCoNet(nn.Module):
 
 
 def padded(image: Tensor) -> Tensor:
-    """Mirror the image beyond its borders, on both sides alike, until its sides are multiples of 16."""
+    """Pad an image by mirroring, equally on opposite sides, until its sides are multiples of 16."""
     down, right = (-side % MULTIPLE for side in image.shape[2:])
     borders = (right // 2, right - right // 2, down // 2, down - down // 2)
-    # A mirror reaches no farther than the image; a smaller one repeats its border.
+    # Mirrored padding must be smaller than the image; otherwise the border is repeated.
     fits = right - right // 2 < image.shape[3] and down - down // 2 < image.shape[2]
     return F.pad(image, borders, mode="reflect" if fits else "replicate")
 
 
-# The authors number the steps of VGG-19, their pooling included.
+# The authors number the layers of VGG-19 including the additional pooling.
 _VGG_STEPS = {
     "slice1.0": "conv1_1",
     "slice1.3": "conv1_2",
@@ -188,7 +192,7 @@ _VGG_STEPS = {
     "slice3.15": "conv3_3",
     "slice3.17": "conv3_4",
 }
-# The authors' key, as a pattern, and ours.
+# Patterns of the authors' keys, and our keys.
 _AUTHORS_KEYS = [
     (r"^vgg19\.(slice\d\.\d+)\.", lambda match: f"vgg19.{_VGG_STEPS.get(match[1], match[1])}."),
     (r"^bn(\d_\d)\.", r"conv\1.bn."),
@@ -197,31 +201,31 @@ _AUTHORS_KEYS = [
 
 
 def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of the authors' latest.pth to ours; a state dict of ours stays as it is."""
+    """Rename the keys of the authors' latest.pth to ours; return a state dict of ours unchanged."""
     return dict(state) if "as_tested" in state else {"as_tested": torch.ones(1), **renamed(state, _AUTHORS_KEYS)}
 
 
 def network(weights: Path | None) -> CoCoNet:
-    """Return the network, filled from `weights` or, for None, with random ones."""
+    """Return the network with `weights`, or with random weights for None."""
     return filled(CoCoNet(), weights, convert=from_authors)
 
 
 def entropy(image: Tensor) -> Tensor:
-    """Return the entropy of each image's 256 grey levels, (N,), nats; `image` (N, 1, H, W) in -1..1."""
+    """Return the entropy in nats of each image's 256 grey levels, (N,), for (N, 1, H, W) in -1..1."""
     levels = (image.flatten(1) * 127.5 + 127.5).round().clamp(0, 255).long()
     counts = levels.new_zeros(len(levels), 256).scatter_add_(1, levels, torch.ones_like(levels))
     return torch.special.entr(counts / levels.shape[1]).sum(1)
 
 
 def adaptive_weights(values: Tensor, temperature: float) -> Tensor:
-    """Return how much either source weighs, (2, N), by a measure of both, (2, N); two zeros weigh the same."""
+    """Return the weight of each source, (2, N), from a measure of both, (2, N); two zeros give equal weights."""
     return torch.softmax(values / (temperature * values.sum(0)).clamp(min=1e-12), dim=0)
 
 
 def training(frozen: Path | None) -> Training:
-    """Return the authors' main stage; needs VGG-19's weights, which are part of the network."""
+    """Return the authors' main stage; `frozen` is VGG-19's weights file, which is required as part of the network."""
     trained = network(None)
-    trained.vgg19.take(vgg19_features(frozen, list(VGG_WIDTHS)))
+    trained.vgg19.copy_filters(vgg19_features(frozen, list(VGG_WIDTHS)))
 
     def loss(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         sources = [2 * visible - 1, 2 * infrared - 1]
@@ -231,15 +235,15 @@ def training(frozen: Path | None) -> Training:
         fused = trained.fused(visible, infrared)
         structure, values = 0, 0
         for n, source in enumerate(sources):
-            # The authors' SSIM is the batch's mean already.
+            # As in the authors' code, SSIM is the mean of the batch, not of each image.
             structure = structure + SSIM_WEIGHT * by_gradient[n].mean() * (1 - ssim((source + 1) / 2, (fused + 1) / 2))
             values = values + (by_entropy[n] * (fused - source).square().mean((1, 2, 3))).mean()
         return {"total": structure + values, "ssim": structure, "mse": values}
 
     choices = [
-        "the main stage alone: the contrastive fine-tuning needs masks of salient targets, which pairs do not have",
-        "64x64 crops: the authors' patch size is not published",
-        "each image's own histogram in the entropy, where the authors' code adds up those of a batch",
+        "only the main stage: the contrastive fine-tuning requires masks of salient targets, which pairs do not have",
+        "64x64 crops, because the authors' patch size is not published",
+        "the entropy is computed from each image's own histogram; the authors' code sums the histograms of a batch",
     ]
     used = [
         parameter
@@ -254,5 +258,5 @@ METHOD = Method(
     network=network,
     published=Published("github.com/runjia0124/CoCoNet", {"latest.pth": ""}, licence="MIT"),
     training=training,
-    parameters_note="without the frozen VGG-19 (2,324,416); with se_32 and att_deconv9 (55,425), which have no effect",
+    parameters_note="without the frozen VGG-19 (2,324,416); including se_32 and att_deconv9 (55,425), without effect",
 )

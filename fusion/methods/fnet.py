@@ -1,7 +1,7 @@
-"""FNet as a method: weights of ours or the authors' published checkpoint, the network run on one pair at a time.
+"""FNet as a method, with weights of ours or the authors' published checkpoint; it fuses one pair at a time.
 
 Panda, Kundu, Bhattacharya, Routray, "l0-Regularized Sparse Coding-based Interpretable Network for Multi-Modal Image
-Fusion", arXiv 2411.04519. Both images go in as luma / 255, without stretch or resize, and the output is clipped.
+Fusion", arXiv 2411.04519. The input is luma / 255 of both images, neither stretched nor resized; the output is clipped.
 """
 
 from collections.abc import Collection, Mapping
@@ -20,7 +20,7 @@ from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Tr
 from fusion.methods.parts.filling import renamed
 from fusion.weights import fill, read_state
 
-# The authors' key, as a pattern, and ours.
+# Patterns of the authors' keys, and our keys.
 _AUTHORS_KEYS = [
     (r"^net_u\.", "code_infrared."),
     (r"^net_v\.", "code_visible."),
@@ -45,7 +45,7 @@ def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def read_network(weights: Path) -> FNet:
-    """Build FNet with the coding block that `weights` (ours or the authors') was trained with, and fill it."""
+    """Return FNet with `weights` (ours or the authors') and the coding block that they were trained with."""
     state = from_authors(read_state(weights))
     network = FNet("lcsc" if "code_common.sizes.0" in state else "lzsc")
     fill(network, state, weights)
@@ -53,12 +53,12 @@ def read_network(weights: Path) -> FNet:
 
 
 def network(weights: Path | None) -> FNet:
-    """Return the plain network, filled from `weights` or, for None, with random ones."""
+    """Return the network as in the paper, with `weights`, or with random weights for None."""
     return FNet() if weights is None else read_network(weights)
 
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function; `bf16` runs the convolutions in bfloat16 where there is a GPU."""
+    """Return the network as a function; on a GPU, `bf16` computes the convolutions in bfloat16."""
     network = prepare(read_network(weights).to(device), precision)
 
     def fuse_pair(pair: Tensor) -> Tensor:
@@ -77,31 +77,33 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
 def training(
     frozen: Path | None, block: str = "lzsc", without: Collection[str] = (), precision: Precision = "fp32"
 ) -> Training:
-    """Return the paper's two stages: FNet with IFNet (Eq. 25), then FNet alone (Eq. 26); `frozen` is not used.
+    """Return the paper's two stages: FNet with IFNet (Eq. 25), then only FNet (Eq. 26); `frozen` is not used.
 
-    `block`, the coding block, and `without`, terms left out of Eq. 26, make the ablations of Table III.
+    block: the coding block.
+    without: terms that are left out of Eq. 26; with `block`, this gives the ablations of Table III.
     """
     fnet, ifnet = FNet(block), IFNet(block)
-    fuse, split = trainable(fnet, precision), trainable(ifnet, precision)
+    fuse, invert = trainable(fnet, precision), trainable(ifnet, precision)
 
-    def inverted(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
-        return stage1_loss(*split(fuse(visible, infrared)), visible, infrared)
+    def stage1(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
+        return stage1_loss(*invert(fuse(visible, infrared)), visible, infrared)
 
-    def alike(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
+    def stage2(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         return stage2_loss(fuse(visible, infrared), visible, infrared, without)
 
     phases = [
-        Phase("I", [*fnet.parameters(), *ifnet.parameters()], inverted, iterations=20000),
-        Phase("II", list(fnet.parameters()), alike, iterations=20000),
+        Phase("I", [*fnet.parameters(), *ifnet.parameters()], stage1, iterations=20000),
+        Phase("II", list(fnet.parameters()), stage2, iterations=20000),
     ]
-    return Training(fnet, phases, {"ifnet": ifnet}, crop=128, batch=16, ema=0.999, recordable=True)
+    return Training(fnet, phases, {"ifnet": ifnet}, crop=128, batch=16, ema=0.999, capturable=True)
 
 
 METHOD = Method(
     load,
     network=network,
     training=training,
-    bf16_on=("cuda",),  # the path for a CPU is of float32, and the ablation beside it must not differ by that
+    # The CPU implementation of FNet computes in float32 only, and its ablation must not differ in precision.
+    bf16_on=("cuda",),
     published=Published(
         "github.com/gargi884/FNet-MMIF",
         {"FNet.pth": "46665448c3012d0466c0a7c7ee46d48da7f1e59c58a98368801a948da715afec"},

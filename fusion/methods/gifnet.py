@@ -1,19 +1,19 @@
-"""GIFNet: two branches of window attention, coupled, on features of both sources (Cheng et al., CVPR 2025).
+"""GIFNet: two coupled branches of window attention on features of both sources (Cheng et al., CVPR 2025).
 
-The branches are those of its two tasks in training, infrared-visible (`ivif`) and multi-focus (`mfif`); images of
-either kind are fused by the second one, to which the first one's maps are added after a block. Weights are ours or the
-authors' Final.model; luma / 255 goes in. The authors take images as they are, of any size; the luma of colour images
-and the fused values are cut off downwards to 8 bits.
+The branches belong to the two training tasks, infrared-visible (`ivif`) and multi-focus (`mfif`). Images of either task
+are fused by the second branch, which receives the maps of the first branch after one block. The weights are a file of
+ours or the authors' Final.model; the input is luma / 255. The authors fuse images of any size without changing them,
+and truncate the luma of colour images and the fused values to 8 bits.
 
 Authors' code                      here
 getSharedFeatures                  shared
 patch_embed_ivif, patch_embed_mfif embed
-layer1.blocks                      blocks: a branch each, and the bias that both share
+layer1.blocks                      blocks: one branch per task, and the bias that both share
 patch_unembed                      unembed
 cnnDecoder                         join, decoder
-decoder_rec                        rebuild: only its training uses it
+decoder_rec                        rebuild: used only in training
 
-It cannot be trained here: `METHODS` says what that takes.
+It cannot be trained here; its entry in `METHODS` lists the inputs that the training requires.
 """
 
 from collections.abc import Mapping
@@ -25,16 +25,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.methods.method import Method, Published
-from fusion.methods.parts.borders import continued
+from fusion.methods.parts.borders import pad_to_multiple
 from fusion.methods.parts.filling import filled, in_folder, renamed
-from fusion.methods.parts.finishing import cut_off
+from fusion.methods.parts.postprocessing import truncated
 from fusion.methods.parts.running import loader
 
-GROWTH = 32  # maps that each of three layers adds to the two images
+GROWTH = 32  # maps that each of the three dense layers adds to the two images
 MAPS = 2 + 3 * GROWTH
 HEADS, WINDOW, SHIFT = 2, 8, 4
 HEAD_MAPS = MAPS // HEADS
-MULTIPLE = 4  # of which the branches' sides are
+MULTIPLE = 4  # the sides of the branches' maps are multiples of this
 EPSILON = 1e-5
 BRANCHES = ("ivif", "mfif")
 FILE = "Final.model"
@@ -46,12 +46,15 @@ def convolution(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def decoder(inputs: int) -> nn.ModuleList:
-    """Return the convolutions from maps to an image."""
+    """Return the convolutions from feature maps to an image."""
     return nn.ModuleList(convolution(*pair) for pair in pairwise((inputs, 64, 32, 16, 1)))
 
 
-class Norm(nn.Module):
-    """Normalises an image over maps and pixels together, and tells from its deviation and mean how to undo that."""
+class RescaleLayerNorm(nn.Module):
+    """Layer normalisation of an image over all maps and pixels, which also predicts a scale and an offset to undo it.
+
+    The scale is predicted from the standard deviation, the offset from the mean.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,16 +62,16 @@ class Norm(nn.Module):
         self.meta1, self.meta2 = nn.Conv2d(1, MAPS, 1), nn.Conv2d(1, MAPS, 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the maps (N, 98, H, W), and a scale and an offset for each map, (N, 98, 1, 1)."""
+        """Return the normalised maps, (N, 98, H, W), and a scale and an offset for each map, (N, 98, 1, 1)."""
         variance, mean = torch.var_mean(x, (1, 2, 3), correction=0, keepdim=True)
         deviation = (variance + EPSILON).sqrt()
         return (x - mean) / deviation * self.weight + self.bias, self.meta1(deviation), self.meta2(mean)
 
 
-def to_windows(maps: Tensor, shift: int) -> Tensor:
-    """Cut maps whose sides are multiples of 4, mirrored up to whole windows: (N, 98, H, W) to (N, windows, 2, 64, 49).
+def window_partition(maps: Tensor, shift: int) -> Tensor:
+    """Cut maps, (N, 98, H, W), into windows, (N, windows, 2 heads, 64, 49); sides must be multiples of 4.
 
-    A shift mirrors that many pixels at the left and above, too.
+    The maps are padded by mirroring, `shift` pixels on the left and above, and up to whole windows on the other sides.
     """
     below, right = ((-side - shift) % WINDOW for side in maps.shape[2:])
     maps = F.pad(maps, (shift, right, shift, below), mode="reflect")
@@ -77,8 +80,8 @@ def to_windows(maps: Tensor, shift: int) -> Tensor:
     return cut.permute(0, 3, 5, 1, 4, 6, 2).reshape(-1, down * across, HEADS, WINDOW**2, HEAD_MAPS)
 
 
-def from_windows(windows: Tensor, height: int, width: int, shift: int) -> Tensor:
-    """Undo `to_windows`, for maps of that size."""
+def window_reverse(windows: Tensor, height: int, width: int, shift: int) -> Tensor:
+    """Undo `window_partition` and return maps of the given size, (N, 98, height, width)."""
     down, across = (-(-(side + shift) // WINDOW) for side in (height, width))
     cut = windows.view(-1, down, across, HEADS, WINDOW, WINDOW, HEAD_MAPS).permute(0, 3, 6, 1, 4, 2, 5)
     maps = cut.reshape(-1, MAPS, down * WINDOW, across * WINDOW)
@@ -86,58 +89,58 @@ def from_windows(windows: Tensor, height: int, width: int, shift: int) -> Tensor
 
 
 class Branch(nn.Module):
-    """Attention within windows and a perceptron, each added to the maps."""
+    """Attention within windows, then a multilayer perceptron, each with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.norm1 = Norm()
+        self.norm1 = RescaleLayerNorm()
         self.V, self.QK, self.proj = nn.Conv2d(MAPS, MAPS, 1), nn.Conv2d(MAPS, 2 * MAPS, 1), nn.Conv2d(MAPS, MAPS, 1)
         self.conv = nn.Conv2d(MAPS, MAPS, 5, padding=2, padding_mode="reflect", groups=MAPS)
         self.mlp = nn.Sequential(nn.Conv2d(MAPS, 2 * MAPS, 1), nn.ReLU(), nn.Conv2d(2 * MAPS, MAPS, 1))
 
     def forward(self, x: Tensor, bias: Tensor, shift: int, queries: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the maps, (N, 98, H, W), and the queries: its own ones, or those of the other branch if given."""
+        """Return the maps, (N, 98, H, W), and the queries, which are the given ones of the other branch or its own."""
         normal, scale, offset = self.norm1(x)
         values = self.V(normal)
         if queries is None:
             queries, keys = self.QK(normal).chunk(2, dim=1)
         else:
             keys = F.conv2d(normal, self.QK.weight[MAPS:], self.QK.bias[MAPS:])
-        q, k, v = (to_windows(maps, shift) for maps in (queries, keys, values))
-        # Written out: with a mask, PyTorch's own attention is slower on a CPU.
-        found = (q * HEAD_MAPS**-0.5 @ k.mT + bias).softmax(-1) @ v
-        found = from_windows(found, *x.shape[2:], shift)
-        x = x + self.proj(self.conv(values) + found) * scale + offset
+        q, k, v = (window_partition(maps, shift) for maps in (queries, keys, values))
+        # Not scaled_dot_product_attention, which is slower on a CPU with a mask.
+        attended = (q * HEAD_MAPS**-0.5 @ k.mT + bias).softmax(-1) @ v
+        attended = window_reverse(attended, *x.shape[2:], shift)
+        x = x + self.proj(self.conv(values) + attended) * scale + offset
         return x + self.mlp(x), queries
 
 
-def offsets() -> Tensor:
-    """Return rows and columns between a window's pixels, (64, 64, 2), as signed logarithms of their number and one."""
-    places = torch.cartesian_prod(torch.arange(WINDOW), torch.arange(WINDOW)).float()
-    between = places[:, None] - places
-    return between.sign() * between.abs().log1p()
+def log_relative_positions() -> Tensor:
+    """Return sign(d) log(1 + |d|) of the row and column offsets d between a window's pixels, (64, 64, 2)."""
+    positions = torch.cartesian_prod(torch.arange(WINDOW), torch.arange(WINDOW)).float()
+    offsets = positions[:, None] - positions
+    return offsets.sign() * offsets.abs().log1p()
 
 
 class Block(nn.Module):
-    """A branch for each task, and the bias of their attention by how far two pixels of a window are apart."""
+    """One branch per task, and the bias of their attention, which depends on the relative position of two pixels."""
 
     def __init__(self) -> None:
         super().__init__()
         self.ivif, self.mfif = Branch(), Branch()
         self.meta = nn.Sequential(nn.Linear(2, 256), nn.ReLU(), nn.Linear(256, HEADS))
-        self.register_buffer("relative_positions", offsets())
+        self.register_buffer("relative_positions", log_relative_positions())
 
     def bias(self) -> Tensor:
-        """Return what is added to attention, (2, 64, 64)."""
+        """Return the bias that is added to the attention scores, (2, 64, 64)."""
         return self.meta(self.relative_positions).movedim(-1, 0)
 
 
 class GIFNet(nn.Module):
     """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1. Any size works.
 
-    822,780 parameters, of which 652,676 take part; the others are the training's. At 320x320 it takes 70.0 G
-    multiply-adds; the authors' code, which also computes what it then drops, 80.5 G. Both branches normalise over the
-    whole image: fused in tiles, an image would be another.
+    822,780 parameters, of which fusing uses 652,676; the others are only used in training. At 320x320 it takes 70.0 G
+    multiply-adds; the authors' code takes 80.5 G, because it also computes maps that it does not use. Both branches
+    normalise over the whole image, so fusing in tiles would change the result.
     """
 
     def __init__(self) -> None:
@@ -154,7 +157,7 @@ class GIFNet(nn.Module):
         self.decoder, self.rebuild = decoder(128), decoder(MAPS)
 
     def features(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        """Return what both branches start from, (N, 98, H, W)."""
+        """Return the shared features that both branches start from, (N, 98, H, W)."""
         x = torch.cat([infrared, visible], dim=1)
         for layer in self.shared:
             x = torch.cat([x, F.relu(layer(x))], dim=1)
@@ -167,23 +170,23 @@ class GIFNet(nn.Module):
         bias = first.bias()
         mfif, queries = first.mfif(mfif, bias, shift=0)
         ivif, _ = first.ivif(ivif, bias, shift=0, queries=queries)
-        # The last block's first branch is never asked.
+        # The output of the last block's `ivif` branch is not used, so it is not computed.
         mfif, _ = second.mfif(mfif + self.weights_mfif[0] * ivif, second.bias(), SHIFT)
         return self.unembed(mfif)
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Return the fused luma."""
         height, width = visible.shape[2:]
-        visible, infrared = (continued(image, 1, least=WINDOW) for image in (visible, infrared))
+        visible, infrared = (pad_to_multiple(image, 1, least=WINDOW) for image in (visible, infrared))
         shared = self.features(visible, infrared)
-        found = self.interact(continued(shared, MULTIPLE))[..., : shared.shape[2], : shared.shape[3]]
-        x = self.join(torch.cat([shared, found], dim=1))
+        task_maps = self.interact(pad_to_multiple(shared, MULTIPLE))[..., : shared.shape[2], : shared.shape[3]]
+        x = self.join(torch.cat([shared, task_maps], dim=1))
         for layer in self.decoder[:-1]:
             x = F.relu(layer(x))
         return (self.decoder[-1](x).tanh() / 2 + 0.5)[..., :height, :width]
 
 
-# The authors' key, as a pattern, and ours.
+# Patterns of the authors' keys, and our keys.
 _AUTHORS_KEYS = [
     (r"^extractor_multask\.SwinTransformerSpecific\.(layer1\.(?=weights))?", ""),
     (r"^getSharedFeatures\.conv_([123])\.conv2d\.", lambda match: f"shared.{int(match[1]) - 1}."),
@@ -208,7 +211,7 @@ def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def network(weights: Path | None) -> GIFNet:
-    """Return the network, filled from `weights` (ours, the authors' file or its folder) or with random ones."""
+    """Return the network with `weights` (ours, the authors' file or its folder), or with random weights for None."""
     return filled(GIFNet(), weights, in_folder(FILE), from_authors)
 
 
@@ -218,6 +221,6 @@ METHOD = Method(
     published=Published(
         "github.com/AWCXV/GIFNet", {FILE: "bfc1dfef0d5b386b0c04f172daf8f6af52ba395f26dc3dd5757425fd32eb1038"}
     ),
-    authors_output=cut_off,
-    parameters_note="822,780 with those that only training uses; 652,676 take part",
+    authors_output=truncated,
+    parameters_note="822,780, of which fusing uses 652,676; the others are only used in training",
 )

@@ -1,10 +1,10 @@
 """ITFuse: an interactive transformer (Tang, He, Liu, Pattern Recognition 156, 2024).
 
-One block of each kind serves every place where its kind is used: weights are shared throughout. Weights are ours or
-the authors' model.pth; luma / 255 goes in, and what comes out is not stretched.
+All layers of the same kind share their weights. The weights are a file of ours or the authors' model.pth; the input is
+luma / 255, and the output is not stretched.
 
 Authors' code    here
-conv16           embed: of either source
+conv16           embed: of each source
 conv2_16         embed_both
 conv16_16        refine: every 3x3 convolution from 16 to 16 maps
 CoordAtt         coordinates
@@ -22,8 +22,8 @@ from torch.nn import functional as F
 
 from fusion.methods.method import Method, Phase, Published, Training
 from fusion.methods.parts.filling import filled, renamed
-from fusion.methods.parts.finishing import cut_off
-from fusion.methods.parts.layers import Perceptron
+from fusion.methods.parts.layers import MLP
+from fusion.methods.parts.postprocessing import truncated
 from fusion.methods.parts.running import loader
 from fusion.training.similarity import ssim_inside
 
@@ -33,7 +33,7 @@ HEADS = 8
 
 
 class Convolution(nn.Module):
-    """3x3 convolution with replicated borders, batch normalisation, ReLU."""
+    """A 3x3 convolution with replicated borders, batch normalisation and a ReLU."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -41,12 +41,12 @@ class Convolution(nn.Module):
         self.bn = nn.BatchNorm2d(outputs)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        """Map (N, inputs, H, W) to (N, outputs, H, W)."""
         return F.relu(self.bn(self.conv(F.pad(x, (1, 1, 1, 1), mode="replicate"))))
 
 
 class CoordinateAttention(nn.Module):
-    """Gates for every row and every column, from the means along them (Hou et al., CVPR 2021)."""
+    """Coordinate attention (Hou et al., CVPR 2021): weights of rows and columns, from the means along them."""
 
     def __init__(self, reduction: int = 4) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class CoordinateAttention(nn.Module):
         self.conv_w = nn.Conv2d(MAPS // reduction, MAPS, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return x (N, 16, H, W) times both gates."""
+        """Return x, (N, 16, H, W), times the weights of its rows and columns."""
         rows, columns = x.mean(3, keepdim=True), x.mean(2, keepdim=True)
         both = torch.cat([rows, columns.transpose(2, 3)], dim=2)
         rows, columns = F.hardswish(self.bn1(self.conv1(both))).split(x.shape[2:], dim=2)
@@ -64,9 +64,9 @@ class CoordinateAttention(nn.Module):
 
 
 class Interaction(nn.Module):
-    """Weighs the common maps v, pixel by pixel, by what the maps k of one source and q of the other say.
+    """Multiplies the common maps v by a weight per pixel that depends on the maps k of one source and q of the other.
 
-    both_embedded: k and q pass through the embedding, and k is not added to the result (the authors' equalAtt).
+    both_embedded: embed q as well as k, and do not add k to the result (the authors' equalAtt).
     """
 
     def __init__(self, both_embedded: bool) -> None:
@@ -77,12 +77,12 @@ class Interaction(nn.Module):
             nn.Conv2d(MAPS, 2, 1, bias=False), nn.BatchNorm2d(2), nn.ReLU(), nn.Conv2d(2, 1, 1), nn.BatchNorm2d(1)
         )
         self.conv1x1 = nn.Sequential(nn.Conv2d(MAPS, MAPS, 1, bias=False), nn.BatchNorm2d(MAPS))
-        # Never called, but counted and published.
+        # Never used, but in the checkpoint and the count.
         self.bn = nn.BatchNorm2d(MAPS)
         self.se = nn.Sequential(nn.Conv2d(MAPS, 32, 1), nn.BatchNorm2d(32), nn.ReLU(), nn.Conv2d(32, 32, 1))
 
     def forward(self, v: Tensor, k: Tensor, q: Tensor) -> Tensor:
-        """(N, 16, H, W) each."""
+        """Map (N, 16, H, W) each to the same shape."""
         k = self.key_embed(k)
         if self.both_embedded:
             return self.embed(self.key_embed(q) + k) * self.conv1x1(v)
@@ -90,37 +90,37 @@ class Interaction(nn.Module):
 
 
 class Attention(nn.Module):
-    """Windowed self-attention with windows of one token: its softmax over one element is 1, so v remains."""
+    """Self-attention in windows of one token: the softmax over a single element is 1, so the result is v."""
 
     def __init__(self) -> None:
         super().__init__()
         self.qkv = nn.Linear(MAPS, 3 * MAPS)
         self.proj = nn.Linear(MAPS, MAPS)
-        # Without effect in a window of one, but counted and published.
+        # Without effect in windows of one token, but in the checkpoint and the count.
         self.relative_position_bias_table = nn.Parameter(torch.zeros(1, HEADS))
         self.register_buffer("relative_position_index", torch.zeros(1, 1, dtype=torch.int64))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, 16) to (N, L, 16)."""
+        """Map (N, L, 16) to (N, L, 16)."""
         return self.proj(F.linear(tokens, self.qkv.weight[-MAPS:], self.qkv.bias[-MAPS:]))
 
 
 class TransformerBlock(nn.Module):
-    """Attention and perceptron, each on normalised tokens and added to them."""
+    """Attention and a multilayer perceptron, each on normalised tokens and with a residual connection."""
 
     def __init__(self) -> None:
         super().__init__()
         self.norm1, self.attn = nn.LayerNorm(MAPS), Attention()
-        self.norm2, self.mlp = nn.LayerNorm(MAPS), Perceptron(MAPS, 4 * MAPS)
+        self.norm2, self.mlp = nn.LayerNorm(MAPS), MLP(MAPS, 4 * MAPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, 16) to (N, L, 16)."""
+        """Map (N, L, 16) to (N, L, 16)."""
         tokens = tokens + self.attn(self.norm1(tokens))
         return tokens + self.mlp(self.norm2(tokens))
 
 
 def unused_modules() -> nn.ModuleDict:
-    """Return the modules that the authors create and never call: 60,736 of the 82,487 parameters."""
+    """Return the modules that the authors create but never call: 60,736 of the 82,487 parameters."""
     embedding = nn.Module()
     embedding.norm = nn.LayerNorm(96)
     return nn.ModuleDict(
@@ -131,7 +131,7 @@ def unused_modules() -> nn.ModuleDict:
             "conv16_32": Convolution(16, 32),
             "conv2_32": Convolution(2, 32),
             "layer2": Convolution(64, 64),
-            "mlp": Perceptron(32, 4 * 32),
+            "mlp": MLP(32, 4 * 32),
             "patch_embed": embedding,
         }
     )
@@ -140,7 +140,7 @@ def unused_modules() -> nn.ModuleDict:
 class ITFuse(nn.Module):
     """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1. Any size works.
 
-    82,487 parameters, 18,359 without the modules that are never called.
+    82,487 parameters, 18,359 without the modules that are never used.
     """
 
     def __init__(self) -> None:
@@ -165,14 +165,15 @@ class ITFuse(nn.Module):
                 a, b = self._residual(self.refine(a)), self._residual(self.refine(b))
             a, b = self.interact(v, b, a), self.interact(v, a, b)
         m = self._attended(self.merge(v, a, b))
-        # Not permuted: a token is 16 neighbours in memory, so mostly of one row of one map; the weights expect it.
+        # As in the authors' code, the channels are not moved last: a token is 16 values that are adjacent in memory,
+        # mostly from one row of one map.
         tokens = self.transformer(m.reshape(m.shape[0], -1, MAPS))
         return torch.sigmoid(self.out(self.refine(tokens.reshape(m.shape))))
 
     def used_parameters(self) -> list[nn.Parameter]:
         """Return the parameters that the fused image depends on."""
-        idle = re.compile(r"^unused\.|^(interact|merge)\.(bn|se)\.|relative_position")
-        return [parameter for name, parameter in self.named_parameters() if not idle.search(name)]
+        unused = re.compile(r"^unused\.|^(interact|merge)\.(bn|se)\.|relative_position")
+        return [parameter for name, parameter in self.named_parameters() if not unused.search(name)]
 
     def _residual(self, x: Tensor) -> Tensor:
         return x + self.refine(self.refine(x))
@@ -181,7 +182,7 @@ class ITFuse(nn.Module):
         return x + self.coordinates(self.coordinates(x))
 
 
-# The authors' key, as a pattern, and ours.
+# Patterns of the authors' keys, and our keys.
 _AUTHORS_KEYS = [
     (r"^(norm|conv1_32|conv32|conv16_32|conv2_32|layer2|mlp|patch_embed)\.", r"unused.\1."),
     (r"^conv16\.", "embed."),
@@ -201,7 +202,7 @@ def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def network(weights: Path | None) -> ITFuse:
-    """Return the network, filled from `weights` or, for None, with random ones."""
+    """Return the network with `weights`, or with random weights for None."""
     return filled(ITFuse(), weights, convert=from_authors)
 
 
@@ -217,9 +218,9 @@ def training(frozen: Path | None) -> Training:
             structure = structure + 4 * (1 - ssim_inside(fused, source).mean())
         return {"total": values + structure, "charbonnier": values, "ssim": structure}
 
-    # 20 epochs; of how many pairs is not published.
+    # The authors train for 20 epochs; the number of pairs is not published.
     choices = [
-        "120x120 crops: the authors' data loader is not published, their network's default size is 120",
+        "120x120 crops, the default size of the authors' network; their data loader is not published",
         "no stochastic depth in the transformer blocks",
     ]
     phase = Phase("fusion", trained.used_parameters(), loss, lr=3e-4)
@@ -233,7 +234,7 @@ METHOD = Method(
         "github.com/tthinking/ITFuse",
         {"model.pth": "578f4d651c998134c4984ae635286557aa96aea99d9d5b9aa610021134113a69"},
     ),
-    authors_output=cut_off,
+    authors_output=truncated,
     training=training,
-    parameters_note="82,487 with the modules that the authors create and never call; 18,359 take part",
+    parameters_note="82,487 including modules that the authors create and never call; fusing uses 18,359",
 )

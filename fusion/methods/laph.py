@@ -1,15 +1,16 @@
-"""LapH: a Laplacian pyramid whose levels are fused by two kinds of network (Luo et al., IEEE TCSVT 33(12), 2023).
+"""LapH: Laplacian pyramid fusion by a high- and a low-frequency network (Luo et al., IEEE TCSVT 33(12), 2023).
 
 Authors' code            here
 hf_branch_or, _12, _14   details: of the levels at full, half and quarter size
-lf_branch                base: of what is left, at an eighth
+lf_branch                base: of the low-pass image, at an eighth of the size
 FEB                      features
 HDCB, hf_hd_block        blocks
 MRM                      mixers
-e                        guides: what either block of a level finds, as help for the base
+e                        guides: the maps of each block of a level, which guide the fusion of the base
 
-Weights are ours or the authors' net_g_lateset.pth; luma / 255 goes in, and what comes out is clipped. The authors round
-the clipped image to 8 bits and take luma in the studio range, as this project does: their treatment is the equal one.
+The weights are a file of ours or the authors' net_g_lateset.pth; the input is luma / 255, and the output is clipped.
+The authors round the clipped image to 8 bits and use luma in the studio range, as this project does, so the authors'
+treatment and the equal treatment are the same.
 """
 
 import re
@@ -26,16 +27,16 @@ from fusion.methods.parts.running import loader
 from fusion.training.similarity import slopes, ssim_inside
 
 DETAIL_MAPS, BASE_MAPS = 16, 32
-LEVELS = 3  # of detail; as many blocks a level, and as many mixers, each helped by one block of every level
+LEVELS = 3  # of detail; also the number of blocks per level, and of mixers: one block of every level guides each mixer
 DILATIONS = (3, 2, 1)
 HEADS = 2
-SMALLEST = 9  # side that the pyramid's mirrored borders need
-GRADIENT, SSIM, CONTRAST = 10.0, 1.0, 0.5  # weights of the loss's terms
-EPSILON = 1e-6  # of the distance of gradients, which is smooth below it
+MIN_SIDE = 9  # smallest side that the pyramid's mirrored borders accept
+GRADIENT_WEIGHT, SSIM_WEIGHT, CONTRAST_WEIGHT = 10.0, 1.0, 0.5  # weights of the loss's terms
+EPSILON = 1e-6  # of the Charbonnier distance between gradients
 
 
 class Pyramid(nn.Module):
-    """Burt and Adelson's Laplacian pyramid with mirrored borders; nothing in it is learned."""
+    """Burt and Adelson's Laplacian pyramid with mirrored borders; it has no trainable parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,36 +44,36 @@ class Pyramid(nn.Module):
         self.register_buffer("kernel", torch.outer(window, window)[None, None], persistent=False)
 
     def blurred(self, image: Tensor) -> Tensor:
-        """Blur (N, 1, H, W)."""
+        """Return the image, (N, 1, H, W), blurred."""
         return F.conv2d(F.pad(image, (2, 2, 2, 2), mode="reflect"), self.kernel)
 
-    def larger(self, image: Tensor, size: Sequence[int]) -> Tensor:
-        """Return the image (N, 1, H, W) at twice its size, or nearly, for sides that were odd."""
+    def expand(self, image: Tensor, size: Sequence[int]) -> Tensor:
+        """Return the image, (N, 1, H, W), at twice its size, resized to `size` if that differs, as odd sides do."""
         height, width = image.shape[2:]
-        apart = image.new_zeros(*image.shape[:2], 2 * height, 2 * width)
-        apart[..., ::2, ::2] = image
-        doubled = self.blurred(4 * apart)
+        sparse = image.new_zeros(*image.shape[:2], 2 * height, 2 * width)
+        sparse[..., ::2, ::2] = image
+        doubled = self.blurred(4 * sparse)
         return doubled if doubled.shape[2:] == tuple(size) else F.interpolate(doubled, tuple(size), mode="nearest")
 
     def split(self, image: Tensor) -> list[Tensor]:
-        """Return the levels of detail from fine to coarse and, last, the base."""
+        """Return the levels of detail, finest first, followed by the base."""
         levels = []
         for _ in range(LEVELS):
             smaller = self.blurred(image)[..., ::2, ::2]
-            levels.append(image - self.larger(smaller, image.shape[2:]))
+            levels.append(image - self.expand(smaller, image.shape[2:]))
             image = smaller
         return [*levels, image]
 
-    def joined(self, levels: Sequence[Tensor]) -> Tensor:
-        """Return the image whose levels these are."""
+    def collapse(self, levels: Sequence[Tensor]) -> Tensor:
+        """Return the image with these levels; the inverse of `split`."""
         image = levels[-1]
         for level in reversed(levels[:-1]):
-            image = self.larger(image, level.shape[2:]) + level
+            image = self.expand(image, level.shape[2:]) + level
         return image
 
 
 def features(maps: int) -> nn.Sequential:
-    """Return the convolutions that see both sources of a level, (N, 2, H, W) to (N, maps, H, W)."""
+    """Return the feature extraction block of a level: both sources, (N, 2, H, W), to (N, maps, H, W)."""
     return nn.Sequential(
         nn.Conv2d(2, maps // 2, 3, padding=1),
         nn.InstanceNorm2d(maps // 2),
@@ -83,7 +84,7 @@ def features(maps: int) -> nn.Sequential:
 
 
 class CentralDifference(nn.Module):
-    """A 3x3 convolution, map by map, of the differences between every neighbour and the pixel itself."""
+    """A depthwise 3x3 convolution of the differences between every neighbour and the pixel itself."""
 
     def __init__(self, dilation: int) -> None:
         super().__init__()
@@ -92,13 +93,13 @@ class CentralDifference(nn.Module):
         self.register_buffer("centre", F.pad(torch.ones(1, 1, 1, 1), (1, 1, 1, 1)), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 16, H, W) to (N, 16, H, W), zero-padded."""
+        """Map (N, 16, H, W) to (N, 16, H, W), zero-padded."""
         weight = self.weight - self.centre * self.weight.sum((2, 3), keepdim=True)
         return F.conv2d(x, weight, padding=self.dilation, dilation=self.dilation, groups=DETAIL_MAPS)
 
 
 class DifferenceBlock(nn.Module):
-    """Differences at three distances, each joined with all before it."""
+    """Central differences at three dilations with dense connections."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -107,15 +108,15 @@ class DifferenceBlock(nn.Module):
         self.joins = nn.ModuleList(nn.Conv2d((k + 2) * DETAIL_MAPS, DETAIL_MAPS, 1) for k in range(len(DILATIONS)))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, 16, H, W) to (N, 16, H, W)."""
-        found, t = [x], x
+        """Map (N, 16, H, W) to (N, 16, H, W)."""
+        maps, t = [x], x
         for difference, slope, join in zip(self.differences, self.slopes, self.joins, strict=True):
-            found.append(slope(difference(t)))
-            t = F.leaky_relu(join(torch.cat(found, dim=1)))
+            maps.append(slope(difference(t)))
+            t = F.leaky_relu(join(torch.cat(maps, dim=1)))
         return t
 
 
-class Detail(nn.Module):
+class DetailBranch(nn.Module):
     """Fuses one level of detail."""
 
     def __init__(self) -> None:
@@ -126,7 +127,7 @@ class Detail(nn.Module):
         self.out = nn.Conv2d(2, 1, 1)
 
     def forward(self, sources: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(N, 2, H, W) to the fused level, (N, 1, H, W), and three guides, (N, 16, H, W) each."""
+        """Map both sources, (N, 2, H, W), to the fused level, (N, 1, H, W), and three guides, (N, 16, H, W) each."""
         x, guides = self.features(sources), []
         for block in self.blocks:
             x = block(x)
@@ -136,20 +137,20 @@ class Detail(nn.Module):
 
 
 class Attention(nn.Module):
-    """Every token attends to every other."""
+    """Self-attention over all tokens."""
 
     def __init__(self) -> None:
         super().__init__()
         self.qkv, self.proj = nn.Linear(BASE_MAPS, 3 * BASE_MAPS), nn.Linear(BASE_MAPS, BASE_MAPS)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """(N, L, 32) to (N, L, 32)."""
+        """Map (N, L, 32) to (N, L, 32)."""
         q, k, v = self.qkv(tokens).unflatten(2, (3, HEADS, -1)).permute(2, 0, 3, 1, 4)  # (N, heads, L, 16) each
         return self.proj(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
 
 
 class Mixer(nn.Module):
-    """Lets each guide in turn into the base by a gated recurrent unit, then mixes all pixels by attention."""
+    """Combines each guide in turn with the base by a gated recurrent unit, followed by a transformer block."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +162,7 @@ class Mixer(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(BASE_MAPS, 2 * BASE_MAPS), nn.ReLU(), nn.Linear(2 * BASE_MAPS, BASE_MAPS))
 
     def forward(self, base: Tensor, guides: Sequence[Tensor]) -> Tensor:
-        """Return the base (N, 32, h, w) with what the guides, (N, 16, any size) each, say."""
+        """Return the base maps, (N, 32, h, w), combined with the guides, (N, 16, any size) each."""
         x, size = base, base.shape[2:]
         for layer in self.convs:
             x = F.leaky_relu(layer(x))
@@ -177,7 +178,7 @@ class Mixer(nn.Module):
         return x + base
 
 
-class Base(nn.Module):
+class BaseBranch(nn.Module):
     """Fuses the base."""
 
     def __init__(self) -> None:
@@ -195,42 +196,43 @@ class Base(nn.Module):
                     nn.init.uniform_(parameter, -(layer.in_features**-0.5), layer.in_features**-0.5)
 
     def forward(self, sources: Tensor, guides: Sequence[Sequence[Tensor]]) -> Tensor:
-        """(N, 2, h, w), and for each mixer its guides, to (N, 1, h, w)."""
-        seen = x = self.features(sources)
-        for mixer, helped_by in zip(self.mixers, guides, strict=True):
-            x = mixer(x, helped_by)
-        return torch.tanh(self.out(x + seen))
+        """Map both sources, (N, 2, h, w), and the guides of each mixer to the fused base, (N, 1, h, w)."""
+        maps = x = self.features(sources)
+        for mixer, own_guides in zip(self.mixers, guides, strict=True):
+            x = mixer(x, own_guides)
+        return torch.tanh(self.out(x + maps))
 
 
 class LapH(nn.Module):
     """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W), which may leave that range.
 
-    134,201 parameters. Any size works; sides below 9 pixels are filled up by repeating the border. Attention at an
-    eighth of the size takes time, and in training memory, with the square of the pixels.
+    134,201 parameters. Any size works; sides below 9 pixels are padded by repeating the border. The time of the
+    attention at an eighth of the size, and in training its memory, grow with the square of the number of pixels.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.pyramid = Pyramid()
-        self.details = nn.ModuleList(Detail() for _ in range(LEVELS))
-        self.base = Base()
+        self.details = nn.ModuleList(DetailBranch() for _ in range(LEVELS))
+        self.base = BaseBranch()
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Return the fused luma."""
         height, width = visible.shape[2:]
-        missing = (0, max(0, SMALLEST - width), 0, max(0, SMALLEST - height))
+        missing = (0, max(0, MIN_SIDE - width), 0, max(0, MIN_SIDE - height))
         if any(missing):
             visible, infrared = (F.pad(image, missing, mode="replicate") for image in (visible, infrared))
         pairs = zip(self.pyramid.split(visible), self.pyramid.split(infrared), strict=True)
         *levels, base = (torch.cat(pair, dim=1) for pair in pairs)
-        found = [detail(level) for detail, level in zip(self.details, levels, strict=True)]
-        guides = zip(*(guides for _, guides in reversed(found)), strict=True)  # a mixer's guides from coarse to fine
-        fused = self.pyramid.joined([*(level for level, _ in found), self.base(base, list(guides))])
+        fused_levels = [detail(level) for detail, level in zip(self.details, levels, strict=True)]
+        # For each mixer, its guides from coarse to fine.
+        guides = zip(*(guides for _, guides in reversed(fused_levels)), strict=True)
+        fused = self.pyramid.collapse([*(level for level, _ in fused_levels), self.base(base, list(guides))])
         return fused[..., :height, :width]
 
 
 _DETAILS = {"or": 0, "12": 1, "14": 2}
-# The authors' key, as a pattern, and ours.
+# Patterns of the authors' keys, and our keys.
 _AUTHORS_KEYS = [
     (r"^hf_branch_(or|12|14)\.", lambda match: f"details.{_DETAILS[match[1]]}."),
     (r"^lf_branch\.", "base."),
@@ -253,25 +255,26 @@ _AUTHORS_KEYS = [
 
 def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Rename the keys of the authors' file to ours; keys that are already ours stay."""
-    # `hf_hd_block` is a second name of a level's last block.
+    # `hf_hd_block` duplicates a level's last block under a second name.
     repeated = re.compile(r"hf_branch_(or|12|14)\.hf_hd_block\.")
     return renamed({key: value for key, value in state.items() if not repeated.match(key)}, _AUTHORS_KEYS)
 
 
 def network(weights: Path | None) -> LapH:
-    """Return the network, filled from `weights` or, for None, with random ones."""
+    """Return the network with `weights`, or with random weights for None."""
     return filled(LapH(), weights, convert=from_authors)
 
 
-def edges(image: Tensor) -> Tensor:
+def squared_gradient(image: Tensor) -> Tensor:
     """Return the squared magnitude of the Sobel derivatives, (N, 1, H, W)."""
     return slopes(image).square().sum(1, keepdim=True)
 
 
 def contrast(pyramid: Pyramid, visible: Tensor, infrared: Tensor, fused: Tensor) -> Tensor:
-    """Return how far the fused image's differences between cells are from the sources', weighted by their detail.
+    """Return the distance of the fused image's differences between neighbouring cells to the sources' weighted ones.
 
-    All (N, 1, H, W). The sources' weights in a cell are their softmax of the mean detail above the cell's average.
+    All images are (N, 1, H, W). The weights of the sources in a cell are the softmax of their mean detail above the
+    cell's average.
     """
     kernels = fused.new_zeros(4, 1, 3, 3)
     kernels[:, :, 1, 1] = 1
@@ -287,13 +290,13 @@ def contrast(pyramid: Pyramid, visible: Tensor, infrared: Tensor, fused: Tensor)
             return F.conv2d(cells, kernels, padding=1)
 
         of_visible, of_infrared = torch.softmax(torch.stack([above_mean(level, k) for level in pair]), dim=0)
-        wanted = of_visible * differences(visible) + of_infrared * differences(infrared)
-        total = total + (differences(fused) - wanted).square().sum(1).mean()
+        target = of_visible * differences(visible) + of_infrared * differences(infrared)
+        total = total + (differences(fused) - target).square().sum(1).mean()
     return total
 
 
 def above_mean(level: Tensor, k: int) -> Tensor:
-    """Return the mean of those values in every k x k cell that exceed the cell's mean; 0 where none does."""
+    """Return for every k x k cell the mean of the values that exceed the cell's mean, or 0 if none does."""
     height, width = (side // k * k for side in level.shape[2:])
     cells = F.pixel_unshuffle(level[..., :height, :width], k)  # (N, k * k, H / k, W / k)
     above = cells > cells.mean(1, keepdim=True)
@@ -307,12 +310,12 @@ def training(frozen: Path | None) -> Training:
     def loss(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         fused = trained(visible, infrared)
         similarity = (ssim_inside(visible, fused) + ssim_inside(infrared, fused)).mean() / 2
-        # The sum of the sources, not their maximum: as in the authors' code.
-        distance = (edges(fused) - edges(visible + infrared)).square()
+        # The sum of the sources, not their maximum, as in the authors' code.
+        distance = (squared_gradient(fused) - squared_gradient(visible + infrared)).square()
         terms = {
-            "gradient": GRADIENT * (distance + EPSILON**2).sqrt().mean(),
-            "ssim": SSIM * (1 - similarity),
-            "contrast": CONTRAST * contrast(trained.pyramid, visible, infrared, fused),
+            "gradient": GRADIENT_WEIGHT * (distance + EPSILON**2).sqrt().mean(),
+            "ssim": SSIM_WEIGHT * (1 - similarity),
+            "contrast": CONTRAST_WEIGHT * contrast(trained.pyramid, visible, infrared, fused),
         }
         return {"total": sum(terms.values()), **terms}
 

@@ -1,8 +1,9 @@
 """LRRNet: unrolled low-rank and sparse decomposition (Li et al., IEEE TPAMI 45(9), 2023).
 
-Modules and parameters are named as the keys of the authors' checkpoint. Weights are ours or the authors' model file.
-Each source is stretched to 0..1 on its own before it goes in, and the fused image after it comes out, as the authors
-do: the network's own values span but a fifth of the range. The stretch after is only part of the authors' treatment.
+Modules and parameters are named as the keys of the authors' checkpoint. The weights are a file of ours or the authors'
+model file. As in the authors' code, each source is stretched to 0..1 separately before the network. The authors also
+stretch the fused image, because the network's values span only a fifth of the range; here this second stretch belongs
+to the authors' treatment only.
 """
 
 from functools import partial
@@ -15,21 +16,21 @@ from torch.nn import functional as F
 
 from fusion.fnet.merged import tiled
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.parts.borders import mirrored
+from fusion.methods.parts.borders import pad_mirrored
 from fusion.methods.parts.filling import filled
-from fusion.methods.parts.finishing import cut_off
+from fusion.methods.parts.postprocessing import truncated
 from fusion.methods.parts.running import as_fuser
 from fusion.methods.parts.vgg import Features, gram, vgg16_features
 
-MAPS = 128  # of the low-rank part, and as many of the sparse one
+MAPS = 128  # of the low-rank component; the sparse component has the same number
 STEPS = 4
-REACH = 2 * STEPS + 3  # pixels: how far a value of an image has an effect, one for each convolution on the way
-TILE = 160  # pixels a side at most; the maps of a tile and what lies around it then take 30 MB, not half a gigabyte
+REACH = 2 * STEPS + 3  # radius of the receptive field in pixels: one for each convolution
+TILE = 160  # maximum side of a tile in pixels; the maps of a tile and its margin then take 30 MB, not half a gigabyte
 FILE = "final_lrr_net_lam2_1.5_wir_3.0_lam3_gram_2000_epoch_4_block_4.model"
-TINY = 1e-5  # keeps the stretch of a constant image finite; of values 0..255
+EPSILON = 1e-5  # avoids a division by zero for a constant image; for values in 0..255
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3")
-VALUES, SHALLOW, MIDDLE, DEEP, STYLE = 10.0, 1.5, 0.01, 0.5, 2000.0
-INFRARED, VISIBLE = 3.0, 0.5  # weights of the sources' maps in the two middle layers
+VALUES_WEIGHT, SHALLOW_WEIGHT, MIDDLE_WEIGHT, DEEP_WEIGHT, STYLE_WEIGHT = 10.0, 1.5, 0.01, 0.5, 2000.0
+INFRARED_WEIGHT, VISIBLE_WEIGHT = 3.0, 0.5  # of the sources' maps in the two middle layers
 
 
 class Convolution(nn.Module):
@@ -40,12 +41,12 @@ class Convolution(nn.Module):
         self.conv2d = nn.Conv2d(inputs, outputs, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
-        return self.conv2d(mirrored(x, 1))
+        """Map (N, inputs, H, W) to (N, outputs, H, W)."""
+        return self.conv2d(pad_mirrored(x, 1))
 
 
-class Step(nn.Module):
-    """What a step learns: the image of the codes, and the codes of what it misses."""
+class LRRBlock(nn.Module):
+    """The convolutions of one unrolled step: from codes to an image, and from an image's residual to codes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,30 +54,30 @@ class Step(nn.Module):
 
 
 class Extractor(nn.Module):
-    """An image, (N, 1, H, W), to its codes, (N, 256, H, W): 128 low-rank maps, then 128 sparse ones."""
+    """Maps an image, (N, 1, H, W), to its codes, (N, 256, H, W): 128 low-rank maps, then 128 sparse maps."""
 
     def __init__(self) -> None:
         super().__init__()
         self.lamj, self.lamz = nn.Parameter(torch.rand(1, 2 * MAPS)), nn.Parameter(torch.rand(1, 1))
         self.conv_W00 = Convolution(1, 2 * MAPS)
         for step in range(STEPS):
-            self.add_module(f"lrrblock{step}", Step())
+            self.add_module(f"lrrblock{step}", LRRBlock())
 
-    def shrink(self, codes: Tensor) -> Tensor:
-        """Pull every value towards 0 by its map's threshold."""
+    def soft_threshold(self, codes: Tensor) -> Tensor:
+        """Return the codes after soft thresholding; each map has its own threshold."""
         return codes.sign() * F.relu(codes.abs() - self.lamj.view(1, -1, 1, 1))
 
     def forward(self, image: Tensor) -> Tensor:
         """Return the codes."""
-        codes = self.shrink(self.conv_W00(image))
+        codes = self.soft_threshold(self.conv_W00(image))
         for number in range(STEPS):
             step = self.get_submodule(f"lrrblock{number}")
-            codes = self.shrink(self.lamz * codes + step.conv_Wdtz(image - step.conv_Wdz(codes)))
+            codes = self.soft_threshold(self.lamz * codes + step.conv_Wdtz(image - step.conv_Wdz(codes)))
         return codes
 
 
 class Decoder(nn.Module):
-    """The codes of both sources to the fused image, (N, 1, H, W)."""
+    """Maps the codes of both sources to the two components of the fused image, (N, 1, H, W) each."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -85,48 +86,48 @@ class Decoder(nn.Module):
         self.conv_ReL, self.conv_ReH = Convolution(2, 1), Convolution(2, 1)
 
     def forward(self, infrared: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the low-rank and the sparse part of the fused image."""
+        """Return the low-rank and the sparse component of the fused image."""
         (low_x, sparse_x), (low_y, sparse_y) = infrared.chunk(2, dim=1), visible.chunk(2, dim=1)
         low = self.conv_ReL(torch.cat([self.conv_ReZx(low_x), self.conv_ReZy(low_y)], dim=1))
         return low, self.conv_ReH(torch.cat([self.conv_ReUx(sparse_x), self.conv_ReUy(sparse_y)], dim=1))
 
 
 class LRRNet(nn.Module):
-    """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W), not bounded; 49,204 parameters."""
+    """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W), unbounded; 49,204 parameters."""
 
     def __init__(self) -> None:
         super().__init__()
         self.get_ls1, self.get_ls2, self.decoder = Extractor(), Extractor(), Decoder()
 
-    def parts(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the low-rank and the sparse part of the fused image."""
+    def components(self, visible: Tensor, infrared: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the low-rank and the sparse component of the fused image."""
         return self.decoder(self.get_ls1(infrared), self.get_ls2(visible))
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        """Return the sum of both parts."""
-        low, sparse = self.parts(visible, infrared)
+        """Return the sum of both components."""
+        low, sparse = self.components(visible, infrared)
         return low + sparse
 
 
 class Tiled(nn.Module):
-    """The network, without gradients, on one tile after another: the maps of a whole image would take a gigabyte."""
+    """The network applied tile by tile, without gradients: the maps of a whole image would take a gigabyte."""
 
     def __init__(self, network: LRRNet, tile: int = TILE) -> None:
         super().__init__()
         self.network, self.tile = network, tile
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
-        """Do as the network."""
+        """Return the fused luma, (N, 1, H, W)."""
         return tiled(lambda *pair: [self.network(*pair)], (visible, infrared), REACH, self.tile)[0]
 
 
 def network(weights: Path | None) -> LRRNet:
-    """Return the network, filled from `weights` or, for None, with random ones."""
+    """Return the network with `weights`, or with random weights for None."""
     return filled(LRRNet(), weights)
 
 
 def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
-    """Return the network as a function that stretches each source to 0..1, and goes from tile to tile."""
+    """Return the network as a function that stretches each source to 0..1 and works tile by tile."""
     run = as_fuser(Tiled(network(weights)), device, precision, channels_last=True)
 
     def fuse(visible: np.ndarray, infrared: np.ndarray) -> np.ndarray:
@@ -136,46 +137,48 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
 
 
 def _stretched(image: np.ndarray) -> np.ndarray:
-    return (image - image.min()) / (np.ptp(image) + np.float32(TINY))
+    return (image - image.min()) / (np.ptp(image) + np.float32(EPSILON))
 
 
 def authors_output(fused: np.ndarray) -> np.ndarray:
-    """Stretch the fused image to 0..1 and cut its 8-bit values off downwards."""
-    return cut_off(_stretched(fused))
+    """Stretch the fused image to 0..1 and truncate its 8-bit values."""
+    return truncated(_stretched(fused))
 
 
 def stretched(images: Tensor) -> Tensor:
-    """Stretch each of (N, 1, H, W) in 0..255 to 0..1."""
+    """Stretch each image, (N, 1, H, W) in 0..255, to 0..1."""
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    return (images - low) / (high - low + TINY)
+    return (images - low) / (high - low + EPSILON)
 
 
 def fusion_loss(network: LRRNet, vgg: Features, visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
-    """Return the distances of values and of VGG-16's maps, all of images in 0..255."""
+    """Return the distances between values and between VGG-16's maps, all from images in 0..255."""
     vgg.to(visible.device)
     visible, infrared = 255 * visible, 255 * infrared
     fused = 255 * stretched(network(stretched(visible), stretched(infrared)))
-    found, of_visible, of_infrared = (vgg(image.expand(-1, 3, -1, -1)) for image in (fused, visible, infrared))
+    of_fused, of_visible, of_infrared = (vgg(image.expand(-1, 3, -1, -1)) for image in (fused, visible, infrared))
 
     def between(layer: int) -> Tensor:
-        return (found[layer] - INFRARED * of_infrared[layer] - VISIBLE * of_visible[layer]).square().mean()
+        difference = of_fused[layer] - INFRARED_WEIGHT * of_infrared[layer] - VISIBLE_WEIGHT * of_visible[layer]
+        return difference.square().mean()
 
     terms = {
-        "values": VALUES * (fused - visible).square().mean(),
-        "shallow": SHALLOW * (found[0] - of_visible[0]).square().mean(),
-        "middle": MIDDLE * between(1),
-        "deep": DEEP * between(2),
-        "style": STYLE * (gram(found[3]) - gram(of_infrared[3])).square().mean(),
+        "values": VALUES_WEIGHT * (fused - visible).square().mean(),
+        "shallow": SHALLOW_WEIGHT * (of_fused[0] - of_visible[0]).square().mean(),
+        "middle": MIDDLE_WEIGHT * between(1),
+        "deep": DEEP_WEIGHT * between(2),
+        "style": STYLE_WEIGHT * (gram(of_fused[3]) - gram(of_infrared[3])).square().mean(),
     }
     return {"total": sum(terms.values()), **terms}
 
 
 def training(frozen: Path | None) -> Training:
-    """Return the authors' one phase; needs VGG-16's weights."""
+    """Return the authors' single phase; `frozen` is VGG-16's weights file, which is required."""
     vgg, trained = vgg16_features(frozen, LAYERS), network(None)
     choices = [
-        "torchvision's VGG-16, fed 0..255 without normalisation as the authors' is, whose origin is not recorded",
-        "random 128x128 crops with flips and turns instead of whole images resized to 128x128",
+        "torchvision's VGG-16 on values in 0..255 without normalisation, as in the authors' code; the origin of the "
+        "authors' VGG-16 weights is not documented",
+        "random 128x128 crops with flips and rotations instead of whole images resized to 128x128",
     ]
     iterations = 4 * (20000 // 8)
     loss = partial(fusion_loss, trained, vgg)

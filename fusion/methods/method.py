@@ -1,6 +1,6 @@
-"""What a fusion method is to the rest of the project: what planning reads of it, and what runs it."""
+"""The interface of a fusion method: the entry that planning reads, and the functions that run and train it."""
 
-from __future__ import annotations  # torch takes seconds to import, and planning needs none of it
+from __future__ import annotations  # torch takes seconds to import, and planning does not need it
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,22 +14,27 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 
-# Visible luma and infrared, float32 (H, W) in 0..1, to the fused luma, float32 (H, W); the caller clips it to 0..1.
+# Takes visible luma and infrared, float32 (H, W) in 0..1; returns the fused luma, float32 (H, W), which the caller
+# clips to 0..1.
 Fuser = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One stage of a method's training: what is optimised, and the loss that does it.
+    """One stage of a method's training: the parameters to optimise, the loss, and the optimiser's settings.
 
-    title: for logs and losses.csv, such as `I`.
-    parameters: what is optimised.
-    loss: visible and infrared, (N, 1, H, W) in 0..1 on the parameters' device, to scalar terms by name, `total` first.
-    lr: the learning rate; `schedule` multiplies it, given the share of the phase's iterations that is done, 0..1.
-    clip: the largest norm of the gradient, of each part apart.
-    betas: Adam's, of the gradient's first and second moments.
-    parts: parameters of networks that are optimised apart, each with a factor of the rate; together `parameters`.
-    iterations: how many the paper, or its code, takes; None where neither says.
+    title: name of the stage in the log, such as `I`.
+    parameters: all parameters that the stage optimises.
+    loss: takes visible and infrared, (N, 1, H, W) in 0..1 on the parameters' device; returns scalar terms by name,
+        `total` first.
+    lr: learning rate.
+    schedule: takes the fraction of the phase's iterations that is done, 0..1; returns the factor of `lr`. None keeps
+        the rate constant.
+    clip: maximum norm of the gradient, applied to each parameter group separately; None does not clip.
+    betas: Adam's decay rates of the gradient's first and second moments.
+    iterations: number of iterations in the paper or its code; None if neither states it.
+    parameter_groups: groups of parameters, each with a factor of `lr`; together they are `parameters`. Empty for one
+        group of all parameters.
     """
 
     title: str
@@ -41,46 +46,50 @@ class Phase:
     weight_decay: float = 0.0
     betas: tuple[float, float] = (0.9, 0.999)
     iterations: int | None = None
-    parts: Sequence[tuple[Sequence[nn.Parameter], float]] = ()
+    parameter_groups: Sequence[tuple[Sequence[nn.Parameter], float]] = ()
 
     def groups(self) -> Sequence[tuple[Sequence[nn.Parameter], float]]:
-        """Return the parts, or all parameters as the only one."""
-        return self.parts or [(self.parameters, 1.0)]
+        """Return the parameter groups, or all parameters as one group."""
+        return self.parameter_groups or [(self.parameters, 1.0)]
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a method is trained from pairs alone, with its own published losses.
+    """How a method is trained on pairs, without labels, with its own published losses.
 
-    network: the trained one, whose state dict is what `load` takes.
-    phases: one after the other; each starts with a fresh optimiser.
-    beside: networks that are trained or kept beside it (in checkpoints, not among the weights), by name.
-    crop, batch: side of the random square crops in pixels and pairs in an iteration, where the user gives none.
-    smallest_crop, crop_step: for the losses and the network to work, the least and what it must be a multiple of.
-    ema: decay of the averaged weights that are used, where the user gives none; 0 uses the last ones.
-    choices: what the paper leaves open and we chose, one sentence each; goes into the provenance.
-    recordable: whether a GPU may record an iteration once and replay it: no value decides what is computed.
+    network: the network to train; `load` takes its state dict.
+    phases: run in this order; each starts with a new optimiser.
+    auxiliary: further networks that the losses use and the phases may train, by name; saved in the checkpoints,
+        separately from the weights.
+    crop: default side of the random square crops, in pixels.
+    smallest_crop, crop_step: the smallest side of a crop that the network and the losses accept, and the number of
+        which it must be a multiple.
+    batch: default number of pairs per iteration.
+    ema: default decay of the moving average of the weights, which is the result; 0 returns the last weights.
+    choices: our decisions where the paper leaves something open, one sentence each; written to the provenance.
+    capturable: whether an iteration can be captured as a CUDA graph and replayed, because its computations do not
+        depend on values.
     """
 
     network: nn.Module
     phases: Sequence[Phase]
-    beside: Mapping[str, nn.Module] = field(default_factory=dict)
+    auxiliary: Mapping[str, nn.Module] = field(default_factory=dict)
     crop: int = 128
     smallest_crop: int = 11
     crop_step: int = 1
     batch: int = 16
     ema: float = 0.0
     choices: Sequence[str] = ()
-    recordable: bool = False
+    capturable: bool = False
 
 
 @dataclass(frozen=True)
 class Published:
-    """Where a method's authors publish their weights, and what they look like.
+    """Where a method's authors publish their weights, and which files these are.
 
-    repository: its name, such as `github.com/owner/name`.
-    files: SHA-256 of each file by its path in what the user hands over; the empty string where it is not known.
-    licence: as stated there, `none stated` where nothing is.
+    repository: such as `github.com/owner/name`.
+    files: SHA-256 of each file by its path in the published folder; an empty string if it is unknown.
+    licence: licence stated in the repository, or `none stated`.
     """
 
     repository: str
@@ -90,18 +99,19 @@ class Published:
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a method before its module is imported: enough to plan a run.
+    """The properties of a method that planning a run needs, known before its module is imported.
 
-    module: the module whose METHOD it is; for a user's own method the one that makes it.
-    reference: where the method is published.
-    needs_weights: whether it needs a weights file, so that it is a network and computes on the device.
-    trainable: whether it can be trained here, so that its `Method.training` is not None.
-    training_takes: what a network that cannot be trained here would be trained with, for the message that says so.
-    frozen: the option that gives the frozen network's weights which its losses need, None where they need none.
-    on_device: whether it computes on the device although it needs no weights, as a user's own network may.
-    packages: those that compute it besides numpy, OpenCV and torch; their versions are written beside the results.
-    revision: raised by hand when the same weights would give another image, so that its images are made again.
-    training_revision: raised by hand when its network, losses or recipe would train other weights, so that it is
+    module: the module that defines METHOD; for a user's own method, the module that makes it.
+    reference: the publication.
+    needs_weights: whether it needs a weights file; such a method is a network and computes on the device.
+    trainable: whether it can be trained here, which means that its `Method.training` is not None.
+    training_takes: for a network that cannot be trained here, the inputs that its training requires; completes the
+        error message that refuses the training.
+    frozen: the option that names the weights of the frozen network that its losses need; None if they need none.
+    on_device: whether it computes on the device without needing weights, as a user's own network may.
+    packages: packages that it uses in addition to numpy, OpenCV and torch; results record their versions.
+    revision: incremented by hand when the same weights give another image, so that the images are fused again.
+    training_revision: incremented by hand when its network, losses or recipe train other weights, so that it is
         trained again.
     """
 
@@ -118,7 +128,7 @@ class Entry:
 
     @property
     def in_torch(self) -> bool:
-        """Whether torch computes it, on the device and in the precision that are asked for."""
+        """Whether torch computes it, on the device and in the precision that the user chooses."""
         return self.needs_weights or self.on_device
 
 
@@ -126,18 +136,18 @@ class Entry:
 class Method:
     """A way to fuse a pair.
 
-    load: makes the function that fuses, from a weights path (None where there is none), a device and a precision;
-        methods without weights ignore all three.
-    network: makes the network as its paper writes it, from a weights path or, for None, with random weights, so that
-        its parameters and multiply-adds can be counted (`fusion.cost`); called with visible luma and infrared,
-        (1, 1, H, W) each. Parameters that are never trained have requires_grad False. Its state dict as safetensors
-        is a weights file that `load` takes. None where the method is no network.
-    training: makes what `fusion.train` runs, from the weights of a frozen network that the losses need (a VGG's, or
-        another method's), None where the user gives none; it says by an InputError where it cannot do without.
-    published: where its authors publish weights.
-    authors_output: what the authors do with the fused luma before they round it to 8 bits; None where they clip it.
-    bf16_on: the kinds of device on which it computes in bfloat16 where that is asked for; on the others in float32.
-    parameters_note: what the count of parameters includes, where that is not obvious.
+    load: takes a weights path (or None), a device and a precision, and returns the function that fuses a pair; methods
+        without weights ignore all three.
+    network: takes a weights path, or None for random weights, and returns the network as its paper describes it, so
+        that `fusion.cost` can count its parameters and multiply-adds. The network is called with visible luma and
+        infrared, (1, 1, H, W) each. Parameters that are never trained have requires_grad False. Its state dict, saved
+        as safetensors, is a weights file that `load` takes. None if the method is not a network.
+    training: takes the weights of the frozen network that the losses need (a VGG, or another method), or None, and
+        returns the training that `fusion.train` runs; raises InputError if it needs these weights and gets None.
+    published: where the authors publish their weights.
+    authors_output: the authors' post-processing of the fused luma before rounding to 8 bits; None if they only clip.
+    bf16_on: device types on which the option bf16 has an effect; on others the method computes in float32.
+    parameters_note: which parameters the count includes, if that is not obvious.
     """
 
     load: Callable[[Path | None, str, Precision], Fuser]

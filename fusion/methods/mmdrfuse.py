@@ -1,10 +1,10 @@
-"""MMDRFuse: the student, two convolutions (Deng et al., ACM Multimedia 2024).
+"""MMDRFuse: the student network, two convolutions (Deng et al., ACM Multimedia 2024).
 
-Modules and parameters are named as the keys of the authors' checkpoint. Weights are ours or the authors'
-student.model; luma / 255 goes in. The authors take grey images as they are, of any size, and stretch every fused image
-to the whole range: the network's own values leave out its ends.
+Modules and parameters are named as the keys of the authors' checkpoint. The weights are a file of ours or the authors'
+student.model; the input is luma / 255. The authors fuse grey images of any size without changing them, and stretch
+every fused image to the whole range, because the network's values do not reach the ends of the range.
 
-It cannot be trained here: `METHODS` says what that takes.
+It cannot be trained here; its entry in `METHODS` lists the inputs that the training requires.
 """
 
 from pathlib import Path
@@ -13,17 +13,17 @@ import torch
 from torch import Tensor, nn
 
 from fusion.methods.method import Method, Published
-from fusion.methods.parts.borders import continued
+from fusion.methods.parts.borders import pad_to_multiple
 from fusion.methods.parts.filling import filled, in_folder
-from fusion.methods.parts.finishing import stretched
+from fusion.methods.parts.postprocessing import stretched
 from fusion.methods.parts.running import loader
 
 MAPS = 4
 FILE = "student.model"
 
 
-def layer(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
-    """Return a 3x3 convolution with mirrored borders, and what follows it."""
+def convolution(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
+    """Return a 3x3 convolution with mirrored borders, followed by an activation."""
     return nn.Sequential(nn.ReflectionPad2d(1), nn.Conv2d(inputs, outputs, 3), activation)
 
 
@@ -35,18 +35,18 @@ class Student(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv1, self.conv2 = layer(2, MAPS, nn.ReLU()), layer(MAPS, 1, nn.Tanh())
+        self.conv1, self.conv2 = convolution(2, MAPS, nn.ReLU()), convolution(MAPS, 1, nn.Tanh())
 
     def forward(self, visible: Tensor, infrared: Tensor) -> Tensor:
         """Return the fused luma."""
         height, width = visible.shape[2:]
-        # A side of one pixel has no neighbour for the mirrored borders.
-        x = continued(torch.cat([infrared, visible], dim=1), 1, least=2)
+        # Mirrored borders need at least two pixels a side.
+        x = pad_to_multiple(torch.cat([infrared, visible], dim=1), 1, least=2)
         return self.conv2(self.conv1(x))[..., :height, :width]
 
 
 def network(weights: Path | None) -> Student:
-    """Return the network, filled from `weights` (ours, the authors' file or its folder) or with random ones."""
+    """Return the network with `weights` (ours, the authors' file or its folder), or with random weights for None."""
     return filled(Student(), weights, in_folder(FILE))
 
 

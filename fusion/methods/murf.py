@@ -1,15 +1,15 @@
 """MURF's third module: fine registration and fusion (Xu, Yuan, Ma, IEEE TPAMI 45(10), 2023).
 
 Authors' code       here
-offset_conv         offset: where each visible pixel is looked up
+offset_conv         offset: the displacement field of the visible image
 a, b                visible, infrared
 wf1, wf2, wf3       fuse
-dense ... dense_3   average, maximum: both paths of the channel attention
+dense ... dense_3   average, maximum: the two branches of the channel attention
 
-Weights are ours or the authors' folder `finetuning`, a TensorFlow checkpoint. As in the authors' test, both images are
-resized to 1240 x 1240 and the fused one back. That round trip smooths what the network sharpens, and the published
-values come with it; the network itself takes any size. The authors stretch every fused image so that its brightest
-pixel is 255.
+The weights are a file of ours or the authors' folder `finetuning`, a TensorFlow checkpoint. As in the authors' test,
+both images are resized to 1240 x 1240, and the fused image is resized back. Resizing smooths the edges that the network
+sharpens, and the published scores include it; the network itself takes any size. The authors scale every fused image so
+that its brightest pixel is 255.
 """
 
 from collections.abc import Mapping
@@ -23,24 +23,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion.methods.method import Fuser, Method, Phase, Precision, Published, Training
-from fusion.methods.parts.borders import continued
+from fusion.methods.parts.borders import pad_to_multiple
 from fusion.methods.parts.filling import filled, read_tensorflow, renamed
-from fusion.methods.parts.finishing import brightened
 from fusion.methods.parts.layers import convolution, laplacian
+from fusion.methods.parts.postprocessing import divided_by_maximum
 from fusion.methods.parts.running import as_fuser
 from fusion.training.similarity import ssim_inside
 
-MULTIPLE = 8  # of which the sides must be
+MULTIPLE = 8  # the sides of the network's input are multiples of this
 SLOPE = 0.2
-REACH = 0.2  # of an offset, where the image reaches from -1 to 1
-SHARPNESS = 0.05  # temperature of the weights of the four pixels around a place
+LARGEST_OFFSET = 0.2  # in coordinates from -1 to 1 across the image
+TEMPERATURE = 0.05  # of the softmax over the four pixels around a sampling point
 EPSILON = 1e-3
-SIDE = 1240  # pixels, of the square that the authors' test fuses
-TEXTURE, ENHANCEMENT = 10.0, 0.7  # weight of the texture term, and the power of the sources' Laplacian in it
+SIDE = 1240  # pixels; side of the square that the authors' test fuses
+TEXTURE_WEIGHT, ENHANCEMENT = 10.0, 0.7  # weight of the texture term, and exponent of the sources' Laplacian in it
 
 
-class Normalised(nn.Module):
-    """Convolution with mirrored borders, each map normalised over its image, as the authors' test does with one."""
+class ConvNorm(nn.Module):
+    """A 3x3 convolution with mirrored borders and batch normalisation with the statistics of each single image.
+
+    This is what the authors' test computes, which has one image per batch.
+    """
 
     def __init__(self, inputs: int, outputs: int, normalised: bool = True) -> None:
         super().__init__()
@@ -49,12 +52,12 @@ class Normalised(nn.Module):
         nn.init.zeros_(self.conv.bias)
         if normalised:
             self.beta = nn.Parameter(torch.zeros(outputs))
-            # Kept because the published count has them: neither training nor testing reads them.
+            # In the checkpoint and the published count, but used neither in training nor in testing.
             self.moving_mean = nn.Parameter(torch.zeros(outputs))
             self.moving_variance = nn.Parameter(torch.ones(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) to (N, outputs, H, W)."""
+        """Map (N, inputs, H, W) to (N, outputs, H, W)."""
         x = self.conv(x)
         if hasattr(self, "beta"):
             variance, mean = torch.var_mean(x, dim=(2, 3), correction=0, keepdim=True)
@@ -62,8 +65,8 @@ class Normalised(nn.Module):
         return x
 
 
-class Offset(nn.Module):
-    """Guesses by how much the visible image is off: a small U-Net, (N, 4, H, W) to (N, 2, H, W), x first."""
+class OffsetNetwork(nn.Module):
+    """A small U-Net that predicts the displacement of the visible image, (N, 4, H, W) to (N, 2, H, W), x first."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,31 +74,32 @@ class Offset(nn.Module):
         sizes = {"conv1": (4, 32), "conv2": (32, 32), "conv3": (32, 32), "conv5": (32, 32)}
         sizes |= {f"conv{k}": (64, 32) for k in (6, 7, 8)} | {"conv10": (32, 16), "conv11": (16, 2)}
         for name, (inputs, outputs) in sizes.items():
-            self.add_module(name, Normalised(inputs, outputs, name not in plain))
+            self.add_module(name, ConvNorm(inputs, outputs, name not in plain))
 
     def forward(self, both: Tensor) -> Tensor:
-        """Return offsets in coordinates where the image reaches from -1 to 1."""
+        """Return offsets in coordinates from -1 to 1 across the image."""
 
-        def smaller(maps: Tensor) -> Tensor:
+        def pooled(maps: Tensor) -> Tensor:
             return F.max_pool2d(maps, 4, stride=2, padding=1)
 
-        def joined(small: Tensor, large: Tensor) -> Tensor:
+        def upsampled_with(small: Tensor, large: Tensor) -> Tensor:
             return torch.cat([F.interpolate(small, scale_factor=2.0), large], dim=1)
 
         o1 = _leaky(self.conv1(both))
-        o2 = _leaky(self.conv2(smaller(o1)))
-        o3 = _leaky(self.conv3(smaller(o2)))
-        o5 = _leaky(self.conv5(smaller(o3)))
-        o6 = _leaky(self.conv6(joined(o5, o3)))
-        o7 = _leaky(self.conv7(joined(o6, o2)))
-        o8 = _leaky(self.conv8(joined(o7, o1)))
-        return REACH * torch.tanh(self.conv11(_leaky(self.conv10(o8))))
+        o2 = _leaky(self.conv2(pooled(o1)))
+        o3 = _leaky(self.conv3(pooled(o2)))
+        o5 = _leaky(self.conv5(pooled(o3)))
+        o6 = _leaky(self.conv6(upsampled_with(o5, o3)))
+        o7 = _leaky(self.conv7(upsampled_with(o6, o2)))
+        o8 = _leaky(self.conv8(upsampled_with(o7, o1)))
+        return LARGEST_OFFSET * torch.tanh(self.conv11(_leaky(self.conv10(o8))))
 
 
-def looked_up(image: Tensor, offset: Tensor) -> Tensor:
-    """Return the image (N, C, H, W) read at every pixel's place plus its offset (N, 2, H, W); nothing outside it.
+def warp(image: Tensor, offset: Tensor) -> Tensor:
+    """Return the image, (N, C, H, W), sampled at every pixel's position plus its offset, (N, 2, H, W); 0 outside it.
 
-    The four pixels around a place weigh as the softmax of their bilinear weights, which is nearly the nearest alone.
+    The weights of the four pixels around a sampling point are the softmax of their bilinear weights, which is close to
+    nearest-neighbour sampling.
     """
     height, width = image.shape[2:]
     lines = (torch.linspace(-1, 1, side, device=image.device) for side in (height, width))
@@ -103,20 +107,20 @@ def looked_up(image: Tensor, offset: Tensor) -> Tensor:
     x = (columns + offset[:, 0] + 1) / 2 * (width - 1)
     y = (rows + offset[:, 1] + 1) / 2 * (height - 1)
     left, top = x.floor(), y.floor()
-    flat, weights, found = image.flatten(2), [], []
+    flat, bilinear, corners = image.flatten(2), [], []
     for dy in (0, 1):
         for dx in (0, 1):
-            weights.append((1 - (x - left - dx).abs()) * (1 - (y - top - dy).abs()))
+            bilinear.append((1 - (x - left - dx).abs()) * (1 - (y - top - dy).abs()))
             index = (top + dy).clamp(0, height - 1) * width + (left + dx).clamp(0, width - 1)
             index = index.long().flatten(1).unsqueeze(1).expand(-1, image.shape[1], -1)
-            found.append(flat.gather(2, index).view_as(image))
-    shares = (torch.stack(weights) / SHARPNESS).softmax(0).unsqueeze(2)
+            corners.append(flat.gather(2, index).view_as(image))
+    weights = (torch.stack(bilinear) / TEMPERATURE).softmax(0).unsqueeze(2)
     inside = ((x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)).unsqueeze(1)
-    return (shares * torch.stack(found)).sum(0) * inside
+    return (weights * torch.stack(corners)).sum(0) * inside
 
 
-class Squeeze(nn.Module):
-    """One path of the channel attention: 32 channels to 4 and back."""
+class ChannelBottleneck(nn.Module):
+    """One branch of the channel attention: linear layers from 32 channels to 4 and back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -126,39 +130,39 @@ class Squeeze(nn.Module):
             nn.init.zeros_(layer.bias)
 
     def forward(self, channels: Tensor) -> Tensor:
-        """(N, 32) to the same."""
+        """Map (N, 32) to the same shape."""
         return self.up(self.down(channels))
 
 
 class MURF(nn.Module):
     """Fuses visible luma and infrared, (N, 1, H, W) each in 0..1, into (N, 1, H, W) in 0..1; 116,123 parameters.
 
-    Any size works: sides that are no multiples of 8 are continued by mirroring, and cropped.
+    Any size works: images are padded by mirroring to multiples of 8, and the result is cropped.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.offset = Offset()
+        self.offset = OffsetNetwork()
         self.visible = nn.ModuleList([nn.Conv2d(3, 8, 1), convolution(8, 16), convolution(16, 32)])
         self.infrared = nn.ModuleList([nn.Conv2d(1, 8, 1), convolution(8, 16), convolution(16, 32)])
-        self.average, self.maximum = Squeeze(), Squeeze()
-        # Two groups: sixteen maps see the visible image alone, sixteen the infrared one.
+        self.average, self.maximum = ChannelBottleneck(), ChannelBottleneck()
+        # With two groups, 16 maps depend only on the visible image and 16 only on the infrared image.
         self.fuse = nn.ModuleList([nn.Conv2d(64, 32, 3, padding=1, groups=2), convolution(32, 16), convolution(16, 1)])
         for part in (*self.visible, *self.infrared, *self.fuse):
             nn.init.trunc_normal_(part.weight, std=0.03, a=-0.06, b=0.06)
             nn.init.zeros_(part.bias)
 
     def fusion_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that fuse, without those that guess the offset."""
+        """Return the parameters of the fusion, without those of the offset network."""
         return [parameter for name, parameter in self.named_parameters() if not name.startswith("offset.")]
 
     def forward(self, visible: Tensor, infrared: Tensor, align: bool = True) -> Tensor:
-        """Look the visible image up where the offsets say, or take it as it is, and fuse."""
+        """Return the fused luma; `align` first warps the visible image by the predicted offsets."""
         height, width = visible.shape[2:]
-        visible, infrared = (continued(image, MULTIPLE, least=2) for image in (visible, infrared))
+        visible, infrared = (pad_to_multiple(image, MULTIPLE, least=2) for image in (visible, infrared))
         visible = visible.expand(-1, 3, -1, -1)
         if align:
-            visible = looked_up(visible, self.offset(torch.cat([visible, infrared], dim=1)))
+            visible = warp(visible, self.offset(torch.cat([visible, infrared], dim=1)))
         maps = []
         for image, layers in ((visible, self.visible), (infrared, self.infrared)):
             for layer in layers:
@@ -167,8 +171,8 @@ class MURF(nn.Module):
         slopes = [laplacian(one).abs() for one in maps]
         average = sum(one.mean((2, 3)) for one in slopes)
         maximum = sum(one.amax((2, 3)) for one in slopes)
-        gate = torch.sigmoid(self.average(average) + self.maximum(maximum))[:, :, None, None]
-        fused = torch.cat([gate * one for one in maps], dim=1)
+        attention = torch.sigmoid(self.average(average) + self.maximum(maximum))[:, :, None, None]
+        fused = torch.cat([attention * one for one in maps], dim=1)
         for layer in self.fuse[:2]:
             fused = _leaky(layer(fused))
         return (torch.tanh(self.fuse[2](fused)) / 2 + 0.5)[..., :height, :width]
@@ -181,7 +185,7 @@ def _leaky(maps: Tensor) -> Tensor:
 _NORMALISED = ["conv1", "conv3", "conv5", "conv6", "conv7", "conv8", "conv10"]
 _DENSE = {"dense": "average.down", "dense_1": "average.up", "dense_2": "maximum.down", "dense_3": "maximum.up"}
 _PARTS = {"a": "visible", "b": "infrared", "f": "fuse"}
-# The authors' variable, as a pattern, and ours.
+# Patterns of the authors' variables, and our keys.
 _AUTHORS_KEYS = [
     (
         r"^f2m_net/([wb])_?([abf])(\d)$",
@@ -199,12 +203,12 @@ _AUTHORS_KEYS = [
 
 
 def from_authors(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the variables of the authors' checkpoint to our weights; keys that are already ours stay."""
+    """Rename the variables of the authors' checkpoint to our keys; keys that are already ours stay."""
     return renamed(state, _AUTHORS_KEYS)
 
 
 def network(weights: Path | None) -> MURF:
-    """Return the network, filled from `weights` (ours, or the authors' folder) or, for None, with random ones."""
+    """Return the network with `weights` (ours, or the authors' folder), or with random weights for None."""
     return filled(MURF(), weights, read_tensorflow, from_authors)
 
 
@@ -224,22 +228,22 @@ def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
 
 
 def training(frozen: Path | None) -> Training:
-    """Return the authors' first phase, which trains what fuses; the offsets of aligned pairs are nought."""
+    """Return the authors' first phase, which trains the fusion; the offset network is set to return 0."""
     trained = network(None)
-    # Even an offset of a hundredth of a pixel would look for border pixels outside the image, which are black.
+    # Even an offset of 0.01 pixels would sample border pixels outside the image, which are black.
     torch.nn.init.zeros_(trained.offset.conv11.conv.weight)
 
     def loss(visible: Tensor, infrared: Tensor) -> dict[str, Tensor]:
         fused = trained(visible, infrared, align=False)
         slopes = [laplacian(source) for source in (visible, infrared)]
         strongest = torch.where(slopes[0].abs() > slopes[1].abs(), *slopes)
-        wanted = strongest.sign() * strongest.abs() ** ENHANCEMENT
+        target = strongest.sign() * strongest.abs() ** ENHANCEMENT
         similarity = (ssim_inside(fused, infrared) + ssim_inside(fused, visible)).mean() / 2
-        terms = {"ssim": 1 - similarity, "texture": TEXTURE * (laplacian(fused) - wanted).abs().mean()}
+        terms = {"ssim": 1 - similarity, "texture": TEXTURE_WEIGHT * (laplacian(fused) - target).abs().mean()}
         return {"total": sum(terms.values()), **terms}
 
     choices = [
-        "the fusion weights alone: aligned pairs leave no offset to learn, and its branch gives 0",
+        "only the fusion weights are trained: aligned pairs have no offset to learn, so the offset network returns 0",
         "weights are not clipped to -50..50",
     ]
     phase = Phase("fusion", trained.fusion_parameters(), loss, lr=1e-4, betas=(0.5, 0.99))
@@ -256,7 +260,7 @@ METHOD = Method(
             "0000.ckpt.index": "492cedfabc38105699a6baa79d586c61e1acbee8aaa046efcedd1c3be32c031b",
         },
     ),
-    authors_output=brightened,
+    authors_output=divided_by_maximum,
     training=training,
-    parameters_note="116,123 with the 416 statistics of its batch normalisation",
+    parameters_note="116,123 including the 416 statistics of its batch normalisation",
 )

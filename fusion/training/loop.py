@@ -89,10 +89,10 @@ def train(
     """
     if len(images) < settings.batch:
         raise InputError(f"found {len(images)} pairs to train on; expected at least a batch of {settings.batch}")
-    for network in (training.network, *training.beside.values()):
+    for network in (training.network, *training.auxiliary.values()):
         network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(training.network).requires_grad_(False)
-    networks = {"weights_raw": training.network, "weights": average, **training.beside}
+    networks = {"weights_raw": training.network, "weights": average, **training.auxiliary}
     if not resume:
         shutil.rmtree(checkpoints, ignore_errors=True)
     saved = _restore(checkpoints, networks, device)
@@ -109,10 +109,10 @@ def train(
             images, settings.batch, settings.crop, settings.seed, stage, range(first, iterations), settings.tones
         ):
             if gradients is None:
-                gradients = _gradients(phase, device, pair if training.recordable and device != "cpu" else None)
+                gradients = _gradients(phase, device, pair if training.capturable and device != "cpu" else None)
             for group in optimiser.param_groups:
                 group["lr"] = group["initial_lr"] * schedule(iteration / iterations)
-            if not training.recordable:
+            if not training.capturable:
                 # Random draws of the network itself, such as dropout, must also depend only on the iteration.
                 torch.manual_seed(int(np.random.default_rng([settings.seed, stage, 2, iteration]).integers(2**62)))
             read_terms = gradients(pair)

@@ -1,6 +1,7 @@
 """What the tests of every published method check, with the method's own numbers."""
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import cv2
@@ -45,6 +46,17 @@ def check_sizes_and_batches(
         assert fused.shape == visible.shape and fused.isfinite().all()
         assert torch.allclose(fused, torch.cat(singles), atol=2e-5)
         assert torch.allclose(fused, swapped, atol=1e-4) == symmetric
+
+
+def check_cpu_version(
+    network: torch.nn.Module, convert: Callable[[torch.nn.Module], torch.nn.Module], size: tuple[int, int]
+) -> None:
+    """Check that a network converted for the CPU, channels-last, fuses a pair as the plain one, except for rounding."""
+    visible, infrared = random_pairs(1, *size)
+    with torch.inference_mode():
+        expected = network(visible, infrared)
+        fused = convert(copy.deepcopy(network)).to(memory_format=torch.channels_last)(visible, infrared)
+    assert torch.allclose(fused, expected, rtol=0, atol=1e-5 * float(expected.max() - expected.min()))
 
 
 def fused_scores(shared: Path, name: str, weights: Path, images: Sequence[str]) -> list[dict[str, float]]:

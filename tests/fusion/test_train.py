@@ -339,7 +339,7 @@ def test_a_method_s_losses_on_a_gpu_are_those_on_the_cpu(name, frozen):
         with claimed_device(choice) as device:
             torch.manual_seed(0)
             training = find_method(name).training(frozen(name))
-            for network in (training.network, *training.beside.values()):
+            for network in (training.network, *training.auxiliary.values()):
                 network.to(device).eval()
             pair = random_pairs(2, training.smallest_crop, training.smallest_crop).to(device)
             totals[choice] = []

@@ -1,1 +1,1 @@
-"""What several methods share: filling a network, running it, its layers and borders, VGG features, schedules."""
+"""Code that several methods share: loading weights, running networks, layers, padding, VGG features, schedules."""

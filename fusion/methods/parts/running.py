@@ -1,4 +1,4 @@
-"""A network as a function on one pair of numpy images."""
+"""Running a network as a function of one pair of numpy images."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +11,12 @@ from fusion.methods.method import Fuser, Precision
 
 
 def as_fuser(network: nn.Module, device: str, precision: Precision, channels_last: bool = False) -> Fuser:
-    """Return `network` in evaluation mode as a function; `bf16` is autocast's choice of what runs in bfloat16.
+    """Return `network` in evaluation mode as a function of two arrays.
 
-    channels_last: whether, on a CPU, the values of a pixel lie side by side in memory, which its convolutions are
-        faster with; values change by rounding. Not for networks that reshape their maps as if they lay otherwise.
+    precision: `bf16` lets torch's autocast choose the operations that run in bfloat16.
+    channels_last: whether to use the channels-last memory format on a CPU, where convolutions are faster with it;
+        results differ by rounding. Networks that reshape their maps on the assumption of another format must not use
+        it.
     """
     layout = torch.channels_last if channels_last and device == "cpu" else torch.preserve_format
     network = network.eval().to(device, memory_format=layout)
@@ -30,7 +32,7 @@ def as_fuser(network: nn.Module, device: str, precision: Precision, channels_las
 
 
 def loader(network: Callable[[Path | None], nn.Module]) -> Callable[[Path | None, str, Precision], Fuser]:
-    """Return the `Method.load` of a method that runs its network as it is."""
+    """Return the `Method.load` of a method that runs its network without changes."""
 
     def load(weights: Path | None, device: str, precision: Precision) -> Fuser:
         return as_fuser(network(weights), device, precision, channels_last=True)

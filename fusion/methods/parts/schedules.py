@@ -1,13 +1,13 @@
-"""Schedules of learning rates: the factor by the share of a phase's iterations that is done, 0..1."""
+"""Learning rate schedules: functions from the fraction of a phase's iterations that is done, 0..1, to a factor."""
 
 from collections.abc import Callable
 
 
 def halving(every: int, epochs: int) -> Callable[[float], float]:
-    """Return the schedule that halves the rate after each `every` of so many epochs."""
-    return lambda share: 0.5 ** (int(share * epochs) // every)
+    """Return a schedule that halves the rate every `every` epochs, for a phase of `epochs` epochs."""
+    return lambda fraction: 0.5 ** (int(fraction * epochs) // every)
 
 
 def tenth_after(first: int, epochs: int) -> Callable[[float], float]:
-    """Return the schedule that takes a tenth of the rate after the first ones of so many epochs."""
-    return lambda share: 1.0 if share < first / epochs else 0.1
+    """Return a schedule that divides the rate by 10 after the first `first` of `epochs` epochs."""
+    return lambda fraction: 1.0 if fraction < first / epochs else 0.1

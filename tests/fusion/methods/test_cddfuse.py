@@ -1,14 +1,12 @@
 """CDDFuse: the authors' network by the fact sheet's numbers, their checkpoint's layout, and its training."""
 
-import copy
-
 import pytest
 import torch
 from golden import check_golden, fill_by_rule, golden_pair
-from method_checks import check_sizes_and_batches, losses_of, random_pairs
+from method_checks import check_cpu_version, check_sizes_and_batches, losses_of
 
 from fusion.cost import count_parameters
-from fusion.methods.cddfuse import METHOD, DetailStep, correlation, in_stripes, network
+from fusion.methods.cddfuse import METHOD, DetailNode, correlation, in_stripes, network
 from fusion.methods.parts import striping
 from pipeline.stage import InputError
 
@@ -46,11 +44,7 @@ def test_any_size_and_batch():
 @pytest.mark.parametrize("size", [(2, 2), (3, 5), (33, 20)])
 def test_the_network_in_stripes_gives_the_plain_networks_values(size, monkeypatch):
     monkeypatch.setattr(striping, "PIXELS", 60)
-    plain, (visible, infrared) = filled(), random_pairs(1, *size)
-    with torch.inference_mode():
-        wanted = plain(visible, infrared)
-        fused = in_stripes(copy.deepcopy(plain)).to(memory_format=torch.channels_last)(visible, infrared)
-    assert torch.allclose(fused, wanted, rtol=0, atol=1e-5 * float(wanted.max() - wanted.min()))
+    check_cpu_version(filled(), in_stripes, size)
 
 
 def test_a_file_laid_out_as_the_authors_loads(tmp_path):
@@ -70,7 +64,7 @@ def test_a_file_laid_out_as_the_authors_loads(tmp_path):
 
 
 def test_a_detail_step_can_be_undone():
-    step, x = DetailStep(), torch.randn(1, 64, 6, 7)
+    step, x = DetailNode(), torch.randn(1, 64, 6, 7)
     with torch.no_grad():
         first, second = step(x).chunk(2, dim=1)
         first = (first - step.theta_eta(second)) / step.theta_rho(second).exp()
@@ -98,4 +92,4 @@ def test_training_lowers_the_loss(phase):
 def test_phase_two_goes_on_at_the_coders_rate():
     first, second = METHOD.training(None).phases
     assert first.schedule(0.6) == 0.5 and second.schedule(0.6) == 0.25
-    assert [factor for _, factor in second.parts] == [0.25, 0.25, 1, 1]
+    assert [factor for _, factor in second.parameter_groups] == [0.25, 0.25, 1, 1]

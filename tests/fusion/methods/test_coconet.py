@@ -67,7 +67,7 @@ def test_any_size_and_batch():
 
 def test_the_vgg_is_torchvisions_on_grey_images_with_one_pooling_more(vgg):
     ours = GreyVGG()
-    ours.take(vgg19_features(vgg, ["conv3_4"]))
+    ours.copy_filters(vgg19_features(vgg, ["conv3_4"]))
     oracle = vgg19(weights=None).features.eval()
     oracle.load_state_dict(
         {key.removeprefix("features."): value for key, value in torch.load(vgg, weights_only=True).items()}
@@ -114,7 +114,7 @@ def test_the_authors_keys_load_and_take_their_test_input(tmp_path):
     with torch.no_grad():
         # Their test script: 0..255 in, never set to evaluation, so that batch statistics of one image are taken.
         made.train()
-        as_in_training = made._joined(*(255 * image for image in pair), by_image=False)
+        as_in_training = made._fuse(*(255 * image for image in pair), instance_statistics=False)
         assert torch.allclose(loaded.fused(*pair), as_in_training, atol=1e-4)
     write_state(tmp_path / "ours.safetensors", loaded.state_dict())
     assert bool(network(tmp_path / "ours.safetensors").as_tested)

@@ -1,17 +1,15 @@
 """EMMA: the authors' networks by the fact sheet's numbers, and its training."""
 
-import copy
-
 import pytest
 import torch
 from golden import check_golden, fill_by_rule, golden_pair
-from method_checks import check_sizes_and_batches, losses_of, random_pairs
+from method_checks import check_cpu_version, check_sizes_and_batches, losses_of, random_pairs
 
 from fusion.cost import count_parameters
 from fusion.methods import auifnet
-from fusion.methods.emma import METHOD, Sensing, in_stripes, moved, network
+from fusion.methods.emma import METHOD, PseudoSensing, in_stripes, network, transformations
 from fusion.methods.parts import striping
-from fusion.methods.parts.borders import continued
+from fusion.methods.parts.borders import pad_to_multiple
 from fusion.weights import write_state
 from pipeline.stage import InputError
 
@@ -26,7 +24,7 @@ def test_parameters_are_those_of_the_fact_sheet():
     made = network(None)
     assert count_parameters(made) == 1_517_657 and len(made.state_dict()) == 347
     assert (count_parameters(made.V_en_3), count_parameters(made.f_4)) == (151_432, 165_256)
-    assert sum(parameter.numel() for parameter in Sensing().parameters()) == 39_397_761
+    assert sum(parameter.numel() for parameter in PseudoSensing().parameters()) == 39_397_761
 
 
 @pytest.mark.parametrize(
@@ -45,7 +43,7 @@ def test_the_fact_sheets_numbers_come_out(swapped, values):
 
 
 def test_the_sensing_network_is_the_fact_sheets():
-    made = Sensing().eval()
+    made = PseudoSensing().eval()
     fill_by_rule(made, 6)
     with torch.inference_mode():
         found = made(golden_pair(32, 48)[1])
@@ -60,24 +58,20 @@ def test_any_size_and_batch():
 @pytest.mark.parametrize("size", [(1, 5), (33, 20)])
 def test_the_network_in_stripes_gives_the_plain_networks_values(size, monkeypatch):
     monkeypatch.setattr(striping, "PIXELS", 60)
-    plain, (visible, infrared) = filled(), random_pairs(1, *size)
-    with torch.inference_mode():
-        wanted = plain(visible, infrared)
-        fused = in_stripes(copy.deepcopy(plain)).to(memory_format=torch.channels_last)(visible, infrared)
-    assert torch.allclose(fused, wanted, rtol=0, atol=1e-5 * float(wanted.max() - wanted.min()))
+    check_cpu_version(filled(), in_stripes, size)
 
 
 def test_an_image_is_continued_by_mirroring():
     image = torch.arange(6.0).view(1, 1, 2, 3)
-    assert continued(image, 2, least=2)[0, 0].tolist() == [[0, 1, 2, 1], [3, 4, 5, 4], [0, 1, 2, 1], [3, 4, 5, 4]]
-    assert continued(torch.ones(1, 1, 1, 1), 8, least=2).shape == (1, 1, 16, 16)
-    assert continued(torch.ones(1, 1, 32, 40), 8).shape == (1, 1, 32, 40)
+    assert pad_to_multiple(image, 2, least=2)[0, 0].tolist() == [[0, 1, 2, 1], [3, 4, 5, 4], [0, 1, 2, 1], [3, 4, 5, 4]]
+    assert pad_to_multiple(torch.ones(1, 1, 1, 1), 8, least=2).shape == (1, 1, 16, 16)
+    assert pad_to_multiple(torch.ones(1, 1, 32, 40), 8).shape == (1, 1, 32, 40)
 
 
 def test_an_image_moves_in_ten_ways():
     torch.manual_seed(0)
     images = random_pairs(2, 16, 16)[0]
-    found = list(moved(images))
+    found = list(transformations(images))
     assert len(found) == 10 and all(one.shape == images.shape for one in found)
     assert torch.equal(found[0], images) and torch.equal(found[9], images.flip(2, 3))
     assert all(torch.equal(one.flatten().sort()[0], images.flatten().sort()[0]) for one in found[1:4])

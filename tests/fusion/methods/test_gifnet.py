@@ -40,7 +40,7 @@ def test_any_size_and_batch():
 @pytest.mark.parametrize("shift", [0, 4])
 def test_windows_are_those_of_the_mirrored_maps_and_go_back(size, shift):
     maps = torch.rand(2, 98, *size)
-    windows = gifnet.to_windows(maps, shift)
+    windows = gifnet.window_partition(maps, shift)
     padding = [(shift, -(side + shift) % 8) for side in size]
     whole = np.pad(maps.numpy(), [(0, 0), (0, 0), *padding], mode="reflect")
     across = whole.shape[3] // 8
@@ -49,11 +49,11 @@ def test_windows_are_those_of_the_mirrored_maps_and_go_back(size, shift):
         y, x = 8 * (place // across), 8 * (place % across)
         expected = whole[:, :, y : y + 8, x : x + 8].reshape(2, 2, 49, 64).swapaxes(2, 3)
         assert np.array_equal(windows[:, place], expected)
-    assert torch.equal(gifnet.from_windows(windows, *size, shift), maps)
+    assert torch.equal(gifnet.window_reverse(windows, *size, shift), maps)
 
 
 def test_the_norm_is_of_a_whole_image_and_can_be_undone():
-    norm, x = gifnet.Norm(), 3 + 2 * torch.rand(2, 98, 6, 7)
+    norm, x = gifnet.RescaleLayerNorm(), 3 + 2 * torch.rand(2, 98, 6, 7)
     with torch.no_grad():
         for meta in (norm.meta1, norm.meta2):
             meta.weight.fill_(1)
@@ -68,7 +68,7 @@ def test_the_authors_file_loads_and_comes_back_from_ours(shared, tmp_path):
     check_authors_file(shared, "gifnet", "GIFNet/Final.model", tmp_path)
     # What is computed here is in the file, too.
     published = network(shared / "data/checkpoints/GIFNet").blocks[0].relative_positions
-    assert torch.allclose(published, gifnet.offsets(), atol=1e-6)
+    assert torch.allclose(published, gifnet.log_relative_positions(), atol=1e-6)
 
 
 @pytest.mark.by_hand

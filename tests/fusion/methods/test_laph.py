@@ -39,7 +39,7 @@ def test_the_pyramid_gives_the_image_back():
         assert [tuple(level.shape[2:]) for level in levels[1:]] == [
             tuple(-(-side // 2**k) for side in size) for k in (1, 2, 3)
         ]
-        assert torch.allclose(pyramid.joined(levels), image, atol=1e-6)
+        assert torch.allclose(pyramid.collapse(levels), image, atol=1e-6)
 
 
 def test_differences_are_between_the_neighbours_and_the_pixel():

@@ -34,7 +34,7 @@ def test_tiles_give_the_plain_networks_image():
 def test_the_authors_file_gives_the_fact_sheets_numbers_and_comes_back_from_ours(shared, tmp_path):
     made = network(shared / "data/checkpoints/LRRNet" / FILE).eval()
     with torch.inference_mode():
-        low, sparse = made.parts(*golden_pair(48, 64))
+        low, sparse = made.components(*golden_pair(48, 64))
     places = [(0, 0), (5, 9), (24, 32), (47, 63)]
     for found, values in (
         (low + sparse, [0.204149, 0.217543, 0.046359, 0.150165, 0.140516, 0.056694]),

@@ -6,7 +6,7 @@ import torch
 from method_checks import check_scores, check_sizes_and_batches, fused_scores, losses_of, random_pairs
 
 from fusion.cost import count_parameters
-from fusion.methods.murf import METHOD, laplacian, looked_up, network
+from fusion.methods.murf import METHOD, laplacian, network, warp
 from fusion.weights import write_state
 from fusion.weights.tensorflow import read_checkpoint
 from pipeline.stage import InputError
@@ -52,11 +52,11 @@ def test_the_two_sources_stay_apart_in_the_first_fusing_layer():
 def test_an_image_is_looked_up_where_the_offset_says():
     image, still = torch.rand(2, 3, 9, 11), torch.zeros(2, 2, 9, 11)
     inner = (..., slice(1, -1), slice(1, -1))
-    assert torch.allclose(looked_up(image, still)[inner], image[inner], atol=1e-6)
+    assert torch.allclose(warp(image, still)[inner], image[inner], atol=1e-6)
     right = still.clone()
     right[:, 0] = 2 / 10  # one pixel of eleven
-    assert torch.allclose(looked_up(image, right)[..., 1:-1, 1:-2], image[..., 1:-1, 2:-1], atol=1e-4)
-    assert (looked_up(image, right + 2) == 0).all()
+    assert torch.allclose(warp(image, right)[..., 1:-1, 1:-2], image[..., 1:-1, 2:-1], atol=1e-4)
+    assert (warp(image, right + 2) == 0).all()
 
 
 def test_the_laplacian_is_that_of_a_parabola():

@@ -58,8 +58,8 @@ def training_of(monkeypatch):
     for module in (u2fusion, lrrnet, mda):
         monkeypatch.setattr(module, "vgg16_features", lambda path, layers: Features(narrow_vgg(), layers))
     monkeypatch.setattr(coconet, "vgg19_features", lambda path, layers: None)
-    monkeypatch.setattr(coconet.GreyVGG, "take", lambda self, features: None)
-    monkeypatch.setattr(emma, "Sensing", lambda: nn.Conv2d(1, 1, 1))
+    monkeypatch.setattr(coconet.GreyVGG, "copy_filters", lambda self, features: None)
+    monkeypatch.setattr(emma, "PseudoSensing", lambda: nn.Conv2d(1, 1, 1))
     teacher = nn.Identity()
     teacher.forward = blend
     monkeypatch.setattr(emma, "auifnet", SimpleNamespace(network=lambda path: teacher))
@@ -160,7 +160,7 @@ def test_fnet(training_of):
     visible, infrared = images(24)
     training = training_of("fnet")
     training.network.forward = blend
-    training.beside["ifnet"].forward = lambda fused: (rebuilt(fused), 0.8 * fused)
+    training.auxiliary["ifnet"].forward = lambda fused: (rebuilt(fused), 0.8 * fused)
     fused = blend(visible, infrared)
     check(
         training.phases[0].loss(visible, infrared),
@@ -540,7 +540,7 @@ def test_emma(training_of):
         asked.append(x)
         return 0.7 * x + 0.1
 
-    training.beside["to_infrared"].forward, training.beside["to_visible"].forward = to_infrared, rebuilt
+    training.auxiliary["to_infrared"].forward, training.auxiliary["to_visible"].forward = to_infrared, rebuilt
     fused = blend(visible, infrared)  # also what the teacher makes, from which stage 0 learns
     check(training.phases[0].loss(visible, infrared), mse=mse(to_infrared(fused), infrared))
     check(training.phases[1].loss(visible, infrared), mse=mse(rebuilt(fused), visible))
@@ -567,7 +567,7 @@ def test_emma_rolls_by_three_distinct_offsets_of_rows_and_of_columns_up_to_127()
     spot[0, 0, 150, 140] = 1
     met = []
     for _ in range(400):
-        places = [divmod(int(rolled.argmax()), 280) for rolled in islice(emma.moved(spot), 1, 4)]
+        places = [divmod(int(rolled.argmax()), 280) for rolled in islice(emma.transformations(spot), 1, 4)]
         offsets = [(row - 150, column - 140) for row, column in places]
         assert all(len(set(one)) == 3 for one in zip(*offsets, strict=True))
         met += offsets
@@ -670,7 +670,7 @@ def settings(**changed):
 def test_what_is_optimised_and_how_is_the_sheets(training_of, name):
     training = training_of(name)
     assert (training.crop, training.batch, training.ema) == BATCHES[name]
-    networks = {"network": training.network, **training.beside}
+    networks = {"network": training.network, **training.auxiliary}
     names = {
         id(parameter): f"{owner}.{key}" for owner, one in networks.items() for key, parameter in one.named_parameters()
     }

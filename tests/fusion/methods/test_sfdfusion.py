@@ -37,7 +37,7 @@ def test_amplitudes_and_phases_left_as_they_are_give_back_the_image():
     made, (visible, infrared) = network(None).double(), random_pairs(1, 12, 10).double()
     made.ff1.forward = made.ff2.forward = lambda infrared, visible: infrared
     # Up to the 1e-8 that is added to both parts of a spectrum.
-    assert torch.allclose(made.spectral(visible, infrared), infrared, atol=1e-7)
+    assert torch.allclose(made.frequency_domain_fusion(visible, infrared), infrared, atol=1e-7)
 
 
 def test_a_constant_image_is_black_and_every_other_one_has_the_whole_range():

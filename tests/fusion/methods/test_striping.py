@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from fusion.methods.parts import striping
-from fusion.methods.parts.restormer import BaseBlock, striped_base
+from fusion.methods.parts.restormer import BaseFeatureExtraction, striped_base
 
 
 @pytest.mark.parametrize("borders", ["zeros", "reflect"])
@@ -16,7 +16,7 @@ def test_stripes_of_convolutions_give_the_whole_images_values(size, borders, mon
     first.register_forward_hook(lambda module, given, found: seen.append(given[0].shape[2]))
     maps = torch.randn(1, 3, *size)
     with torch.inference_mode():
-        found = striping.striped(lambda x: second(first(x)), (maps,), reach=2)
+        found = striping.apply_in_stripes(lambda x: second(first(x)), (maps,), reach=2)
         assert len(seen) == -(-size[0] // 4) and max(seen) <= 4 + 2 * 2
         assert torch.allclose(found, second(first(maps)), atol=1e-6)
 
@@ -32,7 +32,7 @@ def test_the_stripes_kept_rows_fill_the_image_once():
 @pytest.mark.parametrize("borders", ["zeros", "reflect"])
 def test_a_block_in_stripes_is_the_block(borders, monkeypatch):
     monkeypatch.setattr(striping, "PIXELS", 40)
-    block, maps = BaseBlock(16, borders), torch.randn(1, 16, 23, 10)
+    block, maps = BaseFeatureExtraction(16, borders), torch.randn(1, 16, 23, 10)
     with torch.inference_mode():
         wanted = block(maps)
         assert torch.allclose(striped_base(block)(maps), wanted, atol=1e-5 * float(wanted.max() - wanted.min()))

@@ -8,7 +8,7 @@ from scipy.ndimage import convolve
 from torchvision.models import vgg16
 
 from fusion.cost import count_parameters
-from fusion.methods.u2fusion import METHOD, information, network, shares
+from fusion.methods.u2fusion import METHOD, information, network, preservation_degrees
 from fusion.weights import write_state
 from fusion.weights.tensorflow import read_checkpoint
 from pipeline.stage import InputError
@@ -63,7 +63,7 @@ def test_information_is_the_mean_squared_laplacian_of_the_maps():
 
 def test_the_source_with_more_information_gets_the_larger_share():
     noise, flat = torch.rand(2, 1, 40, 40), torch.full((2, 1, 40, 40), 0.5)
-    found = shares(lambda images: [images], noise, flat, 0.1)
+    found = preservation_degrees(lambda images: [images], noise, flat, 0.1)
     assert torch.allclose(found.sum(0), torch.ones(2))
     assert (found[0] > found[1]).all()
 
