@@ -110,7 +110,7 @@ def read_comparison(args: argparse.Namespace, truth: Mapping[str, Any]) -> Compa
         raise InputError(f"--swaps {args.swaps}: expected at least 1000, for small p values")
     check_most(args.most_detections)
     if args.unit not in (None, "image") and not args.scenes:
-        raise InputError(f"--unit {args.unit} requires --scenes FILE")
+        raise InputError(f"--unit {args.unit} requires --scenes FILE, such as scenes.csv of the prepared split")
     files = runs_by_variant(args.predictions, args.brought)
     if stray := sorted(set(args.brought) - set(files)):
         raise InputError(f"--brought names {some_of(stray)}; expected variants that --predictions names, too")

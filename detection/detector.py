@@ -297,8 +297,8 @@ def _read_tensors(path: Path) -> Any:
             raise
         raise InputError(
             f"{path} is not a file of plain tensors ({type(error).__name__}). A file of ultralytics is a pickle, which "
-            "can run any code as it loads: if you trust its origin, detection.train reads it with --trust-weights, and "
-            "the weights that it writes can be tested"
+            "can run any code as it loads: if you trust its origin, detection.train reads it with --trust-weights (in "
+            "the configuration detection: trust_weights), and the weights that it writes can be tested"
         ) from None
 
 

@@ -267,7 +267,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     method = find_method(options.method) if own is None else own_method(own)
     weights = options.weights or (packaged_weights(options.method) if own is None else None)
     if entry.needs_weights and weights is None:
-        raise InputError(f"--method {options.method} needs --weights: this project ships no weights for it")
+        raise InputError(
+            f"--method {options.method} needs --weights: this project ships no weights for it; `python -m "
+            "fusion.weights` lists where they are published"
+        )
     if options.worse and own is not None and own.kind == "folder":
         raise InputError(
             f"--worse with --own {options.own}: the folder has only finished images; expected a method that can fuse "

@@ -139,7 +139,9 @@ def _check_header(path: Path, data: bytes) -> tuple[str, str]:
             f"{path} contains several images ({kind}); expected one (`magick 'FILE[0]' NEW` extracts the first)"
         )
     if mode in ("CMYK", "YCCK"):
-        raise InputError(f"{path} has the colours {mode}; expected grey or RGB")
+        raise InputError(
+            f"{path} has the colours {mode}; expected grey or RGB (`magick FILE -colorspace sRGB NEW` converts it)"
+        )
     if orientation in range(2, 9):
         if orientation > 4 and kind == "TIFF":
             width, height = height, width  # only for TIFF, Pillow's size is the one after rotation
@@ -204,7 +206,10 @@ def _check_pixels(path: Path, pixels: float) -> None:
 
 def _check_opaque(path: Path, opaque: bool) -> None:
     if not opaque:
-        raise InputError(f"{path} has an alpha channel that is not opaque everywhere; expected an image without one")
+        raise InputError(
+            f"{path} has an alpha channel that is not opaque everywhere; expected an image without one (`magick FILE "
+            "-alpha off NEW` removes it)"
+        )
 
 
 def _channels(image: np.ndarray) -> str:

@@ -1,14 +1,13 @@
-"""The documentation keeps up with the code: every error message that we raise is in docs/troubleshooting.md.
+"""docs/troubleshooting.md lists only error messages that the code raises, each once and with a cure below it.
 
-`python tests/test_docs.py` adds the messages that are missing there, to the section whose comment names their module,
-and takes out those that are no longer raised; what to do about a message is for people to write below it.
+It lists the messages whose cure the message itself does not say. `python tests/test_docs.py` prints the listed messages
+that are no longer raised, each with the most similar one that is.
 """
 
 import ast
+import difflib
 import re
 from pathlib import Path
-
-import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("pipeline", "fusion", "detection", "reports")
@@ -16,7 +15,7 @@ DOCUMENT = ROOT / "docs/troubleshooting.md"
 
 
 def fixed_words(node: ast.expr) -> str:
-    """Return a message as it stands in the code, what it fills in as an ellipsis."""
+    """Return a message as it is in the code, with an ellipsis for each value that is filled in."""
     match node:
         case ast.Constant(str(text)):
             return text
@@ -30,60 +29,44 @@ def fixed_words(node: ast.expr) -> str:
 def messages(file: Path) -> set[str]:
     """Return the messages of every InputError that a module raises; backticks become apostrophes."""
     raised = (node.exc for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Raise))
-    found = {
+    return {
         fixed_words(error.args[0]).replace("`", "'")
         for error in raised
         if isinstance(error, ast.Call) and getattr(error.func, "id", "") == "InputError"
     }
-    return {message for message in found if re.search(r"\w", message)}
 
 
-MODULES = {
-    file.relative_to(ROOT).as_posix(): found
-    for package in PACKAGES
-    for file in sorted((ROOT / package).rglob("*.py"))
-    if (found := messages(file))
-}
+RAISED = set().union(*(messages(file) for package in PACKAGES for file in (ROOT / package).rglob("*.py")))
+# The listed messages, each with the indented lines below it.
+LISTED = re.findall(r"^- `(.*)`\n((?:  .*\n)*)", DOCUMENT.read_text("utf-8"), re.MULTILINE)
 
 
-def listed() -> set[str]:
-    """Return the messages that the document lists: each begins a line, in backticks."""
-    return {line.split("`")[1] for line in DOCUMENT.read_text("utf-8").splitlines() if line.startswith("- `")}
+def stale() -> list[str]:
+    """Return the listed messages that are not raised."""
+    return [message for message, _ in LISTED if message not in RAISED]
 
 
-def update() -> None:
-    """Add and take out messages; what people wrote below a message goes with it."""
-    raised, known = set().union(*MODULES.values()), listed()
-    head, *sections = re.split(r"(?m)^(?=## )", DOCUMENT.read_text("utf-8"))
-    homes = [
-        set(re.findall(r"[\w/]+\.py", (re.search(r"<!--(.*?)-->", s, re.DOTALL) or ["", ""])[1])) for s in sections
-    ]
-    for number, section in enumerate(sections):
-        entries = re.split(r"(?m)^(?=- `)", section.rstrip("\n") + "\n")
-        kept = [e for e in entries if not e.startswith("- `") or e.split("`")[1] in raised]
-        last = number == len(sections) - 1  # takes what belongs nowhere
-        mine = [m for m in MODULES if m in homes[number] or (last and not any(m in home for home in homes))]
-        for message in sorted(set().union(*(MODULES[m] for m in mine)) - known):
-            kept.append(f"- `{message}`\n")
-            known.add(message)
-        sections[number] = "".join(kept).rstrip("\n") + "\n"
-    DOCUMENT.write_text(head + "\n".join(sections), encoding="utf-8")
+def test_messages_are_read_as_they_are_in_the_code():
+    node = ast.parse("""f"{path} has " + f'{len(names)} names; expected ' "one" """, mode="eval").body
+    assert fixed_words(node) == "… has … names; expected one"
 
 
-def test_messages_are_read_as_they_stand_in_the_code():
-    node = ast.parse("""f"{path} has " + f'{len(names)} names; wanted ' "one" """, mode="eval").body
-    assert fixed_words(node) == "… has … names; wanted one"
+def test_every_listed_message_is_raised():
+    assert stale() == [], "python tests/test_docs.py prints the most similar messages"
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_every_error_message_is_explained(module):
-    missing = sorted(MODULES[module] - listed())
-    assert not missing, f"docs/troubleshooting.md lacks messages of {module}: run python tests/test_docs.py"
+def test_every_listed_message_has_a_cure():
+    entries = [line for line in DOCUMENT.read_text("utf-8").splitlines() if line.startswith("- `")]
+    assert len(entries) == len(LISTED) > 0
+    assert [message for message, cure in LISTED if not cure.strip()] == []
 
 
-def test_no_message_is_explained_that_is_no_longer_raised():
-    assert sorted(listed() - set().union(*MODULES.values())) == []
+def test_no_message_is_listed_twice():
+    listed = [message for message, _ in LISTED]
+    assert [message for message in set(listed) if listed.count(message) > 1] == []
 
 
 if __name__ == "__main__":
-    update()
+    for message in stale():
+        similar = difflib.get_close_matches(message, RAISED, n=1, cutoff=0)
+        print(f"not raised:   {message}\nmost similar: {similar[0]}\n")

@@ -88,7 +88,10 @@ def train(
         InputError: there are fewer pairs than a batch, or a loss or gradient is NaN or infinite (checkpoints are kept).
     """
     if len(images) < settings.batch:
-        raise InputError(f"found {len(images)} pairs to train on; expected at least a batch of {settings.batch}")
+        raise InputError(
+            f"found {len(images)} pairs to train on; expected at least a batch of {settings.batch}: use a smaller "
+            "--batch"
+        )
     for network in (training.network, *training.auxiliary.values()):
         network.to(device, memory_format=torch.channels_last)
     average = copy.deepcopy(training.network).requires_grad_(False)

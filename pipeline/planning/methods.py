@@ -150,7 +150,9 @@ def choose_methods(
 def _shipped(method: str, packaged_weights: Callable[[str], Path | None]) -> str:
     path = packaged_weights(method)
     if path is None:
-        raise InputError(f"config: this project ships no weights for {method}; expected a weights file")
+        raise InputError(
+            f"config: this project ships no weights for {method}; expected the path of a file instead of `packaged`"
+        )
     # Relative where it can be: the path is an input of jobs, and a clone that was moved must not train again.
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
