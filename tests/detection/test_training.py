@@ -127,7 +127,7 @@ def test_interrupted_training_ends_where_an_undisturbed_one_ends(
     assert len(list((tmp_path / "killed").rglob("batch-*.pt"))) == min(7 // max(save_every, 1), loop.KEPT_CHECKPOINTS)
     caplog.set_level("INFO")
     resumed = run(tiny, tmp_path / "killed", *options, "--resume")
-    assert going_on in caplog.text and bool(going_on) == ("going on" in caplog.text)
+    assert going_on in caplog.text and bool(going_on) == ("resuming" in caplog.text)
     assert outcome(resumed) == outcome(undisturbed_adamw if optimizer == "AdamW" else undisturbed)
 
 
@@ -229,7 +229,7 @@ def test_progress_of_another_recipe_is_not_gone_on_with(tiny, tmp_path, monkeypa
         run(tiny, tmp_path, "--lr0", "0.001")
     caplog.set_level("INFO")
     run(tiny, tmp_path, "--resume")
-    assert "is of another recipe or other data; starting from scratch" in caplog.text
+    assert "are of another recipe or other data; starting from scratch" in caplog.text
     assert equal(weights_of(tmp_path), weights_of(undisturbed))
 
 

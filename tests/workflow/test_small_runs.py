@@ -48,7 +48,7 @@ def test_a_method_of_ones_own_is_checked_fused_and_scored(tmp_path):
     bad = {"fusion": {"methods": ["mine"], "own": {"mine": {"callable": "bad:fuse"}}}}
     target = ["--", "results/metrics/mine.csv"]
     text = snakemake(tmp_path, *target, overlays=[small, bad], check=False)
-    assert "wanted 0 to 1" in text and not (tmp_path / "results/data").exists()
+    assert "expected 0 to 1" in text and not (tmp_path / "results/data").exists()
     snakemake(tmp_path, *target, overlays=[small, mine])
     assert len(read_csv(tmp_path / "results/metrics/mine.csv")[0]) == 2
     assert "own_sha256" in read_csv(tmp_path / "results/fused/mine/manifest.csv")[1]
