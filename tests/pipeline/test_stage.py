@@ -33,4 +33,4 @@ def test_every_stage_knows_the_home_folder(tmp_path):
         stage, cwd=Path(__file__).parents[2], env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
-    assert result.stderr == f"error: --root {tmp_path}/absent is not a folder; expected the dataset's\n"
+    assert result.stderr == f"error: --root {tmp_path}/absent is not a folder; expected the folder of the dataset\n"
