@@ -1,9 +1,9 @@
 """Average precision from matched detections, with a weight for each scene, and its decomposition over the scenes.
 
 pycocotools matches detections and boxes once. Each image then has a weight, the number of times it counts. Weights of
-one give COCO's AP. Integer weights give the AP of a test set in which each image is repeated that often, so the draws
-of a bootstrap need no further run of the evaluator. A scene is the unit that was drawn into the test set: a single
-image if images were drawn one by one, otherwise a recorded sequence.
+one give COCO's AP. Integer weights give the AP of a test set in which each image is repeated that often, so bootstrap
+resamples need no further run of the evaluator. A scene is the sampling unit of the test set: a single image if images
+were sampled one by one, otherwise a recorded sequence or a place.
 """
 
 from collections.abc import Mapping, Sequence

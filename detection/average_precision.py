@@ -84,7 +84,8 @@ def add_most_option(parser: argparse.ArgumentParser) -> None:
         "--most-detections",
         type=int,
         default=MOST_DETECTIONS,
-        help=f"number of best detections per class and image that count, up to {MOST_ALLOWED} (default: %(default)s)",
+        help=f"number of highest-scoring detections per class and image that count, up to {MOST_ALLOWED} "
+        "(default: %(default)s)",
     )
 
 
@@ -93,7 +94,7 @@ def add_kept_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-detections",
         type=int,
-        help="number of best detections kept per image, of all classes together (default: as --most-detections)",
+        help="number of highest-scoring detections kept per image, over all classes (default: as --most-detections)",
     )
     add_most_option(parser)
 

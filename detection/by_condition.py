@@ -32,15 +32,15 @@ def describe_conditions(
         conditions: (N,) condition of each image, None if it is unknown.
         scene: (N,) index of the scene of each image.
         classes: K names.
-        samples: number of bootstrap draws.
-        seed: seed of the draws.
+        samples: number of bootstrap resamples.
+        seed: seed of the resamples.
         bands: variants that are single bands; those not in `matches` are left out.
 
     Returns:
         For each condition: `images`, `boxes`, `scenes` with boxes, `classes` (the number of boxes of each), and
         `remark`, on too few scenes or boxes, or empty; `variants`, for each variant the `AP` averaged over the classes
-        with boxes, `low`, `high` and the number of `undefined` draws; `differences`, for each variant (`first`) minus
-        each band (`second`) the `difference`, `low`, `high`.
+        with boxes, `low`, `high` and the number of `undefined` resamples; `differences`, for each variant (`first`)
+        minus each band (`second`), the `difference`, `low`, `high`.
     """
     names = np.array([name or "" for name in conditions])
     return {

@@ -29,11 +29,11 @@ class Comparison:
 
     Attributes:
         files: the predictions by variant and seed.
-        unit: the unit of a scene, one of `UNITS`.
+        unit: what counts as a scene, one of `UNITS`.
         scene: (N,) index of the scene of each image, images in the order of their ids.
         scenes: G, the number of scenes.
         file: the table of scenes, or None.
-        brought: external variants, whose detectors were trained elsewhere; they may have any number of files.
+        brought: external variants, whose detections were made elsewhere; they may have any number of files.
         most: number of detections per class and image that count.
         swaps: number of random sign flips in the test.
         seed: seed of the sign flips.
@@ -51,7 +51,7 @@ class Comparison:
 
     @property
     def seeds(self) -> list[int]:
-        """The seeds that every variant was trained with; external variants count only if there are no others."""
+        """The seeds of this project's variants; if all variants are external, the seeds of the first."""
         own = (by_seed for variant, by_seed in self.files.items() if variant not in self.brought)
         return sorted(next(own, next(iter(self.files.values()))))
 
@@ -83,8 +83,8 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--unit",
         choices=UNITS,
-        help="the unit that was drawn as a whole into the test set (default: the unit in dataset.json next to "
-        "--scenes, else sequence; without --scenes: image)",
+        help="sampling unit of the test set, resampled by the bootstrap and used as the unit of the tests (default: "
+        "with --scenes, the unit in the dataset.json next to it, or sequence; without --scenes, image)",
     )
     parser.add_argument("--conditions", type=Path, help="conditions.json of the split, if there is one")
     parser.add_argument(
@@ -92,12 +92,19 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="VARIANT",
-        help="external variants, whose detectors were trained elsewhere, with any number of files: they are excluded "
-        "from statements about methods, and do not change the statements about other variants",
+        help="external variants: their detections come from outside this project, and each may have any number of "
+        "prediction files. They get no statement about methods, and do not change the results of other variants",
     )
     add_most_option(parser)
-    parser.add_argument("--swaps", type=int, default=10_000, help="random sign flips per test (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of resamples and signs (default: %(default)s)")
+    parser.add_argument(
+        "--swaps", type=int, default=10_000, help="number of random sign flips per test (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the bootstrap resamples and of the sign flips (default: %(default)s)",
+    )
 
 
 def read_comparison(args: argparse.Namespace, truth: Mapping[str, Any]) -> Comparison:
@@ -178,7 +185,7 @@ def scenes_of(file: Path, unit: str, names: Sequence[str]) -> list[str]:
 
 
 def unit_of_split(scenes: Path) -> str:
-    """Return `split: unit` of the dataset.json next to `scenes`, which was drawn as a whole; else `sequence`."""
+    """Return the sampling unit of the split, `split: unit` in the dataset.json next to `scenes`; else `sequence`."""
     file = scenes.with_name("dataset.json")
     unit = read_json(file).get("split", {}).get("unit", "sequence") if file.is_file() else "sequence"
     if unit not in UNITS:

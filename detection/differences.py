@@ -2,26 +2,29 @@
 
 There are two separate statements.
 
-*These trained detectors differ.* Under the null hypothesis the two detectors are exchangeable: the detections of each
-scene could as well be the other detector's. Swapping them changes the sign of the scene's contribution to the
-difference (`detection.accumulation.scene_parts`). The observed sum is therefore compared with the sums under random
-signs, drawn for whole scenes and the same for all pairs. The largest statistic of all pairs under each choice of signs
-gives p values that are valid for the family. The scenes must be independent, and if there is no difference, the
-contribution of a scene must be as likely positive as negative; no distribution is assumed. The statement is about the
-detectors as trained: with other seeds it may be different.
+*These trained detectors differ.* This is a sign-flip test. The null hypothesis is that the two detectors are
+exchangeable: in each scene, their detections could be exchanged without changing their joint distribution. Exchanging
+them flips the sign of the scene's contribution to the difference (`detection.accumulation.scene_parts`). The observed
+sum over scenes is therefore compared with the sums under random sign flips, one sign for each scene and the same signs
+for all pairs of variants. Comparing each statistic with the distribution of the maximum over all pairs gives p values
+that control the family-wise error rate (maxT, step-down). The test assumes that scenes are independent and that, if the
+detectors do not differ, the contribution of a scene is distributed symmetrically about 0; it assumes no particular
+distribution. The statement is about these trained detectors (variance between trainings not included): with other seeds
+it may be different.
 
-*The methods differ.* With at least three seeds, the variance of training can be estimated as well. It is assumed equal
-for all trained variants and pooled over them, and added to the variance of the scenes. The difference is compared with
-a t distribution. The statement is made only if the first one holds as well.
+*The methods differ.* With at least three seeds, the variance between trainings can be estimated as well. It is assumed
+to be equal for all trained variants, pooled over them, and added to the variance between scenes. The difference is
+compared with a t distribution. The statement is made only if the first one holds as well.
 
-Neither statement is made from few scenes (`LEAST_SCENES`, `LEAST_EFFECTIVE`), because tests of a difference then do not
-keep their level. `benchmarks/verdict_calibration.py` measures the levels of both statements.
+Neither statement is made from few scenes (`LEAST_SCENES`, `LEAST_EFFECTIVE`), because the tests then exceed their
+nominal level. `benchmarks/verdict_calibration.py` measures the levels of both statements.
 
-Sources: R. A. Fisher, The design of experiments, 1935, section 21 (signs); P. H. Westfall and S. S. Young,
-Resampling-based multiple testing, 1993, algorithm 4.1 (largest of a family, step-down); S. Holm, A simple sequentially
-rejective multiple test procedure, 1979; F. E. Satterthwaite, An approximate distribution of estimates of variance
-components, 1946; B. Efron, The jackknife, the bootstrap and other resampling plans, 1982, chapter 6 (infinitesimal
-jackknife); R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, 1982 (better than both).
+Sources: R. A. Fisher, The design of experiments, 1935, section 21 (sign-flip test); P. H. Westfall and S. S. Young,
+Resampling-based multiple testing, 1993, algorithm 4.1 (step-down maxT); S. Holm, A simple sequentially rejective
+multiple test procedure, 1979; F. E. Satterthwaite, An approximate distribution of estimates of variance components,
+1946; B. Efron, The jackknife, the bootstrap and other resampling plans, 1982, chapter 6 (infinitesimal jackknife);
+R. L. Berger, Multiparameter hypothesis testing and acceptance sampling, 1982 (intersection-union test: better than both
+bands).
 """
 
 import math
@@ -38,10 +41,10 @@ from detection.inside import INSIDE
 from fusion.metrics.statistics import effective_number, holm
 
 LEVEL = 0.05  # of each family of differences, two-sided
-LEAST_SCENES = 12  # scenes with boxes
-LEAST_EFFECTIVE = 8.0  # effective number of scenes of equal size
-LEAST_SEEDS = 3  # for a statement about methods
-_BATCH = 2000  # swaps computed at once, which bounds the memory
+LEAST_SCENES = 12  # minimum number of scenes with boxes
+LEAST_EFFECTIVE = 8.0  # minimum effective number of scenes (Kish): of equal size and with the same variance
+LEAST_SEEDS = 3  # minimum number of seeds for a statement about methods
+_BATCH = 2000  # sign flips computed at once, which bounds the memory
 
 
 @dataclass(frozen=True)
@@ -49,9 +52,9 @@ class TrainingVariance:
     """The variance between the seeds of one recipe, pooled over the trained variants.
 
     Attributes:
-        total: variance of a variant's AP between seeds, without the effect of a seed that all variants share.
-        interaction: the part of `total` that is due to the finite number of test scenes, in which the detectors of
-            different seeds differ by chance.
+        total: variance of AP between seeds, after removal of the seed effect that is common to all variants.
+        interaction: the part of `total` that is due to the finite test set: detectors of different seeds differ by
+            chance in each scene, and with few scenes these differences do not average out.
         df: degrees of freedom of `total`, (S - 1)(V - 1).
         seeds: S.
         deviations: standard deviation of the AP of each trained variant over its seeds, as a check of the assumption
@@ -89,15 +92,19 @@ def split_by_scene(
 
 
 def too_few_scenes(boxes: np.ndarray) -> str:
-    """Return the reason why scenes with `boxes` (K, G) of each class are too few for a test; empty if they are not."""
+    """Return why there are too few scenes for a test, or an empty text if there are enough.
+
+    Args:
+        boxes: (K, G) number of boxes of each class in each scene.
+    """
     sizes = boxes.sum(axis=0)
     number, effective = int((sizes > 0).sum()), effective_number(sizes)
     if number < LEAST_SCENES:
         return f"{number} scenes have boxes; a test needs at least {LEAST_SCENES}"
     if effective < LEAST_EFFECTIVE:
         return (
-            f"{number} scenes have boxes, an effective number of {effective:.1f}; a test needs at least "
-            f"{LEAST_EFFECTIVE:g}"
+            f"{number} scenes have boxes, but their effective number is only {effective:.1f}; a test needs an "
+            f"effective number of at least {LEAST_EFFECTIVE:g}"
         )
     return ""
 
@@ -114,26 +121,28 @@ def compare(
 ) -> dict[str, Any]:
     """Compare the class averages of every pair of variants, and of every other variant with the single bands.
 
-    The comparison with the bands is confirmatory: a variant is ahead only if it is ahead of *both* bands (the larger of
-    two one-sided p values, Holm over the variants), and behind if it is behind *either* (Holm over variants and bands),
-    each at half of LEVEL. The comparison with fusion in the detector is confirmatory as well, by the same rule: a
-    variant is ahead only if it is ahead of every present variant of `inside` and `untrained`. All other pairs are
-    exploratory.
+    The comparison with the bands is confirmatory. A variant is `ahead` if its AP is higher than the AP of *both* bands
+    (the larger of the two one-sided p values, Holm over the variants), and `behind` if its AP is lower than the AP of
+    *at least one* band (one-sided tests, Holm over variants and bands); each is tested at half of LEVEL.
 
-    Variants of `inside` are compared with the bands in a family of their own, and their seeds count in the variance of
-    training only for pairs that include one of them. The comparison of all other variants with the bands is therefore
-    the same with and without them.
+    The comparison with fusion inside or after the detector is confirmatory as well, and follows the same rule: a
+    variant is `ahead` if its AP is higher than the AP of every variant of `inside` and `untrained` that was run. All
+    other pairs are exploratory.
+
+    Variants of `inside` are compared with the bands in a family of their own, and the variance between trainings
+    includes them only for pairs that contain one of them. The comparison of all other variants with the bands is
+    therefore the same whether variants of `inside` were run or not.
 
     Args:
         parts: from `split_by_scene`.
         boxes: (K, G) boxes of each class in each scene.
-        bands: variants that are single bands; absent ones are left out.
-        untrained: variants that were not trained themselves, and have no variance of training.
-        inside: variants whose detectors take both bands; absent ones are left out.
-        external: variants whose detections were made elsewhere. The variance of their training is unknown, so they are
-            not pooled, and there is no statement about methods for their pairs.
-        swaps: number of random choices of signs.
-        seed: seed of the signs.
+        bands: variants that are single bands; those that were not run are left out.
+        untrained: variants that were not trained themselves, so that they have no variance between trainings.
+        inside: variants whose detectors take both bands; those that were not run are left out.
+        external: variants whose detections were made elsewhere. Their variance between trainings is unknown, so they
+            are left out of the pooled variance, and there is no statement about methods for their pairs.
+        swaps: number of random sign flips.
+        seed: seed of the sign flips.
 
     Returns:
         A dictionary; values that are not tested or estimated are NaN.
@@ -142,15 +151,15 @@ def compare(
         - `scenes` with boxes, `scenes_effective`.
         - `training`: the values of a TrainingVariance, for pairs without a variant of `inside`; None with too few
           seeds.
-        - `comparisons`: for every pair `first`, `second`, `difference`, `confirmatory` (exactly one of the two is a
+        - `comparisons`: for every pair, `first`, `second`, `difference`, `confirmatory` (exactly one of the two is a
           band, or exactly one is in `inside` or `untrained`), `p_trained` and `p_methods` (adjusted for the family),
           `trained_differ`, `methods_differ`, and `methods_low` and `methods_high`, the bounds of the 95 % t interval of
-          the difference of the methods (for this pair only, not adjusted).
+          the difference of the methods (not adjusted for the number of pairs).
         - `against_bands`: for every variant that is not a band, for `trained` and `methods`: `p_ahead`, `p_behind`
           (adjusted) and `verdict`, one of `ahead`, `behind` and `not shown`.
         - `against_inside`: the same for every variant that is neither a band nor in `inside` or `untrained`, compared
-          with the variants in these two.
-        - `inside`: the names of the present variants of `inside` and `untrained`.
+          with the variants of `inside` and `untrained`.
+        - `inside`: the names of the variants of `inside` and `untrained` that were run.
     """
     names = list(parts)
     rivals = [name for name in names if name in (*inside, *untrained)]
@@ -168,7 +177,8 @@ def compare(
         if values.shape[1] >= LEAST_SEEDS and len(trained) > 1:
             shares = boxes[boxes.any(axis=1)]
             shares = shares / shares.sum(axis=1, keepdims=True)
-            # Variants of one image only, so that variants fused inside the detector do not change their results.
+            # Only variants whose detector takes a single image, so that variants that fuse inside the detector do not
+            # change the results of the others.
             of_image = [n for n in trained if names[n] not in inside]
             training = training_variance([names[n] for n in of_image], by_seed[of_image], shares.mean(axis=0))
             by_class = values.mean(axis=1)
@@ -222,16 +232,16 @@ def compare(
 def swap_test(
     parts: np.ndarray, pairs: Sequence[tuple[int, int]], swaps: int = 10_000, seed: int = 0
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Test every pair of rows of `parts` (V, G) by random signs of the differences in the scenes.
+    """Test the difference between every pair of rows of `parts` (V, G) by random sign flips, one sign per scene.
 
-    The statistic of a pair is the sum of its differences in the scenes, divided by the root of the sum of their
-    squares, which does not depend on the signs. The observed signs count as one of the swaps, so p is at least
+    The statistic of a pair is the sum of its differences over the scenes, divided by the root of the sum of their
+    squares, which does not depend on the signs. The observed signs count as one more sign flip, so p is at least
     1 / (swaps + 1).
 
     Returns:
-        Three arrays (pairs,): two-sided p values for the whole family (step-down of the largest statistic), and
-        unadjusted one-sided p values for the first of the pair above the second, and below it. A pair that is equal in
-        all scenes has p = 1.
+        Three arrays (pairs,): two-sided p values adjusted for the whole family (step-down maxT), unadjusted one-sided p
+        values for "first > second", and unadjusted one-sided p values for "first < second". A pair that is equal in all
+        scenes has p = 1.
     """
     first, second = (list(side) for side in zip(*pairs, strict=True))
     norm = np.sqrt(((parts[first] - parts[second]) ** 2).sum(axis=1))
@@ -266,10 +276,10 @@ def scene_variance(parts: np.ndarray, shares: np.ndarray) -> float:
 
         [sum d_s^2 - H D^2] / (1 - H), with H = sum h_s^2,
 
-    is unbiased for any inequality of the scenes, but too small if the scenes agree by chance. The infinitesimal
-    jackknife, sum (d_s - h_s D)^2, class by class, does not become that small, but is too small on average if the
-    scenes have unequal sizes, because a large scene pulls D towards itself. For scenes of equal size both estimates are
-    the variance of a mean.
+    is unbiased for scenes of any sizes, but comes out too small if the contributions happen to be similar. The
+    infinitesimal jackknife, sum (d_s - h_s D)^2, computed per class, is less affected by such chance agreement, but is
+    biased downwards if the scenes have unequal sizes, because a large scene pulls D towards its own contribution. For
+    scenes of equal size, both estimates are the variance of a mean.
 
     Args:
         parts: (K, G) contribution of each scene to the difference in each class; the difference is averaged over the
@@ -289,11 +299,11 @@ def scene_variance(parts: np.ndarray, shares: np.ndarray) -> float:
 def training_variance(names: Sequence[str], parts: np.ndarray, share: np.ndarray) -> TrainingVariance:
     """Return the variance of a variant's AP between seeds, and the part of it that is due to the finite test set.
 
-    A seed gives all variants the same order of images and the same random augmentation, so the effect of a seed that
-    all variants share cancels in a difference. Variants and seeds form a two-way table; the mean square of the
-    residuals, without the effects of rows and columns, is the total variance. The same residuals, scene by scene, give
-    the part of it that is due to these scenes (the unbiased estimate in `scene_variance`), which the variance of a
-    difference over scenes already includes.
+    A seed gives all variants the same order of images and the same random augmentation. Therefore the seed effect that
+    is common to all variants cancels in a difference. Variants and seeds form a two-way table. The total variance is
+    the mean square of its residuals, after the effects of rows and columns are removed. The same residuals, computed
+    per scene, give the part of the total variance that is due to the finite number of scenes (the unbiased estimate in
+    `scene_variance`). The variance of a difference over scenes already includes this part.
 
     Args:
         names: the V trained variants.
@@ -331,7 +341,7 @@ def _standard_error(
 
 
 def _one_sided(variants: int, pairs: Sequence[tuple[int, int]], above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Return the one-sided p values (V, V) for the variant of the row above the variant of the column."""
+    """Return the (V, V) table of one-sided p values; entry [i, j] tests whether variant i is better than variant j."""
     table = np.full((variants, variants), np.nan)
     for (i, j), p, reverse in zip(pairs, above, below, strict=True):
         table[i, j], table[j, i] = p, reverse
@@ -349,15 +359,17 @@ def _verdicts(
 def verdicts_against(
     names: Sequence[str], rows: Sequence[str], opponents: Sequence[str], above: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """Return the verdict for each of `rows`: ahead of all opponents, behind any of them, or not shown.
+    """Return the verdict for each of `rows` from one-sided tests against the opponents, with Holm's correction.
 
-    The rows are one family.
+    `ahead`: the AP of the row is higher than the AP of all opponents. `behind`: it is lower than the AP of at least one
+    of them. `not shown`: neither. The rows are one family.
 
     Args:
         names: the V variants.
         rows: variants to judge.
-        opponents: variants to compare them with; absent ones are left out, and if all are absent the result is empty.
-        above: (V, V) one-sided p values for the variant of the row above the variant of the column.
+        opponents: variants to compare them with; those not in `names` are left out. Without opponents, the result is
+            empty.
+        above: (V, V) one-sided p values; entry [i, j] tests whether variant i is better than variant j.
     """
     columns = [n for n, name in enumerate(names) if name in opponents]
     judged = [names.index(name) for name in rows]

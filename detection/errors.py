@@ -1,32 +1,32 @@
 """Count the kinds of error that each detector makes, and compute the gain in AP50 from fixing each kind.
 
-The kinds of error and their fixes are those of TIDE (Bolya et al., ECCV 2020), with a foreground overlap of 0.5 and a
-background overlap of 0.1. A detection that matches no box has the first of these kinds whose condition on its overlaps
-with the true boxes is met:
+The kinds of error and their fixes are the error types of TIDE (Bolya et al., ECCV 2020), with a foreground IoU
+threshold of 0.5 and a background IoU threshold of 0.1. A detection that matches no box has the first of these kinds
+whose condition on its IoU with the true boxes is met:
 
     localisation   0.1 to 0.5 with a box of its class; fixed by moving it to the true box
     class          0.5 or more with a box of another class; fixed by giving it the true class
-    duplicate      0.5 or more with a box of its class that a stronger detection matches; fixed by removing it
+    duplicate      0.5 or more with a box of its class that a higher-scoring detection matches; fixed by removing it
     background     0.1 or less with all boxes; fixed by removing it
     both           all others, between 0.1 and 0.5 with a box of another class; fixed by removing it
 
 A box is `missed` if no detection matches it and it is not the nearest box of a localisation or class error; it is fixed
-by not counting the box. Fixing assigns each box at most once, to the strongest of the localisation and class errors
-nearest to it. The other ones, and errors nearest to a box that is matched already, are removed.
+by not counting the box. Fixing assigns each box at most once: among the localisation and class errors nearest to the
+box, to the one with the highest score. The others, and errors nearest to a box that is matched already, are removed.
 
-The gain of a kind is AP50 with all errors of only that kind fixed, minus AP50 as it is; AP50 is the average over the
-classes with boxes. Two further gains are for all errors at once: `false_positive` removes every detection that matches
-no box, `false_negative` counts only the boxes that are found. The gains of different kinds do not add up to the gap to
-perfect AP. A class in which fixing would leave no box to count keeps an AP of 0.
+The gain of a kind is AP50 with all errors of only that kind fixed, minus the measured AP50; AP50 is the average over
+the classes with boxes. Two further gains are for all errors at once: `false_positive` removes every detection that
+matches no box, `false_negative` counts only the boxes that are found. The gains of different kinds do not add up to the
+gap to perfect AP. A class in which fixing would leave no box to count keeps an AP of 0.
 
-The matches of detections and boxes are those of pycocotools, as for average precision. Only the `--most-detections`
-best detections per class and image count; others are not errors. A detection in a crowd that matches no box is neither
-a match nor an error, and crowds are never missed. Detections of all scores count, not only from 0.25 on.
+Detections and boxes are matched by pycocotools, as for average precision. Only the `--most-detections` highest-scoring
+detections per class and image count; others are not errors. A detection in a crowd that matches no box is neither a
+match nor an error, and crowds are never missed. No score threshold is applied.
 
-The log-average miss rate of people is that of pedestrian detection (Dollár et al., PAMI 2012): the geometric mean, as
-in their code, of the miss rate at nine numbers of false positives per image, evenly spaced in logarithm from 0.01 to 1.
-At each number, the last point of the curve at or below it is used, or a miss rate of 1 if there is no such point. Boxes
-of all sizes count, only crowds are ignored, and the overlap is 0.5.
+The log-average miss rate of people is defined as in pedestrian detection (Dollár et al., PAMI 2012): the geometric
+mean, as in their code, of the miss rates at nine values of false positives per image, evenly spaced on a log scale from
+0.01 to 1. At each value, the last point of the curve at or below it is used, or a miss rate of 1 if there is no such
+point. Boxes of all sizes count, only crowds are ignored, and the IoU threshold is 0.5.
 
 Writes errors.json:
 
@@ -35,7 +35,7 @@ Writes errors.json:
                 or it has no box; `classes`, for each class its `boxes`, `AP50` and `gains`
     people      the class of the miss rate, null if there is none
 
-and with --curves a CSV with the precision-recall curve of every detector at an overlap of 0.5.
+and with --curves a CSV with the precision-recall curve of every detector at an IoU of 0.5.
 """
 
 import argparse
@@ -152,7 +152,7 @@ def _kinds(
     The second array is -1 for other detections.
 
     Args:
-        shared: (D, G) overlaps.
+        shared: (D, G) IoU.
         same: (D, G) whether detection and box have the same class.
         matched: (D,) whether the detection matches a box.
         found: (G,) whether the box is matched.
@@ -348,7 +348,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         help="predictions.json of every variant and seed",
     )
     parser.add_argument(
-        "--brought", nargs="*", default=[], metavar="VARIANT", help="external variants, whose seeds may be different"
+        "--brought", nargs="*", default=[], metavar="VARIANT", help="external variants; they may have other seeds"
     )
     add_most_option(parser)
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")

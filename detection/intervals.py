@@ -1,7 +1,7 @@
-"""Confidence intervals of average precision: a bootstrap over the scenes of the test set, for the detectors as trained.
+"""Compute confidence intervals of average precision for these trained detectors, by a bootstrap of the test scenes.
 
-Whole scenes are drawn with replacement, the same for all variants. The intervals therefore describe the uncertainty due
-to the choice of test images, and not the variation of training.
+Whole scenes are resampled with replacement, with the same resamples for all variants. The intervals therefore describe
+the uncertainty due to the choice of test images; they do not include the variance between trainings.
 
 Sources: B. Efron and R. J. Tibshirani, An introduction to the bootstrap, 1993, chapter 13; A. C. Davison and D. V.
 Hinkley, Bootstrap methods and their application, 1997, section 3.8 (whole groups).
@@ -27,15 +27,15 @@ def bootstrap(
     samples: int = 1000,
     seed: int = 0,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Return each variant's measured AP, (K + 1,), and its AP in every draw, (samples, K + 1), the average last.
+    """Return each variant's measured AP, (K + 1,), and in every resample, (samples, K + 1), the average last.
 
-    Values are means over the training seeds, which are not drawn. The average is over the classes with boxes.
+    Values are means over the training seeds, which are not resampled. The average is over the classes with boxes.
 
     Args:
         matches: for each variant and each of its seeds, the matches of every class.
         scene: (N,) index of the scene of each image.
-        samples: number of draws.
-        seed: seed of the draws.
+        samples: number of bootstrap resamples.
+        seed: seed of the resamples.
     """
     scenes, index = np.unique(scene, return_inverse=True)
     weights = np.ones((samples + 1, len(scene)))
@@ -67,12 +67,13 @@ def describe(
     Args:
         classes: K names.
         boxes: (K, G) number of boxes of each class in each scene.
-        measured: measured values from `bootstrap`, or differences of those of two variants.
-        drawn: values in the draws from `bootstrap`, or differences of those of two variants.
+        measured: measured values from `bootstrap`, or their differences between two variants.
+        drawn: values in the resamples from `bootstrap`, or their differences between two variants.
 
     Returns:
-        For each variant, for each class and `Average`: `AP`, `low`, `high` (NaN for a single scene, or if no draw is
-        defined), `boxes`, `scenes` with boxes, the number of `undefined` draws, and `remark`, on few boxes, or empty.
+        For each variant, for each class and `Average`: `AP`, `low`, `high` (NaN for a single scene, or if AP is
+        defined in no resample), `boxes`, `scenes` with boxes, `undefined` (the number of resamples without the class),
+        and `remark`, on few boxes, or empty.
     """
     rows = np.concatenate([boxes, boxes.sum(axis=0, keepdims=True)])
     facts = [(int(row.sum()), int((row > 0).sum()), effective_number(row)) for row in rows]

@@ -1,11 +1,11 @@
-"""Late fusion: pool the boxes of the visible and the infrared detector; nothing is trained.
+"""Late fusion: merge the detections of the visible and the infrared detector; nothing is trained.
 
-This is the baseline for pixel fusion, because with both bands available one can simply run both detectors. Boxes are
-pooled per class, by weighted boxes fusion (the default) or by non-maximum suppression, and scored like every other
-variant.
+This is the baseline for pixel fusion, because with both bands available one can simply run both detectors. Detections
+are merged per class, by weighted boxes fusion (the default) or by non-maximum suppression, and scored like the
+detections of every other variant.
 
-Writes `predictions.json` and `ap.json` as detection.test does. The settings are the published ones and were chosen
-before any result was seen; none is tuned on the test images.
+Writes `predictions.json` and `ap.json` as detection.test does. The settings are published ones and were chosen before
+any result was seen; none is tuned on the test images.
 
 Weighted boxes fusion: R. Solovyev, W. Wang, T. Gabruseva, Weighted boxes fusion, Image and Vision Computing, 2021.
 """
@@ -81,7 +81,7 @@ def pool(
     pooling: str = "weighted",
     kept: int = MOST_DETECTIONS,
 ) -> list[dict[str, Any]]:
-    """Return the two detectors' COCO results pooled, at most `kept` per image, as many as each detector keeps.
+    """Return the merged COCO results of two detectors, at most `kept` per image, as many as each detector keeps.
 
     Detections without a positive score are ignored.
     """
@@ -125,7 +125,7 @@ def read_tested(folder: Path, band: str, truth: Mapping[str, Any]) -> tuple[dict
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Pool the boxes, score them and write the results."""
+    """Merge the detections, score them and write the results."""
     args = _parse(argv)
     truth = read_truth(args.truth)
     conditions = read_conditions(args.conditions)
@@ -181,7 +181,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--pooling",
         choices=POOLING,
         default="weighted",
-        help="weighted boxes fusion, or non-maximum suppression of the pooled boxes (default: weighted)",
+        help="weighted boxes fusion, or non-maximum suppression of the merged boxes (default: weighted)",
     )
     parser.add_argument("--conditions", type=Path, help="conditions.json of the split, if there is one")
     return parser.parse_args(argv)

@@ -1,11 +1,14 @@
-"""Leakage of a split: the share of test images for which training contains a similar image.
+"""Measure the leakage of a split: the share of test images for which the training set contains a similar image.
 
-Three measures: by number (a training image's number differs by at most 1, 3 or 10), by scene (the sequence, or the
-place, of the test image is also in training), and by content (the most similar training image is a near duplicate).
-The last is a lower bound, because two images of one scene look different once a car has moved or the camera has turned.
+There are three measures:
 
-The command prints a table of the leakage of the included splits of M3FD, by names and scenes only, and of prepared
-datasets.
+- by image number: the number of a training image, the last number in its name, differs by at most 1, 3 or 10;
+- by scene: the training set contains an image of the same sequence, or of the same place;
+- by content: the most similar training image is a near duplicate. This share is a lower bound, because two images of
+  one scene look different once a car has moved or the camera has turned.
+
+The command prints a table of leakage for the included splits of M3FD and for prepared datasets. For the included
+splits it has only the measures by image number and by scene, which need no images.
 """
 
 import argparse
@@ -25,19 +28,19 @@ from detection.truth import read_truth
 from pipeline.artefacts import read_json
 from pipeline.stage import InputError, run
 
-# Largest share of test pairs that may also be in training, pixel for pixel.
+# Largest share of test pairs that may also be in the training set, pixel for pixel.
 MOST_EXACT = 0.01
-# Differences of image numbers up to which a training image is a neighbour of a test image.
+# A training image is a neighbour of a test image if their image numbers differ by at most this.
 WITHIN = (1, 3, 10)
 
 
 def measure_exposure(scenes: Mapping[str, Scene], train: Sequence[str], test: Sequence[str]) -> dict[str, Any]:
-    """Return the shares of test images that have a neighbour, their sequence or their place in training.
+    """Return the shares of test images with a neighbour, an image of their sequence or of their place in training.
 
-    `neighbours` is the share of test images, for each distance in `WITHIN`, with a training image whose name differs
+    `neighbours` is, for each distance in `WITHIN`, the share of test images with a training image whose name differs
     only in its last number, by at most that distance; None if no test image has a number. `adjacent` lists the test
-    images with a neighbour within 1. `sequence` and `place` are the shares of test images whose sequence, and whose
-    place, is also in training.
+    images for which the image number of a training image differs by at most 1. `sequence` and `place` are the shares of
+    test images for which the training set contains an image of the same sequence, and of the same place.
     """
     known = {numbering(name)[:2] for name in train}
     numbered = [(name, *numbering(name)[:2]) for name in test if numbering(name)[1] >= 0]
@@ -62,7 +65,7 @@ def measure_leakage(
     """Return the shares of `measure_exposure`, and the share of test images with a near duplicate in training.
 
     `share` = `near_duplicates` / `images`. `nearest` names the most similar training image of each test image. `exact`
-    is the number of test pairs whose pixels are the same as those of a training pair in both bands; they are near
+    is the number of test pairs that are identical to a training pair in all pixels of both bands; they count as near
     duplicates as well.
     """
     stacks = [np.stack([summaries[name].descriptor for name in names]) for names in (test, train)]
@@ -87,12 +90,12 @@ def measure_leakage(
 
 def exposure_words(leakage: Mapping[str, Any]) -> str:
     """Return the shares of `measure_exposure` as a sentence."""
-    near = [f"{share:.1%} within {within}" for within, share in leakage["neighbours"].items() if share is not None]
-    numbers = f"an image whose number is close: {', '.join(near)}; " if near else ""
+    near = [f"at most {within}: {share:.1%}" for within, share in leakage["neighbours"].items() if share is not None]
+    numbers = f"an image whose number differs by {', by '.join(near)}; " if near else ""
     return (
-        f"shares of the {leakage['images']} test images for which training has {numbers}their sequence: "
-        f"{leakage['sequence']:.1%}; their place: {leakage['place']:.1%}; a near duplicate: at least "
-        f"{leakage['share']:.1%}"
+        f"shares of the {leakage['images']} test images for which the training set contains {numbers}an image of the "
+        f"same sequence: {leakage['sequence']:.1%}; an image of the same place: {leakage['place']:.1%}; a near "
+        f"duplicate: at least {leakage['share']:.1%}"
     )
 
 

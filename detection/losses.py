@@ -1,14 +1,14 @@
-"""The drop in AP of each variant when one band of the test images is corrupted, for one kind of corruption.
+"""Measure the loss in AP of each variant when one band of the test images is corrupted, for one kind of corruption.
 
 AP at each level is computed as in Table II. The intervals come from the same bootstrap of whole scenes with the same
 resamples, so that every difference is between values of one resample. The *loss* of a variant is its AP on the
 uncorrupted images minus the mean AP over the levels; the *kept* share is that mean divided by the AP on the uncorrupted
-images (mPC and rPC of Michaelis et al., arXiv 1907.07484). All values are means over the seeds. A variant that does not
-see the corrupted band loses nothing and is not compared. The loss of each other variant is compared with the smallest
-loss. These comparisons are exploratory: the variant with the smallest loss is picked after seeing the losses, and the
-intervals are not adjusted for that.
+images (mPC and rPC of Michaelis et al., arXiv 1907.07484). All values are means over the seeds. A variant whose
+detector does not see the corrupted band loses nothing and is not compared. The loss of each other variant is compared
+with the smallest loss. These comparisons are exploratory: the variant with the smallest loss is picked after seeing the
+losses, and the intervals are not adjusted for this choice.
 
-`late` pools the boxes of both bands' detectors at each level, as its row of Table II does.
+`late` merges the detections of the visible and the infrared detector at each level, as in Table II.
 
 Writes losses.json:
 
@@ -43,7 +43,7 @@ from pipeline.artefacts import read_json, sha256_json, write_json, write_json_li
 from pipeline.stage import InputError, run
 
 Files = dict[str, dict[int, Path]]  # predictions by variant and seed
-UNCORRUPTED = "as it is"  # the level of the images without corruption, as the table calls it
+UNCORRUPTED = "uncorrupted"  # name of the level without corruption, also in the table
 # Settings that the tests on corrupted and on uncorrupted images must share.
 SAME = ("image_size", "confidence", "nms_iou", "max_detections")
 
@@ -159,7 +159,7 @@ def read_tested(folder: Path, clean: Files) -> dict[str, Any]:
 
     Raises:
         InputError: its variant has no predictions on the uncorrupted images, or its seeds, detectors or test settings
-            differ from those of these predictions.
+            differ from the seeds, detectors or test settings of these predictions.
     """
     file = folder / TESTED
     facts = read_json(file)

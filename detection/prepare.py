@@ -1,10 +1,18 @@
-"""Prepare a dataset for detection: check it, split it, and write the ground truth that every variant shares.
+"""Prepare a dataset for detection: check it, split it, and write the ground truth that is used for every variant.
 
-Writes `train.txt` and `test.txt` (file stems), `truth_train.json` and `truth_test.json` (COCO) of the chosen label set,
-`truth_sets.json` (ground truth of the test images by every label set, `detection.label_sets`), `scenes.csv` (sequence
-and place of every image), `leakage.json` (how many test pairs have a neighbour, their scene or a near duplicate in
-training), `conditions.json` (day, night, ... of every image), and last `dataset.json`: the folders of the pairs, how
-they were split, and the warnings about labels.
+A variant is what a detector sees: the visible images, the infrared images, or the images of one fusion method.
+
+Writes:
+
+    train.txt, test.txt                   file stems of the training and the test pairs
+    truth_train.json, truth_test.json     ground truth of the chosen label set, in COCO's format
+    truth_sets.json                       ground truth of the test images in every label set (`detection.label_sets`)
+    scenes.csv                            sequence and place of every image
+    leakage.json                          shares of the test pairs for which the training set contains a neighbouring
+                                          frame, a frame of the same scene, or a near duplicate
+    conditions.json                       condition of every image (day, night, ...)
+    dataset.json                          folders of the pairs, description of the split, warnings about labels;
+                                          written last
 """
 
 import argparse
@@ -163,7 +171,10 @@ def scene_facts(scenes: Mapping[str, Scene], split: Split) -> dict[str, Any]:
 
 
 def _unit(scenes: Mapping[str, Scene], leakage: Mapping[str, Any]) -> str:
-    """Return the unit that is resampled in statistics of the test set: place, unless places are in both parts."""
+    """Return the sampling unit of the test set.
+
+    It is the image if every image is a scene of its own, else the sequence if a place is in both parts, else the place.
+    """
     if len({scene.place for scene in scenes.values()}) == len(scenes):
         return "image"
     return "sequence" if leakage["place"] else "place"
@@ -217,34 +228,36 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
         "--classes",
         nargs="+",
         metavar="NAME",
-        help="folders: the classes in order of their numbers; other datasets: their own classes, in the order of the "
-        "numbers in YOLO labels",
+        help="class names in the order of their class ids; with a dataset other than `--dataset folders`: its classes, "
+        "in the order of the ids in your YOLO labels",
     )
     parser.add_argument(
         "--unlabelled",
         choices=("refuse", "background"),
         default="refuse",
-        help="an image without a label file is an error, or is an image without objects (default: refuse)",
+        help="refuse: stop with an error if an image has no label file; background: treat the image as one without "
+        "objects (default: refuse)",
     )
     parser.add_argument(
         "--leave-out",
         nargs="+",
         default=[],
         metavar="NAME",
-        help="folders: classes among --classes whose boxes are ignored",
+        help="(only with --dataset folders) classes among --classes whose boxes are ignored",
     )
     for kind in ("visible", "infrared"):
         parser.add_argument(
             f"--{kind}",
             nargs="+",
             metavar="DIR",
-            help=f"folders: folders of {kind} images, relative to the root (default: {kind})",
+            help=f"(only with --dataset folders) folders of the {kind} images, relative to --root (default: {kind})",
         )
     parser.add_argument(
         "--labels",
         nargs="+",
         metavar="PATH",
-        help="folders: folders of Pascal VOC or YOLO files, or COCO .json files, below the root (default: labels)",
+        help="(only with --dataset folders) folders of Pascal VOC or YOLO files, or COCO .json files, relative to "
+        "--root (default: labels)",
     )
     parser.add_argument(
         "--label-set",
@@ -252,13 +265,14 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar=("NAME", "PATH"),
-        help="folders: the paths of one of several label sets, instead of --labels; give it once per set",
+        help="(only with --dataset folders) name and paths of one label set; repeat the option for each set; replaces "
+        "--labels",
     )
     parser.add_argument(
         "--truth",
         metavar="NAME",
-        help="the label set that detectors are trained with and that Table II is scored with; also `union` if there "
-        "are several (default: the first)",
+        help="the label set used for training and for Table II; with several sets, also `union` for their union "
+        "(default: the first set)",
     )
     add_band_options(parser)
 
@@ -287,24 +301,31 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--split",
         choices=SPLITS,
         default="own",
-        help="own: the dataset's own split; random: --train and --test pairs drawn with --seed; scene-blocked: whole "
-        "places or sequences drawn with --seed until the test set has about --test pairs; list: two files of names; "
-        "the others: lists of M3FD's names that are included here, drawn by this project or published "
-        "(detection/lists) (default: own)",
+        help="own: the dataset's own split; random: --train and --test pairs sampled at random (--seed); "
+        "scene-blocked: whole places or sequences sampled at random (--seed) until the test set has about --test "
+        "pairs, so that none of them is in both parts; list: the names in the files --train-list and --test-list; the "
+        "others: fixed splits of M3FD, either published or sampled by this project (files in detection/lists) "
+        "(default: own)",
     )
-    parser.add_argument("--train", type=int, metavar="N", help="random: training pairs")
-    parser.add_argument("--test", type=int, metavar="N", help="random, scene-blocked: test pairs")
+    parser.add_argument("--train", type=int, metavar="N", help="number of training pairs, with --split random")
+    parser.add_argument(
+        "--test", type=int, metavar="N", help="number of test pairs, with --split random or scene-blocked"
+    )
     parser.add_argument(
         "--scenes",
         type=Path,
         metavar="FILE",
-        help="CSV with the name, the sequence and, if known, the place of every image (default: the dataset's own "
-        "scenes, else found from numbers in names and from images)",
+        help="CSV with the name, the sequence and, if known, the place of every image (default: the scenes that come "
+        "with the dataset; otherwise estimated from frame numbers in the file names and from image similarity)",
     )
-    parser.add_argument("--train-list", type=Path, metavar="FILE", help="list: names of the training images")
-    parser.add_argument("--test-list", type=Path, metavar="FILE", help="list: names of the test images")
-    parser.add_argument("--limit-train", type=int, metavar="N", help="use a random subset of N training images at most")
-    parser.add_argument("--limit-test", type=int, metavar="N", help="use a random subset of N test images at most")
+    parser.add_argument(
+        "--train-list", type=Path, metavar="FILE", help="file with the names of the training images, with --split list"
+    )
+    parser.add_argument(
+        "--test-list", type=Path, metavar="FILE", help="file with the names of the test images, with --split list"
+    )
+    parser.add_argument("--limit-train", type=int, metavar="N", help="use a random subset of at most N training images")
+    parser.add_argument("--limit-test", type=int, metavar="N", help="use a random subset of at most N test images")
     parser.add_argument("--seed", type=int, default=0, help="seed of a random split and of the limits (default: 0)")
     return parser.parse_args(argv)
 

@@ -1,9 +1,9 @@
 """Scenes: the sequence of every image (a run of frames at one place) and its place (one or more sequences).
 
-Scenes are taken from a file of the user, else from the dataset's own information, else from the images. From images,
-they are found by `RULE`: frames whose names differ only in their last number are sorted by it, and a sequence ends
-where the image changes strongly, measured by a similarity that is robust to a moving camera. Sequences with near
-duplicates of each other are one place.
+Scenes are taken from a file of the user, else from the scenes that come with the dataset. Without either, they are
+estimated from the file names and the images, by `RULE`: frames whose names differ only in their last number are sorted
+by this number, and a sequence ends where the image changes strongly, measured by a similarity that is robust to a
+moving camera. Sequences with near duplicates of each other are one place.
 """
 
 import csv

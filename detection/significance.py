@@ -1,22 +1,26 @@
-"""Confidence intervals of each AP, and tests of which variants differ, over the scenes of the test set.
+"""Compute confidence intervals of AP and test which variants differ, with the scenes of the test set as the unit.
 
-The detections of each detector are matched with the ground truth once (`detection.accumulation`). A bootstrap of whole
-scenes gives the confidence intervals (`detection.intervals`), and the contribution of each scene to a difference gives
-the tests (`detection.differences`). A scene is the unit that was drawn as a whole into the test set: `--scenes` names a
-table of the sequence and the place of each image. Without it, each image counts as a scene, and the result states this.
+The detections of each detector are matched with the ground truth once (`detection.accumulation`). The confidence
+intervals come from a bootstrap of whole scenes (`detection.intervals`). The tests use the contribution of each scene to
+a difference (`detection.differences`). A scene is the sampling unit of the test set: all its images were sampled
+together. `--scenes` is a CSV file with the sequence and the place of each image. Without it, each image counts as a
+scene, and the result states this.
 
 Writes significance.json:
 
     variants        for each variant, class and `Average`: AP, low, high, boxes, scenes, undefined resamples, remark
-    comparisons     for every two variants: the difference of the averages with the interval for these trained
-                    detectors, and two statements, `trained_differ` (these trained detectors differ) and
-                    `methods_differ` (with at least three seeds). Pairs of a band, or of a way to fuse inside the
-                    detector, and another variant are `confirmatory` and also contain the differences of the `classes`;
-                    all other pairs are exploratory
-    against_bands   for every variant that is not a band, by both statements: ahead of both bands, behind either, or not
-                    shown, with the reason
-    inside          the ways to fuse inside the detector that were run, among stacked, twostream and late
-    against_inside  for every other variant that is not a band, the same against `inside`: ahead of each, behind any
+    comparisons     for every two variants: the difference of the averages, its confidence interval for these trained
+                    detectors (variance between trainings not included), and two statements: `trained_differ`, these
+                    trained detectors differ, and `methods_differ`, the methods differ (variance between trainings
+                    included; with at least three seeds). Pairs of a single band and another variant, and pairs of a
+                    row in `inside` and another variant, are `confirmatory` and also contain the differences of the
+                    `classes`; all other pairs are exploratory
+    against_bands   for every variant that is not a band, a verdict for these trained detectors (`trained`) and one for
+                    the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
+                    AP than at least one band), or `not shown`, with the reason
+    inside          the rows that fuse inside the detector (stacked, twostream) or after it (late) and that were run
+    against_inside  the same verdicts for every remaining fused variant, compared with the rows in `inside`: `ahead`
+                    (higher AP than all of them), `behind` (lower AP than at least one), or `not shown`
     untested        the reason why no test is possible, or empty
     conditions      with `--conditions`, for each condition: the averages and their differences from the bands, with
                     intervals, and the number of boxes, images and scenes; exploratory
@@ -50,8 +54,8 @@ from detection.truth import read_truth
 from pipeline.artefacts import sha256_json, write_json
 from pipeline.stage import InputError, run
 
-# Why there is no statement about methods for external rows.
-EXTERNAL = "the variation between trainings is unknown for external detections"
+# The reason why there is no statement about methods for external rows.
+EXTERNAL = "the variance between trainings is unknown for external detections"
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -76,8 +80,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {
         "method": comparison.method,
         "correction": (
-            f"the distribution of the largest of {judged.family} differences under {args.swaps} random sign flips of "
-            "scenes for trained detectors, and by Holm's procedure for methods"
+            f"maxT over {judged.family} pairs with {args.swaps} random sign flips of scenes (trained detectors) and "
+            "Holm's procedure over the same pairs (methods)"
         ),
         "confidence": 1 - LEVEL,
         "samples": args.samples,
@@ -106,7 +110,7 @@ class Judgement:
 
     Attributes:
         compared: the result of `compare_rows`, with a `reason` for each verdict.
-        family: the number of differences that the tests between rows of this project are corrected for.
+        family: the number of pairs over which the tests between this project's own rows are corrected.
         matches: for each variant and seed, the matches of each class.
         boxes: (K, G) number of boxes of each class in each scene.
         digests: digests of the predictions, by variant and seed.
@@ -139,9 +143,9 @@ def compare_rows(
 ) -> tuple[dict[str, Any], int]:
     """Return the result of `detection.differences.compare` for all rows, and the number of pairs of own rows.
 
-    External rows do not change the results of the others: the project's own rows are compared by themselves and
-    corrected for the number of their pairs, whereas comparisons with an external row are corrected for all pairs. An
-    external row is represented by the mean over its files for every seed, because its variation is not used.
+    External rows do not change the results of the project's own rows: tests between own rows are corrected over the
+    pairs of own rows, whereas tests that include an external row are corrected over all pairs. For every seed, an
+    external row is represented by the mean over its files, because its variance between trainings is not used.
     """
     seeds = len(comparison.seeds)
     same = {
@@ -192,7 +196,10 @@ def reason_not_shown(
         return f"seeds: {seeds}; a statement about methods requires {LEAST_SEEDS}"
     if math.isnan(entry["p_ahead"]):
         return EXTERNAL if brought else "nothing to compare with"
-    return f"p {entry['p_ahead']:.3f} for ahead, {entry['p_behind']:.3f} for behind; expected below {LEVEL / 2}"
+    return (
+        f"one-sided p = {entry['p_ahead']:.3f} for a higher AP, {entry['p_behind']:.3f} for a lower AP; significance "
+        f"level {LEVEL / 2}"
+    )
 
 
 def _log(result: Mapping[str, Any]) -> None:
@@ -224,7 +231,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         nargs="+",
         default=[],
         metavar="CLASS",
-        help="the classes that the detectors know, if they do not know all: the others are excluded from averages",
+        help="classes on which the detectors were trained, if not all; the other classes are left out of averages",
     )
     parser.add_argument("--output", type=Path, required=True, help="the JSON file to write")
     return parser.parse_args(argv)

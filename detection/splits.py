@@ -1,8 +1,8 @@
 """Splits into training and test images: the dataset's own, random, by whole scenes, or from lists.
 
 Names are file stems. A split is the same on every machine: random choices use NumPy's PCG64 over the sorted names.
-Lists of splits of M3FD are included in `detection/lists`; some were drawn by this project, others are published ones,
-and the README there names their sources.
+Fixed splits of M3FD are included in `detection/lists`, either published or sampled by this project; the README there
+names their sources.
 """
 
 from collections import Counter
@@ -64,7 +64,7 @@ DRAWS = 1000
 class Split:
     """The names of the training and the test images, each sorted, and how they were chosen.
 
-    For a split by scenes, `by` is the unit that was drawn as a whole: `place` or `sequence`.
+    For a split by scenes, `by` is the sampling unit: `place` or `sequence`.
     """
 
     kind: str
@@ -146,23 +146,23 @@ def included_split(kind: str, names: Sequence[str]) -> Split:
 
 
 def scene_split(scenes: Mapping[str, Scene], boxes: Mapping[str, Mapping[str, int]], test: int, seed: int) -> Split:
-    """Split by scenes: draw whole places or sequences until the test set has about `test` images.
+    """Split by scenes: sample whole places or sequences until the test set has about `test` images.
 
     Scenes are visited in a seeded random order. Each scene that still fits into `test` images is added to the test set;
     all others are training scenes. The test set may therefore have fewer images than `test`, but never more. Up to
     `DRAWS` orders are tried. The first one is taken for which every class that has boxes in at least two scenes is in
     training and in test, and few test images have a neighbour in training (`MOST_NEIGHBOURS`). The unit is the place if
-    this leaves enough places in both parts (`ENOUGH`), else the sequence if there are enough sequences, else whichever
-    has a valid draw, places first.
+    this leaves enough places in both parts (`ENOUGH`), otherwise the sequence if there are enough sequences. If there
+    are enough of neither, the unit is the place, or the sequence if no order of the places gives a valid split.
 
     Args:
         scenes: scene of every image, by name.
         boxes: for each class, the number of its boxes in each image that has any.
         test: the target number of test images.
-        seed: seed of the draws.
+        seed: seed of the orders.
 
     Raises:
-        InputError: no draw has images and every class in both parts.
+        InputError: no order gives images and every class in both parts.
     """
     for least in (ENOUGH, 1):
         for unit in ("place", "sequence"):

@@ -1,15 +1,16 @@
-"""Whether the result depends on the label set: score every detector with every label set of the dataset.
+"""Test whether the result depends on the label set: score every detector with every label set of the dataset.
 
 The detectors are those trained with the chosen label set; nothing is trained again. Each label set gives average
 precision, an order of the variants, and the same verdict against the single bands as `detection.significance` gives for
-the chosen set (`docs/protocol.md`). All sets are compared on the same scenes with the same random signs. Differences
-between the verdicts of the sets are reported but not tested.
+the chosen set (`docs/protocol.md`). All sets are compared on the same scenes with the same random sign flips.
+Differences between the verdicts of the sets are reported but not tested.
 
 Writes truths.json:
 
     truth       the chosen label set
     several     whether there is more than one label set; if not, nothing is scored and the rest is empty
-    statement   the subject of the verdicts: `methods` with at least three seeds, else these `trained` detectors
+    statement   what the verdicts are about: `methods` with at least three seeds, else `trained` (these trained
+                detectors)
     sets        for each label set: `boxes` of each class, `AP` of each variant (mean over the seeds) by class and
                 `Average`, `seeds` with the same for each seed, `order` of the variants, best first; `untested`,
                 `scenes`, `training`, `against_bands`, `inside` and `against_inside` as in significance.json

@@ -6,8 +6,8 @@
     train: ../../data/split/truth_train.json
     test: ../../data/split/truth_test.json
     names: [People, Car, ...]
-    suffix: _RGB                   what file stems have after the name; absent if nothing
-    infrared_range: [7000, 9000]   the counts of levels 0 and 255 if files have 16-bit counts; absent otherwise
+    suffix: _RGB                   suffix of the file stems that is not part of the name; absent if there is none
+    infrared_range: [7000, 9000]   raw values that are mapped to 0 and 255 in 16-bit files; absent for 8-bit files
 
 A variant that is fused inside the detector (`detection.inside`) has more keys; its `images` are the visible ones:
 
@@ -131,7 +131,7 @@ def read_data(path: Path, part: Part) -> Data:
     if counts is not None and not (
         isinstance(counts, list) and len(counts) == 2 and all(isinstance(count, (int, float)) for count in counts)
     ):
-        raise InputError(f"{path}: `infrared_range` is {counts!r}; expected a list of two counts")
+        raise InputError(f"{path}: `infrared_range` is {counts!r}; expected a list of two raw values")
     images = match_images(truth, [path.parent / folder for folder in content["images"]], manifest, suffix)
     digests = {name: sha256_file(file) for name, file in images.items()}
     if manifest:

@@ -1,6 +1,6 @@
 """Corrupt one band of the test images at fixed levels, for robustness tests on images unlike the training images.
 
-    infrared_shift          shifted to the right by 2, 4, 8, 16 pixels: misregistered bands
+    infrared_shift          shifted to the right by 2, 4, 8, 16 pixels, which misregisters the bands
     infrared_noise          Gaussian noise, standard deviation .08, .12, .18, .26, .38 of the range
     infrared_blur           Gaussian blur, standard deviation 1, 2, 3, 4, 6 pixels
     infrared_contrast       difference from the image's mean times .4, .3, .2, .1, .05
@@ -13,22 +13,22 @@
     visible_missing         the whole image black, or grey at its mean
     infrared_missing        the whole image black, or grey at its mean
 
-The levels are named 1 to 5; those of the shift are named by their pixels, those of a missing band `black` and `grey`.
-Pixels are those of the original image. Values are rounded to nearest and clipped to 0..255. Random numbers depend only
-on the kind and the name of the image: on every machine, all levels of an image have the same noise, columns, light and
-cloud.
+The levels are named 1 to 5, except for the shift (the number of pixels) and a missing band (`black` and `grey`).
+Lengths are in pixels of the original image. Values are rounded to nearest and clipped to 0..255. Random numbers depend
+only on the kind of corruption and the name of the image: on every machine, all levels of an image have the same noise,
+columns, light and cloud.
 
-Names and severities are those of ImageNet-C: D. Hendrycks and T. Dietterich, Benchmarking neural network robustness to
+Names and severities follow ImageNet-C: D. Hendrycks and T. Dietterich, Benchmarking neural network robustness to
 common corruptions and perturbations, ICLR 2019 (gaussian_noise, gaussian_blur, contrast, fog, jpeg_compression). C.
 Michaelis et al., Benchmarking robustness in object detection, arXiv 1907.07484, applied them to detectors; H. R.
 Medeiros et al., WiSE-OD, arXiv 2507.18925, to the infrared images of LLVIP and FLIR, as LLVIP-C and FLIR-C.
 Differences:
 
-- only one band is corrupted; pixels are those of the original image, not of images of 224 pixels; values are rounded,
-  not truncated;
-- the octaves of the fog halve at every severity and its share increases at each (theirs: 1.5, 2, 2.5, 2.5, 3, with
-  rougher clouds);
-- darkness is their contrast with black instead of the mean as reference;
+- only one band is corrupted; lengths are in pixels of the original image, not of an image resized to 224 pixels; values
+  are rounded, not truncated;
+- at every severity, each octave of the fog has half the weight of the previous octave, and the fog has a larger share
+  than at the severity below (ImageNet-C: 1.5, 2, 2.5, 2.5, 3, with rougher clouds);
+- darkness is the contrast of ImageNet-C with black instead of the mean as reference;
 - shift, dead columns, glare and a missing band are not part of ImageNet-C. The veil of the glare decreases as
   1 / (1 + (distance / radius)^2), the inverse square law of veiling glare far from its source.
 
@@ -169,21 +169,26 @@ _MISSING = {word: word for word in ("black", "grey")}
 
 CORRUPTIONS: dict[str, Corruption] = {
     "infrared_shift": Corruption(
-        "infrared", shift, {str(n): n for n in (2, 4, 8, 16)}, "infrared moved to the right, in pixels"
+        "infrared",
+        shift,
+        {str(n): n for n in (2, 4, 8, 16)},
+        "infrared image shifted to the right by the given number of pixels",
     ),
-    "infrared_noise": Corruption("infrared", grey_noise, _NOISE, "Gaussian noise in infrared"),
-    "infrared_blur": Corruption("infrared", blur, _severities(1, 2, 3, 4, 6), "infrared blurred"),
-    "infrared_contrast": Corruption("infrared", contrast, _FACTORS, "low contrast in infrared"),
+    "infrared_noise": Corruption("infrared", grey_noise, _NOISE, "Gaussian noise in the infrared image"),
+    "infrared_blur": Corruption("infrared", blur, _severities(1, 2, 3, 4, 6), "blurred infrared image"),
+    "infrared_contrast": Corruption("infrared", contrast, _FACTORS, "infrared image with low contrast"),
     "infrared_dead_columns": Corruption(
-        "infrared", dead_columns, _severities(0.01, 0.02, 0.05, 0.1, 0.2), "dead columns in infrared"
+        "infrared", dead_columns, _severities(0.01, 0.02, 0.05, 0.1, 0.2), "dead columns in the infrared image"
     ),
-    "visible_darkness": Corruption("visible", darkness, _FACTORS, "visible darkened"),
-    "visible_glare": Corruption("visible", glare, _severities(0.4, 0.6, 0.8, 1, 1.5), "glare in visible"),
-    "visible_fog": Corruption("visible", fog, _severities(1.5, 2, 2.5, 3, 3.5), "fog in visible"),
-    "visible_noise": Corruption("visible", colour_noise, _NOISE, "Gaussian noise in visible"),
-    "visible_jpeg": Corruption("visible", jpeg, _severities(25, 18, 15, 10, 7), "visible as strong JPEG"),
-    "visible_missing": Corruption("visible", missing, _MISSING, "visible missing"),
-    "infrared_missing": Corruption("infrared", missing, _MISSING, "infrared missing"),
+    "visible_darkness": Corruption("visible", darkness, _FACTORS, "darkened visible image"),
+    "visible_glare": Corruption("visible", glare, _severities(0.4, 0.6, 0.8, 1, 1.5), "glare in the visible image"),
+    "visible_fog": Corruption("visible", fog, _severities(1.5, 2, 2.5, 3, 3.5), "fog in the visible image"),
+    "visible_noise": Corruption("visible", colour_noise, _NOISE, "Gaussian noise in the visible image"),
+    "visible_jpeg": Corruption(
+        "visible", jpeg, _severities(25, 18, 15, 10, 7), "visible image with strong JPEG compression"
+    ),
+    "visible_missing": Corruption("visible", missing, _MISSING, "visible image missing"),
+    "infrared_missing": Corruption("infrared", missing, _MISSING, "infrared image missing"),
 }
 
 
@@ -266,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m pipeline.corruptions", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--kind", choices=CORRUPTIONS, required=True, help="kind of corruption, which includes the band"
+        "--kind", choices=CORRUPTIONS, required=True, help="kind of corruption; its name begins with the band"
     )
     parser.add_argument("--levels", nargs="+", metavar="LEVEL", help="levels of the kind (default: all)")
     parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")

@@ -9,8 +9,8 @@ A file is refused in every format for:
   checksum for deflate only. Uncompressed TIFF, BMP and WebP have none, so that only truncation is detected;
 - an EXIF orientation other than upright: boxes and the other band may refer to the pixels as stored or as displayed;
 - several images in one file, alpha that is not opaque everywhere, and colours other than grey and RGB;
-- samples other than 8-bit ones, except 16-bit counts of an infrared camera, which are converted to levels by a range
-  that the caller states.
+- samples other than 8-bit ones, except the 16-bit raw values of an infrared camera, which are mapped to levels if the
+  caller gives their range.
 """
 
 import io
@@ -39,7 +39,7 @@ def read_image(path: Path, counts: Range | None = None) -> np.ndarray:
 
     Args:
         path: the file.
-        counts: for a file with 16-bit samples, the counts that become levels 0 and 255; see `levels`.
+        counts: for a file with 16-bit samples, the raw values that are mapped to 0 and 255; see `levels`.
 
     Raises:
         InputError: the file is missing, damaged, of an unsupported kind, or has more than MOST_PIXELS pixels; with
@@ -58,7 +58,7 @@ def read_grey(path: Path, counts: Range | None = None) -> np.ndarray:
 
 
 def levels(counts: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Return counts as uint8 levels: 0 up to `low`, 255 from `high`, linear and rounded to nearest in between."""
+    """Return raw values as uint8 levels: 0 up to `low`, 255 from `high`, linear and rounded to nearest in between."""
     return np.rint(np.clip((counts.astype(np.float64) - low) / (high - low), 0, 1) * 255).astype(np.uint8)
 
 
@@ -104,9 +104,9 @@ def _read(path: Path, counts: Range | None, grey: bool) -> np.ndarray:
         return levels(image, *counts)
     if image.dtype != np.uint8:
         raise InputError(
-            f"{path} has {8 * image.itemsize}-bit samples ({image.dtype}); expected 8-bit samples, or infrared counts "
-            "of 16 bits with --infrared-range LOW HIGH (infrared_range: [LOW, HIGH] in the configuration), the same "
-            "for all images"
+            f"{path} has {8 * image.itemsize}-bit samples ({image.dtype}); expected 8-bit samples, or 16-bit "
+            "infrared images with --infrared-range LOW HIGH (infrared_range: [LOW, HIGH] in the configuration), the "
+            "same for all images"
         )
     if image.ndim == 2:
         return image

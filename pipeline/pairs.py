@@ -46,8 +46,8 @@ _KEYS = "--visible-suffix and --infrared-suffix, in the configuration visible_su
 class Bands:
     """How the files of the two bands are distinguished and read.
 
-    A suffix is the end of the stems of one band's files, and not part of a pair's name. `infrared_range` are the counts
-    that become levels 0 and 255 if infrared files have 16-bit samples; None if they have 8-bit levels.
+    A suffix is the end of the stems of one band's files, and not part of a pair's name. If infrared files have 16-bit
+    samples, `infrared_range` is the pair of raw values that are mapped to 0 and 255; None if they have 8-bit levels.
     """
 
     visible_suffix: str = ""
@@ -82,15 +82,16 @@ def add_band_options(parser: argparse.ArgumentParser) -> None:
             f"--{band}-suffix",
             default="",
             metavar="TEXT",
-            help=f"the end of the stems of {band} files after the pair's name, such as {example} (default: nothing)",
+            help=f"optional suffix of the {band} file names (before the extension) that is not part of the pair's "
+            f"name, such as {example}",
         )
     add(
         "--infrared-range",
         type=float,
         nargs=2,
         metavar=("LOW", "HIGH"),
-        help="the counts of 16-bit infrared files that become levels 0 and 255, the same for all files (default: files "
-        "are 8-bit)",
+        help="raw values of 16-bit infrared images that are mapped to 0 and 255, for all images alike; not needed for "
+        "8-bit images",
     )
 
 
@@ -98,7 +99,7 @@ def given_bands(options: argparse.Namespace) -> Bands:
     """Return the bands in the options of `add_band_options`; raise InputError for an invalid range."""
     counts = options.infrared_range
     if counts is not None and not (all(map(math.isfinite, counts)) and counts[0] < counts[1]):
-        raise InputError(f"--infrared-range {counts[0]:g} {counts[1]:g}: expected two counts, the lower first")
+        raise InputError(f"--infrared-range {counts[0]:g} {counts[1]:g}: expected two raw values, the lower first")
     return Bands(options.visible_suffix, options.infrared_suffix, None if counts is None else tuple(counts))
 
 

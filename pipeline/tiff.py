@@ -52,8 +52,8 @@ def check(path: Path, data: bytes, most_pixels: int) -> None:
     samples = [f"{b}-bit {_SAMPLES.get(f, f'format {f}')}" for b, f in zip(bits, formats * len(bits), strict=False)]
     if set(samples) - {"1-bit unsigned", "8-bit unsigned", "16-bit unsigned", "16-bit signed"} or len(set(samples)) > 1:
         raise InputError(
-            f"{path} has {', '.join(sorted(set(samples)))} samples; expected 8-bit unsigned samples, or infrared "
-            "counts of 16 bits with --infrared-range LOW HIGH (infrared_range: [LOW, HIGH] in the configuration)"
+            f"{path} has {', '.join(sorted(set(samples)))} samples; expected 8-bit unsigned samples, or 16-bit "
+            "infrared images with --infrared-range LOW HIGH (infrared_range: [LOW, HIGH] in the configuration)"
         )
     colours = {1: 1, 3: 1, 2: 3, 6: 3}.get(photometric)
     if colours is None:

@@ -22,7 +22,7 @@ from pipeline.stage import InputError
 
 KINDS = ("folder", "callable", "model", "command")
 PLACEHOLDERS = ("{visible}", "{infrared}", "{output}")
-WATCH_HELP = "other files and folders that your own code reads; their digests are recorded with those of the code"
+WATCH_HELP = "further files and folders that your method or metric reads; their SHA-256 digests are recorded"
 PACKAGES = ("pipeline", "fusion", "detection", "reports")  # packages of this project, which have revisions instead
 
 
@@ -33,7 +33,7 @@ class OwnMethod:
     Attributes:
         kind: one of KINDS.
         target: the folder, `package.module:name`, file or command.
-        watch: other files and folders that it reads, such as weights that a function loads itself.
+        watch: further files and folders that it reads, such as weights that a function loads itself.
     """
 
     kind: str

@@ -108,7 +108,7 @@ def test_fused_images_and_metrics_are_those_of_the_levels_and_say_the_range(root
 
 @pytest.mark.parametrize("given", [["9000", "7000"], ["7000", "7000"], ["nan", "7000"]])
 def test_a_range_that_is_none_is_refused(root, given):
-    with pytest.raises(InputError, match="expected two counts, the lower first"):
+    with pytest.raises(InputError, match="expected two raw values, the lower first"):
         audit.main([*FOLDERS, "--root", str(root), "--infrared-range", *given])
 
 

@@ -88,7 +88,8 @@ def test_the_same_seed_gives_the_same_p_values(rng):
         (np.concatenate([np.ones((2, 11)), np.zeros((2, 9))], axis=1), "11 scenes have boxes"),
         (
             np.array([[100.0] * 5 + [1] * 15]),
-            "20 scenes have boxes, an effective number of 5.3; a test needs at least 8",
+            "20 scenes have boxes, but their effective number is only 5.3; "
+            "a test needs an effective number of at least 8",
         ),
         (np.zeros((2, 20)), "0 scenes have boxes"),
         (np.ones((2, 1)), "1 scenes have boxes"),

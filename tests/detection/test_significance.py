@@ -112,7 +112,7 @@ def test_no_method_is_said_to_be_ahead_by_brought_detections(folder):
     written = run(folder, "--brought", "fnet", seeds=(0, 1, 2))
     verdict = written["against_bands"]["fnet"]
     assert verdict["trained"]["verdict"] == "ahead" and verdict["methods"]["verdict"] == "not shown"
-    assert verdict["methods"]["reason"] == "the variation between trainings is unknown for external detections"
+    assert verdict["methods"]["reason"] == "the variance between trainings is unknown for external detections"
 
 
 def test_a_brought_row_of_any_number_of_files_changes_nothing_that_is_said_of_the_others(folder):

@@ -257,7 +257,10 @@ def test_leakage_stands_below_the_table(example):
     write_json(run.split / "leakage.json", facts)
     write(run)
     text = (run.tables / "table2.md").read_text()
-    for said in ("12.5% within 1", "their sequence 25.0%, their place 100.0%", "a lower bound, 50.0%"):
+    for said in (
+        "differs by at most 1: 12.5%, by at most 3: 20.0%; an image of the same sequence: 25.0%",
+        "an image of the same place: 100.0%; a near duplicate: at least 50.0%",
+    ):
         assert said in text
 
 
