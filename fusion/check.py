@@ -96,16 +96,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fusion.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--own", required=True, metavar="KIND=TARGET", help="the method, see docs/own-method.md")
+    parser.add_argument("--own", required=True, metavar="KIND=TARGET", help="the method; see docs/own-method.md")
     parser.add_argument("--watch", type=Path, nargs="+", default=[], help=WATCH_HELP)
     parser.add_argument("--weights", type=Path, help="weights file of a callable that is a torch.nn.Module")
     parser.add_argument("--visible", type=Path, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, nargs="+", help="folders of infrared images")
     add_band_options(parser)
-    parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to fuse; default all")
+    parser.add_argument(
+        "--names", type=Path, nargs="+", help="text files with the names of the pairs (default: all pairs)"
+    )
     parser.add_argument("--first", action="store_true", help="use only the first pair; the others need not exist")
-    parser.add_argument("--colour", choices=COLOURS, default="auto", help="how colour is fused; see pipeline/colour.py")
-    parser.add_argument("--size", type=int, nargs=2, default=[320, 240], help="width and height of the noise, pixels")
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="colour handling, as in fusion.fuse")
+    parser.add_argument(
+        "--size", type=int, nargs=2, default=[320, 240], help="width and height of the noise images in pixels"
+    )
     parser.add_argument("--output", type=Path, required=True, help="JSON file to write")
     options = parser.parse_args(argv)
 

@@ -224,18 +224,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m fusion.cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}, or with --own any name")
-    parser.add_argument("--own", metavar="KIND=TARGET", help="the user's own method, see docs/own-method.md")
+    parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}; with --own, any name")
+    parser.add_argument("--own", metavar="KIND=TARGET", help="your own method; see docs/own-method.md")
     parser.add_argument(
-        "--weights", type=Path, help="weights file or folder; default random weights, which cost the same"
+        "--weights", type=Path, help="weights file or folder (default: random weights, which cost the same)"
     )
     parser.add_argument(
-        "--size", type=int, nargs=2, default=[320, 320], metavar=("WIDTH", "HEIGHT"), help="pixels; default 320 320"
+        "--size",
+        type=int,
+        nargs=2,
+        default=[320, 320],
+        metavar=("WIDTH", "HEIGHT"),
+        help="size of the images in pixels (default: 320 320)",
     )
     parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of a network's convolutions")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
-    parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
-    parser.add_argument("--repeats", type=int, default=5, help="number of timed calls for the median; default 5")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: all that this process may use)")
+    parser.add_argument("--repeats", type=int, default=5, help="number of timed calls for the median (default: 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="JSON file to write the cost to as well")
     options = parser.parse_args(argv)
 

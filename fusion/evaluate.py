@@ -239,7 +239,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--fused-suffix",
         default="",
         metavar="TEXT",
-        help="text at the end of the fused files' stems that is no part of the pair's name; default nothing",
+        help="suffix of the fused files' names that is not part of the pair's name (default: none)",
     )
     add("--names", type=Path, metavar="FILE", help="list of names to score, one per line, for example a test split")
     add(

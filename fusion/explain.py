@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, required=True, help="folder for the figures and insides.json")
     parser.add_argument("--colour", choices=COLOURS, default="auto", help="as in fusion.fuse (default: auto)")
     parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
-    parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: all that this process may use)")
     options = parser.parse_args(argv)
 
     bands = given_bands(options)

@@ -1,10 +1,12 @@
 """Stage: fuse every pair of two folders with one method.
 
-Writes one image for each visible image, named by its stem, and manifest.csv. A run that was killed resumes where it
-stopped: a journal in the output folder records each written image, the settings, and the digests of the sources.
+Writes one fused image per pair, and manifest.csv. An image has the name of its visible image, with the extension .png
+or .jpg and without the --visible-suffix. A run that was killed resumes where it stopped: a journal in the output folder
+records each written image, the settings, and the SHA-256 digests of the sources.
 
-With `--worse`, the pairs are fused from a folder in which pipeline.corruptions corrupted one band, each level into its
-own folder in the output. The colour mode is still chosen from the original pairs.
+With `--worse FOLDER`, corrupted pairs that pipeline.corruptions wrote are fused instead of the original pairs. The
+images of each corruption level go to a separate folder in the output. The colour mode is still chosen from the original
+pairs.
 """
 
 import argparse
@@ -224,38 +226,82 @@ def weights_digest(weights: Path | None) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Fuse a folder of pairs."""
-    parser = argparse.ArgumentParser(
-        prog="python -m fusion.fuse", description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m fusion.fuse", description=__doc__)
+    parser.add_argument(
+        "--method", required=True, help=f"one of: {', '.join(METHODS)}; with --own, any name for your method"
     )
-    parser.add_argument("--method", required=True, help=f"one of: {', '.join(METHODS)}, or with --own any name")
-    parser.add_argument("--own", metavar="KIND=TARGET", help="the user's own method, see docs/own-method.md")
-    parser.add_argument("--watch", type=Path, nargs="+", default=[], help=WATCH_HELP)
+    parser.add_argument(
+        "--own",
+        metavar="KIND=TARGET",
+        help="your own method: folder=FOLDER of fused images, callable=package.module:name, model=FILE (ONNX or "
+        "TorchScript), or command=PROGRAM with {visible}, {infrared} and {output}; see docs/own-method.md",
+    )
+    parser.add_argument("--watch", type=Path, nargs="+", default=[], metavar="PATH", help=WATCH_HELP)
     parser.add_argument(
         "--weights",
         type=Path,
-        help="weights file, or folder of files as the authors publish it; default the weights that this project ships",
+        metavar="PATH",
+        help="weights file, or a folder as the authors publish it (default: the weights included in this project, if "
+        "it has some for this method)",
     )
-    parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
-    parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
-    add_band_options(parser)
-    parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to fuse, one per line; default all")
     parser.add_argument(
-        "--worse", type=Path, help="folder of corrupted pairs that pipeline.corruptions wrote, to fuse instead"
+        "--visible", type=Path, required=True, nargs="+", metavar="FOLDER", help="folders of visible images"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder for the fused images and manifest.csv")
-    parser.add_argument("--colour", choices=COLOURS, default="auto", help="how colour is fused; see pipeline/colour.py")
+    parser.add_argument(
+        "--infrared", type=Path, required=True, nargs="+", metavar="FOLDER", help="folders of infrared images"
+    )
+    add_band_options(parser)
+    parser.add_argument(
+        "--names",
+        type=Path,
+        nargs="+",
+        metavar="FILE",
+        help="text files with the names of the pairs to fuse, one per line (default: all pairs)",
+    )
+    parser.add_argument(
+        "--worse",
+        type=Path,
+        metavar="FOLDER",
+        help="folder written by pipeline.corruptions; fuse its corrupted pairs instead of the original pairs",
+    )
+    parser.add_argument(
+        "--output", type=Path, required=True, metavar="FOLDER", help="folder for the fused images and manifest.csv"
+    )
+    parser.add_argument(
+        "--colour",
+        choices=COLOURS,
+        default="auto",
+        help="colour handling; grey: a grey image; ycbcr-studio, ycbcr-full: fuse the luma and keep the chroma of the "
+        "visible image, in studio range (luma 16..235) or full range (0..255); auto: ycbcr-studio if at least half of "
+        "the visible images are in colour, else grey (default: auto)",
+    )
     parser.add_argument(
         "--treatment",
         choices=TREATMENTS,
         default="equal",
-        help="how the fused luma is mapped into 0..1: equal clips it; authors does what the method's authors do, such "
-        "as a stretch",
+        help="post-processing of the fused luma; equal: clip it to 0..1, the same for all methods; authors: as in the "
+        "code of the method's authors, such as a contrast stretch (default: equal)",
     )
-    parser.add_argument("--format", choices=["png", "jpg"], default="png", help="format of the images; png is lossless")
-    parser.add_argument("--quality", type=int, default=95, help="quality of jpg, 1..100")
-    parser.add_argument("--precision", choices=PRECISIONS, default="fp32", help="precision of a network's convolutions")
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one")
-    parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
+    parser.add_argument(
+        "--format", choices=["png", "jpg"], default="png", help="format of the images; png is lossless (default: png)"
+    )
+    parser.add_argument("--quality", type=int, default=95, metavar="N", help="JPEG quality, 1 to 100 (default: 95)")
+    parser.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="number type of a network's convolutions; auto: bf16 if the hardware supports it, else fp32 (default: "
+        "fp32)",
+    )
+    parser.add_argument(
+        "--device",
+        choices=DEVICES,
+        default="auto",
+        help="auto: a free GPU if there is one, else the CPU (default: auto)",
+    )
+    parser.add_argument(
+        "--threads", type=int, metavar="N", help="number of CPU threads (default: all that this process may use)"
+    )
     options = parser.parse_args(argv)
 
     own = parse_own(options.own, options.watch) if options.own else None

@@ -132,11 +132,13 @@ def phase_iterations(method: str, training: Training, given: Sequence[int | None
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m fusion.train", description=__doc__)
-    parser.add_argument("--method", default="fnet", help=f"the network to train: {', '.join(TRAINABLE)}; default fnet")
+    parser.add_argument(
+        "--method", default="fnet", help=f"the network to train: {', '.join(TRAINABLE)} (default: fnet)"
+    )
     parser.add_argument("--visible", type=Path, required=True, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, required=True, nargs="+", help="folders of infrared images")
     add_band_options(parser)
-    parser.add_argument("--names", type=Path, nargs="+", help="lists of stems to train on, one per line; default all")
+    parser.add_argument("--names", type=Path, nargs="+", help="lists of the names of the pairs (default: all pairs)")
     parser.add_argument("--output", type=Path, required=True, help="folder for weights, losses and checkpoints")
     parser.add_argument(
         "--perceptual-weights", type=Path, help="torchvision's VGG weights, for methods with a perceptual loss"
@@ -149,71 +151,77 @@ def _parser() -> argparse.ArgumentParser:
         type=int,
         nargs="+",
         metavar="N",
-        help="iterations of a method other than fnet: one number for all phases, or one per phase; default the "
-        "authors'",
+        help="iterations of a method other than fnet: one number for all phases, or one per phase (default: the "
+        "authors' numbers)",
     )
     parser.add_argument(
         "--stage1-iterations",
         type=int,
-        help="iterations of FNet's stage I; 0 is the ablation 'without IFNet'; default 20000, the paper's",
+        help="iterations of FNet's stage I; 0 is the ablation 'without IFNet' (default: 20000, the paper's)",
     )
     parser.add_argument(
-        "--stage2-iterations", type=int, help="iterations of FNet's stage II; default 20000, the paper's"
+        "--stage2-iterations", type=int, help="iterations of FNet's stage II (default: 20000, the paper's)"
     )
     parser.add_argument(
-        "--block", choices=list(BLOCKS), default="lzsc", help="FNet's coding block; lcsc is an ablation; default lzsc"
+        "--block", choices=list(BLOCKS), default="lzsc", help="FNet's coding block; lcsc is an ablation (default: lzsc)"
     )
     parser.add_argument(
-        "--without", choices=TERMS, nargs="+", default=[], help="terms left out of FNet's stage II; default none"
+        "--without", choices=TERMS, nargs="+", default=[], help="terms left out of FNet's stage II (default: none)"
     )
     parser.add_argument(
         "--start",
         type=Path,
-        help="FNet's weights to start from; default random weights. IFNet always starts from random weights, and in "
+        help="FNet's weights to start from; by default random weights. IFNet always starts from random weights, and in "
         "stage I these draw FNet away from its trained weights: skip stage I in a short training "
         "(--stage1-iterations 0)",
     )
-    parser.add_argument("--batch", type=int, help="pairs per iteration; default the authors', 16 for fnet")
-    parser.add_argument("--crop", type=int, help="side of the random crops, pixels; default the authors', 128 for fnet")
+    parser.add_argument("--batch", type=int, help="pairs per iteration (default: the authors' number, 16 for fnet)")
+    parser.add_argument(
+        "--crop", type=int, help="side of the random crops in pixels (default: the authors' size, 128 for fnet)"
+    )
     parser.add_argument(
         "--optimiser",
         choices=OPTIMISERS,
         default="adam",
         help="FNet's optimiser: adam is the paper's, at a constant rate; soap, whose rate falls linearly to 0 over "
-        "each stage, reaches a lower loss than adam after some hundreds of iterations; default adam",
+        "each stage, reaches a lower loss than adam after some hundreds of iterations (default: adam)",
     )
-    parser.add_argument("--lr", type=float, help="the initial learning rate; default the authors', 1e-4 for fnet")
+    parser.add_argument(
+        "--lr", type=float, help="the initial learning rate (default: the authors' rate, 1e-4 for fnet)"
+    )
     parser.add_argument(
         "--ema",
         type=float,
-        help="decay of the moving average of the weights, which is the result; lower it for a short training; default "
-        "0.999 for fnet and 0, which gives the last weights, for the others",
+        help="decay of the moving average of the weights, which is the result; lower it for a short training (default: "
+        "0.999 for fnet; for the others 0, which gives the last weights)",
     )
     parser.add_argument(
-        "--seed", type=int, default=0, help="seed of the initial weights, the order, crops and flips; default 0"
+        "--seed", type=int, default=0, help="seed of the initial weights, the order, crops and flips (default: 0)"
     )
-    parser.add_argument("--colour", choices=COLOURS, default="auto", help="the luma to train on; default auto")
+    parser.add_argument("--colour", choices=COLOURS, default="auto", help="the luma to train on (default: auto)")
     parser.add_argument(
         "--tones",
         type=float,
         default=0.0,
         metavar="SHARE",
         help="share of the crops, 0 to 1, whose brightness and contrast are also varied, in each band independently; "
-        "no paper does this, but it prepares a network trained only on dark roads for bright images; default 0",
+        "no paper does this, but it prepares a network trained only on dark roads for bright images (default: 0)",
     )
     parser.add_argument(
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="precision of FNet's convolutions; the other methods use fp32; default fp32",
-    )
-    parser.add_argument("--device", choices=DEVICES, default="auto", help="default auto: a free GPU if there is one")
-    parser.add_argument("--threads", type=int, help="CPU threads; default all that this process may use")
-    parser.add_argument(
-        "--checkpoint-every", type=int, default=1000, help="iterations between checkpoints; default 1000"
+        help="precision of FNet's convolutions; the other methods use fp32 (default: fp32)",
     )
     parser.add_argument(
-        "--log-every", type=int, default=20, help="iterations averaged in each row of losses.csv; default 20"
+        "--device", choices=DEVICES, default="auto", help="auto: a free GPU if there is one (default: auto)"
+    )
+    parser.add_argument("--threads", type=int, help="number of CPU threads (default: all that this process may use)")
+    parser.add_argument(
+        "--checkpoint-every", type=int, default=1000, help="iterations between checkpoints (default: 1000)"
+    )
+    parser.add_argument(
+        "--log-every", type=int, default=20, help="iterations averaged in each row of losses.csv (default: 20)"
     )
     parser.add_argument("--resume", action="store_true", help="resume from a checkpoint of the same settings and data")
     return parser

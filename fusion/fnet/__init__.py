@@ -1,11 +1,11 @@
 """FNet: the networks as the paper defines them, their losses, and a faster implementation of both networks.
 
-lzsc, lcsc   coding blocks: the paper's (Eqs. 20, 21) and the one of its ablation
+lzsc, lcsc   sparse-coding blocks: the paper's own (Eqs. 20, 21) and the one of its ablation
 network      FNet (Eqs. 22, 23)
 inverse      IFNet (Eq. 24)
 losses       the losses of training stage I (Eq. 25) and stage II (Eq. 26)
-merged       merged convolutions, computed by plain operations; large images in tiles
-fast         the networks as functions of images: `prepare` for fusing, `trainable` for training
+merged       blocks with merged convolutions, computed by standard PyTorch operations; large images in tiles
+fast         the fast networks as functions: `prepare` for fusing, `trainable` for training
 cpu, gpu     a merged block on a CPU (Fourier transforms of tiles) and on a GPU (9x1 convolutions, Triton kernels)
 
 A module imports only modules above it in this list; only `fast` imports `cpu` and `gpu`, which import `merged`.

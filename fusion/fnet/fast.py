@@ -1,8 +1,11 @@
-"""The fast path of FNet and IFNet, as functions of images: `prepare` for fusing, `trainable` for training.
+"""Fast implementations of FNet and of IFNet (the inverse fusion network, used in stage I of training).
 
-Blocks, LZSC and LCSC alike, are merged (`fusion.fnet.merged`) and computed by an implementation for the device:
+`prepare` returns a function for inference, `trainable` one for training.
+
+The networks consist of sparse-coding blocks (LZSC with the paper's threshold, or LCSC with soft thresholding). The
+convolutions of each block are merged (`fusion.fnet.merged`), and an implementation for the device computes them:
 `fusion.fnet.cpu` on a CPU, which uses float32 regardless of the requested precision, and `fusion.fnet.gpu` on a GPU.
-Networks whose weights are not float32 are computed by plain operations.
+Networks whose weights are not float32 are computed by standard PyTorch operations.
 """
 
 from collections.abc import Callable
@@ -28,7 +31,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def trainable(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..., Outputs]:
-    """Return a function that computes the network with gradients; its inputs and outputs are the network's.
+    """Return a function that computes the network with gradients; it takes and returns the same as the network.
 
     Outputs are float32. Every call merges the current weights. On a CPU, the function keeps its buffers from one
     training step to the next.
@@ -48,10 +51,10 @@ def trainable(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[
 
 
 def prepare(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..., Outputs]:
-    """Return a function that computes the network without gradients; its inputs and outputs are the network's.
+    """Return a function that computes the network without gradients; it takes and returns the same as the network.
 
     Outputs are float32. The weights are merged and copied once; later changes of the network have no effect. On a CPU,
-    the function keeps its buffers for the last size of images. Only one thread at a time may call it.
+    the function keeps its buffers until images of another size are passed. Only one thread at a time may call it.
     """
     device, dtype = next(network.parameters()).device.type, DTYPES[precision]
     with torch.no_grad():

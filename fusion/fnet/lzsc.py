@@ -45,7 +45,7 @@ def threshold(x: Tensor, theta: Tensor) -> Tensor:
 
 
 class Projector(nn.Module):
-    """Computes the residual u - W_u(W_d(u)) of a code and the image that it synthesises; (N, 64, H, W) to the same."""
+    """Computes u - W_u(W_d(u)), where W_d(u) is the reconstruction from a code u; (N, 64, H, W) to the same."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()

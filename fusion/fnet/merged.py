@@ -1,16 +1,21 @@
 """FNet and IFNet with merged convolutions: the same weights, the same values up to rounding, fewer operations.
 
-Everything inside the threshold of Eq. 20 is linear. A step's three c -> 64 convolutions (of the block's input and of
-the images that the last two codes synthesise) can therefore be merged into one 3c -> 64 convolution, whose weights
-include the factors 1 + rho and rho. The convolutions that read one code u^k (those of steps k + 1 and k + 2, or those
-that the network applies to the last code) are merged into one 64 -> 2c convolution:
+In Eq. 20 of FNet's paper, the argument of the threshold T is linear in the images and codes. Step k of a block with
+c input channels applies three convolutions from c to 64 channels: one to the block's input, and one each to the
+reconstructions of the input from the last two codes. They are merged into one convolution from 3c channels, whose
+weights include the momentum factors 1 + rho and rho with their signs. All convolutions that are applied to a code u^k
+are also merged into one. They are one in step k + 1 and one in step k + 2, from 64 to c channels each, or, for the last
+code, the output convolutions of the network. In short:
 
-    u^k = T( conv([image, image of u^{k-1}, image of u^{k-2}]; up_k) + (1 + rho_k) u^{k-1} - rho_k u^{k-2} )
-    images of u^k = conv(u^k; down_k)
+    v^k = conv([input, reconstruction from u^{k-1}, reconstruction from u^{k-2}]; up_k)
+          + (1 + rho_k) u^{k-1} - rho_k u^{k-2}
+    u^k = T(v^k; theta_k)
+    reconstructions from u^k = conv(u^k; down_k)
 
-A network then consists of three blocks (IFNet: two) and a few sums. LCSC blocks have the same form with rho = 0,
-without the image of u^{k-2}, and with another threshold. `apply_block` computes a block by plain operations, in any
-number type; `fusion.fnet.cpu` and `fusion.fnet.gpu` compute it faster. Large images are computed in tiles.
+A network then consists of three blocks (IFNet: two) and a few sums. LCSC blocks have the same form, but their rho is 0,
+they do not use the reconstruction from u^{k-2}, and T is the soft threshold. `apply_block` computes a block by standard
+PyTorch operations in any number type; `fusion.fnet.cpu` and `fusion.fnet.gpu` compute it faster. Large images are
+computed in tiles.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,22 +34,24 @@ from fusion.fnet.network import FNet
 
 Block = TypeVar("Block")  # a merged block, in the form that the device needs
 
-# Pixels from an output of a block's readers to the farthest input that it depends on: HALF for each convolution in
-# between, which are the encoder, two for each step, and the readers.
+# Radius of the receptive field of a block in pixels: HALF for each convolution on the longest path, which are the
+# encoder, two for each further step, and the output convolution.
 REACH = HALF * (1 + 2 * STEPS + 1)
-TILE = 1024  # side of a tile without its overlap; images of at most 1.5 times its area are not cut
+TILE = 1024  # side of a tile without its overlap; images of up to 1.5 tile areas are processed whole
 
 
 @dataclass(frozen=True)
 class Merged:
-    """An LZSC or LCSC block merged with its readers, the convolutions that read its last code.
+    """An LZSC or LCSC block merged with its output convolutions, which are applied to its last code.
 
-    up: the weights to step k, (64, n c, 9, 9); n = 1, 2, 3, 3, 3 for the block's input and the images of u^{k-1} and
-        u^{k-2}; an LCSC block has no image of u^{k-2}, n = 1, 2, 2, 2, 2.
-    down: the weights from u^k, (m, 64, 9, 9); m = 2c for steps k + 1 and k + 2, c if no step k + 2 reads u^k, any
-        number for the last code.
-    theta, rho: of step k, (5,); LCSC's sizes, which may be negative, and zeros.
-    soft: the threshold is LCSC's soft one instead of LZSC's.
+    up: for each step k = 0..4, the weights of the convolution that computes the code u^k from maps, (64, n c, 9, 9).
+        The maps are the block's input and the reconstructions from u^{k-1} and u^{k-2}, so that n = 1, 2, 3, 3, 3. LCSC
+        does not use the reconstruction from u^{k-2}: n = 1, 2, 2, 2, 2.
+    down: for each step, the weights of the convolution that computes maps from u^k, (m, 64, 9, 9). m = 2c if the steps
+        k + 1 and k + 2 both use u^k, c if only step k + 1 does, and the number of outputs for the last code.
+    theta: the threshold of each step, (5,); in LCSC unconstrained, so that it may be negative.
+    rho: the momentum of each step, (5,); zeros in LCSC.
+    soft: whether T is LCSC's soft threshold instead of LZSC's.
     """
 
     up: list[Tensor]
@@ -54,9 +61,9 @@ class Merged:
     soft: bool
 
 
-def merge(block: LZSC | LCSC, readers: Sequence[nn.Conv2d]) -> Merged:
-    """Return a block merged with the convolutions that read its last code; differentiable."""
-    last = torch.cat([reader.weight for reader in readers])
+def merge(block: LZSC | LCSC, outputs: Sequence[nn.Conv2d]) -> Merged:
+    """Return a block merged with its output convolutions, which are applied to its last code; differentiable."""
+    last = torch.cat([output.weight for output in outputs])
     if isinstance(block, LCSC):
         encode, theta = block.encode.weight, torch.cat(list(block.sizes))
         up = [encode, *(torch.cat([encode, -project.up.weight], dim=1) for project in block.project)]
@@ -77,7 +84,7 @@ def merge(block: LZSC | LCSC, readers: Sequence[nn.Conv2d]) -> Merged:
 
 
 def merge_network(network: FNet | IFNet) -> list[Merged]:
-    """Return every block of a network merged with its readers, in the order infrared, visible, common."""
+    """Return every block of a network merged with its output convolutions, in the order infrared, visible, common."""
     if isinstance(network, IFNet):
         return [
             merge(network.code_infrared, [network.synthesis_infrared]),
@@ -91,33 +98,36 @@ def merge_network(network: FNet | IFNet) -> list[Merged]:
 
 
 def apply_block(image: Tensor, block: Merged) -> Tensor:
-    """Return the readers' outputs for an image, (N, c, H, W) to (N, m, H, W), by plain operations; differentiable."""
+    """Return the outputs of a merged block for an image, (N, c, H, W) to (N, m, H, W).
+
+    Computed by standard PyTorch operations; differentiable.
+    """
 
     def convolve(maps: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(maps, weight, padding=HALF)
 
     channels, apply = image.shape[1], soft_threshold if block.soft else threshold
-    u_before, u, images_before, images = None, None, None, None
+    u_before, u, from_u_before, from_u = None, None, None, None
     for k in range(STEPS + 1):
         maps = [image]
         if k > 0:
-            maps.append(images[:, :channels])
+            maps.append(from_u[:, :channels])
         if k > 1:
-            maps.append(images_before[:, channels:])  # LCSC: no channels, and rho is 0
+            maps.append(from_u_before[:, channels:])  # LCSC: no channels, and rho is 0
         v = convolve(torch.cat(maps, dim=1), block.up[k])
         if k > 0:
             v = v + (1 + block.rho[k]) * u
         if k > 1:
             v = v - block.rho[k] * u_before
         u_before, u = u, apply(v, block.theta[k])
-        images_before, images = images, convolve(u, block.down[k])
-    return images
+        from_u_before, from_u = from_u, convolve(u, block.down[k])
+    return from_u
 
 
 def connect(
     blocks: Sequence[Block], apply: Callable[[Tensor, Block], Tensor], inputs: Sequence[Tensor]
 ) -> Tensor | tuple[Tensor, Tensor]:
-    """Return the outputs of FNet (three blocks) or IFNet (two blocks), in the network's own form.
+    """Return the output tensor of FNet (three blocks) or the pair of output tensors of IFNet (two blocks).
 
     Args:
         blocks: the merged blocks in the order of `merge_network`, in the form that `apply` takes.
@@ -128,7 +138,8 @@ def connect(
         infrared, visible = (apply(inputs[0], block) for block in blocks)
         return visible, infrared
     visible, infrared = inputs
-    # Channel 0 is the image that a unique code synthesises, channel 1 its contribution to the fused image.
+    # Channel 0 is the reconstruction of a source from its unique code, the code of this source's own features. Channel
+    # 1 is the contribution of this code to the fused image.
     from_infrared, from_visible = apply(infrared, blocks[0]), apply(visible, blocks[1])
     residual = torch.cat([infrared - from_infrared[:, :1], visible - from_visible[:, :1]], dim=1)
     return apply(residual, blocks[2]) + from_infrared[:, 1:] + from_visible[:, 1:]
@@ -138,9 +149,9 @@ def tiled(whole: Callable[..., list[Tensor]], inputs: Sequence[Tensor], reach: i
     """Return the outputs of `whole` for images (N, 1, H, W), computed in overlapping tiles if the images are large.
 
     Args:
-        whole: a function of the images, whose outputs have their size.
+        whole: a function of the images; its outputs have the same height and width.
         inputs: the images.
-        reach: how many pixels away an input can influence an output of `whole`. Tiles overlap by as much, so that the
+        reach: radius of the receptive field of `whole`, in pixels. Each tile is extended by this margin, so that the
             result is the same as without tiles.
         tile: the longest side of a tile without its overlap.
     """

@@ -1,9 +1,9 @@
 """A merged coding block on a CPU, computed by Fourier transforms of tiles.
 
-fourier    transforms of a tile, compiled
-kernels    a step of a block on tiles, forward and backward, compiled
-memory     a pool of buffers
-workers    threads
-forward    a block
+fourier    compiled Fourier transforms of a tile
+kernels    compiled code for one step of a block, forward and backward, on tiles
+memory     a pool of reusable buffers
+workers    threads that each run torch on one core
+forward    the outputs of a block
 backward   the gradients of a block
 """

@@ -1,10 +1,13 @@
 """Gradients of `fusion.fnet.cpu.forward`: the forward pass mirrored, from the last step to the first.
 
-The gradient of u^k has the same form as v^k: a convolution of the gradients of its readers' outputs (few channels),
-plus (1 + rho_{k+1}) and -rho_{k+2} times the gradients of v^{k+1} and v^{k+2}. Multiplied by the threshold's slope, it
-is the gradient of v^k, from which another convolution computes the gradient of the maps that step k has read. The
-gradient of the weights, to and from a code, is a sum over pixels of products of the code with shifted maps; with
-transformed tiles, it is a sum of products at each frequency.
+The gradient of u^k has the same form as v^k. It is a convolution of the gradients of the maps computed from u^k (few
+channels), plus (1 + rho_{k+1}) and -rho_{k+2} times the gradients of v^{k+1} and v^{k+2}. The gradient of u^k times the
+slope of the threshold is the gradient of v^k. Another convolution computes from it the gradient of the maps that step k
+has read.
+
+The gradient of the weights from maps to a code is the correlation of the gradient of v^k with these maps. The gradient
+of the weights from a code to maps is the correlation of the code with the gradients of these maps. In the Fourier
+domain, both are sums over tiles of products at each frequency.
 """
 
 from functools import partial
@@ -37,8 +40,8 @@ from fusion.fnet.cpu.workers import Map, workers
 from fusion.fnet.lzsc import KERNEL, STEPS
 from fusion.fnet.merged import Merged, spans
 
-# Shares of the tiles, at most, which threads take one at a time, each with its own sums for the gradients of weights:
-# more shares can use more threads, but take more memory.
+# Maximum number of shares into which the tiles are divided. Each share is processed by one thread and has its own sums
+# for the gradients of weights, so that more shares can use more threads but need more memory.
 SHARES = 8
 
 
@@ -72,11 +75,11 @@ def backward(
     """Return the gradients of the image, (N, c, H, W) or None, and of the block.
 
     Args:
-        gradient: the gradient of the readers' outputs, (N, m, H, W).
+        gradient: the gradient of the block's outputs, (N, m, H, W).
         block: the merged block, with weights that are not transformed.
-        codes, vs, maps: u^k, v^k and the maps that were read in the forward pass, of all five steps.
+        codes, vs, maps: u^k, v^k and the maps that each of the five steps read in the forward pass.
         of_image: whether the gradient of the image is needed.
-        pool: the source of work arrays.
+        pool: the source of temporary arrays.
         run: runs independent pieces of work on several threads.
     """
     n, _, height, width = gradient.shape
@@ -86,9 +89,10 @@ def backward(
     theta, rho = block.theta.tolist(), block.rho.tolist()
     ahead = [*(1 + x for x in rho[1:]), 0]  # the factor of u^k in v^{k+1}
     back = [*(-x for x in rho[2:]), 0, 0]  # the factor of u^k in v^{k+2}
-    # Gradients of the outputs of each u^k's readers, of v^k (two alternating arrays), of the image through one step.
-    of_readers = [new_maps(shape, weight.shape[0]) for weight in block.down]
-    interior(of_readers[STEPS], shape)[:] = gradient.permute(0, 2, 3, 1)
+    # of_maps_out: the gradients of the maps computed from each u^k. of_v: the gradients of v^k, in two arrays used in
+    # turn. image_step: the contribution of one step to the gradient of the image.
+    of_maps_out = [new_maps(shape, weight.shape[0]) for weight in block.down]
+    interior(of_maps_out[STEPS], shape)[:] = gradient.permute(0, 2, 3, 1)
     of_v = [pool.take(*code_shape(shape)) for _ in range(2)]
     image_step = np.empty((*shape, channels - first), np.float32)
     tiles = tiles_of(shape)
@@ -96,13 +100,13 @@ def backward(
     shares = [slice(GROUP * start, GROUP * end) for start, end in spans(groups, -(-groups // SHARES))]
 
     def step(k: int, results: np.ndarray, weights: kernels.Weights, sums: kernels.Weights, share: int) -> np.ndarray:
-        # Any array can take the place of steps that do not exist: their factor is 0, or their sum is not used.
+        # For steps that do not exist, any array can be passed: its factor is 0, or the sum for it is not used.
         later = kernels.Neighbours(of_v[(k + 1) % 2], of_v[k % 2], np.float32(ahead[k]), np.float32(back[k]))
         before, before_last = codes[max(k - 1, 0)], codes[max(k - 2, 0)]
         past = kernels.Forward(maps[k], before, before_last, np.float32(theta[k]), block.soft, vs[k], codes[k])
         with pool.scratch(3) as scratch:
             return kernels.step_backward(
-                of_readers[k],
+                of_maps_out[k],
                 later,
                 past,
                 of_v[k % 2],
@@ -119,7 +123,7 @@ def backward(
     of_theta, of_rho, of_up, of_down = [], [], [], []  # in reverse order of the steps
     for k in reversed(range(STEPS + 1)):
         results = pool.take(*results_shape(shape, len(carried[k])))
-        sums = kernels.Weights(*(pool.take(len(shares), SIDE * LINE * x[k].shape[3]) for x in (maps, of_readers)))
+        sums = kernels.Weights(*(pool.take(len(shares), SIDE * LINE * x[k].shape[3]) for x in (maps, of_maps_out)))
         scalars = run(partial(step, k, results, kernels.Weights(ups[k], downs[k]), sums), range(len(shares)))
         by_theta, by_ahead, by_back = np.sum(scalars, axis=0)
         of_theta.append(float(by_theta))
@@ -130,9 +134,9 @@ def backward(
         if results.size:
             targets = [whole(image_step)]
             if k > 0:
-                targets.append(within(of_readers[k - 1], 0, channels))
+                targets.append(within(of_maps_out[k - 1], 0, channels))
             if k > 1 and not block.soft:
-                targets.append(within(of_readers[k - 2], channels, 2 * channels))
+                targets.append(within(of_maps_out[k - 2], channels, 2 * channels))
             assemble(results, shape, targets, run)
             image += image_step
         pool.give([results, *sums])

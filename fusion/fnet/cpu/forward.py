@@ -1,18 +1,20 @@
 """A merged block on a CPU by Fourier transforms of tiles; `fusion.fnet.cpu.backward` computes its gradients.
 
-For each pair of a channel and a map, a 9x9 convolution takes one product at each frequency of a transformed tile
-instead of 81 at each pixel. Tiles have 32 x 32 pixels, with an inner part of 24 x 24. A convolution from maps to a code
+A map is an image-like array with few channels: an input or a reconstruction. A code has 64 channels. Both are stored
+channels-last, in float32.
+
+In the Fourier domain, a 9x9 convolution needs one product per frequency, instead of 81 per pixel, for each pair of
+input and output channels. Tiles have 32 x 32 pixels, with an inner part of 24 x 24. A convolution from maps to a code
 reads the inner part and four pixels around it. A convolution from a code to maps gives values for the same 32 x 32
-pixels; where those of neighbouring tiles overlap, they are added up. A tile stays in a core's cache for a whole step:
-transform of the maps, products, inverse transform to the code, momentum and threshold, transform of the code, products,
-inverse transform to maps.
+pixels; where the values of neighbouring tiles overlap, they are added up. A tile stays in a core's cache for a whole
+step: transform of the maps, products, inverse transform to the code, momentum and threshold, transform of the code,
+products, inverse transform to maps.
 
 Channels c and c + 32 of a code are the real and the imaginary part of one complex channel, which halves the cost of its
-transform. The weights w_c + i w_{c+32} compute it from real maps. In the product with w_c - i w_{c+32}, the real part
-is the convolution from both channels. An inverse transform is the transform of a reversed or conjugated spectrum, so
-that one transform serves both directions.
-
-Everything is float32. Maps (few channels) and codes (64 channels) are channels-last.
+transform. Convolving a real map with w_c + i w_{c+32} gives both channels at once. In the opposite direction, the
+complex channel is convolved with w_c - i w_{c+32}; the real part of the result is the sum of the convolutions of the
+two channels. An inverse transform is the transform of a reversed or conjugated spectrum, so that one transform serves
+both directions.
 """
 
 from collections.abc import Sequence
@@ -32,8 +34,8 @@ from fusion.fnet.cpu.workers import Map
 from fusion.fnet.lzsc import FEATURES, HALF, STEPS
 from fusion.fnet.merged import Merged
 
-LONG_RUN = 4 * GROUP  # tiles in a long run
-TAIL = 24 * GROUP  # tiles at the end that are in short runs
+LONG_CHUNK = 4 * GROUP  # tiles in a long chunk
+TAIL = 24 * GROUP  # tiles at the end that are divided into short chunks
 
 
 def tiles_of(shape: Shape) -> np.ndarray:
@@ -42,14 +44,14 @@ def tiles_of(shape: Shape) -> np.ndarray:
     return np.stack(np.indices((n, -(-height // INNER), -(-width // INNER))), axis=-1).reshape(-1, 3)
 
 
-def runs_of(tiles: np.ndarray) -> list[np.ndarray]:
-    """Return the runs of tiles that threads take one at a time.
+def chunks_of(tiles: np.ndarray) -> list[np.ndarray]:
+    """Return the tiles divided into chunks, which threads take one at a time.
 
-    Long runs need fewer calls; short runs at the end keep all threads busy. The runs do not depend on the number of
-    threads.
+    Long chunks need fewer calls; short chunks at the end keep all threads busy. The chunks do not depend on the number
+    of threads.
     """
-    long = max(len(tiles) - TAIL, len(tiles) // 2) // LONG_RUN * LONG_RUN
-    starts = [*range(0, long, LONG_RUN), *range(long, len(tiles), GROUP)]
+    long = max(len(tiles) - TAIL, len(tiles) // 2) // LONG_CHUNK * LONG_CHUNK
+    starts = [*range(0, long, LONG_CHUNK), *range(long, len(tiles), GROUP)]
     return [tiles[start:end] for start, end in pairwise([*starts, len(tiles)])]
 
 
@@ -70,7 +72,10 @@ def code_shape(shape: Shape) -> Shape:
 
 
 def results_shape(shape: Shape, channels: int) -> tuple[int, ...]:
-    """Return the shape of the maps that all tiles of a code give, (N, tiles down, tiles across, 32, 32, channels)."""
+    """Return the shape of the array with the output maps of all tiles, before `assemble` adds up their overlaps.
+
+    It is (N, tiles down, tiles across, 32, 32, channels).
+    """
     n, height, width = shape
     return n, -(-height // INNER), -(-width // INNER), SIDE, SIDE, channels
 
@@ -83,12 +88,12 @@ def _spectra(weight: Tensor) -> np.ndarray:
 
 
 def up_spectra(weight: Tensor) -> np.ndarray:
-    """Return the spectra of the weights from maps to a code, (64, maps, 9, 9)."""
+    """Return the spectra of the weights of a convolution from maps to a code, (64, maps, 9, 9)."""
     return _spectra(weight.detach().permute(1, 2, 3, 0))
 
 
 def down_spectra(weight: Tensor) -> np.ndarray:
-    """Return the spectra of the weights from a code to maps, (maps, 64, 9, 9)."""
+    """Return the spectra of the weights of a convolution from a code to maps, (maps, 64, 9, 9)."""
     real, imaginary = weight.detach().flip(2, 3).permute(0, 2, 3, 1).split(PAIRS, dim=3)
     return _spectra(torch.cat([real, -imaginary], dim=3))
 
@@ -97,10 +102,11 @@ def down_spectra(weight: Tensor) -> np.ndarray:
 class Spectra:
     """A merged block in the form that the kernels need.
 
-    weights: spectra of `up` and `down` of each step.
-    theta, rho: of each step.
+    weights: for each step, the spectra of `Merged.up` and `Merged.down`.
+    theta, rho: the threshold and the momentum of each step.
     soft: as in `Merged`.
-    maps_in, maps_out: the number of maps that each step reads, and that are computed from its code.
+    maps_in: the number of maps that each step reads.
+    maps_out: the number of maps that are computed from the code of each step.
     """
 
     weights: list[kernels.Weights]
@@ -112,7 +118,7 @@ class Spectra:
 
 
 def lay_out(block: Merged, run: Map) -> Spectra:
-    """Return a block with its weights transformed."""
+    """Return a merged block with its weights transformed to spectra."""
     pieces = [*(partial(up_spectra, weight) for weight in block.up), *(partial(down_spectra, w) for w in block.down)]
     spectra = run(lambda piece: piece(), pieces)
     steps = len(block.up)
@@ -137,11 +143,11 @@ def whole(maps: np.ndarray) -> kernels.Target:
 
 
 def assemble(results: np.ndarray, shape: Shape, targets: Sequence[kernels.Target], run: Map) -> None:
-    """Add up the overlapping results of tiles, and write the maps in order to up to three targets."""
+    """Add up the overlapping results of tiles, and distribute the channels, in order, to up to three targets."""
     empty = kernels.Target(targets[0].maps, 0, 0, 0)
     three = [*targets, empty, empty][:3]
-    bands = [(n, band) for n in range(len(results)) for band in range(results.shape[1] + 1)]
-    run(lambda place: kernels.assemble(results, *place, shape[1:], *three), bands)
+    strips = [(n, strip) for n in range(len(results)) for strip in range(results.shape[1] + 1)]
+    run(lambda place: kernels.assemble(results, *place, shape[1:], *three), strips)
 
 
 def forward(
@@ -152,15 +158,15 @@ def forward(
     run: Map,
     vs: Sequence[np.ndarray] | None = None,
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Return the readers' outputs, (N, H, W, m), and the maps that each step reads.
+    """Return the outputs of a block, (N, H, W, m), and the maps that each step reads.
 
     Args:
         image: (N, c, H, W).
-        block: the block with its weights transformed.
-        codes: arrays that receive u^k; two alternating arrays are enough if the codes are not needed afterwards.
-        pool: the source of work arrays.
+        block: the block with its weights transformed to spectra.
+        codes: arrays that receive u^k; two arrays used in turn are enough if the codes are not needed afterwards.
+        pool: the source of temporary arrays.
         run: runs independent pieces of work on several threads.
-        vs: arrays that receive v^k, or None.
+        vs: arrays that receive v^k, the values before the threshold, or None.
     """
     n, channels, height, width = image.shape
     shape = n, height, width
@@ -168,7 +174,7 @@ def forward(
     for step in maps:
         interior(step, shape)[..., :channels] = image.permute(0, 2, 3, 1)
     last = np.empty((*shape, block.maps_out[STEPS]), np.float32)
-    runs = runs_of(tiles_of(shape))
+    chunks = chunks_of(tiles_of(shape))
 
     def step(k: int, results: np.ndarray, tiles: np.ndarray) -> None:
         ahead = np.float32(1 + block.rho[k] if k > 0 else 0)
@@ -190,7 +196,7 @@ def forward(
 
     for k in range(STEPS + 1):
         results = pool.take(*results_shape(shape, block.maps_out[k]))
-        run(partial(step, k, results), runs)
+        run(partial(step, k, results), chunks)
         targets = [within(maps[k + 1], channels, 2 * channels) if k < STEPS else whole(last)]
         if k + 2 <= STEPS and not block.soft:
             targets.append(within(maps[k + 2], 2 * channels, 3 * channels))

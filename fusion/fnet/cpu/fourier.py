@@ -2,11 +2,12 @@
 
 A pixel is 64 float32, first all real parts and then all imaginary parts. Two real channels therefore form one complex
 channel without being moved, and every step of a transform is a loop over 32 contiguous values, which the compiler
-vectorises. A line of 32 pixels is transformed as 4 x 8: radix-4 butterflies of pixels that are eight apart, twiddle
-factors, radix-8 butterflies.
+vectorises. A row or a column of 32 pixels is transformed as 4 x 8 in two passes: radix-4 butterflies of pixels that are
+eight apart with twiddle factors, then radix-8 butterflies. The first pass writes its results to a buffer, the argument
+`line`, from which the second pass reads.
 
-Lines are slices of flat arrays, and the distances between pixels are compile-time constants. Otherwise the compiler
-could not prove that reads and writes do not overlap.
+Rows and columns are slices of flat arrays, and the distances between pixels are compile-time constants. Otherwise the
+compiler could not prove that reads and writes do not overlap.
 """
 
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from pipeline.compiled import INLINED
 SIDE = 32  # side of a tile, in pixels or frequencies
 PAIRS = 32  # complex numbers per pixel
 POINT = 2 * PAIRS  # floats per pixel
-LINE = SIDE * POINT  # floats per line
+LINE = SIDE * POINT  # floats of the 32 pixels of a row or a column
 # Floats from row to row of a tile. With a power of two, all pixels of a column would map to the same few cache sets.
 ROW = LINE + POINT
 
@@ -45,13 +46,13 @@ def _rotate(re, im, j, k):
 
 
 def _fours(step: int, padded: bool) -> Callable:
-    """Return a function that computes the first half of a line's transform, from pixels of a tile to a line.
+    """Return the first pass (radix 4) of a transform of a row or column; it reads a tile and writes the buffer `line`.
 
-    The function transforms the first `numbers` complex numbers of each pixel and does not change the others.
+    The pass transforms the first `numbers` complex numbers of each pixel and does not change the others.
 
     Args:
         step: floats between the pixels that are read, POINT for a row and ROW for a column.
-        padded: take the line's last eight pixels as zeros and do not read them.
+        padded: whether the last eight pixels are taken as zeros and not read.
     """
     far = 8 * step
 
@@ -77,11 +78,11 @@ def _fours(step: int, padded: bool) -> Callable:
 
 
 def _eights(step: int, cut: bool) -> Callable:
-    """Return a function that computes the second half of a line's transform, from a line to pixels of a tile.
+    """Return the second pass (radix 8) of a transform of a row or column; it reads `line` and writes to a tile.
 
     Args:
         step: floats between the pixels that are written, POINT for a row and ROW for a column.
-        cut: do not write the last eight pixels.
+        cut: whether the last eight pixels are left out.
     """
     far = 4 * step
 
@@ -122,7 +123,7 @@ def _eights(step: int, cut: bool) -> Callable:
     return eights
 
 
-# Between the rows or columns of a tile and a line. A column that was copied out of its tile is contiguous, like a row.
+# Both passes, for rows and for columns of a tile. A column that was copied to contiguous memory is treated as a row.
 fours_of_row, fours_of_padded_row = _fours(POINT, False), _fours(POINT, True)
 fours_of_column, fours_of_padded_column = _fours(ROW, False), _fours(ROW, True)
 eights_to_row, eights_to_cut_row = _eights(POINT, False), _eights(POINT, True)
@@ -131,7 +132,7 @@ eights_to_column, eights_to_cut_column = _eights(ROW, False), _eights(ROW, True)
 
 @expanded
 def transform_rows(tile, line, numbers):
-    """Transform the rows of a tile in place; in every pixel, only the first `numbers` complex numbers are not 0."""
+    """Transform the rows of a tile in place; in every pixel, complex numbers after the first `numbers` must be 0."""
     for first in range(0, numbers, _HALF):
         for y in range(SIDE):
             fours_of_row(tile, y * ROW + first, line, _HALF)
@@ -140,7 +141,7 @@ def transform_rows(tile, line, numbers):
 
 @expanded
 def transform_column(tile, x, line, numbers):
-    """Transform a column of a tile in place; in every pixel, only the first `numbers` complex numbers are not 0."""
+    """Transform a column of a tile in place, under the same condition as `transform_rows`."""
     for first in range(0, numbers, _HALF):
         fours_of_column(tile, x * POINT + first, line, _HALF)
         eights_to_column(line, tile, x * POINT + first, _HALF)

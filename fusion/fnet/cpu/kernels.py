@@ -1,14 +1,14 @@
 """Compiled kernels for a step of a block on tiles of an image; `fusion.fnet.cpu.forward` explains the method.
 
-Arrays are float32. A call processes a run of tiles on one thread, without the interpreter's lock, GROUP tiles at a
-time: they share each read of the weights, and their data fit a core's second-level cache. Loops go over slices of rows,
-so that the compiler can vectorise them. Callers pass the work arrays, `Scratch`, because the system would clear newly
-allocated memory in every call. Arguments that belong together are named tuples.
+Arrays are float32. A call processes a chunk of tiles on one thread, without the interpreter's lock, GROUP tiles at a
+time: these share each read of the weights, and their data fit a core's second-level cache. Loops go over slices of
+rows, so that the compiler can vectorise them. Callers pass the temporary arrays (`Scratch`), because the operating
+system would zero newly allocated memory in every call. Arguments that belong together are named tuples.
 
-The maps (few channels) of a group of tiles are transformed together, as one tile of `fusion.fnet.cpu.fourier`: its
-complex channel t channels + m is map m of tile t, whose imaginary part is 0 before the transform. Spectra of weights,
-and the sums for the gradients of weights, are flat arrays (32, 32, maps, 64): horizontal frequency, vertical frequency,
-map, real and imaginary parts.
+The maps (few channels) of a group of tiles are transformed together, as one tile of `fusion.fnet.cpu.fourier`. With n
+maps, its complex channel t * n + m contains map m of tile t; its imaginary part is 0 before the transform. Spectra of
+weights, and the sums for the gradients of weights, are flat arrays (32, 32, maps, 64): horizontal frequency, vertical
+frequency, map, real and imaginary parts.
 """
 
 import math
@@ -51,9 +51,10 @@ INNER = SIDE - 2 * HALF
 GROUP = 4  # tiles that are processed together
 _ROWS = INNER * ROW  # floats in the inner rows of a tile
 _ALPHA, _GAMMA, _ZERO = np.float32(ALPHA), np.float32(GAMMA), np.float32(0)
-# Values of at most this magnitude are set to 0 before the threshold, because the threshold jumps at 0: where all inputs
-# of a convolution are 0, its result is 0, but the transforms give about 1e-8. A larger bound would change images: with
-# 1e-6, four times as many pixels of TNO pairs differ by one grey level.
+# Values up to this magnitude are set to 0 before thresholding. Where all inputs of a convolution are 0, the exact
+# result is 0, but the Fourier transforms give about 1e-8, and the threshold function is discontinuous at 0. A larger
+# bound would change images: with 1e-6, four times as many pixels of fused TNO images as with this bound differ by one
+# grey level from the network computed by standard PyTorch operations.
 _NOISE = np.float32(3e-8)
 
 # --- The threshold -------------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ def _threshold_of(alpha: np.float32, gate: Callable) -> tuple[Callable, Callable
 
     @inlined_in_order
     def activate(v, theta, code):
-        """Write u = T(v; theta) to `code` and over v; both are rows."""
+        """Compute u = T(v; theta), store it in `code`, and overwrite v with it; both are rows."""
         for x in range(v.size):
             magnitude = abs(v[x])
             u = (v[x] - alpha * theta * _sign(v[x])) * gate(magnitude, theta)
@@ -109,10 +110,10 @@ def _threshold_of(alpha: np.float32, gate: Callable) -> tuple[Callable, Callable
 
     @inlined_in_order
     def activate_backward(g, v, theta, before, before_last, of_v, sums):
-        """Write the gradient of v to `of_v` and over g, the gradient of u = T(v; theta); all are rows.
+        """Compute the gradient of v from g, which is the gradient of u = T(v; theta); all arrays are rows.
 
-        Add the contributions to the gradients of theta, and of the factors of `before` and `before_last` in v, to the
-        three rows of `sums`.
+        Store it in `of_v` and overwrite g with it. Add the gradients of theta, and of the factors with which `before`
+        and `before_last` were added to v, to the three rows of `sums`.
         """
         by_theta, by_ahead, by_back = sums[0], sums[1], sums[2]
         for x in range(g.size):
@@ -142,7 +143,8 @@ def _add(values, factor, others):
 
 @inlined
 def _copy(values, out):
-    # A loop, because the assignment of a slice would also compile its error message, as slow to compile as a transform.
+    # A loop, because for a slice assignment numba would also compile its error message, which takes as long as to
+    # compile a transform.
     for x in range(out.size):
         out[x] = values[x]
 
@@ -163,12 +165,15 @@ def _sums(rows):
     return sums
 
 
-# --- Between maps and the spectra of codes -------------------------------------------------------------------------
+# --- From maps to the spectra of codes, and back -------------------------------------------------------------------
 
 
 @expanded
 def _spectra_of(maps, tiles, spectra, line):
-    """Write the spectra of a group of tiles, (image, row, column) of each, of the maps (N, rows, columns, channels)."""
+    """Compute the spectra of a group of tiles of the maps, (N, rows, columns, channels).
+
+    `tiles` contains the image, row and column of each tile.
+    """
     spectra[:] = _ZERO
     channels = maps.shape[3]
     for t in range(tiles.shape[0]):
@@ -183,7 +188,7 @@ def _spectra_of(maps, tiles, spectra, line):
 
 
 def _spread_of(count: int) -> Callable:
-    """Return the function that writes the sum over `count` maps of conj(spectrum) weight to a column.
+    """Return the function that writes the sum over `count` maps of conj(spectrum) * weight to a column.
 
     The number is a compile-time constant, so that the loop over maps is unrolled and the sums stay in registers.
     """
@@ -209,7 +214,10 @@ _spread_1, _spread_2, _spread_3, _spread_4, _spread_6 = map(_spread_of, (1, 2, 3
 
 @inlined
 def _spread(spectra, at, weights, column, count):
-    """Do the same for any count that occurs in blocks of one or two channels: 1, 2, 3, 4 or 6."""
+    """Write the sum over `count` maps of conj(spectrum) * weight to a column; the count is 1, 2, 3, 4 or 6.
+
+    No other counts occur in blocks of one or two channels.
+    """
     if count == 1:
         _spread_1(spectra, at, weights, column)
     elif count == 2:
@@ -224,7 +232,10 @@ def _spread(spectra, at, weights, column, count):
 
 @expanded
 def _up(spectra, weights, count, tiles, line, column, rows):
-    """Convolve `count` maps to 64 channels; write INNER rows of each tile, which are not transformed back yet."""
+    """Convolve `count` maps to 64 channels, but transform only the columns back.
+
+    The result, INNER rows of each tile, is still in the frequency domain horizontally.
+    """
     for x in range(SIDE):
         factors = weights[x * LINE * count : (x + 1) * LINE * count]
         for t in range(tiles):
@@ -235,7 +246,7 @@ def _up(spectra, weights, count, tiles, line, column, rows):
 
 @inlined
 def _collect(point, weights, out, maps):
-    """Write the conjugate of the sum over channels of code times weight, at one frequency, to each of the maps."""
+    """At one frequency, write for each map the conjugate of the sum over channels of code * weight."""
     for m in range(maps):
         w = weights[m * POINT : (m + 1) * POINT]
         re, im = _ZERO, _ZERO
@@ -247,7 +258,7 @@ def _collect(point, weights, out, maps):
 
 @inlined
 def _down(columns, x, weights, tiles, spectra):
-    """Write a column of the spectra of the maps that a convolution makes of the codes, for each tile."""
+    """For each tile, compute one column of the spectra (conjugated) of the maps that are computed from the code."""
     count = weights.size // (SIDE * LINE)
     for t in range(tiles):
         for y in range(SIDE):
@@ -258,7 +269,7 @@ def _down(columns, x, weights, tiles, spectra):
 
 @expanded
 def _columns_of(rows, x, tiles, line, columns):
-    """Transform a column of the codes, whose rows are already transformed, for each tile."""
+    """For each tile, transform one column of the code, whose rows are already transformed."""
     for t in range(tiles):
         fours_of_padded_column(rows, t * _ROWS + x * POINT, line, ALL)
         eights_to_row(line, columns, t * LINE, ALL)
@@ -316,17 +327,17 @@ def _correlate(columns, x, spectra, count, sums):
 
 
 class Weights(NamedTuple):
-    """Spectra of a step's convolutions to and from its code, (32 32 maps 64), or the sums for their gradients."""
+    """Spectra of a step's convolutions from maps to the code and back, (32 32 maps 64), or sums for their gradients."""
 
     up: np.ndarray
     down: np.ndarray
 
 
 class Neighbours(NamedTuple):
-    """Arrays (N, H, W 64) of the nearest and the second-nearest step, and the factors with which they are added.
+    """Arrays (N, H, W 64) of the adjacent step and of the next but one, and the factors with which they are added.
 
-    These are the codes of the steps before or the gradients of v of the steps after. If a factor is 0, its array is not
-    read.
+    In the forward pass, these are the codes of steps k - 1 and k - 2; in the backward pass, the gradients of v of steps
+    k + 1 and k + 2. If a factor is 0, its array is not read.
     """
 
     near: np.ndarray
@@ -348,7 +359,7 @@ class Forward(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Work arrays of a kernel: spectra of maps, one or several; a line; rows and columns of codes."""
+    """Temporary arrays of a kernel: spectra of maps, one or several; the buffer `line`; rows and columns of codes."""
 
     spectra: tuple[np.ndarray, ...]
     line: np.ndarray
@@ -357,15 +368,15 @@ class Scratch(NamedTuple):
 
 
 def scratch_sizes(spectra: int) -> list[int]:
-    """Return the sizes of the arrays of `Scratch`, with this number of arrays for spectra."""
+    """Return the sizes of the arrays of `Scratch`; `spectra` is the number of arrays for spectra."""
     return [SIDE * ROW] * spectra + [LINE, GROUP * _ROWS, GROUP * LINE]
 
 
 def _each_row(fill: Callable) -> Callable:
-    """Return a loop over the rows of a group of tiles that fills each row with values of a code and transforms it.
+    """Return a function that, for each row in a group of tiles, calls `fill` and then transforms the row.
 
-    fill: writes a row's values to its beginning. Its arguments are the row; the image, row and span of values in
-        (N, H, W 64) that belong to it; a line to work in; and the further arguments of the loop.
+    fill: writes the values of a code to the beginning of the row. Its arguments are the row; the image, row and span of
+        these values in (N, H, W 64); the buffer `line`; and the further arguments of the returned function.
     """
 
     @inlined
@@ -430,19 +441,21 @@ _make_codes, _make_gradients, _copy_codes = _each_row(_make_code), _each_row(_ma
 
 @kernel
 def step(maps, neighbours, theta, soft, v_out, code, weights, tiles, results, scratch):
-    """Compute a step for a run of tiles: v = up(maps) + the neighbours' sum, u = T(v; theta), and down(u).
+    """Compute a step for a chunk of tiles: the values before the threshold, the code, and the maps computed from it.
+
+    v = conv(maps; up) + the neighbours times their factors; u = T(v; theta); results = conv(u; down) for each tile.
 
     Args:
         maps: the maps that the step reads, (N, rows, columns, channels), with a margin and padded to whole tiles.
-        neighbours: the codes of the two steps before, `Neighbours`.
+        neighbours: the codes of the two preceding steps, `Neighbours`.
         theta: the threshold of this step.
-        soft: T is LCSC's soft threshold instead of LZSC's.
+        soft: whether T is LCSC's soft threshold instead of LZSC's.
         v_out: receives v, (N, H, W 64); empty if v is not needed.
-        code: receives u, (N, H, W 64); may be the array of a code before.
+        code: receives u, (N, H, W 64); may be the array of a neighbour.
         weights: `Weights`.
         tiles: (tiles, 3): image, row and column of each tile.
-        results: (N, tiles down, tiles across, 32, 32, maps), receives down(u) of each tile's values, which reaches HALF
-            pixels beyond the inner part.
+        results: (N, tiles down, tiles across, 32, 32, maps); receives the maps computed from the inner part of each
+            tile, which extend HALF pixels beyond it.
         scratch: `Scratch` with one array for spectra.
     """
     (spectra,), line, rows, columns = scratch
@@ -461,22 +474,24 @@ def step(maps, neighbours, theta, soft, v_out, code, weights, tiles, results, sc
 
 
 @kernel
-def step_backward(of_readers, neighbours, forward, of_v, weights, tiles, results, sums, scratch):
-    """Compute the gradients of a step for a run of tiles: of v, of the maps read, of weights and of scalars.
+def step_backward(of_maps_out, neighbours, forward, of_v, weights, tiles, results, sums, scratch):
+    """Compute the gradients of a step for a chunk of tiles: of v, of the maps read, of weights and of scalars.
 
     Args:
-        of_readers: the gradient of the readers' outputs for u, in the form of `maps` in `step`.
-        neighbours: the gradients of v of the two steps after, `Neighbours`.
+        of_maps_out: the gradient of the maps computed from u, in the form of `maps` in `step`.
+        neighbours: the gradients of v of the two following steps, `Neighbours`.
         forward: inputs and results of the forward step, `Forward`.
         of_v: receives the gradient of v, (N, H, W 64); may be the array of a neighbour.
         weights: `Weights` of the mirrored convolutions.
         tiles: as in `step`.
-        results: as in `step`, receives the contributions to the gradient of `maps`; may be of no map.
-        sums: `Weights`, receives the sums that `fusion.fnet.cpu.backward.weights_of` transforms to gradients.
+        results: in the form of `results` in `step`; receives the contributions to the gradient of `maps`; may have zero
+            maps.
+        sums: `Weights`; receives the sums that `fusion.fnet.cpu.backward.weights_of` transforms to gradients.
         scratch: `Scratch` with three arrays for spectra.
 
     Returns:
-        The gradients, summed over the run, of theta and of the factors of `before` and `before_last` in v.
+        The gradients of theta and of the factors with which `before` and `before_last` were added to v, summed over
+        the chunk.
     """
     (spectra, of_maps, of_images), line, rows, columns = scratch
     maps, code, downs = forward.maps, forward.code, weights.down
@@ -487,8 +502,8 @@ def step_backward(of_readers, neighbours, forward, of_v, weights, tiles, results
     height, width = code.shape[1], code.shape[2] // POINT
     for start in range(0, tiles.shape[0], GROUP):
         group = tiles[start : start + GROUP]
-        _spectra_of(of_readers, group, spectra, line)
-        _up(spectra, weights.up, of_readers.shape[3], group.shape[0], line, columns, rows)
+        _spectra_of(of_maps_out, group, spectra, line)
+        _up(spectra, weights.up, of_maps_out.shape[3], group.shape[0], line, columns, rows)
         _make_gradients(rows, group, height, width, line, neighbours, forward, of_v, scalars)
         _spectra_of(maps, group, of_maps, line)
         of_images[:] = _ZERO
@@ -503,7 +518,7 @@ def step_backward(of_readers, neighbours, forward, of_v, weights, tiles, results
         _copy_codes(rows, group, height, width, line, code)
         for x in range(SIDE):
             _columns_of(rows, x, group.shape[0], line, columns)
-            _correlate(columns, x, spectra, of_readers.shape[3], sums.down)
+            _correlate(columns, x, spectra, of_maps_out.shape[3], sums.down)
     return _sums(scalars)
 
 
@@ -514,7 +529,7 @@ _SCALE = np.float32(SIDE**-2)  # the transforms are not normalised; the spectra 
 
 @inlined
 def _weights_scratch():
-    """Return work arrays for a tile, a line and a column."""
+    """Return temporary arrays for a tile, the buffer `line` and a column."""
     return np.empty(SIDE * ROW, np.float32), np.empty(LINE, np.float32), np.empty(LINE, np.float32)
 
 
@@ -582,7 +597,7 @@ class Target(NamedTuple):
 
 @inlined
 def _put(row, start, target, n, y):
-    """Write as many channels of `row`, (width, maps), as a target has, beginning at `start`, to its row y."""
+    """Copy the target's channels from `row`, (width, maps), starting at channel `start`, to row y of the target."""
     out = target.maps[n, target.margin + y]
     for x in range(row.shape[0]):
         for j in range(target.end - target.first):
@@ -590,22 +605,24 @@ def _put(row, start, target, n, y):
 
 
 @kernel
-def assemble(results, n, band, size, first, second, third):
-    """Add up the overlapping results of tiles to INNER rows of an image's maps, from row INNER band - HALF on.
+def assemble(results, n, strip, size, first, second, third):
+    """Add up the overlapping results of tiles in one strip of INNER rows of an image's maps.
+
+    The strip begins at row INNER * strip - HALF.
 
     Args:
         results: as written by `step`.
-        n: number of the image.
-        band: number of the band of rows.
+        n: index of the image.
+        strip: index of the strip of rows.
         size: height and width of the image.
-        first, second, third: `Target`; they receive the maps in this order; each may be of no map.
+        first, second, third: `Target`; they receive the channels of the maps in this order; each may have no channels.
     """
     down, across, maps = results.shape[1], results.shape[2], results.shape[5]
     height, width = size
     sums = np.empty((across * INNER + 2 * HALF) * maps, np.float32)
-    for y in range(max(0, INNER * band - HALF), min(height, INNER * (band + 1) - HALF)):
+    for y in range(max(0, INNER * strip - HALF), min(height, INNER * (strip + 1) - HALF)):
         sums[:] = _ZERO
-        for tile in range(max(0, band - 1), min(down, band + 1)):
+        for tile in range(max(0, strip - 1), min(down, strip + 1)):
             inside = y + HALF - INNER * tile
             if inside < SIDE:
                 for x in range(across):

@@ -1,4 +1,4 @@
-"""A pool of buffers: to get as much memory from the system would take as long as a convolution."""
+"""A pool of reusable buffers; allocating arrays of this size again takes about as long as a convolution."""
 
 import math
 from collections import defaultdict
@@ -43,7 +43,7 @@ class BufferPool:
 
     @contextmanager
     def scratch(self, spectra: int) -> Iterator[Scratch]:
-        """Yield the work arrays of a kernel call, with this number of arrays for spectra of maps."""
+        """Yield the temporary arrays of one kernel call; `spectra` is the number of arrays for spectra of maps."""
         arrays = [self.take(size) for size in scratch_sizes(spectra)]
         yield Scratch(tuple(arrays[:spectra]), *arrays[spectra:])
         self.give(arrays)

@@ -4,8 +4,8 @@ Torch splits every operation among its threads and waits for the slowest one, hu
 piece goes through several operations on one thread, its data stay in one core's cache, threads wait only at the end,
 and a core that is busy with other work takes fewer pieces. A piece's result does not depend on the number of threads.
 
-The caller's own operations between the pieces also run on one core, because torch's threads keep their cores busy for
-milliseconds after an operation while they wait for the next one.
+While these threads exist, the caller's own torch operations also use one core. Otherwise torch's own threads would
+keep their cores busy for milliseconds after each operation, waiting for the next one, and slow down the workers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +32,7 @@ def workers() -> Iterator[Map]:
     started = Barrier(threads + 1)
 
     def start() -> None:
-        torch.get_num_threads()  # the first call in a thread initialises the number, which would undo the next line
+        torch.get_num_threads()  # the first call in a thread initialises its number, which would undo the next line
         torch.set_num_threads(1)
         with suppress(BrokenBarrierError):
             started.wait()
@@ -44,7 +44,7 @@ def workers() -> Iterator[Map]:
             started.wait()
         except BaseException:
             started.abort()  # otherwise, the threads that did start would wait for ever
-            torch.set_num_threads(threads)  # the threads also set the number that later threads start with to 1
+            torch.set_num_threads(threads)  # a worker's set_num_threads(1) also changed the default
             raise
         torch.set_num_threads(1)
         inference = torch.is_inference_mode_enabled()  # passed on, because every thread has its own mode

@@ -8,7 +8,7 @@ the requested number type and accumulate in float32; sums of maps, thresholds an
 
 On a GPU, each operation (shifts, sums of shifted maps, momentum with threshold; with bfloat16 also the convolutions and
 the products that are their gradients) is one Triton kernel (`fusion.fnet.gpu.kernels`). On a CPU, or if Triton cannot
-compile, the plain functions in this module compute the same.
+compile, the PyTorch functions in this module compute the same.
 """
 
 import functools
@@ -161,7 +161,7 @@ def step_backward(
     """Return the gradients of the arguments v, rho^k and theta^k of `step`.
 
     Args:
-        gradient: the gradient of u^k through its readers.
+        gradient: the gradient of u^k through the maps that are computed from it.
         later: the gradients of v^{k+1} and v^{k+2}, or only of those that exist and that depend on u^k directly.
         v, before, rho, theta, k, soft: as in `step`.
     """

@@ -402,7 +402,7 @@ def step_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of v, rho^k and theta^k.
 
-    gradient: the gradient of u^k through its readers.
+    gradient: the gradient of u^k through the maps that are computed from it.
     later: the gradients of v^{k+1} and v^{k+2}, or only of those that depend on u^k directly.
     """
     of_v, size = torch.empty_like(v), v.numel()
