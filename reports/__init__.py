@@ -4,7 +4,7 @@ collect, runs                                   read and check the results of th
 tables, tables_layout                           Table II and the fusion metrics
 test_sets, test_sets_layout                     Tables I and III: fusion methods on test sets without boxes
 conditions, truths                              Table II by condition, and by label set
-errors, costs, robustness                       kinds of errors and confusion, cost of each row, corrupted bands
+errors, costs, robustness                       error types and confusion, cost of each row, corrupted bands
 as_is, compare                                  detectors that were not retrained; finished runs side by side
 inside                                          rows of fusion inside or after the detector
 verdict, means, correlation                     conclusions from Table II and from the fusion metrics

@@ -91,8 +91,8 @@ def as_is_table(
     """Return one row per detector and variant: AP by class and `Average`, fractions, NaN for an unknown class.
 
     `Average_interval_low` and `_high` bound the 95 % interval of `Average`, NaN without `significance`. As in Table II,
-    `against_bands` is `ahead` of both bands, `behind` either band, `not shown` or `not tested`; empty for a band and
-    without `significance`.
+    `against_bands` is `ahead` of both bands, `behind` at least one band, `not shown` or `not tested`; empty for a band
+    and without `significance`.
     """
     rows = []
     for detector, by_variant in scores.items():
@@ -137,9 +137,9 @@ def as_is_layout(table: pd.DataFrame) -> Layout:
     """Return the layout of the table; columns are ranked only if there is one detector."""
     start, end = table.columns.get_loc("variant") + 1, table.columns.get_loc("Average") + 1
     ranked = list(table.columns[start:end])
-    columns = {"detector": "Detector", "variant": "Variant", **{name: name for name in ranked}}
+    columns = {"detector": "Detector", "variant": "Variant", **{name: name for name in ranked}, "Average": "mAP"}
     if table["Average_interval_low"].notna().any():
-        columns |= {"Average_interval": "95 % interval", "against_bands": "Against both bands"}
+        columns |= {"Average_interval": "95 % interval", "against_bands": "vs. both bands"}
     digits = dict.fromkeys([*ranked, "Average_interval"], 3)
     return Layout(columns, digits, dict.fromkeys(ranked, True) if table["detector"].nunique() == 1 else {})
 
@@ -169,8 +169,8 @@ def as_is_notes(facts: Mapping[str, Any]) -> list[str]:
     notes.append(f"Protocol: {facts['protocol']}. {facts['test_images']} test images of {facts['dataset']}.")
     if "significance" in facts:
         notes.append(
-            f"Intervals: {facts['significance']}. Against both bands: as in Table II, for each detector separately; a "
-            "statement about this detector on other scenes, not about training."
+            f"Intervals: {facts['significance']}. vs. both bands: as in Table II, for each detector separately; it "
+            "holds for this detector on other scenes, not for other trainings."
         )
         notes += [f"{name}: nothing was tested ({reason})." for name, reason in facts["untested"].items()]
     return [*notes, "n/a: undefined."]
@@ -180,7 +180,7 @@ def as_is_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
     """Return the printed table."""
     cells, layout = as_is_cells(table), as_is_layout(table)
     groups = [n for n in range(1, len(table)) if table["detector"][n] != table["detector"][n - 1]]
-    caption = f"Average precision, AP@[0.5:0.95], of detectors that were not retrained, on {facts['dataset']}"
+    caption = f"Average precision, mAP@[0.5:0.95], of detectors that were not retrained, on {facts['dataset']}"
     return Block(NAME, cells, layout, rank_marks(cells, layout), caption, as_is_notes(facts), groups)
 
 

@@ -102,7 +102,7 @@ def average_intervals(table: pd.DataFrame, scores: pd.DataFrame, intervals: Mapp
 
 
 def precision_recall(curves: Mapping[str, Mapping[str, np.ndarray]], variants: Sequence[str]) -> str:
-    """Return precision-recall curves at an overlap of 0.5: a panel per class, a line per variant.
+    """Return precision-recall curves at an IoU of 0.5: one panel per class, one line per variant.
 
     `curves[class][variant]` are the 101 interpolated precisions at recalls 0, 0.01, ..., 1; NaN where undefined.
     """
@@ -133,7 +133,7 @@ def precision_recall(curves: Mapping[str, Mapping[str, np.ndarray]], variants: S
 def level_averages(averages: Mapping[str, Sequence[float]], levels: Sequence[str], prefix: str) -> str:
     """Return a chart of Average against the level of corruption: a line per variant, in the order of `averages`.
 
-    `levels` are the tick labels; the first is that of the uncorrupted images. `prefix` begins the SVG's ids.
+    `levels` are the tick labels; the first belongs to the uncorrupted images. `prefix` begins the SVG's ids.
     """
     styles = variant_styles(list(averages))
     with plt.rc_context(_STYLE | {"svg.hashsalt": prefix}):
@@ -150,7 +150,7 @@ def level_averages(averages: Mapping[str, Sequence[float]], levels: Sequence[str
 
 
 def error_gains(gains: pd.DataFrame) -> str:
-    """Return a chart of the gain in AP50 if each kind of errors were corrected: a panel per kind, a bar per variant.
+    """Return a chart of the gain in AP50 if each error type were corrected: one panel per type, one bar per variant.
 
     `gains` has the variants as its index, from top to bottom, and a column for each kind.
     """
@@ -176,9 +176,9 @@ def error_gains(gains: pd.DataFrame) -> str:
 
 
 def confusion(counts: Mapping[str, np.ndarray], classes: Sequence[str]) -> str:
-    """Return confusion matrices, (true, found) over `classes`, a panel per variant.
+    """Return confusion matrices, (true, detected) over `classes`, one panel per variant.
 
-    The colour is the share of the row; counts are written into the cells if there are few classes.
+    Colours are normalised per row; counts are written into the cells if there are few classes.
     """
     columns = min(3, len(counts))
     rows = -(-len(counts) // columns)

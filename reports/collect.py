@@ -19,7 +19,7 @@ from pipeline.stage import InputError
 from reports.paper import CLASSES as PAPER_CLASSES
 
 BANDS = ("visible", "infrared")
-LATE = "late"  # pooled boxes of both bands' detectors (detection.late): no fused images, no training of its own
+LATE = "late"  # merged detections of both bands' detectors (detection.late): no fused images, no training
 NO_IMAGES = (*INSIDE, LATE)  # rows without images of their own: their boxes are shown on the visible images
 
 

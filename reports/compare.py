@@ -3,8 +3,8 @@
 A run is the result folder of a workflow (`results`), with `tables/table2.csv`, `data/split` and `detection`. Runs with
 the same classes and protocol are comparable; detectors, splits and dates may differ. If two runs were tested on the
 same images with the same boxes and the same scenes, the difference of each variant's averages has an interval and a
-paired test over scenes (`detection.differences`), corrected for all differences of such runs. The tests are statements
-about these trained detectors, also with three seeds or more: the variance between trainings is not estimated.
+paired test over scenes (`detection.differences`), corrected for all differences of such runs. The tests hold
+for these trained detectors, also with three seeds or more: the variance between trainings is not estimated.
 
 If the test sets differ, no difference is given, because the images would contribute to it; the reason is given instead.
 Package versions that differ in more than patch and build are refused, because they could cause a difference; different
@@ -226,8 +226,8 @@ def difference_table(finished: Sequence[FinishedRun], samples: int, swaps: int, 
     """Return one row for every two runs and each variant of both, with the difference `second` minus `first`.
 
     Columns: `variant`, `first`, `second`, `<class>` and `Average` (NaN if the test sets differ), `low` and `high` (95 %
-    interval of Average), `p` (two-sided, adjusted for the family of tests; NaN if not tested), `differ` (yes, not shown
-    or not tested) and `reason`.
+    interval of Average), `p` (two-sided, corrected for the family of tests; NaN if not tested), `differ` (yes, not
+    shown or not tested) and `reason`.
     """
     classes = finished[0].split.classes
     pairs = [
@@ -347,12 +347,12 @@ def _description(one: FinishedRun) -> str:
 
 def _side_by_side_block(table: pd.DataFrame, finished: Sequence[FinishedRun]) -> Block:
     classes = finished[0].split.classes
-    columns = {"variant": "Variant", "run": "Run", **{name: name for name in (*classes, "Average")}}
-    columns |= {"seeds": "Seeds", "against_bands": "Against both bands"}
+    columns = {"variant": "Variant", "run": "Run", **{name: name for name in classes}, "Average": "mAP"}
+    columns |= {"seeds": "Seeds", "against_bands": "vs. both bands"}
     layout = Layout(columns, dict.fromkeys((*classes, "Average"), 3) | {"seeds": 0}, {})
     groups = [n for n in range(1, len(table)) if table["variant"][n] != table["variant"][n - 1]]
     notes = [f"{one.name}: {_description(one)}." for one in finished]
-    notes.append("AP@[0.5:0.95], means over the seeds. Against both bands: the verdict of each run. n/a: undefined.")
+    notes.append("AP@[0.5:0.95], means over the seeds. vs. both bands: the verdict of each run. n/a: undefined.")
     return Block("compare", table, layout, rank_marks(table, layout), "Runs side by side", notes, groups)
 
 
@@ -363,13 +363,15 @@ def _difference_block(table: pd.DataFrame, args: argparse.Namespace) -> Block:
     cells["p"] = ["" if math.isnan(p) else "< 0.01" if p < 0.01 else f"{p:.2f}" for p in table["p"]]
     cells["runs"] = [f"{second} minus {first}" for first, second in zip(table["first"], table["second"], strict=True)]
     names = [name for name in table.columns if name not in ("variant", "first", "second", "differ", "reason")]
-    headings = {name: {"low": "95 % from", "high": "to"}.get(name, name) for name in names}
-    columns = {"variant": "Variant", "runs": "Runs", **headings, "differ": "These detectors differ", "reason": "Reason"}
+    headings = {name: {"Average": "mAP", "low": "95 % interval from", "high": "to"}.get(name, name) for name in names}
+    columns = {"variant": "Variant", "runs": "Runs", **headings, "differ": "significant difference", "reason": "Reason"}
     layout = Layout(columns, dict.fromkeys(names, 3), {})
     notes = [
-        f"Tests of the averages: {args.swaps} random signs of whole scenes, two-sided, adjusted for all differences on "
-        f"one test set. Intervals: bootstrap of scenes, {args.samples} draws, not adjusted for their number.",
-        "The tests are about these trained detectors; detectors trained with other seeds may differ otherwise.",
+        f"Tests of mAP: two-sided sign-flip tests with scenes as units, {args.swaps} sign flips, p values corrected "
+        "for all differences on one test set. Intervals: 95 % confidence intervals of the difference in mAP from a "
+        f"bootstrap over scenes, {args.samples} draws, not corrected for multiple comparisons.",
+        "The results hold for these trained detectors (variance between trainings not included). They may be different "
+        "for detectors trained with other seeds.",
     ]
     return Block("compare_differences", cells, layout, rank_marks(cells, layout), "Differences", notes)
 
@@ -383,7 +385,7 @@ def _differing_block(facts: Mapping[str, Mapping[str, str]], finished: Sequence[
     notes = ["A difference between runs is the joint effect of all facts in this table."]
     if patches:
         notes.append("Versions differ only in patch or build, which was allowed; the effect was not measured.")
-    return Block("compare_facts", frame, layout, rank_marks(frame, layout), "What differs between the runs", notes)
+    return Block("compare_facts", frame, layout, rank_marks(frame, layout), "Facts that differ between the runs", notes)
 
 
 def _releases(key: str, value: Any) -> set[str]:
@@ -406,8 +408,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--allow", nargs="+", choices=["versions"], default=[], help="versions: packages may differ in patch and build"
     )
     parser.add_argument("--samples", type=int, default=1000, help="draws of the bootstrap (default: %(default)s)")
-    parser.add_argument("--swaps", type=int, default=10_000, help="random signs of the tests (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of draws and signs (default: %(default)s)")
+    parser.add_argument("--swaps", type=int, default=10_000, help="sign flips of the tests (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of draws and sign flips (default: %(default)s)")
     parser.add_argument("--output", type=Path, required=True, help="folder for compare.*")
     return parser.parse_args(argv)
 

@@ -15,7 +15,7 @@ DIGITS = 3
 def condition_table(significance: Mapping[str, Any]) -> pd.DataFrame:
     """Return one row per condition and variant, in the order of significance.json.
 
-    Columns: `condition`; `variant`; `AP`, the average over the classes with boxes, a fraction, mean over the seeds;
+    Columns: `condition`; `variant`; `AP`, the mAP over the classes with boxes, a fraction, averaged over the seeds;
     `less_<band>` for each band, AP minus the band's AP; `_low` and `_high` of all of these, the 95 % intervals;
     `undefined`, the number of draws with undefined AP; and the size of the condition: `images`, `boxes`, `scenes` that
     contain them, `remark`. Values are NaN if undefined, and for a band minus itself.
@@ -39,7 +39,7 @@ def condition_layout(table: pd.DataFrame, bounds: bool = True) -> Layout:
     """Return the layout of `condition_cells`; `bounds` adds columns for the intervals."""
     columns = {"condition": "Condition", "variant": "Variant"}
     for name in _values(table):
-        columns[name] = name.replace("less_", "minus ")
+        columns[name] = name.replace("less_", "difference from ")
         if bounds:
             columns[f"{name}_interval"] = "95 % interval"
     return Layout(columns, {name: DIGITS for name in columns if name not in ("condition", "variant")}, {})
@@ -79,10 +79,10 @@ def condition_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
         notes.append(f"Test images without a condition: {without}.")
     return [
         *notes,
-        "AP: the average over the classes with boxes in the condition, a mean over the seeds. Intervals: bootstrap of "
-        f"each condition's whole {facts['unit']}s, {facts['samples']} draws, 95 %, for these trained detectors, not "
-        "adjusted for their number.",
-        "Exploratory: nothing is tested here, and among many differences some intervals exclude 0 by chance.",
+        "AP: mAP over the classes that occur in the condition, averaged over the seeds. Intervals: 95 % confidence "
+        f"intervals from a bootstrap over the {facts['unit']}s of each condition ({facts['samples']} resamples), for "
+        "these trained detectors (variance between trainings not included), not corrected for multiple comparisons.",
+        "Exploratory: no significance test is made here. Among many differences, some intervals exclude 0 by chance.",
     ]
 
 

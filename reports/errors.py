@@ -1,7 +1,7 @@
-"""Write the kinds of errors of each variant (`detection.errors`), and the confusion of classes.
+"""Write the error types of each variant (`detection.errors`), and the confusion matrices.
 
-Writes errors.csv, .md and .tex, one row per variant, and confusion.csv, one row per variant, seed, true class and found
-class, from the confusion matrix in every ap.json.
+Writes errors.csv, .md and .tex, one row per variant, and confusion.csv, one row per variant, seed, true class and
+detected class, from the confusion matrix in every ap.json.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from reports.render import Block, Layout, format_value, rank_marks, write_texts
 from reports.runs import Run, check_runs, check_source, read_runs
 from reports.verdict import Leaders
 
-# The errors of each kind, as named in a sentence.
+# The errors of each type, as named in a sentence.
 PHRASES = {
     "class": "objects assigned to the wrong class",
     "localisation": "poorly localised boxes",
@@ -31,6 +31,7 @@ PHRASES = {
     "background": "boxes on background",
     "missed": "missed objects",
 }
+HEADINGS = {"both": "class + localisation"}  # printed names of types, if they are not the names in the CSV
 _ROUNDING = 1e-9  # ap.json and errors.json sum AP50 in different orders
 
 
@@ -87,7 +88,7 @@ def error_facts(errors: Mapping[str, Any], split: Split) -> dict[str, Any]:
 
 def error_layout(facts: Mapping[str, Any]) -> Layout:
     """Return the layout of the table; gains are not ranked, because they depend on AP50."""
-    gains = {f"gain_{kind}": kind for kind in KINDS} | {
+    gains = {f"gain_{kind}": HEADINGS.get(kind, kind) for kind in KINDS} | {
         f"gain_{kind}": f"all {kind.replace('_', ' ')}s" for kind in ALL_AT_ONCE
     }
     columns = {"variant": "Variant", "AP50": "AP50", **gains}
@@ -101,29 +102,30 @@ def error_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of the table."""
     low, high = facts["background"], facts["foreground"]
     notes = [
-        "Columns of kinds: the gain in AP50 if all errors of the kind, and no others, were corrected (TIDE, Bolya et "
-        "al. 2020). The gains do not add up. Detections of all scores count.",
-        f"Kinds, by overlap (intersection over union): class, {high} or more with an object of another class; "
-        f"localisation, {low} to {high} with an object of its class; both, {low} to {high} with an object of another "
-        f"class; duplicate, on an object that is already found; background, at most {low} with every object; missed, "
-        "an object that is neither found nor the nearest object of a class or localisation error.",
+        "Columns from class to missed: the gain in AP50 if all errors of this type, and only these, were corrected "
+        "(TIDE, Bolya et al. 2020). The gains do not add up. No score threshold is applied.",
+        f"Error types (IoU with the ground truth): class: {high} or more with an object of another class; "
+        f"localisation: {low} to {high} with an object of the same class; {HEADINGS['both']}: {low} to {high} with an object of "
+        f"another class; duplicate: a further detection of an object that is already detected; background: at most "
+        f"{low} with every object; missed: an object that is not detected and that no class or localisation error "
+        "refers to.",
     ]
     if facts["people"]:
         notes.append(
             f"miss rate, {facts['people']}: log-average over 0.01 to 1 false positives per image (Dollár et al. 2012), "
-            f"for boxes of all sizes at an overlap of {high}; only crowds are ignored. Lower is better."
+            f"for boxes of all sizes at an IoU of {high}; only crowd regions are ignored. Lower is better."
         )
     else:
         notes.append("No log-average miss rate: no class is named person, people or pedestrian.")
     seeds = facts["seeds"].split()
     means = f"Means over the seeds {', '.join(seeds)}" if len(seeds) > 1 else f"One seed ({seeds[0]})"
-    return [*notes, f"{means}. Descriptive: nothing is tested."]
+    return [*notes, f"{means}. No significance test is made for this table."]
 
 
 def error_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
     """Return the printed table."""
     layout = error_layout(facts)
-    caption = f"Kinds of errors on {facts['dataset']}: the gain in AP50 if all errors of a kind were corrected"
+    caption = f"Error types on {facts['dataset']}: the gain in AP50 if all errors of a type were corrected"
     return Block("errors", table, layout, rank_marks(table, layout), caption, error_notes(facts))
 
 
@@ -139,32 +141,32 @@ def error_sentences(table: pd.DataFrame, lead: Leaders, people: str) -> str:
     gains = pd.Series({kind: rows.at[described, f"gain_{kind}"] for kind in KINDS})
     most, average = str(gains.idxmax()), rows.at[described, "AP50"]
     sentences = [
-        f"The most costly errors of {described} are {PHRASES[most]}: without them its AP50 would be "
+        f"The most costly errors of {described} are {PHRASES[most]}: without them, its AP50 would be "
         f"{average + gains[most]:.3f} instead of {average:.3f}."
     ]
     if lead.fused and lead.band:
         less = gains - pd.Series({kind: rows.at[lead.band, f"gain_{kind}"] for kind in KINDS})
         parts = [
-            f"{word} to {PHRASES[kind]} ({gains[kind]:.3f} instead of {rows.at[lead.band, f'gain_{kind}']:.3f})"
+            f"{word} through {PHRASES[kind]} ({gains[kind]:.3f} instead of {rows.at[lead.band, f'gain_{kind}']:.3f})"
             for word, kind, some in (
-                ("less", str(less.idxmin()), less.min() < -0.0005),
+                ("less AP50", str(less.idxmin()), less.min() < -0.0005),
                 ("more", str(less.idxmax()), less.max() > 0.0005),
             )
             if some
         ]
         if parts:
-            sentences.append(f"Compared with {lead.band}, the better band, it loses {' and '.join(parts)}.")
+            sentences.append(f"Compared with {lead.band}, the better band, {lead.fused} loses {' and '.join(parts)}.")
         rates = rows.loc[[lead.fused, lead.band], "miss_rate"]
         if people and rates.notna().all():
             sentences.append(
-                f"Its log-average miss rate for {people} is {rates.iloc[0]:.3f}; that of {lead.band} is "
-                f"{rates.iloc[1]:.3f}."
+                f"The log-average miss rate of {lead.fused} for {people} is {rates.iloc[0]:.3f}; that of {lead.band} "
+                f"is {rates.iloc[1]:.3f}."
             )
-    return " ".join([*sentences, "Descriptive: nothing is tested."])
+    return " ".join([*sentences, "These differences were not tested for significance."])
 
 
 def confusion_table(runs: Sequence[Run]) -> pd.DataFrame:
-    """Return the confusion of all runs: `variant`, `seed`, `true`, `found`, `count`; `background` means no object.
+    """Return the confusion matrices of all runs: `variant`, `seed`, `true`, `found`, `count`; `background`: no object.
 
     Raises:
         InputError: an ap.json has no confusion matrix.
@@ -190,14 +192,14 @@ def mean_confusions(table: pd.DataFrame) -> tuple[list[str], dict[str, np.ndarra
 
 CONFUSION = (
     f"Rows: true class; columns: detected class. Detections with a score of at least {LEAST_SCORE} are matched to "
-    f"objects of any class at an overlap of at least {MATCH_OVERLAP}. Counts are means over the seeds; colour "
-    "shows the share of the row. The column background counts missed objects, the row background detections that match "
-    "no object."
+    f"objects of any class at an IoU of at least {MATCH_OVERLAP}. Counts are means over the seeds; colours are "
+    'normalised per row (per true class). The column "background" counts missed objects; the row "background" counts '
+    "detections that match no object."
 )
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write the tables of errors and of the confusion."""
+    """Write the tables of errors and of the confusion matrices."""
     parser = argparse.ArgumentParser(
         prog="python -m reports.errors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

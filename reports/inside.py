@@ -17,7 +17,7 @@ DESCRIPTIONS = {
     "stacked": "stacked: the detector's input is one four-channel image of both bands; only its first convolution is "
     "wider",
     "twostream": "twostream: the detector has one backbone per band, joined at the levels that its neck reads",
-    "late": "late: the boxes of the visible and the infrared detector are pooled, without further training",
+    "late": "late: the detections of the visible and the infrared detector are merged, without further training",
 }
 
 
@@ -45,17 +45,16 @@ def inside_facts(
         groups.setdefault(group_of(variant, brought), []).append(variant)
     facts = {name: f"{words}; not in the paper." for name, words in DESCRIPTIONS.items() if name in variants}
     if facts:
-        facts["groups"] = "; ".join(f"{name}: {', '.join(members)}" for name, members in groups.items())
+        facts["groups"] = ", ".join(f"{name} ({', '.join(members)})" for name, members in groups.items())
     if cost:
         costs: dict[str, list[str]] = {}
         for variant, (parameters, adds) in zip(variants, network_columns(cost, variants).to_numpy(), strict=True):
-            words = "unknown" if math.isnan(adds) else f"{parameters / 1e6:.2f} M, {adds / 1e9:.2f} G"
+            size = f"{parameters / 1e6:.2f} M parameters, {adds / 1e9:.2f} G multiply-adds"
+            words = "unknown" if math.isnan(adds) else size
             costs.setdefault(words, []).append(variant)
         height, width = next(iter(cost["networks"].values()))["image"]
-        listed = "; ".join(f"{', '.join(members)} {words}" for words, members in costs.items())
-        facts["networks"] = (
-            f"Parameters of the detector, and its multiply-adds for an image of {width}x{height} pixels: {listed}."
-        )
+        listed = "; ".join(f"{', '.join(members)}: {words}" for words, members in costs.items())
+        facts["networks"] = f"Detector size, and its cost for an image of {width}x{height} pixels: {listed}."
     return facts
 
 
@@ -72,23 +71,23 @@ def read_cost(file: Path, shared: Mapping[str, Any]) -> dict[str, Any]:
 
 def inside_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes from `inside_facts`."""
-    notes = [f"Groups of rows: {facts['groups']}."] if "groups" in facts else []
+    notes = [f"Row groups: {facts['groups']}."] if "groups" in facts else []
     return [*notes, *(facts[name] for name in (*DESCRIPTIONS, "networks") if name in facts)]
 
 
 def headline_column(table: pd.DataFrame, name: str) -> str:
-    """Return the column of a verdict that contains the headline's statement: about methods if there is one."""
+    """Return the column of a verdict that the headline uses: the one for methods if there is one."""
     return f"{name}_methods" if f"{name}_methods" in table else name
 
 
 def against_inside_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnote on the column that compares with fusing in the detector; empty without such a column."""
+    """Return the footnote on the comparison with fusion in or after the detector; empty without this column."""
     if "ways" not in facts:
         return []
-    about = "methods" if facts["marks"].startswith("methods") else "these trained detectors"
+    about = "the methods" if facts["marks"].startswith("methods") else "these trained detectors"
     return [
-        f"Against fusing in the detector: the same comparison with every way of fusing in the detector "
-        f"({facts['ways']}) in place of the bands; a statement about {about}."
+        f"vs. fusion in detector: the same comparison, with {facts['ways']} in place of the bands. It holds for "
+        f"{about}."
     ]
 
 
@@ -99,9 +98,10 @@ def group_starts(variants: Sequence[str], brought: Collection[str] = ()) -> list
 
 
 def against_inside(significance: Mapping[str, Any], variant: str, kind: str) -> str:
-    """Return `ahead` (of every way of fusing in the detector), `behind` (any way), `not shown` or `not tested`.
+    """Return the verdict on a variant against `stacked`, `twostream` and `late`, as far as they were run.
 
-    The text is empty for a variant that is not compared. `kind` is the statement: `trained` or `methods`.
+    It is `ahead` of all of them, `behind` at least one, `not shown` or `not tested`; empty for a variant that is not
+    compared. `kind` is the scope of the conclusion: `trained` or `methods`.
     """
     found = significance["against_inside"].get(variant)
     if found is None:
@@ -111,10 +111,10 @@ def against_inside(significance: Mapping[str, Any], variant: str, kind: str) -> 
 
 
 def ways_run(significance: Mapping[str, Any]) -> str:
-    """Return a text that lists the ways of fusing in the detector that were compared with, and those not run."""
+    """Return a text that lists those of `stacked`, `twostream` and `late` that were run, and those that were not."""
     there = [name for name in NO_IMAGES if name in significance["inside"]]
     absent = [name for name in NO_IMAGES if name not in there]
-    return ", ".join(there) + (f"; not run: {', '.join(absent)}" if absent else "")
+    return ", ".join(there) + (f" (not run: {', '.join(absent)})" if absent else "")
 
 
 def inside_sentences(
@@ -125,14 +125,14 @@ def inside_sentences(
     `averages` are the printed averages of all variants, `fused` the variants that are fused images.
     """
     reached = [f"{averages[name]:.3f} ({name})" for name in INSIDE if name in averages]
-    sentences = [f"A detector that takes both bands as input reached {', '.join(reached)}."] if reached else []
+    sentences = [f"mAP of detectors that take both bands as input: {', '.join(reached)}."] if reached else []
     if not significance or significance["untested"] or not significance["inside"]:
         return sentences
     results = {name: against_inside(significance, name, kind) for name in fused}
     ahead, behind = ([name for name in fused if results[name] == word] for word in ("ahead", "behind"))
     named = f" ({', '.join(ahead)})" if ahead else ""
     sentences.append(
-        f"Fused variants ahead of every way of fusing in the detector ({ways_run(significance)}): {len(ahead)} of "
-        f"{len(fused)}{named}; behind at least one: {len(behind)}."
+        f"The fused variants were also compared with {ways_run(significance)}. Significantly higher mAP than all of "
+        f"these: {len(ahead)} of {len(fused)}{named}; significantly lower mAP than at least one: {len(behind)}."
     )
     return sentences

@@ -32,7 +32,7 @@ class Means:
 
     @property
     def tied(self) -> list[str]:
-        """The ranked columns that are not shown to differ from the best."""
+        """The ranked columns that are not significantly different from the best."""
         return [name for name, p in self.p_values.items() if not p < ALPHA]
 
 
@@ -47,7 +47,7 @@ def compare_means(
     Args:
         values: (N,) for each column, of the same N images.
         ranked: the columns that are compared.
-        scene: (N,) scene of each image; intervals and tests resample whole scenes, by default single images.
+        scene: (N,) scene of each image; intervals and tests resample scenes; by default, each image is a scene.
         higher_is_better: whether a higher value of the metric is better.
     """
     units = None if scene is None else np.asarray(scene)
@@ -103,7 +103,7 @@ def add_comparisons(
 
 
 def tied_methods(table: pd.DataFrame, metric: str, higher_is_better: bool) -> list[str]:
-    """Return the methods in `add_comparisons`' table that are not shown to differ from the best in one metric."""
+    """Return the methods in `add_comparisons`' table that do not differ significantly from the best in one metric."""
     rows = table.dropna(subset=[metric])
     if rows.empty:
         return []

@@ -1,8 +1,9 @@
-"""Write the report: one HTML page that needs no network, and a folder of pictures if they are too large to embed.
+"""Write the report: an HTML page that works offline, and a folder of pictures if they are too large to embed.
 
 The page states whether visible-infrared image fusion helped object detection. It shows the tables of `reports.tables`,
-a viewer of test images with true boxes and detections, objects that fusion found and lost, charts, the provenance of
-every number, and a list of what was not measured. Optional results that are not passed are left out and listed there.
+a viewer of test images with ground-truth boxes and detections, objects gained and lost by fusion, charts, the
+provenance of every number, and a list of the quantities that were not measured. Optional results that are not passed
+are left out and listed there.
 """
 
 import argparse
@@ -243,9 +244,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--losses", **pairs, help="METHOD=losses.csv of a method's training")
     parser.add_argument("--detector-losses", **pairs, help="VARIANT=results.csv of a detector's training")
     parser.add_argument("--costs", **pairs, help="METHOD=cost.json of fusion.cost")
-    parser.add_argument("--helps", type=Path, help="helps.json: objects that each fused variant found and lost")
+    parser.add_argument("--helps", type=Path, help="helps.json: objects gained (found) and lost by each fused variant")
     parser.add_argument("--significance", type=Path, help="significance.json: intervals and paired comparisons")
-    parser.add_argument("--errors", type=Path, help="errors.json of detection.errors: the kinds of errors")
+    parser.add_argument("--errors", type=Path, help="errors.json of detection.errors: the error types")
     parser.add_argument("--curves", type=Path, help="pr_curves.csv of detection.errors: precision-recall curves")
     parser.add_argument("--cost-table", type=Path, help="cost.csv of reports.costs")
     parser.add_argument("--truth-table", type=Path, help="table2_truth.csv, if there are several label sets")
@@ -261,7 +262,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--test-set-tables", type=Path, nargs="*", default=[], help="table1.csv and table3.csv of reports.test_sets"
     )
-    parser.add_argument("--config-snapshot", type=Path, help="the run's full configuration (JSON), to show")
+    parser.add_argument("--config-snapshot", type=Path, help="the run's full configuration (JSON), shown on the page")
     parser.add_argument(
         "--scenes", type=int, default=6, help="number of test images in the viewer (default: %(default)s)"
     )
@@ -269,7 +270,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--crops",
         type=int,
         default=3,
-        help="number of found and of lost objects shown per variant (default: %(default)s)",
+        help="number of gained and of lost objects shown per variant (default: %(default)s)",
     )
     parser.add_argument(
         "--score",
@@ -311,7 +312,8 @@ def _draw_pictures(
     """Return the store of the page's pictures and, for the template, the viewer's images and the gallery.
 
     The pictures are embedded in the page if they are small enough, else written to a folder next to it. `names` are the
-    test images. After the chosen images, the viewer shows those in which `best` found or lost an object of the gallery.
+    test images. After the chosen images, the viewer shows the images of objects in the gallery that `best` gained or
+    lost.
     For each kind of `robustness`, `strips` show the first chosen image at the kind's levels.
     """
     chosen = choose_images([name for name in names if pictures.boxes[name]], options.scenes)
@@ -339,13 +341,13 @@ def _draw_pictures(
 
 
 def _insides(folder: Path, images: ImageStore) -> dict[str, Any]:
-    """Return FNet's insides for the template: the sheets, and the silent share of each sparse code as a text."""
+    """Return FNet's insides for the template: the sheets, and the sparsity of each sparse code as a text."""
     facts = read_json(folder / "insides.json")
     silent = {name: code["silent_share"][-1] for name, code in facts["codes"].items()}
     sheets = {
         "reconstructions": "Contribution of each sparse code to the fused luma",
         "features": "Sparse codes: mean magnitude over the filters, and the strongest filters",
-        "iterations": "Threshold, momentum and silent share per iteration",
+        "iterations": "Threshold, momentum and sparsity (silent share) per iteration",
     }
     pictures = {name: cv2.imread(str(folder / f"{name}.png")) for name in sheets}  # drawn with an alpha channel
     if missing := [name for name, picture in pictures.items() if picture is None]:

@@ -10,12 +10,11 @@ from markupsafe import Markup
 
 from detection.errors import KINDS
 from detection.inside import INSIDE
-from detection.losses import UNCORRUPTED
 from pipeline.artefacts import read_csv
 from reports import charts
 from reports.collect import LATE, brought_rows
 from reports.correlation import correlation_sentence, rank_correlations
-from reports.errors import CONFUSION, mean_confusions
+from reports.errors import CONFUSION, HEADINGS, mean_confusions
 from reports.robustness import level_name
 from reports.tables_layout import fusion_metrics
 from reports.test_sets_layout import METRICS
@@ -27,10 +26,10 @@ def average_chart(table: pd.DataFrame, scores: pd.DataFrame, significance: Mappi
     several = own_seeds(table) > 1
     text = (
         "Squares: single bands; diamonds: fused variants; dotted line: the better single band."
-        + (" Triangles pointing down: fused inside the detector." if {*INSIDE} & {*table["variant"]} else "")
-        + (" Circle: pooled boxes of both bands' detectors." if LATE in set(table["variant"]) else "")
+        + (" Triangles pointing down: fusion inside the detector." if {*INSIDE} & {*table["variant"]} else "")
+        + (" Circle: late fusion (merged detections of both bands)." if LATE in set(table["variant"]) else "")
         + (" Triangles pointing up: external results." if brought_rows(table) else "")
-        + (" Bars: 95 % intervals." if significance else " Bars: lowest to highest seed." if several else "")
+        + (" Bars: 95 % confidence intervals." if significance else " Bars: range over seeds." if several else "")
         + (" Rings: single seeds." if several else "")
     )
     svg = charts.average_intervals(table, scores, average_bounds(table, significance))
@@ -87,19 +86,20 @@ def precision_charts(curves: pd.DataFrame, classes: Sequence[str], variants: Seq
     if not by_class:
         return []
     svg = charts.precision_recall({name: by_class[name] for name in classes if name in by_class}, variants)
-    text = "Detectors of one seed. Grey: single bands, infrared dotted."
-    return [_chart("Precision-recall curves per class at an overlap of 0.5", svg, text, wide=True)]
+    text = "Detectors of one seed. Grey lines: visible (solid) and infrared (dotted)."
+    return [_chart("Precision-recall curves per class at an IoU of 0.5", svg, text, wide=True)]
 
 
 def error_charts(table: pd.DataFrame, confusion: pd.DataFrame) -> list[dict[str, Any]]:
     """Return the charts of `error_table` and of `confusion_table`."""
-    gains = table.set_index("variant")[[f"gain_{kind}" for kind in KINDS]].set_axis(KINDS, axis="columns")
+    gains = table.set_index("variant")[[f"gain_{kind}" for kind in KINDS]]
+    gains = gains.set_axis([HEADINGS.get(kind, kind) for kind in KINDS], axis="columns")
     classes, counts = mean_confusions(confusion)
     return [
         _chart(
-            "Gain in AP50 if all errors of a kind were corrected",
+            "Gain in AP50 if all errors of a type were corrected",
             charts.error_gains(gains),
-            "Shorter bars are better. Grey: single bands.",
+            "Shorter bars are better. Grey bars: single bands.",
             wide=True,
         ),
         _chart(
@@ -121,9 +121,9 @@ def robustness_chart(losses: Mapping[str, Any]) -> dict[str, Any]:
         ]
         for variant, found in losses["variants"].items()
     }
-    levels = [UNCORRUPTED, *(level_name(losses["kind"], level) for level in losses["levels"])]
+    levels = ["uncorrupted", *(level_name(losses["kind"], level) for level in losses["levels"])]
     svg = charts.level_averages(averages, levels, losses["kind"])
-    return _chart("Average precision by level of corruption", svg, "Grey: single bands, infrared dotted.")
+    return _chart("Average precision by level of corruption", svg, "Grey lines: visible (solid) and infrared (dotted).")
 
 
 def loss_charts(losses: Mapping[str, Path], detector_losses: Mapping[str, Path]) -> list[dict[str, Any]]:

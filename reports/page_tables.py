@@ -30,10 +30,10 @@ from reports.tables_layout import (
 from reports.truths import label_sets, truth_layout, truth_notes
 from reports.verdict import printed_p, tied_with_best
 
-TIES = "≈: not shown to differ from the best Average (exploratory; see Against the best)."
-SEEDS_BELOW = "Second line of Average: the lowest to the highest seed."
-INTERVAL_BELOW = "Second line of Average: its 95 % interval."
-DETECTOR_BELOW = "Second line of Against both bands: the comparison with fusing in the detector."
+TIES = "≈: not significantly different from the highest mAP (exploratory; see vs. best row)."
+SEEDS_BELOW = "Below each mAP: its range over the seeds."
+INTERVAL_BELOW = "Below each mAP: its 95 % confidence interval."
+DETECTOR_BELOW = "Below each verdict vs. both bands: the verdict vs. fusion in or after the detector."
 
 
 def detection_section(
@@ -50,7 +50,8 @@ def detection_section(
     tied = {(variant, "Average") for variant in tied_with_best(table, significance)}
     bounds = cells["Average_interval" if "Average_interval" in cells else "Average_seeds"].tolist()
     words = headline_column(table, "against_inside")
-    detector = [f"detector: {word}" if word else "" for word in table[words].fillna("")] if words in table else []
+    inside = table[words].fillna("") if words in table else []
+    detector = [f"vs. fusion in detector: {word}" if word else "" for word in inside]
     below = {"Average": bounds, "variant": table["remark"].tolist() if "remark" in table else [""] * len(table)}
     if "ours_less_paper" in cells:
         below["Average_paper"] = cells["ours_less_paper"].tolist()
@@ -63,7 +64,7 @@ def detection_section(
     if significance and tied:
         notes.append(TIES)
     rows = table_rows(table, layout, detection_tip(runs, fused, significance), tied, below)
-    return _section("table2", "Table II: average precision of the detector on each variant", rows, layout, notes)
+    return _section("table2", "Table II: average precision of the detector of each variant", rows, layout, notes)
 
 
 def truth_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,7 +81,7 @@ def truth_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, An
     }
     layout = replace(layout, columns=averages)
     rows = table_rows(table, layout, below=below)
-    return _section("truths", "Label sets: Table II with each set of true boxes", rows, layout, truth_notes(facts))
+    return _section("truths", "Label sets: Table II with each set of annotations", rows, layout, truth_notes(facts))
 
 
 def as_is_section(table: pd.DataFrame, facts: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,7 +113,7 @@ def fusion_tip(table: pd.DataFrame) -> Callable[[str, str], list[str]]:
             return []
         low, high, p = (rows.at[method, f"{column}_{kind}"] for kind in ("low", "high", "p"))
         lines = [] if math.isnan(low) else [f"95 % interval: {_digits(low)} to {_digits(high)}"]
-        return lines + ([] if math.isnan(p) else [f"against the best: p {printed_p(p)}"])
+        return lines + ([] if math.isnan(p) else [f"vs. the best: p {printed_p(p)}"])
 
     return tip
 
@@ -127,19 +128,17 @@ def conditions_section(significance: Mapping[str, Any], facts: Mapping[str, Any]
     }
     rows = table_rows(cells, layout, below=below)
     heading = "By condition: average precision in parts of the test set, and the difference from each band"
-    notes = [*condition_notes(table, facts), "Second line of a value: its 95 % interval."]
+    notes = [*condition_notes(table, facts), "Below each value: its 95 % confidence interval."]
     return _section("conditions", heading, rows, layout, notes)
 
 
 def errors_section(
     table: pd.DataFrame, facts: Mapping[str, Any], words: str, charts: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Return the kinds of errors for the template: `words` as its text, the charts, and the table of `error_table`."""
+    """Return the error types for the template: `words` as its text, the charts, and the table of `error_table`."""
     layout = error_layout(facts)
     rows = table_rows(table, layout, error_tip(table))
-    section = _section(
-        "errors", "Kinds of errors: what each kind costs in average precision", rows, layout, error_notes(facts)
-    )
+    section = _section("errors", "Error types: loss of AP50 due to each type", rows, layout, error_notes(facts))
     return section | {"text": words, "charts": charts}
 
 
@@ -149,7 +148,7 @@ def error_tip(table: pd.DataFrame) -> Callable[[str, str], list[str]]:
 
     def tip(variant: str, column: str) -> list[str]:
         counted = f"count_{column.removeprefix('gain_')}"
-        return [f"number of errors, all scores: {rows.at[variant, counted]:.0f}"] if counted in rows else []
+        return [f"number of errors, no score threshold: {rows.at[variant, counted]:.0f}"] if counted in rows else []
 
     return tip
 
@@ -173,7 +172,7 @@ def size_section(sizes: pd.DataFrame) -> dict[str, Any]:
         {"variant": "Variant"} | {c: c for c in columns}, dict.fromkeys(columns, 3), dict.fromkeys(columns, True)
     )
     notes = [
-        "Average as in Table II, means over the seeds. Sizes as in COCO, by the area of the true box: small, below "
+        "mAP as in Table II, means over the seeds. Sizes as in COCO, by the area of the ground-truth box: small, below "
         "32x32 pixels; large, from 96x96 pixels; medium, between them."
     ]
     heading = "By size: average precision on small, medium and large objects"
@@ -209,8 +208,8 @@ def table_rows(
     """Return a table's cells for the template: printed text, mark, the unrounded value to sort by, and the tooltip.
 
     `tip` returns further lines of the tooltip, given the row's name and the column. `tied` contains row and column of
-    each cell that is marked as not shown to differ from the best. `below` contains a small second line for the cells of
-    some columns.
+    each cell that is marked as not significantly different from the best. `below` contains a small second line for the
+    cells of some columns.
     """
     cells, marks = printed(table, layout), rank_marks(table, layout)
     return [
@@ -244,7 +243,7 @@ def detection_tip(
                 if run.variant == variant:
                     facts = run.scores["provenance"]
                     digests = (f"{key} {str(facts[key])[:12]}" for key in ("weights", "training") if key in facts)
-                    lines.append(f"detector, seed {run.seed}: {', '.join(digests)}")
+                    lines.append(f"detector of seed {run.seed}, SHA-256: {', '.join(digests)}")
             return lines
         if (variant, column) not in values:
             return []
@@ -255,7 +254,7 @@ def detection_tip(
             lines.append(f"95 % interval: {bounds['low']:.3f} to {bounds['high']:.3f}")
         if bounds:
             lines.append(f"{bounds['boxes']} boxes in {bounds['scenes']} scenes")
-            undefined = f"undefined in {bounds['undefined']} draws" if bounds["undefined"] else ""
+            undefined = f"undefined in {bounds['undefined']} bootstrap draws" if bounds["undefined"] else ""
             lines += filter(None, (undefined, bounds["remark"]))
         return lines
 

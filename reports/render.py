@@ -1,6 +1,6 @@
 """Render a frame as Markdown, LaTeX or HTML; numbers are rounded only here.
 
-The best value of a column is bold, the second best underlined. Values that are equal as printed share a mark.
+The best value of a column is bold, the second best underlined. Ties after rounding are marked alike.
 """
 
 import math

@@ -1,4 +1,4 @@
-"""Write the tables of robustness: how much each variant loses if one band is corrupted (`detection.losses`).
+"""Write the tables of robustness: the loss of AP of each variant if one band is corrupted (`detection.losses`).
 
 Writes robustness.csv, one row per kind of corruption, variant and level, and robustness.md and .tex, one table per
 kind.
@@ -110,32 +110,32 @@ def robustness_facts(kinds: Sequence[Losses], split: Split, variants: Sequence[s
 
 
 def losses_sentence(losses: Losses) -> str:
-    """Return sentences on the variant with the least loss, the evidence for it, and the best variant afterwards."""
+    """Return sentences on the variant with the smallest loss, the evidence for it, and the best corrupted variant."""
     variants = losses["variants"]
     if max(_number(one["AP"]["value"]) for one in variants.values()) < LEARNED:
-        return "This run cannot say which variant loses least: no detector has learned."
+        return "The losses are not compared, because no detector was trained to a usable accuracy."
     least = losses["least"]
     if least is None:
-        return f"Fewer than two variants use {losses['band']}: there is nothing to compare."
+        return f"The losses are not compared, because fewer than two variants use {losses['band']}."
     one = variants[least]
     kept = _number(one["kept"]["value"])
     words = (
-        f"Among the variants that use {losses['band']}, {least} loses least: "
+        f"Among the variants that use {losses['band']}, {least} loses the least mAP: "
         f"{_shown(one['loss']['value'])} of {_shown(one['AP']['value'])}"
-        + ("." if math.isnan(kept) else f", {100 * kept:.0f} % kept.")
+        + ("." if math.isnan(kept) else f", that is, it keeps {100 * kept:.0f} %.")
     )
     more = [name for name, entry in losses["compared"].items() if entry["more"]]
     alike = [name for name in losses["compared"] if name not in more]
     if not alike:
-        words += " By the intervals, every other variant loses more."
+        words += " The confidence intervals show a larger loss for every other variant."
     elif not more:
-        words += " By the intervals, no other variant is shown to lose more."
+        words += " For no other variant do the confidence intervals show a larger loss."
     else:
-        words += f" By the intervals, shown to lose more: {', '.join(more)}; not shown to: {', '.join(alike)}."
+        words += f" The confidence intervals show a larger loss for {', '.join(more)}, but not for {', '.join(alike)}."
     best = max(variants, key=lambda name: _number(_corrupted_average(variants[name])["value"]))
     unused = "" if variants[best]["sees"] else f", which does not use {losses['band']}"
     value = _shown(_corrupted_average(variants[best])["value"])
-    return f"{words} The highest average under corruption is that of {best}{unused}: {value}."
+    return f"{words} The highest mAP under corruption is that of {best}{unused}: {value}."
 
 
 def losses_block(losses: Losses, facts: Mapping[str, Any]) -> Block:
@@ -160,12 +160,12 @@ def losses_block(losses: Losses, facts: Mapping[str, Any]) -> Block:
     numbers = [UNCORRUPTED, *losses["levels"], MEAN, "loss", "kept"]
     frame = frame.astype(dict.fromkeys(numbers, float))
     headings = {level: level_name(losses["kind"], level) for level in losses["levels"]}
-    columns = {"variant": "Variant", UNCORRUPTED: UNCORRUPTED, **headings, MEAN: "mean of levels"}
+    columns = {"variant": "Variant", UNCORRUPTED: "uncorrupted", **headings, MEAN: "mean of levels"}
     columns |= {
         "loss": "loss",
         "interval": "95 % interval",
-        "kept": "kept",
-        "comparison": "compared with the least loss",
+        "kept": "share of mAP kept",
+        "comparison": "difference from the smallest loss",
     }
     layout = Layout(
         columns,
@@ -185,16 +185,16 @@ def level_name(kind: str, level: str) -> str:
 
 
 def compared_with_least(losses: Losses, variant: str) -> str:
-    """Return a text that compares a variant's loss with the least loss."""
+    """Return a text that compares a variant's loss with the smallest loss."""
     if not losses["variants"][variant]["sees"]:
         return f"does not use {losses['band']}"
     if variant == losses["least"]:
-        return "least"
+        return "smallest"
     entry = losses["compared"].get(variant)
     if entry is None:
         return ""
     bounds = f" ({_interval(entry)})" if _interval(entry) else ""
-    return f"{'more' if entry['more'] else 'not shown'}: {_shown(entry['difference'])}{bounds}"
+    return f"{'larger' if entry['more'] else 'unclear'}: {_shown(entry['difference'])}{bounds}"
 
 
 def robustness_notes(facts: Mapping[str, Any]) -> list[str]:
@@ -202,18 +202,21 @@ def robustness_notes(facts: Mapping[str, Any]) -> list[str]:
     seeds = facts["seeds"].split()
     notes = [
         "Nothing is retrained: one band of the test pairs is corrupted, each method fuses the pairs again, and the "
-        "detectors of Table II are tested on the results. The true boxes stay the same: if infrared is shifted, they "
-        "are those of the visible image.",
-        "loss: AP on the images as they are minus the mean AP over the levels; kept: that mean divided by AP on the "
-        "images as they are. Kinds and levels: docs/robustness.md.",
-        f"Intervals: {facts['method']}, {facts['samples']} draws, 95 %, for these trained detectors. Exploratory: the "
-        "least loss was picked after seeing the losses, and the intervals are not adjusted for their number.",
+        "detectors of Table II are tested on the results. The ground-truth boxes stay the same, also if infrared is "
+        "shifted: they then fit the visible image.",
+        "loss: AP on the uncorrupted images minus the mean AP over the corruption levels; share of mAP kept: this mean "
+        "divided by AP on the uncorrupted images. Kinds and levels: docs/robustness.md.",
+        "difference from the smallest loss: larger = the 95 % interval of the difference is above 0; unclear = it is "
+        "not.",
+        f"Intervals: {facts['method']}, {facts['samples']} draws, 95 %, for these trained detectors (variance between "
+        "trainings not included). Exploratory: the variant with the smallest loss was selected after seeing the "
+        "results, and the intervals are not corrected for multiple comparisons.",
         f"Means over the seeds {', '.join(seeds)}." if len(seeds) > 1 else f"One seed ({seeds[0]}).",
     ]
     if facts["left_out"]:
         notes.append(
             f"Left out: {', '.join(facts['left_out'].split())}. Images or detections that were made elsewhere cannot "
-            "be computed for corrupted pairs."
+            "be made for corrupted pairs."
         )
     return notes
 

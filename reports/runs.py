@@ -269,7 +269,7 @@ def _scoring(run: Run) -> dict[str, Any]:
 
 
 def _labels(split: Split, part: str) -> tuple[Path, str]:
-    """Return the file of the true boxes of `part` (`train` or `test`), and its digest."""
+    """Return the file of the ground-truth boxes of `part` (`train` or `test`), and its digest."""
     truth = split.file.with_name(f"truth_{part}.json")
     return truth, sha256_json(read_json(truth))
 

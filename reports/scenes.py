@@ -1,7 +1,7 @@
-"""The report's pictures: test images with true boxes and detections, and crops of objects that fusion found or lost.
+"""The report's pictures: test images with boxes and detections, and crops of objects gained or lost by fusion.
 
-A detection is correct if it overlaps a box of its class that no detection of its class with a higher score has taken,
-with an intersection over union of at least 0.5, as COCO counts at this overlap. Detections come from one seed.
+As in COCO at an IoU of 0.5, a detection is correct if its intersection over union with a ground-truth box of its class
+is at least 0.5 and no detection with a higher score is matched to this box. Detections come from one seed.
 """
 
 import base64
@@ -24,7 +24,7 @@ from pipeline.pairs import find_images, read_image
 from pipeline.stage import InputError
 from reports.collect import Split
 
-OVERLAP = 0.5  # least intersection over union of a detection and the box that it finds
+OVERLAP = 0.5  # smallest intersection over union of a detection and the box that it finds
 WEBP_QUALITY = 78
 CROP = 120  # side of a gallery crop on the page, pixels
 CORRUPTION_CROP = (160, 120)  # width and height of the crop of a corrupted image, pixels of the image
@@ -96,7 +96,7 @@ def overlap(first: Sequence[float], second: Sequence[float]) -> float:
 
 
 def match(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Return the index of the true box that each detection finds, or -1.
+    """Return the index of the ground-truth box that each detection finds, or -1.
 
     Boxes and detections have `bbox` (x, y, width, height) and `class`. Detections are sorted by descending score, so
     that leaving out those with lower scores does not change the others.
@@ -117,9 +117,9 @@ def match(truth: Sequence[Mapping[str, Any]], detections: Sequence[Mapping[str, 
 
 @dataclass(frozen=True)
 class Pictures:
-    """The data of all pictures of a page: the images of every variant, the true boxes, the detections.
+    """The data of all pictures of a page: the images of every variant, the ground-truth boxes, the detections.
 
-    files: paths by variant and image name. boxes: true boxes by image name. crowds: crowd boxes by image name.
+    files: paths by variant and image name. boxes: ground-truth boxes by image name. crowds: crowd boxes by image name.
     detections: detections by variant and image name, highest score first. conditions: conditions by image name, if the
     dataset states them.
     """
@@ -148,7 +148,7 @@ def read_pictures(
     predictions: Mapping[str, Path],
     without_images: Sequence[str] = (),
 ) -> Pictures:
-    """Read true boxes and predictions, and find every variant's images; `without_images` use the visible images.
+    """Read boxes and predictions, and find every variant's images; variants in `without_images` use the visible ones.
 
     Raises:
         InputError: the ground truth lacks a test image, or a predictions file is not a list of COCO results of this
@@ -187,7 +187,7 @@ def read_pictures(
 def viewer_images(
     pictures: Pictures, names: Sequence[str], least_score: float, width: int, images: ImageStore
 ) -> list[dict[str, Any]]:
-    """Return the viewer's test images: true boxes, and every variant's image and detections with the box each finds.
+    """Return the viewer's test images: boxes, and every variant's image and detections with the box that each finds.
 
     Boxes are in pixels of the original images. Detections below `least_score` are left out, and so are detections in a
     crowd of their class that find no box, because they are neither correct nor false.
@@ -229,10 +229,10 @@ def _in_crowd(detection: Mapping[str, Any], crowds: Sequence[Mapping[str, Any]])
 def gallery(
     pictures: Pictures, helps: Mapping[str, Mapping[str, Any]], count: int, images: ImageStore
 ) -> list[dict[str, Any]]:
-    """Return, for each variant of `helps`, crops of the largest objects that it found and lost.
+    """Return, for each variant of `helps`, crops of the largest objects that it gained and lost.
 
-    `helps[variant]` contains the lists `found` and `lost` of objects: `image`, `class`, `bbox`. At most one object per
-    image is shown. Each object is cropped from visible, infrared and the variant, with a margin around it.
+    `helps[variant]` contains the lists `found` (gained) and `lost` of objects: `image`, `class`, `bbox`. At most one
+    object per image is shown. Each object is cropped from visible, infrared and the variant, with a margin around it.
     """
     shown = []
     for variant, lists in helps.items():

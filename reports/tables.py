@@ -1,4 +1,4 @@
-"""Write Table II (the detector's average precision for each variant), its parts by condition, and the fusion metrics.
+"""Write Table II (average precision of the detector of each variant), Table II by condition, and the fusion metrics.
 
 Each table is written as CSV (full precision, with `# key: value` facts at the top), Markdown and LaTeX. The facts that
 all rows must share are compared first: the split and its digests, the detector's recipe, the seeds, the metrics'
@@ -37,9 +37,9 @@ from reports.verdict import against_bands, against_best, statement
 
 
 def detection_table(scores: pd.DataFrame, classes: Sequence[str], paper: Mapping[str, Mapping] | None) -> pd.DataFrame:
-    """Return Table II: one row per variant; columns `variant`, the classes, `Average`, `AP50`, `AP75` and its spread.
+    """Return Table II: one row per variant; columns `variant`, the classes, `Average`, `AP50`, `AP75` and more.
 
-    Values are means over the seeds, fractions in 0..1; `AP50` and `AP75` are averages over the classes at one overlap.
+    Values are means over the seeds, fractions in 0..1; `AP50` and `AP75` are averages over the classes at one IoU.
     `Average_low` and `Average_high` are the smallest and largest average over the seeds, NaN for one seed: a spread,
     not a confidence interval. `paper`, if given, maps each variant to the paper's values by column, empty if the paper
     has no such row.
@@ -69,11 +69,11 @@ def add_significance(table: pd.DataFrame, classes: Sequence[str], significance: 
     """Return Table II with intervals and verdicts.
 
     `<column>_interval_low` and `_high` bound the 95 % interval of each class and of `Average`. `against_best` is
-    `best`, `tie` (not shown to differ from the best average), `worse` or `not tested`, by the statement about methods
-    if there is one. `against_bands` is a statement about these trained detectors, and `against_bands_methods`, with
-    enough seeds, about the methods: `ahead` of both bands, `behind` either band, `not shown` or `not tested`; empty for
-    a band. `against_inside` and `against_inside_methods` are the same comparisons with fusing in the detector, if any
-    way of it was run.
+    `best`, `tie` (not significantly different from the best average), `worse` or `not tested`; it holds for the methods
+    if there are enough seeds. `against_bands` is the verdict for these trained detectors, and `against_bands_methods`,
+    with enough seeds, for the methods: `ahead` of both bands, `behind` at least one band, `not shown` or `not tested`;
+    empty for a band. `against_inside` and `against_inside_methods` compare with `stacked`, `twostream` and `late`, if
+    any of them was run.
     """
     table = table.copy()
     for name in (*classes, "Average"):
@@ -183,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--scenes",
         type=Path,
         help="scenes.csv of the split, for intervals and tests of the fusion metrics; dataset.json in the same folder "
-        "states the unit that was drawn as a whole; default: every image is a scene of its own",
+        "states the sampling unit (sequence, place or image); default: each image is its own scene",
     )
     parser.add_argument("--variants", nargs="+", required=True, help="rows in order: visible, infrared, then methods")
     parser.add_argument(
@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--significance",
         type=Path,
-        help="significance.json: intervals and paired comparisons, for Table II and its parts by condition",
+        help="significance.json: intervals and paired comparisons, for Table II and the table by condition",
     )
     parser.add_argument("--cost", type=Path, help="cost.json of detection.cost: size and cost of the networks")
     parser.add_argument("--truths", type=Path, help="truths.json: the scores with every label set")
@@ -266,7 +266,8 @@ def _detection_table(
     if on_m3fd:
         facts["paper"] = paper.SOURCE
     caption = (
-        f"Average precision, mAP@[0.5:0.95], of one detector trained and tested on each variant of {facts['dataset']}"
+        "Average precision, mAP@[0.5:0.95], of detectors trained and tested on the visible, infrared and fused images "
+        f"of {facts['dataset']}"
     )
     cells, layout = detection_cells(table), detection_layout(table, split.classes)
     marks, starts = rank_marks(cells, layout), group_starts(options.variants, brought)
@@ -323,8 +324,8 @@ def _fusion_table(
         **_split_facts(split),
         "fused": {method: facts for method, (_, facts) in manifests.items()},
         "intervals": f"{method_of_draws(unit, len(set(found)), len(names), scenes is not None)}, {RESAMPLES}, 95 %",
-        "tests": f"paired sign-flip test against the best method, whole scenes, {RESAMPLES}, adjusted by Holm in each "
-        "column",
+        "tests": "paired sign-flip test of each method against the best, with scenes as units, "
+        f"{RESAMPLES}, Holm's correction within each column",
     } | config
     return table, facts, fusion_blocks(table, facts, directions)
 

@@ -16,23 +16,21 @@ YOLOV5U = (
     "with those of a paper that used the original YOLOv5."
 )
 OTHER_DETECTOR = "The paper's detector is YOLOv5; its scores are not comparable with these."
-SPLITS = {"own": "the dataset's own", "random": "random", "list": "two given lists"}
+SPLITS = {"own": "the dataset's own", "random": "random", "list": "given lists of names"}
 TIED_MEANS = (
-    f"not shown to differ from the best of its column (two-sided paired sign-flip test over whole scenes, p at least "
-    f"{ALPHA} after Holm's correction for the number of methods). Exploratory."
+    f"not significantly different from the best of its column (two-sided paired sign-flip test with scenes as units, "
+    f"p at least {ALPHA} after Holm's correction for the number of methods). Exploratory."
 )
 METRIC_DIGITS = {"NCIE": 4}  # NCIE's values are close together; the other metrics have 2 digits, as in the paper
 SMOKE = 1000  # images shown in training, repetitions included; with fewer, no detector learns
-MARKS = (
-    "Bold: best of the column; underlined: second best; values that are equal as printed share a mark. n/a: undefined."
-)
+MARKS = "Bold: best of the column; underlined: second best; ties after rounding are marked alike. n/a: undefined."
 
 
 def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
     """Return Table II with the texts that are printed next to a row's name and average.
 
     `Average_seeds` and `Average_interval` contain both bounds as one text, empty if undefined; `ours_less_paper` is the
-    difference as a text; `variant` ends with the row's remark.
+    difference as a text; `variant` includes the row's remark.
     """
     cells = table.copy()
     for name, bounds in (("seeds", ("low", "high")), ("interval", ("interval_low", "interval_high"))):
@@ -55,30 +53,30 @@ def detection_cells(table: pd.DataFrame) -> pd.DataFrame:
 def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool = True) -> Layout:
     """Return the layout of Table II's `detection_cells`, with the paper's Average if the table contains it.
 
-    `bounds` adds columns for the spread of several seeds, the intervals, the verdict against fusing in the detector,
+    `bounds` adds columns for the spread of several seeds, the intervals, the verdict against fusion in the detector,
     and the difference from the paper.
     """
     ranked = [*classes, "Average", "AP50", "AP75"]
-    columns = {"variant": "Variant", **{name: name for name in (*classes, "Average")}}
+    columns = {"variant": "Variant", **{name: name for name in classes}, "Average": "mAP"}
     if bounds and table["Average_low"].notna().any():
-        columns["Average_seeds"] = "lowest to highest seed"
+        columns["Average_seeds"] = "range over seeds"
     if bounds and "Average_interval_low" in table:
         columns["Average_interval"] = "95 % interval"
     columns |= {"AP50": "AP50", "AP75": "AP75"}
     if "Average_paper" in table:
-        columns["Average_paper"] = "Average (paper)"
+        columns["Average_paper"] = "mAP (paper)"
         if bounds:
             columns["Average_difference"] = "ours - paper"
     if "Average_interval_low" in table:
-        columns |= {"against_best": "Against the best", "against_bands": "Against both bands"}
+        columns |= {"against_best": "vs. best row", "against_bands": "vs. both bands"}
         if "against_bands_methods" in table:
             columns |= {
-                "against_bands": "Against both bands: detectors",
-                "against_bands_methods": "Against both bands: methods",
+                "against_bands": "vs. both bands (trained detectors)",
+                "against_bands_methods": "vs. both bands (methods)",
             }
-        # Only the headline's statement is printed; the CSV contains both.
+        # Only the verdict that the headline uses is printed; the CSV contains both.
         shown = headline_column(table, "against_inside")
-        columns |= {shown: "Against fusing in the detector"} if bounds and shown in table else {}
+        columns |= {shown: "vs. fusion in detector"} if bounds and shown in table else {}
     digits = {name: 3 for name in columns if name != "variant" and not name.startswith("against")}
     return Layout(columns, digits, dict.fromkeys(ranked, True))
 
@@ -104,7 +102,7 @@ def fusion_metrics(table: pd.DataFrame) -> list[str]:
 
 
 def fusion_ties(table: pd.DataFrame, higher_is_better: Mapping[str, bool]) -> set[tuple[str, str]]:
-    """Return the method and the metric of each value that is not shown to differ from the best of its column."""
+    """Return the method and the metric of each value that does not differ significantly from the best of its column."""
     metrics = [name for name in fusion_metrics(table) if name in higher_is_better]
     return {(method, name) for name in metrics for method in tied_methods(table, name, higher_is_better[name])}
 
@@ -161,13 +159,15 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
         f"Detector: {facts['detector']}. {YOLOV5U if facts['detector'].startswith('YOLOv5u') else OTHER_DETECTOR}",
         _recipe_note(facts),
         f"Protocol: {facts['protocol']}{_kept_words(facts)}.",
+        "mAP: mean of the AP of the classes (column Average of the CSV file).",
         _split_note(facts),
         _boxes_note(facts),
     ]
     if len(seeds) == 1:
         notes.append(
-            f"One seed ({seeds[0]}): the spread between seeds was not measured, and differences smaller than it may be "
-            "noise. Intervals and tests, if any, are about these trained detectors."
+            f"One seed ({seeds[0]}): the spread between seeds was not measured, and small differences may be due to "
+            "the random seed. Intervals and tests, if any, hold for these trained detectors (variance between trainings "
+            "not included)."
         )
     else:
         notes.append(
@@ -179,17 +179,18 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     if "machines" in facts:
         notes.append(
             f"The detectors were trained in different environments: {facts['machines']}. Recipe, data, code revision, "
-            "precision and the first two numbers of each version are the same; whether the other differences change a "
-            "result beyond its last digits was not measured."
+            "numeric precision and the major and minor versions of all packages are the same; whether the remaining "
+            "differences affect the results was not measured."
         )
     if "leakage" in facts:
         notes.append(facts["leakage"])
     notes += inside_notes(facts)
     for name, files in facts.get("brought", {}).items():
         notes.append(
-            f"{name}: external detections, {files}. The training of that detector is unknown, so the row shows what it "
-            "finds, not how well its images suit detection. The row is not used to estimate the variance between "
-            "trainings, is compared only as a trained detector, and does not affect the verdicts of the other rows."
+            f"{name}: external detections, {files}. The training of that detector is unknown, so the row shows the "
+            "quality of these detections, not the effect of the input images. The row is not used to estimate the "
+            "variance between trainings, conclusions about it hold only for this trained detector, and it does not "
+            "affect the verdicts of the other rows."
         )
     if "paper" in facts:
         notes.append(f"Paper: {facts['paper']}.")
@@ -198,17 +199,21 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
 
 def significance_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes on the intervals and on the columns of comparisons."""
-    intervals = f"Intervals: {facts['significance']}, for these trained detectors."
+    intervals = (
+        f"Intervals: {facts['significance']}, for these trained detectors (variance between trainings not included)."
+    )
+    about, _, correction = facts["marks"].partition("; corrected by ")
     if "untested" in facts:
         return [intervals, f"No difference was tested: {facts['untested']}."]
     return [
         intervals,
-        "Against both bands (the question of the run, fixed before its results): ahead of both bands (the larger of "
-        "two one-sided p values below 0.025, Holm's correction over the variants), behind at least one band (Holm's "
-        "correction over variants and bands), or not shown.",
+        "vs. both bands (the main question, fixed in advance): ahead = higher AP than both bands (both one-sided p "
+        "values below 0.025, Holm's correction over the variants); behind = lower AP than at least one band (one-sided "
+        "p below 0.025, Holm's correction over variants and bands); not shown = neither.",
         *against_inside_notes(facts),
-        "Against the best: exploratory. A tie is not shown to differ from the best average; a statement about "
-        f"{facts['marks']}.",
+        "vs. best row: exploratory. tie = not significantly different from the highest mAP; worse = significantly "
+        f"lower. It holds for {'the methods' if about == 'methods' else about}. The p values are corrected by "
+        f"{correction}.",
     ]
 
 
@@ -234,7 +239,8 @@ def _boxes_note(facts: Mapping[str, Any]) -> str:
 def _kept_words(facts: Mapping[str, Any]) -> str:
     """Return a text on the number of detections that a test keeps per image, a limit that precedes the protocol's."""
     kept = facts.get("testing.max_detections")
-    return f"; the {kept} highest-scoring detections of an image, over all classes, are kept" if kept else ""
+    words = f"; before that, only the {kept} highest-scoring detections of each image, over all classes, are kept"
+    return words if kept else ""
 
 
 def _recipe_note(facts: Mapping[str, Any]) -> str:
@@ -255,14 +261,14 @@ def _split_note(facts: Mapping[str, Any]) -> str:
         + (f", seed {split['seed']}" if split.get("seed") is not None else "")
         + (", a random subset of it" if split.get("limits") else "")
         + f", {facts['train_images']} training and {facts['test_images']} test images, "
-        f"digests {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
+        f"SHA-256 of the lists: {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
         + range_note(facts.get("infrared_range"))
     )
 
 
 def range_note(counts: Sequence[float] | str | None) -> str:
-    """Return a sentence on the mapping of infrared counts (JSON if read from a CSV) to levels; empty without counts."""
+    """Return a sentence on the mapping of raw infrared values to 8 bits; `counts` is JSON if read from a CSV."""
     if counts is None:
         return ""
     low, high = json.loads(counts) if isinstance(counts, str) else counts
-    return f" Infrared: counts {low:g} to {high:g} are mapped to levels 0 to 255, the same for all images."
+    return f" Infrared: raw values {low:g} to {high:g} are mapped linearly to 0 to 255 in all images."

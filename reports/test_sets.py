@@ -91,7 +91,7 @@ def read_manifests(
                 raise InputError(f"{file} is not the manifest that was scored; expected scores of these fused images")
             treatment = f"{facts.get('colour')}, {facts.get('format')}"
             if "infrared_range" in facts:
-                treatment += f", infrared counts {facts['infrared_range']} mapped to levels 0 to 255"
+                treatment += f", raw infrared values {facts['infrared_range']} mapped linearly to 0 to 255"
             if treatments.setdefault(dataset, treatment) != treatment:
                 raise InputError(
                     f"{file} was made with {treatment}; expected {treatments[dataset]} as for the others of {dataset}"
@@ -148,8 +148,8 @@ def metric_row(
 
     The row contains, for each column, the mean over the images on which it is defined, its interval, the paper's value
     and the difference (ours minus the paper's); for each fused column except the best, the adjusted p value against the
-    best; `best`; and `tied`, the columns that are not shown to differ from the best. With `scene` (N,), the scene of
-    each image, intervals and tests resample whole scenes.
+    best; `best`; and `tied`, the columns that do not differ significantly from the best. With `scene` (N,), the scene
+    of each image, intervals and tests resample scenes.
     """
     found = compare_means(values, [name for name in values if name not in BANDS], scene, higher_is_better)
     row: dict[str, Any] = {**found.means, "images": len(next(iter(values.values())))}
@@ -224,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         nargs="+",
         default=[],
         metavar="DATASET=FILE",
-        help="CSV of each image's scene (columns name, sequence, place); default: every image is a scene of its own",
+        help="CSV of each image's scene (columns name, sequence, place); default: each image is its own scene",
     )
     parser.add_argument(
         "--unit", choices=("sequence", "place"), default="sequence", help="the scenes' column (default: %(default)s)"
@@ -262,7 +262,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "sources": {name: score_facts[name, options.columns[0]].get("sources_sha256") for name in options.datasets},
         "fused": shared,
         "intervals": "95 %, percentile bootstrap over images, 10000 resamples, seed 0",
-        "tests": "paired sign-flip test against the best method, 10000 samples, seed 0, adjusted by Holm in each row",
+        "tests": "paired sign-flip test of each method against the best, 10000 sign flips, seed 0, Holm's correction "
+        "within each row",
         "paper": paper.TABLE3_SOURCE if options.table == "table3" else paper.TABLE1_SOURCE,
     }
     if scenes:

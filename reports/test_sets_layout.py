@@ -55,7 +55,7 @@ def printed_blocks(name: str, table: pd.DataFrame, columns: Sequence[str], facts
         "95 % intervals of the means above: percentile bootstrap over the images of a dataset, 10,000 resamples."
     )
     if "scenes" in facts:
-        resampled += f" Intervals and tests resample whole scenes of these datasets: {facts['scenes']}."
+        resampled += f" For these datasets, intervals and tests resample scenes: {facts['scenes']}."
     blocks = [
         _block(name, table, means, headings, caption, notes, row_marks(table, columns)),
         _block(
@@ -115,10 +115,9 @@ def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str,
         f"Convention: {facts['convention']} ({facts.get('definition', '')}). Means over the images, whose "
         "number is in parentheses.",
         "Treatment: " + "; ".join(f"{name} {how}" for name, how in facts["treatments"].items()) + ".",
-        "Bold: best of the row; underlined: second best; values that are equal as printed share a mark. n/a: "
-        "undefined.",
-        f"*: not shown to differ from the best of the row (two-sided paired sign-flip test over the images, p at least "
-        f"{ALPHA} after Holm's correction for the number of methods in the row).",
+        "Bold: best of the row; underlined: second best; ties after rounding are marked alike. n/a: undefined.",
+        f"*: not significantly different from the best of the row (two-sided paired sign-flip test over the images, p "
+        f"at least {ALPHA} after Holm's correction for the number of methods in the row).",
     ]
     if any(band in columns for band in BANDS):
         # The sign is changed if a lower value is better.

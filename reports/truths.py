@@ -16,6 +16,13 @@ from reports.verdict import against_bands
 # ap.json and truths.json sum the averages in different orders.
 _ROUNDING = 1e-9
 
+# Verdicts as they are worded in a sentence.
+VERDICTS = {
+    "ahead": "significantly better than both bands",
+    "behind": "significantly worse than at least one band",
+    "not shown": "neither significantly better nor significantly worse",
+}
+
 
 def read_truths(file: Path, split: Split, runs: Sequence[Run]) -> dict[str, Any]:
     """Read truths.json, and check that it was computed from this split's labels and the predictions of `runs`.
@@ -48,7 +55,7 @@ def truth_table(truths: Mapping[str, Any], variants: Sequence[str]) -> pd.DataFr
     """Return one row per variant: `AP_<set>` for each label set, then `rank_<set>`, then `verdict_<set>`.
 
     AP is the average over classes and seeds, a fraction. The highest has rank 1; equal averages share the lower number.
-    A verdict is `ahead` of both bands, `behind` either band, `not shown` or `not tested`; empty for a band.
+    A verdict is `ahead` of both bands, `behind` at least one band, `not shown` or `not tested`; empty for a band.
     """
     sets = truths["sets"]
     averages = {f"AP_{name}": [one["AP"][variant]["Average"] for variant in variants] for name, one in sets.items()}
@@ -81,35 +88,36 @@ def truth_facts(truths: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def dependence_sentence(truths: Mapping[str, Any]) -> str:
-    """Return the sentence on whether the verdict and the best row depend on the choice of labels."""
+    """Return the sentence on whether the verdict and the best row depend on the label set."""
     sets, depends = truths["sets"], truths["hangs"]["verdict"]
     best = {name: one["order"][0] for name, one in sets.items()}
     tested = [name for name, one in sets.items() if not one["untested"]]
     untested = [name for name in sets if name not in tested]
     if depends is None:
-        answer = "Whether the verdict depends on the choice of labels cannot be told"
+        answer = "It is not known whether the verdict depends on the label set"
     elif depends:
-        verdicts = "; ".join(f"for {variant} it is {_grouped(words)}" for variant, words in truths["changing"].items())
-        answer = f"The verdict depends on the choice of labels: {verdicts}"
+        verdicts = "; ".join(f"{variant} is {_grouped(words)}" for variant, words in truths["changing"].items())
+        answer = f"The verdict depends on the label set: {verdicts}"
     else:
         answer = (
-            "The verdict does not depend on the choice of labels: every variant has the same verdict with the "
-            f"labels {_listed(tested)}"
+            "The verdict does not depend on the label set: every variant has the same verdict with the labels "
+            f"{_listed(tested)}"
         )
     if untested:
         answer += f"; nothing was tested with the labels {_listed(untested)}"
     if len(set(best.values())) > 1:
-        return f"{answer}; the best row is {_grouped(best)}."
-    return f"{answer}; {next(iter(best.values()))} is the best row with each set of labels."
+        rows = ", ".join(f"{row} (labels {_listed(names)})" for row, names in _sets_by_word(best).items())
+        return f"{answer}. The row with the highest mAP is {rows}."
+    return f"{answer}. {next(iter(best.values()))} has the highest mAP with every label set."
 
 
 def truth_layout(table: pd.DataFrame, truth: str) -> Layout:
-    """Return the layout of the table; the chosen set is marked."""
+    """Return the layout of the table; the label set that Table II uses is marked."""
     sets = label_sets(table)
-    shown = {name: f"{name} (chosen)" if name == truth else name for name in sets}
-    averages = {f"AP_{name}": f"AP, labels {shown[name]}" for name in sets}
+    shown = {name: f"{name} (Table II)" if name == truth else name for name in sets}
+    averages = {f"AP_{name}": f"mAP, labels {shown[name]}" for name in sets}
     ranks = {f"rank_{name}": f"rank, labels {shown[name]}" for name in sets}
-    verdicts = {f"verdict_{name}": f"against both bands, labels {shown[name]}" for name in sets}
+    verdicts = {f"verdict_{name}": f"vs. both bands, labels {shown[name]}" for name in sets}
     digits = dict.fromkeys(averages, 3) | dict.fromkeys(ranks, 0)
     return Layout({"variant": "Variant", **averages, **ranks, **verdicts}, digits, dict.fromkeys(averages, True))
 
@@ -120,42 +128,53 @@ def label_sets(table: pd.DataFrame) -> list[str]:
 
 
 def truth_notes(facts: Mapping[str, Any]) -> list[str]:
-    """Return the footnotes of the table; the first is the sentence on the choice of labels."""
+    """Return the footnotes of the table; the first says whether the verdict depends on the label set."""
     sets = facts["label_sets"]
     counted = "; ".join(f"{name} {', '.join(f'{k} {n}' for k, n in boxes.items())}" for name, boxes in sets.items())
     notes = [
         facts["hangs"],
-        f"The detectors were trained on the label set {facts['truth']}, which Table II uses, too; here each one is "
-        "scored with every set. AP is the mean over classes and seeds. The verdict is that of Table II, computed again "
-        f"with each set; it is about {'methods' if facts['statement'] == 'methods' else 'these trained detectors'}.",
+        f"The detectors were trained and, in Table II, evaluated on the label set {facts['truth']}. Here the same "
+        "detectors are evaluated on every label set. mAP is the mean over classes and seeds. The verdict is computed "
+        "as in Table II, for each label set; it holds for "
+        f"{'the methods' if facts['statement'] == 'methods' else 'these trained detectors'}.",
         f"Boxes of the test set: {counted}.",
     ]
     empty = {name: [kind for kind, count in boxes.items() if not count] for name, boxes in sets.items()}
     for name, kinds in empty.items():
         if kinds:
-            notes.append(f"{name} has no test box of {', '.join(kinds)}: its averages are over the other classes.")
+            notes.append(
+                f"The label set {name} has no test box of {', '.join(kinds)}: its averages are over the other classes."
+            )
     notes += [f"Nothing was tested with the labels {name}: {reason}." for name, reason in facts["untested"].items()]
     taus = (f"{pair} {'n/a' if tau is None else format(tau, '.2f')}" for pair, tau in facts["kendall_tau"].items())
     notes.append(f"Agreement of the variants' ranks between two sets, Kendall's tau: {'; '.join(taus)}.")
     if facts["alone"]:
         unmatched = "; ".join(f"{pair} {count}" for pair, count in facts["alone"].items())
-        notes.append(f"Boxes of one set that overlap no box of their class in the other by at least half: {unmatched}.")
+        notes.append(
+            f"Boxes without a counterpart in the other label set (a box of their class, IoU at least 0.5): {unmatched}."
+        )
     return notes
 
 
 def truth_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
     """Return the printed table."""
     layout = truth_layout(table, facts["truth"])
-    caption = f"Average precision, AP@[0.5:0.95], with each label set of {facts['dataset']}"
+    caption = f"Average precision, mAP@[0.5:0.95], with each label set of {facts['dataset']}"
     return Block("table2_truth", table, layout, rank_marks(table, layout), caption, truth_notes(facts))
 
 
-def _grouped(words: Mapping[str, str]) -> str:
-    """Return `word with the labels set and set, word with the labels set` for words by label set."""
+def _grouped(verdicts: Mapping[str, str]) -> str:
+    """Return verdicts by label set as a text: `significantly better than both bands with the labels a and b, ...`."""
+    groups = _sets_by_word(verdicts)
+    return ", ".join(f"{VERDICTS.get(word, word)} with the labels {_listed(names)}" for word, names in groups.items())
+
+
+def _sets_by_word(words: Mapping[str, str]) -> dict[str, list[str]]:
+    """Return the label sets of each word, from the word of each label set."""
     groups: dict[str, list[str]] = {}
     for name, word in words.items():
         groups.setdefault(word, []).append(name)
-    return ", ".join(f"{word} with the labels {_listed(names)}" for word, names in groups.items())
+    return groups
 
 
 def _listed(names: Sequence[str]) -> str:

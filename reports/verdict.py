@@ -1,15 +1,17 @@
-"""Conclusions from Table II: which variants lead, which of them differ, and the verdict in words.
+"""Conclusions from Table II: which variants have the highest AP, which of them differ, and the verdict in words.
 
 The leading rows are chosen by unrounded values, and only here, so that table, page and charts refer to the same rows.
 A stated difference is computed from the printed values, so that it agrees with the printed numbers.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from detection.differences import LEVEL
 from detection.significance import EXTERNAL
 from reports.collect import BANDS, LATE, brought_rows, fused_variants
 from reports.inside import inside_sentences
@@ -18,6 +20,12 @@ from reports.inside import inside_sentences
 LEARNED = 0.05
 
 PICKED = "The best fused variant was picked after seeing the scores, so its lead is probably overstated."
+
+# What a conclusion holds for, by the keys of `statement`.
+SCOPES = {
+    "methods": "for the methods (variance between trainings included)",
+    "trained": "for these trained detectors (variance between trainings not included)",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +46,7 @@ def leaders(table: pd.DataFrame) -> Leaders:
 
 
 def statement(significance: Mapping[str, Any]) -> str:
-    """Return what differences are stated about: `methods` with three seeds or more, else these `trained` detectors."""
+    """Return the scope of the conclusions: `methods` with three seeds or more, else these `trained` detectors."""
     return "methods" if significance["training"] else "trained"
 
 
@@ -64,8 +72,8 @@ def _reversed(entry: Mapping[str, Any]) -> dict[str, Any]:
 def against_best(table: pd.DataFrame, significance: Mapping[str, Any]) -> dict[str, str]:
     """Return how each variant of Table II compares with the best average: `best`, `tie`, `worse` or `not tested`.
 
-    A tie is not shown to differ. Variants without an Average are left out. A comparison with an external row is a
-    statement about these trained detectors, never about methods.
+    `tie`: not significantly different from the best. Variants without an Average are left out. The result of a
+    comparison with an external row holds for these trained detectors, never for methods.
     """
     best, average, brought = leaders(table).best, _averages(table), brought_rows(table)
     results = {}
@@ -87,7 +95,7 @@ def own_seeds(table: pd.DataFrame) -> int:
 
 
 def tied_with_best(table: pd.DataFrame, significance: Mapping[str, Any] | None) -> set[str]:
-    """Return the variants whose average is not shown to differ from the best one, without the best itself."""
+    """Return the variants whose average is not significantly different from the best one, without the best itself."""
     results = against_best(table, significance) if significance else {}
     return {variant for variant, word in results.items() if word == "tie"}
 
@@ -95,7 +103,8 @@ def tied_with_best(table: pd.DataFrame, significance: Mapping[str, Any] | None) 
 def against_bands(significance: Mapping[str, Any], variant: str, kind: str) -> str:
     """Return `ahead` (of both bands), `behind` (either band), `not shown`, `not tested`, or an empty text for a band.
 
-    `kind` is the statement: `trained` or `methods`.
+    `ahead`: significantly higher AP than both bands; `behind`: significantly lower AP than at least one band. `kind` is
+    the scope of the conclusion: `trained` or `methods`.
     """
     found = significance["against_bands"].get(variant)
     if found is None:
@@ -108,16 +117,17 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
     """Return the answer in one or two sentences and, as a second text, how far it can be trusted.
 
     With `significance`, the result of detection.significance, the answer is the confirmatory one: which fused variants
-    are ahead of both single bands. Without it, the averages of the best fused variant and of the better band are
-    compared.
+    have a significantly higher AP than both single bands. Without it, the averages of the best fused variant and of the
+    better band are compared.
     """
     lead, average = leaders(table), _averages(table)
     method, band = lead.fused, lead.band
     if method is None or band is None:
-        return "This run cannot say: it has no score for a single band, or none for a fused variant.", ""
+        return "This run does not answer the question: it contains no single-band row or no fused row.", ""
     if average.max() < LEARNED:
         return (
-            f"This run cannot say: no detector has learned; the best mean average precision is {average.max():.3f}.",
+            "This run does not answer the question: no detector was trained to a usable accuracy (best mAP: "
+            f"{average.max():.3f}).",
             "",
         )
     printed = average.round(3)
@@ -133,13 +143,14 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
         )
         answer = f"{answer} {scores[0].upper()}{scores[1:]}"
     else:
-        said = "scored higher" if gain > 0 else "scored lower" if gain < 0 else "made no difference"
-        answer = f"Fusion {said} on {dataset}, but this was not tested and may be chance: {scores}"
+        said = "scored higher" if gain > 0 else "scored lower" if gain < 0 else "gave the same score"
+        answer = f"On {dataset}, fusion {said}; no significance test was made, so this may be chance: {scores}"
         trust = [f"{(printed[fused] > printed[band]).sum()} of {len(fused)} fused variants scored above {band}."]
         trust.append(f"Seeds: {own_seeds(table)}. {PICKED}")
     if LATE in printed:
         trust.append(
-            f"Pooling the boxes of both bands' detectors, without fusing any image, gives {printed[LATE]:.3f}."
+            "Late fusion, which merges the detections of the visible and the infrared detector, has a mean average "
+            f"precision of {printed[LATE]:.3f}."
         )
     kind = statement(significance) if significance else "trained"
     trust += inside_sentences(printed, significance, fused, kind)
@@ -149,47 +160,69 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
 def _confirmatory_answer(
     fused: Sequence[str], dataset: str, significance: Mapping[str, Any], best: str, bands: Sequence[str]
 ) -> tuple[str, list[str]]:
-    """Return the sentence on whether fused variants are ahead of the bands, and the sentences on its evidence."""
+    """Return the sentence on whether fused variants are better than the bands, and the sentences on its evidence."""
     kind = statement(significance)
     results = {name: against_bands(significance, name, kind) for name in fused}
     ahead, behind = ([name for name in fused if results[name] == word] for word in ("ahead", "behind"))
     target = "both single bands" if len(bands) > 1 else f"the single band {bands[0]}"
     either = "at least one single band" if len(bands) > 1 else target
-    scope = "as a method" if kind == "methods" else "as trained here"
     if ahead:
         answer = (
-            f"Fusion is ahead on {dataset}: {', '.join(ahead)} {'are' if len(ahead) > 1 else 'is'} ahead of {target}"
+            f"On {dataset}, fusion improves detection: {', '.join(ahead)} {'have' if len(ahead) > 1 else 'has'} a "
+            f"significantly higher mAP than {target}"
         )
-        answer += f", {scope}."
     elif len(behind) == len(fused):
-        answer = f"Fusion is behind on {dataset}: every fused variant is behind {either}, {scope}."
+        answer = (
+            f"On {dataset}, fusion does not improve detection: every fused variant has a significantly lower mAP than "
+            f"{either}"
+        )
     else:
-        answer = f"Whether fusion helps on {dataset} cannot be told: no fused variant is shown to be ahead of {target}."
+        answer = (
+            f"On {dataset}, the result is inconclusive: no fused variant has a significantly higher mAP than {target}"
+        )
+    answer += f", {SCOPES[kind]}."
     trust = []
     if significance["untested"]:
         trust.append(f"Nothing was tested: {significance['untested']}.")
     else:
         trust.append(
-            f"Fused variants ahead of {target}: {len(ahead)} of {len(fused)}; behind {either}: {len(behind)}. "
-            "Corrected for the number of variants."
+            f"Fused variants with a significantly higher mAP than {target}: {len(ahead)} of {len(fused)}; with a "
+            f"significantly lower mAP than {either}: {len(behind)} (one-sided tests, corrected by Holm's procedure)."
         )
-        if reason := significance["against_bands"][best][kind]["reason"]:
-            trust.append(f"{best} is neither ahead nor behind: {reason}.")
+        entry = significance["against_bands"][best][kind]
+        if entry["reason"]:
+            trust.append(
+                f"{best} is neither significantly better than {target} nor significantly worse than {either} "
+                f"({_not_shown_words(entry)})."
+            )
     low, high = ("methods_low", "methods_high") if kind == "methods" else ("low", "high")
     compared = {band: comparison(significance, best, band) for band in bands}
     differences = [
-        f"minus {band} {entry[low]:+.3f} to {entry[high]:+.3f}"
+        f"{best} vs. {band} [{entry[low]:+.3f}, {entry[high]:+.3f}]"
         for band, entry in compared.items()
         if entry[low] is not None
     ]
     if differences:
         resampled = "" if kind == "methods" else f"; {significance['method']}, {significance['samples']} draws"
-        trust.append(f"{best} {', '.join(differences)} (95 % intervals, not adjusted for their number{resampled}).")
+        trust.append(
+            f"95 % confidence intervals of the difference in mAP: {', '.join(differences)} (not corrected for multiple "
+            f"comparisons{resampled})."
+        )
         trust.append(PICKED)
     if kind == "trained" and not significance["untested"]:
         reason = significance["against_bands"][best]["methods"]["reason"]
-        trust.append(f"The statements are about these trained detectors, not about the methods ({reason}).")
+        trust.append(f"These conclusions hold for these trained detectors, not for the methods in general ({reason}).")
     return answer, trust
+
+
+def _not_shown_words(entry: Mapping[str, Any]) -> str:
+    """Return the p values of a verdict `not shown`, or the reason why there are none."""
+    ahead, behind = entry["p_ahead"], entry["p_behind"]
+    if any(p is None or math.isnan(p) for p in (ahead, behind)):
+        return entry["reason"]
+    return (
+        f"corrected one-sided p values: {ahead:.3f} for better, {behind:.3f} for worse; significance level {LEVEL / 2}"
+    )
 
 
 def changes(
@@ -229,7 +262,7 @@ def not_measured(
 ) -> list[str]:
     """Return one sentence for each quantity that a reader might expect and that was not measured.
 
-    `present` says which optional results the page was given, `left_out` are the methods of the configuration that have
+    `present` says which optional results the page contains, `left_out` are the methods of the configuration that have
     no row, `uncosted` the methods whose time is unknown.
     """
     listed = []
@@ -243,12 +276,13 @@ def not_measured(
         listed.append("Confidence intervals over test images, and tests of the differences between variants.")
     if not present["conditions"]:
         listed.append(
-            "Average precision by condition (day, night, fog, ...) with intervals: no conditions or tests were given."
+            "Average precision by condition (day, night, fog, ...) with intervals: the run has no condition labels or "
+            "no significance results."
         )
     if not present["errors"]:
-        listed.append("The kinds of errors of each detector: they were not analysed.")
+        listed.append("The error types of each detector: they were not analysed.")
     if not present["helps"]:
-        listed.append("The objects that fusion found and lost: no list was given.")
+        listed.append("Objects gained and lost by fusion: not computed in this run.")
     if not present["costs"]:
         listed.append("Time and memory of each fusion method: no cost was measured in this run.")
     elif uncosted:
@@ -259,7 +293,8 @@ def not_measured(
         listed.append("The fusion metrics on the paper's six test sets (Tables I and III): see config/table1.yaml.")
     empty = [name for name, count in facts["boxes"].items() if not count]
     if empty:
-        listed.append(f"Average precision of {', '.join(empty)}: the test set has no such box.")
+        which = "these classes" if len(empty) > 1 else "this class"
+        listed.append(f"Average precision of {', '.join(empty)}: the test set has no box of {which}.")
     if "Average_paper" not in table:
         listed.append(f"Agreement with the paper: its Table II uses M3FD, this run {facts['dataset']}.")
     listed.append(

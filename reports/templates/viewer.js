@@ -31,7 +31,7 @@ function startViewer(root, { variants, classes, best, scenes }) {
     for (const box of missed) counts.set(classes[box[4]], (counts.get(classes[box[4]]) ?? 0) + 1);
     const list = [...counts].map(([name, count]) => (count > 1 ? `${count} ${name}` : name)).join(", ");
     const total = scene().truth.length;
-    return `${found.size} of ${total} found` + (list ? `, missed: ${list}` : "") + (wrong ? `; ${wrong} false` : "");
+    return `${found.size} of ${total} detected` + (list ? `, missed: ${list}` : "") + (wrong ? `; ${wrong} false` : "");
   }
 
   function drawBox(parent, [x, y, width, height], kind) {
