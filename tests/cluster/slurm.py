@@ -322,6 +322,7 @@ def trainings_share_a_gpu(folder: Path) -> str:
     with cluster(gpus=1):
         finish(start_workflow(shared, overlay, "--", *weights), shared, 600)
         found = jobs()
+    assert len(found) == 1, [job["rule"] for job in found]
     (job,) = found
     assert (gpus_of(job), job["NumCPUs"], job["MinMemoryNode"], job["JobState"]) == (1, "2", "24000M", "COMPLETED"), job
     ends, seconds = zip(*(_times(shared / f"results/detection/visible/seed{seed}") for seed in (0, 1)), strict=True)
