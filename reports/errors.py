@@ -105,9 +105,9 @@ def error_notes(facts: Mapping[str, Any]) -> list[str]:
         "Columns from class to missed: the gain in AP50 if all errors of this type, and only these, were corrected "
         "(TIDE, Bolya et al. 2020). The gains do not add up. No score threshold is applied.",
         f"Error types (IoU with the ground truth): class: {high} or more with an object of another class; "
-        f"localisation: {low} to {high} with an object of the same class; {HEADINGS['both']}: {low} to {high} with an object of "
-        f"another class; duplicate: a further detection of an object that is already detected; background: at most "
-        f"{low} with every object; missed: an object that is not detected and that no class or localisation error "
+        f"localisation: {low} to {high} with an object of the same class; {HEADINGS['both']}: {low} to {high} with an "
+        "object of another class; duplicate: a further detection of an object that is already detected; background: at "
+        f"most {low} with every object; missed: an object that is not detected and that no class or localisation error "
         "refers to.",
     ]
     if facts["people"]:

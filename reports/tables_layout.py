@@ -166,8 +166,8 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
     if len(seeds) == 1:
         notes.append(
             f"One seed ({seeds[0]}): the spread between seeds was not measured, and small differences may be due to "
-            "the random seed. Intervals and tests, if any, hold for these trained detectors (variance between trainings "
-            "not included)."
+            "the random seed. Intervals and tests, if any, hold for these trained detectors (variance between "
+            "trainings not included)."
         )
     else:
         notes.append(

@@ -86,7 +86,9 @@ def test_the_detector_and_the_page_see_the_levels(root):
     pictures = read_pictures(read_split(split), {band: [root / "all"] for band in ("visible", "infrared")}, {})
     assert np.array_equal(pictures.image("infrared", "e"), levels_of(root, "e"))
     assert pictures.image("visible", "e").shape == (40, 48, 3)
-    assert "Infrared: counts 7000 to 9000 are mapped to levels 0 to 255" in _split_note(_split_facts(read_split(split)))
+    assert "Infrared: raw values 7000 to 9000 are mapped linearly to 0 to 255" in _split_note(
+        _split_facts(read_split(split))
+    )
 
 
 def test_fused_images_and_metrics_are_those_of_the_levels_and_say_the_range(root):

@@ -71,7 +71,7 @@ def test_the_widest_table_of_the_detector_is_read_without_scrolling_sideways(bro
     rows = "[...document.querySelectorAll('#table2 tbody tr')].map((e) => e.textContent.replace(/\\s+/g, ' ').trim())"
     found = browser.run(rows)
     assert found[-1].startswith("late not in the paper") and "0.400\u20130.600" in found[0]
-    assert "Average (paper)" in browser.run("document.querySelector('#table2 thead').textContent")
+    assert "mAP (paper)" in browser.run("document.querySelector('#table2 thead').textContent")
     browser.open((run.folder / "report.html").as_uri(), WIDTHS[1])
     heights = browser.run("[...document.querySelectorAll('#table2 tr')].map((e) => e.offsetHeight)")
     assert max(heights) < 70  # words in columns out of sight make no row tall
@@ -137,7 +137,7 @@ def test_found_missed_and_false_are_drawn_and_told(opened):
     count = f"(k) => [k, {pane}.querySelectorAll('rect.over.' + k).length]"
     boxes = f"Object.fromEntries(['hit', 'miss', 'correct', 'false'].map({count}))"
     assert opened.run(boxes) == {"hit": 1, "miss": 3, "correct": 1, "false": 1}
-    assert opened.run(f"{pane}.querySelector('[data-is=count]').textContent").startswith("1 of 4 found, missed: ")
+    assert opened.run(f"{pane}.querySelector('[data-is=count]').textContent").startswith("1 of 4 detected, missed: ")
     opened.click("[data-variant=fnet] input")
     assert opened.run(f"{pane}.querySelectorAll('rect').length") == 0
     assert opened.run("document.querySelectorAll('[data-variant=visible] rect').length") > 0

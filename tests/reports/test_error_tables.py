@@ -40,7 +40,7 @@ def test_each_row_holds_what_errors_json_says_of_its_variant(tabled):
     assert {kind: row[f"gain_{kind}"] for kind in KINDS} == {kind: stated["gains"][kind] for kind in KINDS}
     assert (row["AP50"], row["miss_rate"], row["count_missed"]) == (stated["AP50"], stated["miss_rate"], 12)
     text = (tabled.tables / "errors.md").read_text(encoding="utf-8")
-    assert "miss rate, People" in text and "Descriptive: nothing is tested" in text
+    assert "miss rate, People" in text and "No significance test is made for this table" in text
     assert "tab:errors" in (tabled.tables / "errors.tex").read_text(encoding="utf-8")
 
 
@@ -84,12 +84,12 @@ def test_the_sentence_says_what_costs_most_and_what_differs_from_the_band():
     table = pd.DataFrame({"variant": ["visible", "fnet"], "AP50": [0.6, 0.65], **gains, "miss_rate": [0.5, 0.45]})
     words = error_sentences(table, Leaders("fnet", "visible", "fnet"), "People")
     assert (
-        "The most costly errors of fnet are missed objects: without them its AP50 would be 0.800 instead of 0.650."
+        "The most costly errors of fnet are missed objects: without them, its AP50 would be 0.800 instead of 0.650."
         in words
     )
-    assert "Compared with visible, the better band, it loses less to missed objects (0.150 instead of 0.200)" in words
-    assert "and more to boxes on background (0.060 instead of 0.050)" in words
-    assert "Its log-average miss rate for People is 0.450; that of visible is 0.500." in words
+    assert "Compared with visible, the better band, fnet loses less AP50 through missed objects (0.150 ins" in words
+    assert "and more through boxes on background (0.060 instead of 0.050)" in words
+    assert "The log-average miss rate of fnet for People is 0.450; that of visible is 0.500." in words
     alone = error_sentences(table, Leaders("visible", "visible", None), "")
     assert alone.startswith("The most costly errors of visible are") and "Compared" not in alone and "rate" not in alone
     assert error_sentences(table, Leaders(None, None, None), "") == ""
@@ -119,8 +119,8 @@ def test_page_has_the_section_with_its_charts_numbers_and_curves(tabled):
     section = section[: section.index("</section>")]
     assert "The most costly errors of fnet are missed objects" in section
     assert section.count("<svg") == 2 and "Confusion matrices of the detectors" in section
-    assert "number of errors, all scores: 12" in section
-    assert '<a href="#errors">Kinds of errors</a>' in text
+    assert "number of errors, no score threshold: 12" in section
+    assert '<a href="#errors">Error types</a>' in text
     assert "Precision-recall curves per class" in text
     assert "they were not analysed" not in text
 

@@ -33,8 +33,8 @@ def test_rows_stand_in_groups_marked_with_what_each_takes(run):
     assert table["parameters"].tolist() == [2e6] * 5 + [3e6, 4e6]
     assert table["multiply_adds"].tolist() == [4e8] * 4 + [5e8, 6e8, 8e8]
     text = (run.tables / "table2.md").read_text()
-    assert "inside the detector: stacked, twostream; after the detector: late." in text
-    assert "of 192x160 pixels: visible, infrared, average, fnet 2.00 M, 0.40 G; stacked 2.00 M, 0.50 G; twostr" in text
+    assert "inside the detector (stacked, twostream), after the detector (late)." in text
+    assert "of 192x160 pixels: visible, infrared, average, fnet: 2.00 M parameters, 0.40 G multiply-adds; st" in text
     assert "twostream: the detector has one backbone per band" in text and "| twostream (not in the paper)" in text
     assert (run.tables / "table2.tex").read_text().count(r"\addlinespace") == 3
     assert "stacked" in facts["stacked"]
@@ -47,12 +47,10 @@ def test_the_page_shows_them_on_the_visible_images(run):
     text = (run.folder / "report.html").read_text(encoding="utf-8")
     assert "stacked, twostream, late have no images of their own: the boxes are drawn on the visible images" in text
     assert viewer_data(text)["variants"] == ROWS
-    assert "ahead of every way of fusing in the detector (stacked, twostream, late): 1 of 2 (fnet)" in text
-    assert (
-        ">detector: ahead<" in text
-        and "Second line of Against both bands: the comparison with fusing in the det" in text
-    )
-    assert "A detector that takes both bands as input reached 0.575 (sta" in text
+    assert "also compared with stacked, twostream, late. Significantly higher mAP than all of these: 1 of 2 (fn" in text
+    assert ">vs. fusion in detector: ahead<" in text
+    assert "Below each verdict vs. both bands: the verdict vs. fusion in or after the detector." in text
+    assert "mAP of detectors that take both bands as input: 0.575 (sta" in text
 
 
 def test_the_verdict_against_fusing_in_the_detector_stands_beside_that_against_the_bands(run):
@@ -62,7 +60,7 @@ def test_the_verdict_against_fusing_in_the_detector_stands_beside_that_against_t
     assert table["against_bands"].fillna("").tolist()[2:4] == ["not shown", "ahead"]
     assert facts["ways"] == "stacked, twostream, late" and "against_inside_methods" not in table
     assert (
-        "(stacked, twostream, late) in place of the bands; a statement about these trained detectors."
+        "with stacked, twostream, late in place of the bands. It holds for these trained detectors."
         in (run.tables / "table2.md").read_text()
     )
 
@@ -71,8 +69,8 @@ def test_a_way_that_was_not_run_is_named_and_without_any_nothing_is_said():
     averages = dict.fromkeys(["visible", "infrared", "fnet", "late"], 0.5)
     found = inside_sentences(averages, significance_of(list(averages)), ["fnet"], "trained")
     assert found == [
-        "Fused variants ahead of every way of fusing in the detector (late; not run: stacked, twostream): 0 of 1; "
-        "behind at least one: 0."
+        "The fused variants were also compared with late (not run: stacked, twostream). Significantly higher mAP than "
+        "all of these: 0 of 1; significantly lower mAP than at least one: 0."
     ]
     assert inside_sentences(averages, significance_of(["visible", "infrared", "fnet"]), ["fnet"], "trained") == []
     assert inside_sentences(averages, significance_of(list(averages), untested="few"), ["fnet"], "trained") == []
@@ -85,7 +83,7 @@ def test_the_answer_against_the_bands_is_the_same_with_and_without_them():
     fewer = {name: averages[name] for name in ROWS[:4]}
     without = verdict(scores_of(**fewer), "msrs", significance_of(ROWS[:4], bands, (0.01, 0.05)))
     assert with_them[0] == without[0] and with_them[1].startswith(without[1])
-    assert "A detector that takes both bands as input reached 0.600 (stacked), 0.700 (twostream)." in with_them[1]
+    assert "mAP of detectors that take both bands as input: 0.600 (stacked), 0.700 (twostream)." in with_them[1]
 
 
 def test_the_cost_of_another_detector_is_refused_and_without_it_none_is_known(run):
@@ -95,7 +93,7 @@ def test_the_cost_of_another_detector_is_refused_and_without_it_none_is_known(ru
         tables.main([*run.tables_arguments(), *run.write_cost("yolov5s")])
     tables.main(run.tables_arguments())
     assert read_csv(run.tables / "table2.csv")[0][["parameters", "multiply_adds"]].isna().all(axis=None)
-    assert "Parameters of the detector" not in (run.tables / "table2.md").read_text()
+    assert "Detector size" not in (run.tables / "table2.md").read_text()
 
 
 @pytest.mark.parametrize(("part", "key", "band"), [

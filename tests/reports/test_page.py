@@ -135,7 +135,7 @@ def test_undefined_is_shown_as_such_and_never_as_zero(example):
         run.change(run.ap(variant), "classes", "Lamp", "boxes", value=0)
     text = write(run)
     assert text.count('data-value="n/a" data-tip="n/a') >= len(run.variants)
-    assert "the test set has no such box" in text
+    assert "the test set has no box of this class" in text
 
 
 def test_hostile_names_are_shown_and_not_run(example):
@@ -177,7 +177,7 @@ def test_significance_marks_ties_and_is_no_longer_listed_as_missing(rich):
     assert table.count('class="tied"') == 1
     assert "95 % interval: 0.400 to 0.600" in rich
     assert "Confidence intervals over test images" not in rich
-    assert "≈: not shown to differ from the best Average" in rich
+    assert "≈: not significantly different from the highest mAP" in rich
 
 
 def test_conditions_are_shown_with_their_intervals_and_what_they_rest_on(rich):
@@ -185,7 +185,9 @@ def test_conditions_are_shown_with_their_intervals_and_what_they_rest_on(rich):
     section = section[: section.index("</section>")]
     assert section.count('<small class="below">0.200 to 0.600</small>') == 4  # AP of each variant
     assert section.count('<small class="below">-0.100 to 0.200</small>') == 6  # less each band, no band less itself
-    assert "night: 4 images, 17 boxes in 3 scenes." in section and "Exploratory: nothing is tested here" in section
+    assert (
+        "night: 4 images, 17 boxes in 3 scenes." in section and "Exploratory: no significance test is made" in section
+    )
     assert "Average precision by condition" not in rich[rich.index('id="provenance"') :]
 
 
@@ -193,18 +195,18 @@ def test_fusion_metrics_are_shown_with_their_ties_and_intervals(rich):
     section = rich[rich.index('<section id="fusion">') :]
     section = section[: section.index("</section>")]
     assert section.count('class="tied"') == 4  # six images, each a scene: no difference of four metrics is shown
-    assert section.count("95 % interval: ") == 8 and section.count("against the best: p ") == 4
-    assert "≈: not shown to differ from the best of its column" in section
+    assert section.count("95 % interval: ") == 8 and section.count("vs. the best: p ") == 4
+    assert "≈: not significantly different from the best of its column" in section
     assert "bootstrap of 6 images, each treated as a scene (no scenes were given" in section
 
 
 def test_found_and_lost_objects_are_shown(rich):
     gallery = rich[rich.index('<section id="gallery">') : rich.index('<section id="charts">')]
-    assert "2 found, 0 lost" in gallery
+    assert "2 gained, 0 lost" in gallery
     assert gallery.count("Car, small, fog") == 2
     alts = Elements(gallery).values("alt")
     assert [alt.rpartition(", ")[2] for alt in alts] == ["visible", "infrared", "fnet"] * 2
-    assert "The objects that fusion found and lost" not in rich
+    assert "Objects gained and lost by fusion" not in rich
 
 
 def test_fnets_insides_are_shown_where_they_are_given(rich):

@@ -134,8 +134,9 @@ def test_tie_is_called_a_tie_and_fused_rows_are_compared_with_both_bands(example
     assert table["against_bands"].fillna("").tolist() == ["", "", "not shown", "ahead"]
     assert (table["Average_interval_low"] == 0.4).all() and (table["Car_interval_high"] == 0.6).all()
     text = (run.tables / "table2.md").read_text()
-    assert "about these trained detectors; corrected by the largest of 6 differences" in text and "| tie |" in text
-    assert "Intervals: bootstrap of 15 whole sequences, 1000 draws, 95 %, for these trained detectors." in text
+    assert "holds for these trained detectors. The p values are corrected by the largest of 6 differences." in text
+    assert "| tie |" in text
+    assert "Intervals: bootstrap of 15 whole sequences, 1000 draws, 95 %, for these trained detectors (variance" in text
 
 
 def test_the_table_by_condition_has_intervals_differences_and_what_it_rests_on(example):
@@ -166,7 +167,7 @@ def test_the_table_by_condition_has_intervals_differences_and_what_it_rests_on(e
     assert (
         "Source of the conditions: the data set." in text
         and "Test images without a condition: 1." in text
-        and "whole sequences, 1000 draws" in text
+        and "bootstrap over the sequences of each condition (1000 resamples)" in text
     )
     assert "\\addlinespace\nnight" in (run.tables / "table2_conditions.tex").read_text()
 
@@ -196,7 +197,7 @@ def test_a_test_keeps_its_detections_of_all_classes_together_and_the_note_says_s
         run.change(run.ap(variant), "provenance", "max_detections", value=100)
     write(run)
     assert (
-        "the 100 highest-scoring detections of an image, over all classes, are kept."
+        "before that, only the 100 highest-scoring detections of each image, over all classes, are kept."
         in (run.tables / "table2.md").read_text()
     )
 
@@ -243,7 +244,7 @@ def test_bounds_are_one_text_beside_the_average(example):
     run = example(seeds=(0, 1))
     tables.main(run.tables_arguments())
     text = (run.tables / "table2.md").read_text()
-    assert "lowest to highest seed" in text.splitlines()[2] and re.search(r"\| 0\.\d{3}\u20130\.\d{3} \|", text)
+    assert "range over seeds" in text.splitlines()[2] and re.search(r"\| 0\.\d{3}\u20130\.\d{3} \|", text)
     run = example()
     tables.main([*run.tables_arguments(), *run.write_significance()])
     text = (run.tables / "table2.md").read_text()
@@ -518,7 +519,7 @@ def test_fusion_metrics_are_drawn_and_tested_by_the_whole_scenes_of_the_split(ex
     assert table["mine_p"].isna().all()  # which is the better direction of it is unknown
     text = (run.tables / "fusion.md").read_text()
     assert "| Method | MI ↑ | MSE ↓ | mine |" in text and text.count("Intervals: bootstrap of 3 whole places") == 1
-    assert re.search(r"<u>\d\.\d\d\\\*</u>", text) and "not shown to differ from the best of its column" in text
+    assert re.search(r"<u>\d\.\d\d\\\*</u>", text) and "not significantly different from the best of its column" in text
 
 
 def test_a_metric_named_like_a_bound_is_refused(example):
@@ -543,5 +544,5 @@ def test_single_seed_tables_say_that_small_differences_may_be_noise(example):
     write(run)
     for kind in ("md", "tex"):
         text = (run.tables / f"table2.{kind}").read_text(encoding="utf-8")
-        assert "may be noise" in text
+        assert "may be due to the random seed" in text
         assert "anchor-free version of YOLOv5" in text

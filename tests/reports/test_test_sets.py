@@ -113,7 +113,7 @@ def test_methods_that_the_images_cannot_tell_apart_are_marked_as_tied(files):
     text = (files.folder / "tables/table1.md").read_text()
     tied = f"{row[row['tied']]:.2f}\\*"
     assert re.search(rf"\| (<u>)?{re.escape(tied)}", text), text
-    assert "not shown to differ from the best" in text
+    assert "not significantly different from the best" in text
 
 
 def test_two_equal_methods_are_tied_and_share_the_mark():
@@ -140,7 +140,7 @@ def test_scenes_are_read_for_the_data_sets_that_are_named(files):
     _, facts = files.run(scenes=[f"mine={files.folder}/scenes.csv"], unit=["place"])
     assert facts["scenes"] == "mine: 4 places"
     assert (
-        "Intervals and tests resample whole scenes of these datasets: mine: 4 places."
+        "For these datasets, intervals and tests resample scenes: mine: 4 places."
         in (files.folder / "tables/table1.md").read_text()
     )
     with pytest.raises(InputError, match="--scenes other=x: expected DATASET=FILE with one of TNO, mine"):

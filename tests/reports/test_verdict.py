@@ -19,15 +19,17 @@ def scores_of(low_high: bool = False, **averages: float) -> pd.DataFrame:
 
 def test_without_tests_the_best_fused_stands_beside_the_better_band():
     answer, trust = verdict(scores_of(visible=0.5, infrared=0.4, average=0.45, fnet=0.523), "msrs")
-    assert answer.startswith("Fusion scored higher on msrs, but this was not tested and may be chance")
+    assert answer.startswith("On msrs, fusion scored higher; no significance test was made, so this may be chance: ")
     assert "fnet" in answer
     assert "visible, has 0.500 (difference +0.023)" in answer
     assert "1 of 2 fused variants scored above visible" in trust
 
 
 def test_without_tests_the_verdict_says_when_fusion_scored_no_higher():
-    assert verdict(scores_of(visible=0.5, infrared=0.6, fnet=0.55), "msrs")[0].startswith("Fusion scored lower")
-    assert verdict(scores_of(visible=0.5, infrared=0.4, fnet=0.5001), "x")[0].startswith("Fusion made no difference")
+    assert verdict(scores_of(visible=0.5, infrared=0.6, fnet=0.55), "msrs")[0].startswith(
+        "On msrs, fusion scored lower"
+    )
+    assert verdict(scores_of(visible=0.5, infrared=0.4, fnet=0.5001), "x")[0].startswith("On x, fusion gave the same")
 
 
 AVERAGES = {"visible": 0.5, "infrared": 0.49, "average": 0.51, "fnet": 0.53}
@@ -37,28 +39,36 @@ BOTH = [("visible", "fnet"), ("infrared", "fnet")]
 def test_a_variant_ahead_of_both_bands_is_the_answer():
     significance = significance_of(list(AVERAGES), BOTH, (0.01, 0.05))
     answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance)
-    assert answer.startswith("Fusion is ahead on msrs: fnet is ahead of both single bands, as trained here. The best")
-    assert "Fused variants ahead of both single bands: 1 of 2; behind at least one single band: 0." in trust
-    assert "fnet minus visible +0.010 to +0.050, minus infrared +0.010 to +0.050 (95 % intervals" in trust
-    assert "The statements are about these trained detectors, not about the methods (seeds: 1)." in trust
+    assert answer.startswith(
+        "On msrs, fusion improves detection: fnet has a significantly higher mAP than both single bands, for these "
+        "trained detectors (variance between trainings not included). The best"
+    )
+    assert "Fused variants with a significantly higher mAP than both single bands: 1 of 2; with a " in trust
+    assert "significantly lower mAP than at least one single band: 0 (one-sided tests, corrected" in trust
+    assert "difference in mAP: fnet vs. visible [+0.010, +0.050], fnet vs. infrared [+0.010, +0.050] (not" in trust
+    assert "These conclusions hold for these trained detectors, not for the methods in general (seeds: 1)." in trust
 
 
 def test_from_three_seeds_on_the_answer_is_about_methods():
     significance = significance_of(list(AVERAGES), BOTH, (0.01, 0.05), seeds=3)
     answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance)
-    assert "fnet is ahead of both single bands, as a method." in answer and "trained detectors" not in trust
-    assert "fnet minus visible +0.010 to +0.050, minus" in trust
+    assert "than both single bands, for the methods (variance between trainings included)." in answer
+    assert "trained detectors" not in trust
+    assert "fnet vs. visible [+0.010, +0.050], fnet vs." in trust
     significance["comparisons"][2] |= {"methods_low": None, "methods_high": None}
     assert (significance["comparisons"][2]["first"], significance["comparisons"][2]["second"]) == BOTH[0]
-    assert "minus visible" not in verdict(scores_of(**AVERAGES), "msrs", significance)[1]
+    assert "vs. visible" not in verdict(scores_of(**AVERAGES), "msrs", significance)[1]
 
 
 def test_ahead_of_one_band_only_cannot_be_told_and_the_reason_stands_there():
     answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance_of(list(AVERAGES), BOTH[:1]))
     assert answer.startswith(
-        "Whether fusion helps on msrs cannot be told: no fused variant is shown to be ahead of both"
+        "On msrs, the result is inconclusive: no fused variant has a significantly higher mAP than both single bands,"
     )
-    assert "fnet is neither ahead nor behind: p 0.400 for ahead." in trust
+    assert (
+        "fnet is neither significantly better than both single bands nor significantly worse than at least one single "
+        "band (corrected one-sided p values: 0.400 for better, 1.000 for worse; significance level 0.025)."
+    ) in trust
 
 
 def test_all_behind_a_band_is_the_answer():
@@ -67,14 +77,15 @@ def test_all_behind_a_band_is_the_answer():
         entry["trained"] = entry["trained"] | {"verdict": "behind", "reason": ""}
     answer, _ = verdict(scores_of(**AVERAGES), "msrs", significance)
     assert answer.startswith(
-        "Fusion is behind on msrs: every fused variant is behind at least one single band, as trained here."
+        "On msrs, fusion does not improve detection: every fused variant has a significantly lower mAP than at least "
+        "one single band, for these trained detectors (variance between trainings not included)."
     )
 
 
 def test_too_few_scenes_are_said_everywhere():
     significance = significance_of(list(AVERAGES), untested="3 scenes hold boxes; a difference needs 12")
     answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance)
-    assert "cannot be told" in answer
+    assert "the result is inconclusive" in answer
     assert trust.startswith("Nothing was tested: 3 scenes hold boxes; a difference needs 12.")
     table = add_significance(scores_of(**AVERAGES), [], significance)
     assert table["against_bands"].tolist() == ["", "", "not tested", "not tested"]
@@ -117,12 +128,16 @@ def test_a_difference_asked_for_the_other_way_round_is_turned():
 
 
 def test_verdict_on_undefined_scores_says_so():
-    assert verdict(scores_of(visible=0.5, fnet=float("nan")), "msrs")[0].startswith("This run cannot say")
+    assert verdict(scores_of(visible=0.5, fnet=float("nan")), "msrs")[0].startswith(
+        "This run does not answer the question: it contains no"
+    )
 
 
 def test_verdict_on_detectors_that_learned_nothing_says_so():
     answer = verdict(scores_of(visible=0.01, infrared=0.0, fnet=0.02), "msrs")[0]
-    assert answer == "This run cannot say: no detector has learned; the best mean average precision is 0.020."
+    assert answer == (
+        "This run does not answer the question: no detector was trained to a usable accuracy (best mAP: 0.020)."
+    )
 
 
 def test_changes_are_the_best_fused_less_the_better_band_with_intervals():
@@ -145,4 +160,4 @@ def test_changes_are_the_best_fused_less_the_better_band_with_intervals():
 def test_pooled_boxes_are_told_and_not_taken_for_a_fused_image():
     answer, trust = verdict(scores_of(visible=0.5, infrared=0.4, fnet=0.52, late=0.6), "msrs")
     assert "the best fused variant, fnet" in answer
-    assert "without fusing any image, gives 0.600" in trust
+    assert "Late fusion, which merges the detections of" in trust and "average precision of 0.600." in trust
