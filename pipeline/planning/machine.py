@@ -52,6 +52,16 @@ class Machine:
         return 1 if self.on_cluster else self.most_per_gpu
 
     @property
+    def detector_group(self) -> str:
+        """The name of the group of a variant's trainings and tests, with a wildcard.
+
+        Snakemake submits a group as one job. By default a group has one training; for the names with a number,
+        workflow/profiles/slurm sets `group-components` to it, which a Snakefile cannot.
+        """
+        shared = self.on_cluster and self.most_per_gpu > 1
+        return f"detector-{{variant}}-{self.most_per_gpu}" if shared else "detector-{variant}"
+
+    @property
     def detector_slots(self) -> int:
         """The threads that a detector's job reserves: its share of the `threads` of a GPU, or of --cores."""
         if self.on_gpu:
@@ -130,6 +140,6 @@ def find_machine(config: Mapping[str, Any], given_cores: int | None, remote: boo
         threads=config["threads"],
         given_cores=given_cores,
         here=min(given_cores or 1, threads_available()),
-        on_cluster=given_cores is None or remote,
+        on_cluster=given_cores is None or remote or submits,
         per_gpu=config["detection"]["per_gpu"] if on_gpu else 1,
     )

@@ -72,6 +72,21 @@ def test_the_profile_is_complete_and_leaves_the_local_limit_of_gpu_jobs_at_home(
     assert set(yaml.safe_load((PROFILE / "partitions.yaml").read_text())["partitions"]) == {"main", "gpu"}
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_trainings_of_a_variant_that_share_a_gpu_are_one_submitted_job(tmp_path, count):
+    pytest.importorskip("snakemake_executor_plugin_slurm", reason="the extra `slurm` is not installed")
+    (tmp_path / "config.yaml").write_text((ROOT / "config.yaml").read_text())
+    shared = {"detection": {"seeds": [0, 1, 2], "per_gpu": count}, "fusion": {"methods": ["average"]}}
+    (tmp_path / "shared.yaml").write_text(yaml.safe_dump(shared))
+    command = [Path(sys.executable).parent / "snakemake", "--snakefile", ROOT / "workflow/Snakefile", "-n"]
+    command += ["--directory", tmp_path, "--profile", PROFILE, "--configfile", tmp_path / "shared.yaml"]
+    result = subprocess.run([*map(str, command)], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    groups = re.split(r"Group job detector-visible", result.stdout)[1:]
+    trained = sorted(len(re.findall(r"rule train_detector:", re.split(r"\n\[", group)[0])) for group in groups)
+    assert trained == {1: [1, 1, 1], 2: [1, 2], 3: [3]}[count]
+
+
 def test_a_detector_is_tested_in_the_job_that_trained_it():
     rules = re.split(r"^rule (\w+):$", (ROOT / "workflow/rules/detection.smk").read_text(), flags=re.MULTILINE)
     grouped = [name for name, text in zip(rules[1::2], rules[2::2], strict=True) if "\n    group:\n" in text]

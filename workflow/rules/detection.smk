@@ -78,7 +78,7 @@ rule train_detector:
     benchmark:
         "<results>/benchmarks/train_detector-{variant}-seed{seed}.tsv"
     group:
-        "detector-{variant}"
+        plan.machine.detector_group
     threads: plan.machine.detector_slots
     resources:
         **plan.machine.gpu(shared=True),
@@ -116,7 +116,7 @@ rule test_detector:
     benchmark:
         "<results>/benchmarks/test_detector-{variant}-seed{seed}.tsv"
     group:
-        "detector-{variant}"
+        plan.machine.detector_group
     threads: plan.machine.detector_slots
     resources:
         **plan.machine.gpu(shared=True),
