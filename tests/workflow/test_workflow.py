@@ -177,7 +177,7 @@ def test_a_method_without_weights_is_refused_left_out_or_trained_as_the_configur
     assert plan(text)["fuse_pairs"] == 1 and "train_method" not in plan(text)
     trained = wanted | {"missing_weights": "train", "training": {"itfuse": {"iterations": [7], "batch": 4}}}
     text = dry_run(tmp_path, overlays=[{"fusion": trained}], check=False)
-    assert "to train coconet, name its fusion.training.coconet.perceptual_weights" in text
+    assert "training coconet requires fusion.training.coconet.perceptual_weights" in text
     (tmp_path / "vgg.pth").touch()
     trained["training"]["coconet"] = {"perceptual_weights": "vgg.pth", "checkpoint_every": 9}
     text = dry_run(tmp_path, overlays=[{"fusion": trained}])
