@@ -91,7 +91,7 @@ def test_runs_of_one_test_set_have_differences_tested_by_scenes(tmp_path):
     assert "large minus small" in text and "YOLOv8 (yolov8s) on made" in text
     html = (tmp_path / "out/compare.html").read_text()
     assert (
-        "What differs between the runs" in html
+        "Facts that differ between the runs" in html
         and "training.recipe.model" in html
         and "http" not in html.split("<body>")[1]
     )
