@@ -42,7 +42,8 @@ from fusion.metrics.statistics import effective_number, holm
 
 LEVEL = 0.05  # of each family of differences, two-sided
 LEAST_SCENES = 12  # minimum number of scenes with boxes
-LEAST_EFFECTIVE = 8.0  # minimum effective number of scenes (Kish): of equal size and with the same variance
+# Minimum effective number of scenes (Kish): the number of scenes of equal size that would give the same variance.
+LEAST_EFFECTIVE = 8.0
 LEAST_SEEDS = 3  # minimum number of seeds for a statement about methods
 _BATCH = 2000  # sign flips computed at once, which bounds the memory
 
@@ -119,11 +120,12 @@ def compare(
     swaps: int = 10_000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare the class averages of every pair of variants, and of every other variant with the single bands.
+    """Compare AP, averaged over the classes, between every two variants.
 
-    The comparison with the bands is confirmatory. A variant is `ahead` if its AP is higher than the AP of *both* bands
-    (the larger of the two one-sided p values, Holm over the variants), and `behind` if its AP is lower than the AP of
-    *at least one* band (one-sided tests, Holm over variants and bands); each is tested at half of LEVEL.
+    The comparison of each variant that is not a band with the single bands is confirmatory. A variant is `ahead` if its
+    AP is higher than the AP of *both* bands (the larger of the two one-sided p values, Holm over the variants), and
+    `behind` if its AP is lower than the AP of *at least one* band (one-sided tests, Holm over variants and bands).
+    `ahead` and `behind` are each tested at LEVEL / 2.
 
     The comparison with fusion inside or after the detector is confirmatory as well, and follows the same rule: a
     variant is `ahead` if its AP is higher than the AP of every variant of `inside` and `untrained` that was run. All

@@ -228,8 +228,8 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
         "--classes",
         nargs="+",
         metavar="NAME",
-        help="class names in the order of their class ids; with a dataset other than `--dataset folders`: its classes, "
-        "in the order of the ids in your YOLO labels",
+        help="class names in the order of the class ids. With a dataset other than `--dataset folders`: needed only if "
+        "the labels are YOLO files and the order of their ids is not known; give the dataset's classes in this order",
     )
     parser.add_argument(
         "--unlabelled",
@@ -303,8 +303,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         default="own",
         help="own: the dataset's own split; random: --train and --test pairs sampled at random (--seed); "
         "scene-blocked: whole places or sequences sampled at random (--seed) until the test set has about --test "
-        "pairs, so that none of them is in both parts; list: the names in the files --train-list and --test-list; the "
-        "others: fixed splits of M3FD, either published or sampled by this project (files in detection/lists) "
+        "pairs, so that no place or sequence is in both parts; list: the names in the files --train-list and "
+        "--test-list; the others: fixed splits of M3FD, either published or sampled by this project (files in "
+        "detection/lists) "
         "(default: own)",
     )
     parser.add_argument("--train", type=int, metavar="N", help="number of training pairs, with --split random")

@@ -12,9 +12,9 @@ Writes significance.json:
     comparisons     for every two variants: the difference of the averages, its confidence interval for these trained
                     detectors (variance between trainings not included), and two statements: `trained_differ`, these
                     trained detectors differ, and `methods_differ`, the methods differ (variance between trainings
-                    included; with at least three seeds). Pairs of a single band and another variant, and pairs of a
-                    row in `inside` and another variant, are `confirmatory` and also contain the differences of the
-                    `classes`; all other pairs are exploratory
+                    included; with at least three seeds). A pair is `confirmatory` if exactly one of its two variants is
+                    a single band, or exactly one is in `inside`; all other pairs are exploratory. Confirmatory pairs
+                    also contain the differences per class (`classes`), which are themselves exploratory
     against_bands   for every variant that is not a band, a verdict for these trained detectors (`trained`) and one for
                     the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
                     AP than at least one band), or `not shown`, with the reason

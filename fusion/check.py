@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         prog="python -m fusion.check", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--own", required=True, metavar="KIND=TARGET", help="the method; see docs/own-method.md")
-    parser.add_argument("--watch", type=Path, nargs="+", default=[], help=WATCH_HELP)
+    parser.add_argument("--watch", type=Path, nargs="+", default=[], help=WATCH_HELP.format("method"))
     parser.add_argument("--weights", type=Path, help="weights file of a callable that is a torch.nn.Module")
     parser.add_argument("--visible", type=Path, nargs="+", help="folders of visible images")
     parser.add_argument("--infrared", type=Path, nargs="+", help="folders of infrared images")

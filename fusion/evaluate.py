@@ -265,7 +265,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         metavar="NAME:higher=MODULE:FUNCTION",
         help="metrics of your own in addition; `higher` or `lower` says which is better; see fusion/own/metric.py",
     )
-    add("--watch", type=Path, nargs="+", default=[], metavar="PATH", help=WATCH_HELP)
+    add("--watch", type=Path, nargs="+", default=[], metavar="PATH", help=WATCH_HELP.format("metric (--own-metric)"))
     options = parser.parse_args(argv)
 
     own = [read_own_metric(text, options.watch) for text in options.own_metric]

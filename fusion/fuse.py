@@ -236,7 +236,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         help="your own method: folder=FOLDER of fused images, callable=package.module:name, model=FILE (ONNX or "
         "TorchScript), or command=PROGRAM with {visible}, {infrared} and {output}; see docs/own-method.md",
     )
-    parser.add_argument("--watch", type=Path, nargs="+", default=[], metavar="PATH", help=WATCH_HELP)
+    parser.add_argument(
+        "--watch", type=Path, nargs="+", default=[], metavar="PATH", help=WATCH_HELP.format("method (--own)")
+    )
     parser.add_argument(
         "--weights",
         type=Path,

@@ -127,9 +127,9 @@ def losses_sentence(losses: Losses) -> str:
     more = [name for name, entry in losses["compared"].items() if entry["more"]]
     alike = [name for name in losses["compared"] if name not in more]
     if not alike:
-        words += " The confidence intervals show a larger loss for every other variant."
+        words += f" The confidence intervals show a larger loss for every other variant that uses {losses['band']}."
     elif not more:
-        words += " For no other variant do the confidence intervals show a larger loss."
+        words += f" The confidence intervals show a larger loss for no other variant that uses {losses['band']}."
     else:
         words += f" The confidence intervals show a larger loss for {', '.join(more)}, but not for {', '.join(alike)}."
     best = max(variants, key=lambda name: _number(_corrupted_average(variants[name])["value"]))

@@ -100,7 +100,7 @@ def dependence_sentence(truths: Mapping[str, Any]) -> str:
         answer = f"The verdict depends on the label set: {verdicts}"
     else:
         answer = (
-            "The verdict does not depend on the label set: every variant has the same verdict with the labels "
+            "The verdict does not depend on the label set: no variant's verdict changes between the labels "
             f"{_listed(tested)}"
         )
     if untested:
@@ -149,9 +149,11 @@ def truth_notes(facts: Mapping[str, Any]) -> list[str]:
     taus = (f"{pair} {'n/a' if tau is None else format(tau, '.2f')}" for pair, tau in facts["kendall_tau"].items())
     notes.append(f"Agreement of the variants' ranks between two sets, Kendall's tau: {'; '.join(taus)}.")
     if facts["alone"]:
-        unmatched = "; ".join(f"{pair} {count}" for pair, count in facts["alone"].items())
+        pairs = ((*pair.split(" not "), count) for pair, count in facts["alone"].items())
+        unmatched = "; ".join(f"{count} in {name} but not in {other}" for name, other, count in pairs)
         notes.append(
-            f"Boxes without a counterpart in the other label set (a box of their class, IoU at least 0.5): {unmatched}."
+            "Boxes for which the other label set has no box of the same class with an IoU of at least 0.5: "
+            f"{unmatched}."
         )
     return notes
 

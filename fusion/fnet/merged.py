@@ -1,11 +1,11 @@
 """FNet and IFNet with merged convolutions: the same weights, the same values up to rounding, fewer operations.
 
 In Eq. 20 of FNet's paper, the argument of the threshold T is linear in the images and codes. Step k of a block with
-c input channels applies three convolutions from c to 64 channels: one to the block's input, and one each to the
-reconstructions of the input from the last two codes. They are merged into one convolution from 3c channels, whose
-weights include the momentum factors 1 + rho and rho with their signs. All convolutions that are applied to a code u^k
-are also merged into one. They are one in step k + 1 and one in step k + 2, from 64 to c channels each, or, for the last
-code, the output convolutions of the network. In short:
+c input channels applies three convolutions, each from c to 64 channels. Their arguments are the block's input, its
+reconstruction from u^{k-1} and its reconstruction from u^{k-2}. They are merged into one convolution from 3c channels,
+whose weights include the momentum factors 1 + rho and rho with their signs. The convolutions that read a code u^k are
+also merged into one: for the last code, the output convolutions of the network; for every other code, the convolution
+from 64 to c channels of step k + 1 and, if there is a step k + 2, also that step's convolution. In short:
 
     v^k = conv([input, reconstruction from u^{k-1}, reconstruction from u^{k-2}]; up_k)
           + (1 + rho_k) u^{k-1} - rho_k u^{k-2}
@@ -34,8 +34,8 @@ from fusion.fnet.network import FNet
 
 Block = TypeVar("Block")  # a merged block, in the form that the device needs
 
-# Radius of the receptive field of a block in pixels: HALF for each convolution on the longest path, which are the
-# encoder, two for each further step, and the output convolution.
+# Radius of the receptive field of a block in pixels: HALF for each convolution on the longest path: one encoder,
+# two convolutions in each of the STEPS further steps, and one output convolution.
 REACH = HALF * (1 + 2 * STEPS + 1)
 TILE = 1024  # side of a tile without its overlap; images of up to 1.5 tile areas are processed whole
 
@@ -138,8 +138,8 @@ def connect(
         infrared, visible = (apply(inputs[0], block) for block in blocks)
         return visible, infrared
     visible, infrared = inputs
-    # Channel 0 is the reconstruction of a source from its unique code, the code of this source's own features. Channel
-    # 1 is the contribution of this code to the fused image.
+    # Channel 0 of each result is the reconstruction of that source from its unique code (the sparse code of the
+    # features that only this source has). Channel 1 is the contribution of this code to the fused image.
     from_infrared, from_visible = apply(infrared, blocks[0]), apply(visible, blocks[1])
     residual = torch.cat([infrared - from_infrared[:, :1], visible - from_visible[:, :1]], dim=1)
     return apply(residual, blocks[2]) + from_infrared[:, 1:] + from_visible[:, 1:]

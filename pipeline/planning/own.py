@@ -22,7 +22,7 @@ from pipeline.stage import InputError
 
 KINDS = ("folder", "callable", "model", "command")
 PLACEHOLDERS = ("{visible}", "{infrared}", "{output}")
-WATCH_HELP = "further files and folders that your method or metric reads; their SHA-256 digests are recorded"
+WATCH_HELP = "further files and folders that your {} reads; their SHA-256 digests are recorded"
 PACKAGES = ("pipeline", "fusion", "detection", "reports")  # packages of this project, which have revisions instead
 
 

@@ -47,7 +47,7 @@ def test_the_texts_mark_the_chosen_set_and_say_what_depends_on_it(example):
         text = (run.tables / f"table2_truth.{ending}").read_text()
         assert sentence in text and "fused (Table II)" in text.replace(r" \\ ", " ")
         assert "The label set visible has no test box of Bus: its averages are over the other classes." in text
-        assert "fused, visible -1.00" in text and "fused not visible 4" in text
+        assert "fused, visible -1.00" in text and "4 in fused but not in visible" in text
     assert "Boxes of the test set, label set fused: " in (run.tables / "table2.md").read_text()
 
 
@@ -56,7 +56,7 @@ def test_sets_that_agree_are_said_to(example):
     write(run, *run.write_truths(flip=False))
     text = (run.tables / "table2_truth.md").read_text()
     assert (
-        "The verdict does not depend on the label set: every variant has the same verdict with the labels fused, "
+        "The verdict does not depend on the label set: no variant's verdict changes between the labels fused, "
         "visible and union. fnet has the highest mAP with every label set."
     ) in text
     assert "fused, visible n/a" in text
@@ -76,7 +76,7 @@ def test_a_set_without_a_test_does_not_count():
         "union. a has the highest mAP with every label set."
     )
     assert told(["visible"], fused="", visible="few", union="") == (
-        f"The verdict does not depend on {start}: every variant has the same verdict with the labels fused and union; "
+        f"The verdict does not depend on {start}: no variant's verdict changes between the labels fused and union; "
         "nothing was tested with the labels visible. a has the highest mAP with every label set."
     )
     assert told(["union"], fused="", visible="few", union="") == (

@@ -5,9 +5,9 @@ channels), plus (1 + rho_{k+1}) and -rho_{k+2} times the gradients of v^{k+1} an
 slope of the threshold is the gradient of v^k. Another convolution computes from it the gradient of the maps that step k
 has read.
 
-The gradient of the weights from maps to a code is the correlation of the gradient of v^k with these maps. The gradient
-of the weights from a code to maps is the correlation of the code with the gradients of these maps. In the Fourier
-domain, both are sums over tiles of products at each frequency.
+The gradient of the weights up_k is the correlation of the gradient of v^k with the maps that step k has read. The
+gradient of the weights down_k is the correlation of u^k with the gradients of the maps computed from u^k. In the
+Fourier domain, both are sums over tiles of products at each frequency.
 """
 
 from functools import partial
@@ -51,11 +51,14 @@ def mirrored(weight: Tensor) -> Tensor:
 
 
 def weights_of(sums: np.ndarray) -> Tensor:
-    """Return the sum over pixels p of code[p, f] maps[p + d, j], d = 0..8 down and across: (64, maps, 9, 9).
+    """Return the correlation of a code with maps, (64, maps, 9, 9).
+
+    For each channel f of the code, each map j and each offset d (rows and columns 0..8), it is the sum over the pixels
+    p of code[p, f] * maps[p + d, j].
 
     Args:
         sums: for each share of the tiles, the sum of the code's spectra times the conjugate of the maps' spectra,
-            (shares, 32 32 maps 64).
+            (shares, 32 * 32 * maps * 64).
     """
     weights = np.empty((sums.shape[1] // (SIDE * LINE), KERNEL, KERNEL, POINT), np.float32)
     kernels.from_spectra(sums, weights)

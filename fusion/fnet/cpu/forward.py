@@ -67,7 +67,7 @@ def interior(maps: np.ndarray, shape: Shape) -> np.ndarray:
 
 
 def code_shape(shape: Shape) -> Shape:
-    """Return the shape of a code, (N, H, W 64)."""
+    """Return the shape of a code, (N, H, W * 64)."""
     return *shape[:2], shape[2] * FEATURES
 
 
@@ -81,7 +81,7 @@ def results_shape(shape: Shape, channels: int) -> tuple[int, ...]:
 
 
 def _spectra(weight: Tensor) -> np.ndarray:
-    """Return the spectra of weights, (maps, 9, 9, 64), as the kernels read them, (32 32 maps 64)."""
+    """Return the spectra of weights, (maps, 9, 9, 64), as the kernels read them, (32 * 32 * maps * 64,)."""
     spectra = np.empty(SIDE * LINE * len(weight), np.float32)
     kernels.to_spectra(weight.contiguous().numpy(), spectra)
     return spectra

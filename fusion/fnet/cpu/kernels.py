@@ -53,8 +53,8 @@ _ROWS = INNER * ROW  # floats in the inner rows of a tile
 _ALPHA, _GAMMA, _ZERO = np.float32(ALPHA), np.float32(GAMMA), np.float32(0)
 # Values up to this magnitude are set to 0 before thresholding. Where all inputs of a convolution are 0, the exact
 # result is 0, but the Fourier transforms give about 1e-8, and the threshold function is discontinuous at 0. A larger
-# bound would change images: with 1e-6, four times as many pixels of fused TNO images as with this bound differ by one
-# grey level from the network computed by standard PyTorch operations.
+# bound would change images: with 1e-6, the number of pixels of fused TNO images that differ by one grey level from the
+# result of standard PyTorch operations is four times the number with this bound.
 _NOISE = np.float32(3e-8)
 
 # --- The threshold -------------------------------------------------------------------------------------------------
@@ -327,14 +327,17 @@ def _correlate(columns, x, spectra, count, sums):
 
 
 class Weights(NamedTuple):
-    """Spectra of a step's convolutions from maps to the code and back, (32 32 maps 64), or sums for their gradients."""
+    """Spectra of a step's convolutions from maps to the code and back, or sums for the gradients of their weights.
+
+    Each is (32 * 32 * maps * 64,); the sums of several shares have one row per share.
+    """
 
     up: np.ndarray
     down: np.ndarray
 
 
 class Neighbours(NamedTuple):
-    """Arrays (N, H, W 64) of the adjacent step and of the next but one, and the factors with which they are added.
+    """Arrays (N, H, W * 64) of the adjacent step and of the next but one, and the factors with which they are added.
 
     In the forward pass, these are the codes of steps k - 1 and k - 2; in the backward pass, the gradients of v of steps
     k + 1 and k + 2. If a factor is 0, its array is not read.
@@ -347,7 +350,7 @@ class Neighbours(NamedTuple):
 
 
 class Forward(NamedTuple):
-    """Inputs and results of a forward step: `maps`, `theta` and `soft` as in `step`; v and codes, (N, H, W 64)."""
+    """Inputs and results of a forward step: `maps`, `theta` and `soft` as in `step`; v and codes, (N, H, W * 64)."""
 
     maps: np.ndarray
     before: np.ndarray
@@ -376,7 +379,7 @@ def _each_row(fill: Callable) -> Callable:
     """Return a function that, for each row in a group of tiles, calls `fill` and then transforms the row.
 
     fill: writes the values of a code to the beginning of the row. Its arguments are the row; the image, row and span of
-        these values in (N, H, W 64); the buffer `line`; and the further arguments of the returned function.
+        these values in (N, H, W * 64); the buffer `line`; and the further arguments of the returned function.
     """
 
     @inlined
@@ -450,8 +453,8 @@ def step(maps, neighbours, theta, soft, v_out, code, weights, tiles, results, sc
         neighbours: the codes of the two preceding steps, `Neighbours`.
         theta: the threshold of this step.
         soft: whether T is LCSC's soft threshold instead of LZSC's.
-        v_out: receives v, (N, H, W 64); empty if v is not needed.
-        code: receives u, (N, H, W 64); may be the array of a neighbour.
+        v_out: receives v, (N, H, W * 64); empty if v is not needed.
+        code: receives u, (N, H, W * 64); may be the array of a neighbour.
         weights: `Weights`.
         tiles: (tiles, 3): image, row and column of each tile.
         results: (N, tiles down, tiles across, 32, 32, maps); receives the maps computed from the inner part of each
@@ -481,7 +484,7 @@ def step_backward(of_maps_out, neighbours, forward, of_v, weights, tiles, result
         of_maps_out: the gradient of the maps computed from u, in the form of `maps` in `step`.
         neighbours: the gradients of v of the two following steps, `Neighbours`.
         forward: inputs and results of the forward step, `Forward`.
-        of_v: receives the gradient of v, (N, H, W 64); may be the array of a neighbour.
+        of_v: receives the gradient of v, (N, H, W * 64); may be the array of a neighbour.
         weights: `Weights` of the mirrored convolutions.
         tiles: as in `step`.
         results: in the form of `results` in `step`; receives the contributions to the gradient of `maps`; may have zero
@@ -535,7 +538,7 @@ def _weights_scratch():
 
 @kernel
 def to_spectra(weights, spectra):
-    """Transform weights, (maps, 9, 9, 64), to spectra, (32 32 maps 64)."""
+    """Transform weights, (maps, 9, 9, 64), to spectra, (32 * 32 * maps * 64,)."""
     maps = weights.shape[0]
     tile, line, column = _weights_scratch()
     tile[:] = _ZERO
@@ -559,7 +562,10 @@ def to_spectra(weights, spectra):
 
 @kernel
 def from_spectra(sums, weights):
-    """Add up the spectra of all shares, (shares, 32 32 maps 64), and transform them to weights, (maps, 9, 9, 64)."""
+    """Add up the spectra of all shares and transform them to weights.
+
+    The spectra are (shares, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64).
+    """
     maps = weights.shape[0]
     tile, line, column = _weights_scratch()
     for m in range(maps):

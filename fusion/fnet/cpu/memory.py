@@ -1,4 +1,7 @@
-"""A pool of reusable buffers; allocating arrays of this size again takes about as long as a convolution."""
+"""A pool of reusable buffers.
+
+A code of a whole image is so large that allocating its array takes about as long as a convolution.
+"""
 
 import math
 from collections import defaultdict
