@@ -229,7 +229,7 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         metavar="NAME",
         help="class names in the order of the class ids. With a dataset other than `--dataset folders`: needed only if "
-        "the labels are YOLO files and the order of their ids is not known; give the dataset's classes in this order",
+        "the labels are YOLO files and the class of each id is not known to this project; name class 0 first",
     )
     parser.add_argument(
         "--unlabelled",

@@ -150,7 +150,7 @@ def error_sentences(table: pd.DataFrame, lead: Leaders, people: str) -> str:
             f"{word} through {PHRASES[kind]} ({gains[kind]:.3f} instead of {rows.at[lead.band, f'gain_{kind}']:.3f})"
             for word, kind, some in (
                 ("less AP50", str(less.idxmin()), less.min() < -0.0005),
-                ("more", str(less.idxmax()), less.max() > 0.0005),
+                ("more AP50", str(less.idxmax()), less.max() > 0.0005),
             )
             if some
         ]

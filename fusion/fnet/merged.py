@@ -3,9 +3,9 @@
 In Eq. 20 of FNet's paper, the argument of the threshold T is linear in the images and codes. Step k of a block with
 c input channels applies three convolutions, each from c to 64 channels. Their arguments are the block's input, its
 reconstruction from u^{k-1} and its reconstruction from u^{k-2}. They are merged into one convolution from 3c channels,
-whose weights include the momentum factors 1 + rho and rho with their signs. The convolutions that read a code u^k are
-also merged into one: for the last code, the output convolutions of the network; for every other code, the convolution
-from 64 to c channels of step k + 1 and, if there is a step k + 2, also that step's convolution. In short:
+whose weights include the momentum factors 1 + rho and rho with their signs. In the opposite direction, steps k + 1 and
+k + 2 each reconstruct from u^k with a convolution of their own, from 64 to c channels; these two are merged as well.
+The last code is read by the output convolutions of the network, which are merged in the same way. In short:
 
     v^k = conv([input, reconstruction from u^{k-1}, reconstruction from u^{k-2}]; up_k)
           + (1 + rho_k) u^{k-1} - rho_k u^{k-2}
@@ -153,7 +153,7 @@ def tiled(whole: Callable[..., list[Tensor]], inputs: Sequence[Tensor], reach: i
         inputs: the images.
         reach: radius of the receptive field of `whole`, in pixels. Each tile is extended by this margin, so that the
             result is the same as without tiles.
-        tile: the longest side of a tile without its overlap.
+        tile: maximum height and width of a tile, not counting its margin.
     """
     height, width = inputs[0].shape[-2:]
     if height * width <= 1.5 * tile**2:

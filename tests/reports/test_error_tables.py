@@ -88,7 +88,7 @@ def test_the_sentence_says_what_costs_most_and_what_differs_from_the_band():
         in words
     )
     assert "Compared with visible, the better band, fnet loses less AP50 through missed objects (0.150 ins" in words
-    assert "and more through boxes on background (0.060 instead of 0.050)" in words
+    assert "and more AP50 through boxes on background (0.060 instead of 0.050)" in words
     assert "The log-average miss rate of fnet for People is 0.450; that of visible is 0.500." in words
     alone = error_sentences(table, Leaders("visible", "visible", None), "")
     assert alone.startswith("The most costly errors of visible are") and "Compared" not in alone and "rate" not in alone

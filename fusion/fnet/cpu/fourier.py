@@ -2,9 +2,9 @@
 
 A pixel is 64 float32, first all real parts and then all imaginary parts. Two real channels therefore form one complex
 channel without being moved, and every step of a transform is a loop over 32 contiguous values, which the compiler
-vectorises. A row or a column of 32 pixels is transformed as 4 x 8 in two passes: radix-4 butterflies of pixels that are
-eight apart with twiddle factors, then radix-8 butterflies. The first pass writes its results to a buffer, the argument
-`line`, from which the second pass reads.
+vectorises. A row or a column of 32 pixels is transformed as 4 x 8 in two passes. The first computes radix-4 butterflies
+of pixels that are eight apart and multiplies the results by twiddle factors; the second computes radix-8 butterflies.
+The first pass writes its results to a buffer, the argument `line`, from which the second pass reads.
 
 Rows and columns are slices of flat arrays, and the distances between pixels are compile-time constants. Otherwise the
 compiler could not prove that reads and writes do not overlap.

@@ -6,9 +6,9 @@ rows, so that the compiler can vectorise them. Callers pass the temporary arrays
 system would zero newly allocated memory in every call. Arguments that belong together are named tuples.
 
 The maps (few channels) of a group of tiles are transformed together, as one tile of `fusion.fnet.cpu.fourier`. With n
-maps, its complex channel t * n + m contains map m of tile t; its imaginary part is 0 before the transform. Spectra of
-weights, and the sums for the gradients of weights, are flat arrays (32, 32, maps, 64): horizontal frequency, vertical
-frequency, map, real and imaginary parts.
+maps per tile, complex channel t * n + m of this joint tile contains map m of tile t; the channel's imaginary part is 0
+before the transform. Spectra of weights, and the sums for the gradients of weights, are flat arrays (32, 32, maps, 64):
+horizontal frequency, vertical frequency, map, real and imaginary parts.
 """
 
 import math
@@ -378,8 +378,9 @@ def scratch_sizes(spectra: int) -> list[int]:
 def _each_row(fill: Callable) -> Callable:
     """Return a function that, for each row in a group of tiles, calls `fill` and then transforms the row.
 
-    fill: writes the values of a code to the beginning of the row. Its arguments are the row; the image, row and span of
-        these values in (N, H, W * 64); the buffer `line`; and the further arguments of the returned function.
+    fill: writes the values of a code to the beginning of the row. Its arguments are: the row to fill; the place of
+        its values in the array (N, H, W * 64), as index of the image, index of the row and span; the buffer `line`; and
+        the further arguments of the returned function.
     """
 
     @inlined
