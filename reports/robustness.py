@@ -129,7 +129,8 @@ def losses_sentence(losses: Losses) -> str:
     if not alike:
         words += f" The confidence intervals show a larger loss for every other variant that uses {losses['band']}."
     elif not more:
-        words += f" The confidence intervals do not show that another variant that uses {losses['band']} loses more."
+        words += " The confidence intervals do not show a larger loss for any other variant that uses "
+        words += f"{losses['band']}."
     else:
         words += f" The confidence intervals show a larger loss for {', '.join(more)}, but not for {', '.join(alike)}."
     best = max(variants, key=lambda name: _number(_corrupted_average(variants[name])["value"]))

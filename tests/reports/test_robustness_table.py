@@ -94,7 +94,7 @@ def test_the_texts_say_who_loses_least_and_whether_that_holds(example):
     )
     assert compared_with_least(losses, "fnet") == "larger: 0.300 (0.100 to 0.500)"
     losses["compared"]["fnet"]["more"] = False
-    sentence = "The confidence intervals do not show that another variant that uses infrared loses more."
+    sentence = "The confidence intervals do not show a larger loss for any other variant that uses infrared."
     assert sentence in losses_sentence(losses)
     losses["compared"]["fnet"]["more"] = True
     losses["compared"]["average"]["more"] = True

@@ -2,8 +2,8 @@
 
 The gradient of u^k has the same form as v^k. It is a convolution of the gradients of the maps computed from u^k (few
 channels), plus (1 + rho_{k+1}) and -rho_{k+2} times the gradients of v^{k+1} and v^{k+2}. The gradient of u^k times the
-slope of the threshold is the gradient of v^k. Another convolution computes from it the gradient of the maps that step k
-has read.
+slope of the threshold is the gradient of v^k. Another convolution turns it into the gradient of the maps that step k
+read.
 
 The gradient of the weights up_k is the correlation of the gradient of v^k with the maps that step k has read. The
 gradient of the weights down_k is the correlation of u^k with the gradients of the maps computed from u^k. In the

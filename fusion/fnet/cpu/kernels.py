@@ -1,7 +1,7 @@
 """Compiled kernels for a step of a block on tiles of an image; `fusion.fnet.cpu.forward` explains the method.
 
 Arrays are float32. A call processes a chunk of tiles on one thread, without the interpreter's lock, GROUP tiles at a
-time: these share each read of the weights, and their data fit a core's second-level cache. Loops go over slices of
+time: a weight is read once for all tiles of a group, whose data fit a core's second-level cache. Loops go over slices of
 rows, so that the compiler can vectorise them. Callers pass the temporary arrays (`Scratch`), because the operating
 system would zero newly allocated memory in every call. Arguments that belong together are named tuples.
 

@@ -4,8 +4,9 @@ Torch splits every operation among its threads and waits for the slowest one, hu
 piece goes through several operations on one thread, its data stay in one core's cache, threads wait only at the end,
 and a core that is busy with other work takes fewer pieces. A piece's result does not depend on the number of threads.
 
-While these threads exist, the caller's own torch operations also use one core. Otherwise torch's own threads would
-keep their cores busy for milliseconds after each operation, waiting for the next one, and slow down the workers.
+While these threads exist, the caller's own torch operations are limited to one core as well. Otherwise torch's own
+threads would keep their cores busy for milliseconds after each operation, waiting for the next one, and slow down the
+workers.
 """
 
 from collections.abc import Callable, Iterable, Iterator
