@@ -1,8 +1,9 @@
 """Compiled kernels for a step of a block on tiles of an image; `fusion.fnet.cpu.forward` explains the method.
 
 Arrays are float32. A call processes a chunk of tiles on one thread, without the interpreter's lock, GROUP tiles at a
-time: a weight is read once for a group, whose data fit a core's second-level cache. Loops go over slices of rows, so that the compiler can vectorise them. Callers pass the temporary arrays (`Scratch`), because the operating
-system would zero newly allocated memory in every call. Arguments that belong together are named tuples.
+time: a weight is read once for a group, whose data fit a core's second-level cache. Loops go over slices of rows, so
+that the compiler can vectorise them. Callers pass the temporary arrays (`Scratch`), because the operating system would
+zero newly allocated memory in every call. Arguments that belong together are named tuples.
 
 The maps (few channels) of a group of tiles are transformed together, as one tile of `fusion.fnet.cpu.fourier`. With n
 maps per tile, complex channel t * n + m of this joint tile contains map m of tile t; the channel's imaginary part is 0
