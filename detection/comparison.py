@@ -70,8 +70,8 @@ class Comparison:
         }
 
 
-def add_comparison_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the predictions to compare, their scenes, and the settings of the tests."""
+def add_predictions_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the predictions of all variants and seeds, read by `runs_by_variant`."""
     parser.add_argument(
         "--predictions",
         nargs="+",
@@ -79,6 +79,11 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         metavar="VARIANT/SEED=FILE",
         help="predictions.json of every variant and seed",
     )
+
+
+def add_comparison_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the predictions to compare, their scenes, and the settings of the tests."""
+    add_predictions_option(parser)
     parser.add_argument("--scenes", type=Path, help="CSV with the scene of each image: name, sequence, place")
     parser.add_argument(
         "--unit",

@@ -59,7 +59,7 @@ from detection.average_precision import (
     check_most,
     evaluate,
 )
-from detection.comparison import runs_by_variant
+from detection.comparison import add_predictions_option, runs_by_variant
 from detection.matching import MATCH_OVERLAP
 from detection.predictions import each_file, read_predictions
 from detection.truth import objects_of, read_truth, without_boxes
@@ -340,13 +340,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         prog="python -m detection.errors", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--truth", type=Path, required=True, help="truth_test.json of the prepared split")
-    parser.add_argument(
-        "--predictions",
-        nargs="+",
-        required=True,
-        metavar="VARIANT/SEED=FILE",
-        help="predictions.json of every variant and seed",
-    )
+    add_predictions_option(parser)
     parser.add_argument(
         "--brought", nargs="*", default=[], metavar="VARIANT", help="external variants; they may have other seeds"
     )

@@ -62,9 +62,10 @@ def test_other_number_types_and_blocks_run_as_well(fnet):
         assert (found - expected).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("block", ["lzsc", "lcsc"])
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64])
-def test_weights_that_change_later_do_not_reach_a_prepared_network(kind):
-    network, pair = FNet().to(kind), torch.rand(2, 1, 1, 20, 22, dtype=kind)
+def test_weights_that_change_later_do_not_reach_a_prepared_network(kind, block):
+    network, pair = FNet(block).to(kind), torch.rand(2, 1, 1, 20, 22, dtype=kind)
     fast = prepare(network)
     before = fast(*pair)
     with torch.no_grad():
