@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from safetensors import safe_open
 
 from fusion.methods import METHODS, Fuser, find_method, packaged_weights
 from fusion.own.method import own_bf16_on, own_entry, own_method, provenance
@@ -224,6 +225,14 @@ def weights_digest(weights: Path | None) -> str:
     return sha256_file(weights)
 
 
+def training_facts(weights: Path | None) -> dict[str, str]:
+    """Return how long `fusion.train` trained a weights file, as `trained`; empty for files from elsewhere."""
+    if weights is None or weights.suffix != ".safetensors":
+        return {}
+    with safe_open(weights, "numpy") as file:
+        return {key: text for key, text in (file.metadata() or {}).items() if key == "trained"}
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Fuse a folder of pairs."""
     parser = argparse.ArgumentParser(prog="python -m fusion.fuse", description=__doc__)
@@ -353,6 +362,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             "stage_revision": REVISION,
             "reference": entry.reference,
             "weights": weights_digest(weights if entry.needs_weights else None),
+            **training_facts(weights if entry.needs_weights else None),
             "colour": options.colour,
             "colours": colour,
             **bands.facts(),

@@ -54,9 +54,12 @@ def data_digest(pairs: Sequence[Pair]) -> str:
 def write_results(
     output: Path, states: Mapping[str, Mapping[str, Tensor]], losses: pd.DataFrame, facts: dict[str, Any]
 ) -> None:
-    """Write one .safetensors file per state dict (`weights` is the averaged one), losses.csv and provenance.json."""
+    """Write one .safetensors file per state dict (`weights` is the averaged one), losses.csv and provenance.json.
+
+    The files' metadata contain the length of the training, which the tables print.
+    """
     for name, state in states.items():
-        write_state(output / f"{name}.safetensors", state, {"digest": facts["digest"]})
+        write_state(output / f"{name}.safetensors", state, ("trained", facts["length"]))
     columns = ["stage", "iteration", "total"]
     losses = losses.reindex(columns=[*columns, *(c for c in losses.columns if c not in columns)])
     write_csv(output / "losses.csv", losses, {"digest": facts["digest"], "values": "means since the row above"})
@@ -128,6 +131,27 @@ def phase_iterations(method: str, training: Training, given: Sequence[int | None
     if None in chosen:
         raise InputError(f"--method {method}: its paper does not state the number of iterations; expected --iterations")
     return tuple(chosen)
+
+
+def training_length(training: Training, settings: Settings) -> str:
+    """Return the iterations, batch and crop of a training, each next to the authors' number if it is another."""
+    stages = [
+        f"{f'stage {phase.title}: ' if len(training.phases) > 1 else ''}{_of_authors(number, phase.iterations)}"
+        for phase, number in zip(training.phases, settings.iterations, strict=True)
+    ]
+    others = [
+        f"{name} {ours} instead of {authors}"
+        for name, ours, authors in (
+            ("batch", settings.batch, training.batch),
+            ("crop", settings.crop, training.crop),
+        )
+        if ours != authors
+    ]
+    return "; ".join([f"{', '.join(stages)} iterations", *others])
+
+
+def _of_authors(number: int, authors: int | None) -> str:
+    return f"{number} (authors: not stated)" if authors is None else f"{number} of {authors}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -298,6 +322,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         facts["digest"] = sha256_json(facts)
         facts["colours"] = colours  # not in the digest, because it follows from the data
         facts["threads"] = torch.get_num_threads()
+        facts["length"] = training_length(training, settings)
         # One folder per digest: a run with other settings or data neither resumes from these checkpoints nor deletes
         # them.
         checkpoints = options.output / "checkpoints" / facts["digest"][:16]

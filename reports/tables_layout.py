@@ -130,6 +130,18 @@ def fusion_blocks(table: pd.DataFrame, facts: Mapping[str, Any], higher_is_bette
     ]
 
 
+def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a footnote on the methods that this project trained, from the facts of each method's manifest.
+
+    The manifest has no such fact if the weights come from the authors or were trained by older versions.
+    """
+    trained = {name: facts["trained"] for name, facts in fused.items() if "trained" in facts}
+    if not trained:
+        return []
+    lengths = "; ".join(f"{name}, {length}" for name, length in trained.items())
+    return [f"Not the authors' weights, but trained by this project (numbers: of the authors' training): {lengths}."]
+
+
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
     """Return whether a higher value is better, for each fusion metric and for the user's own metrics in `facts`."""
     # Imported here, because Table II needs no compiled metrics.
@@ -225,6 +237,7 @@ def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
     ]
     if "own_metrics" in facts:
         notes.append(f"The user's own metrics: {facts['own_metrics']}.")
+    notes += trained_notes(facts.get("fused", {}))
     if any(name.endswith("_undefined") for name in table.columns):
         notes.append("Undefined values are left out of the means and counted in the columns 'undefined'.")
     return [*notes, MARKS]

@@ -96,7 +96,7 @@ def read_manifests(
                 raise InputError(
                     f"{file} was made with {treatment}; expected {treatments[dataset]} as for the others of {dataset}"
                 )
-            own = {key: facts[key] for key in ("method", "revision", "weights", "precision") if key in facts}
+            own = {key: facts[key] for key in ("method", "revision", "weights", "trained", "precision") if key in facts}
             if shared.setdefault(column, own) != own:
                 raise InputError(f"{file} has {own}; expected {shared[column]} as on the other datasets")
     return shared, treatments

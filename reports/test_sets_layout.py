@@ -12,7 +12,7 @@ from reports import paper
 from reports.collect import BANDS, fused_variants, read_table
 from reports.means import ALPHA
 from reports.render import Block, Layout, format_value, rank_marks
-from reports.tables_layout import METRIC_DIGITS, arrow, metric_directions
+from reports.tables_layout import METRIC_DIGITS, arrow, metric_directions, trained_notes
 
 METRICS = ("MI", "VIF", "Qabf", "SSIM")  # the paper's metrics
 COSTS = {"Params (K)": ("parameters", 1e-3), "MACs (G)": ("multiply_adds", 1e-9), "Runtime (s)": ("median_s", 1)}
@@ -115,6 +115,7 @@ def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str,
         f"Convention: {facts['convention']} ({facts.get('definition', '')}). Means over the images, whose "
         "number is in parentheses.",
         "Treatment: " + "; ".join(f"{name} {how}" for name, how in facts["treatments"].items()) + ".",
+        *trained_notes(facts["fused"]),
         "Bold: best of the row; underlined: second best; ties after rounding are marked alike. n/a: undefined.",
         f"*: not significantly different from the best of the row (two-sided paired sign-flip test over the images, p "
         f"at least {ALPHA} after Holm's correction for the number of methods in the row).",

@@ -130,11 +130,14 @@ def _few(names: Sequence[str]) -> str:
     return f"{', '.join(names[:5])}{' ...' if len(names) > 5 else ''} ({len(names)})"
 
 
-def write_state(path: Path, state: Mapping[str, Tensor], facts: Mapping[str, str] | None = None) -> None:
-    """Write tensors as safetensors, atomically, with `facts` in the file's metadata."""
+def write_state(path: Path, state: Mapping[str, Tensor], fact: tuple[str, str] | None = None) -> None:
+    """Write tensors as safetensors, atomically, with the name and text of one `fact` in the file's metadata.
+
+    There is only one, because safetensors writes several in random order: equal weights would have different digests.
+    """
     with replacing(path) as part:
         part.write_bytes(
-            save({key: value.detach().cpu().contiguous() for key, value in state.items()}, dict(facts or {}))
+            save({key: value.detach().cpu().contiguous() for key, value in state.items()}, dict([fact] if fact else []))
         )
 
 

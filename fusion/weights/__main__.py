@@ -57,7 +57,7 @@ def convert(name: str, weights: Path, output: Path) -> None:
     if not weights.exists():
         raise InputError(f"--convert {name} {weights}: the path does not exist; expected a weights file or folder")
     network = find_method(name).network(weights)
-    write_state(output, network.state_dict(), {"method": name, "source_sha256": weights_digest(weights)})
+    write_state(output, network.state_dict(), ("converted_from", f"{name} {weights_digest(weights)}"))
     logging.info("%s: %d tensors from %s", output, len(network.state_dict()), weights)
 
 

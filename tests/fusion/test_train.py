@@ -17,7 +17,7 @@ from method_checks import random_pairs
 from safetensors.torch import load_file
 from torchvision.models.vgg import cfgs, make_layers
 
-from fusion import train
+from fusion import fuse, train
 from fusion.methods import METHODS, Entry, Method, Phase, Training, find_method, murf
 from fusion.train import TRAINABLE, main
 from fusion.training import batches
@@ -56,7 +56,7 @@ def frozen(tmp_path_factory):
         if METHODS[name].frozen is None:
             return None
         if METHODS[name].frozen == "teacher_weights":
-            write_state(root / "auifnet.safetensors", find_method("auifnet").network(None).state_dict(), {})
+            write_state(root / "auifnet.safetensors", find_method("auifnet").network(None).state_dict())
             return root / "auifnet.safetensors"
         layers = "E" if name == "coconet" else "D"  # VGG-19's or VGG-16's
         path = root / f"{layers}.pth"
@@ -234,6 +234,15 @@ def test_a_method_trained_by_its_own_loss_fuses_with_what_comes_out(method, rng,
     fuser = find_method(method).load(tmp_path / "trained/weights.safetensors", "cpu", "fp32")
     fused = fuser(np.full((20, 24), 0.5, np.float32), np.full((20, 24), 0.25, np.float32))
     assert fused.shape == (20, 24) and np.isfinite(fused).all()
+
+
+def test_images_of_weights_trained_by_this_project_say_for_how_long(folders, undisturbed, tmp_path):
+    words = ["--visible", folders / "vi", "--infrared", folders / "ir", "--device", "cpu", "--output", tmp_path]
+    fuse.main([str(word) for word in ("--method", "fnet", "--weights", undisturbed / "weights.safetensors", *words)])
+    trained = "stage I: 3 of 20000, stage II: 5 of 20000 iterations; batch 2 instead of 16; crop 16 instead of 128"
+    assert read_csv(tmp_path / "manifest.csv")[1]["trained"] == trained
+    fuse.main([str(word) for word in ("--method", "fnet", *words)])
+    assert "trained" not in read_csv(tmp_path / "manifest.csv")[1]
 
 
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(folders, undisturbed, tmp_path):

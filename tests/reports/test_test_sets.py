@@ -96,6 +96,15 @@ def test_the_best_is_tested_against_every_other_method_but_not_against_sources(f
     assert (rows["fnet_low"] < rows["fnet"]).all() and (rows["fnet"] < rows["fnet_high"]).all()
 
 
+def test_a_method_that_this_project_trained_is_named_with_the_length_of_its_training(files):
+    values = {metric: np.ones(8) for metric in METRICS}
+    for dataset in files.datasets:
+        files.write(dataset, "fnet", values, trained="stage I: 3 of 20000 iterations")
+    files.run()
+    text = (files.folder / "tables/table1.md").read_text()
+    assert "trained by this project (numbers: of the authors' training): fnet, stage I: 3 of 20000 iterations." in text
+
+
 def test_a_table_without_ties_goes_into_the_page(files):
     files.run()
     (means, *_) = read_blocks(files.folder / "tables/table1.csv")

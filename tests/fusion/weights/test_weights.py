@@ -47,7 +47,7 @@ def test_the_authors_file_becomes_ours_with_its_digest(shared, tmp_path):
     source = shared / "data/checkpoints/FNet/FNet.pth"
     main(["--convert", "fnet", str(source), "--output", str(tmp_path / "fnet.safetensors")])
     with safe_open(tmp_path / "fnet.safetensors", "pt") as file:
-        assert file.metadata() == {"method": "fnet", "source_sha256": sha256_file(source)}
+        assert file.metadata() == {"converted_from": f"fnet {sha256_file(source)}"}
     one, other = (find_method("fnet").network(path) for path in (source, tmp_path / "fnet.safetensors"))
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
