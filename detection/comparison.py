@@ -98,7 +98,8 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="VARIANT",
         help="external variants: their detections come from outside this project, and each may have any number of "
-        "prediction files. They get no statement about methods, and do not change the results of other variants",
+        "prediction files. They get no statement about methods, and do not change the "
+        "verdicts of other variants; one of them may be the best row, with which all others are compared",
     )
     add_most_option(parser)
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""Stage: fuse every pair of two folders with one method.
+"""Stage: fuse every visible-infrared pair of the given folders with one method.
 
 Writes one fused image per pair, and manifest.csv. An image has the name of its visible image, with the extension .png
 or .jpg and without the --visible-suffix. A run that was killed resumes where it stopped: a journal in the output folder
@@ -301,8 +301,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         "--precision",
         choices=PRECISIONS,
         default="fp32",
-        help="number type of a network's convolutions; auto: bf16 if the hardware supports it, else fp32 (default: "
-        "fp32)",
+        help="number type of a network's convolutions; auto: bf16 if the hardware supports it, else fp32; "
+        "FNet on a CPU always uses fp32 (default: fp32)",
     )
     parser.add_argument(
         "--device",

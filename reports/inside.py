@@ -86,7 +86,7 @@ def against_inside_notes(facts: Mapping[str, Any]) -> list[str]:
         return []
     about = "the methods" if facts["marks"].startswith("methods") else "these trained detectors"
     return [
-        f"vs. fusion in detector: the same comparison, with {facts['ways']} in place of the bands. It holds for "
+        f"vs. fusion in/after detector: the same comparison, with {facts['ways']} in place of the bands. It holds for "
         f"{about}."
     ]
 

@@ -51,7 +51,7 @@ def detection_section(
     bounds = cells["Average_interval" if "Average_interval" in cells else "Average_seeds"].tolist()
     words = headline_column(table, "against_inside")
     inside = table[words].fillna("") if words in table else []
-    detector = [f"vs. fusion in detector: {word}" if word else "" for word in inside]
+    detector = [f"vs. fusion in/after detector: {word}" if word else "" for word in inside]
     below = {"Average": bounds, "variant": table["remark"].tolist() if "remark" in table else [""] * len(table)}
     if "ours_less_paper" in cells:
         below["Average_paper"] = cells["ours_less_paper"].tolist()

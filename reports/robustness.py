@@ -216,8 +216,8 @@ def robustness_notes(facts: Mapping[str, Any]) -> list[str]:
     ]
     if facts["left_out"]:
         notes.append(
-            f"Left out: {', '.join(facts['left_out'].split())}. Images or detections that were made elsewhere cannot "
-            "be made for corrupted pairs."
+            f"Left out: {', '.join(facts['left_out'].split())}. They consist of images or detections from outside "
+            "this project, which cannot compute them for corrupted pairs."
         )
     return notes
 

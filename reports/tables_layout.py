@@ -76,7 +76,7 @@ def detection_layout(table: pd.DataFrame, classes: Sequence[str], bounds: bool =
             }
         # Only the verdict that the headline uses is printed; the CSV contains both.
         shown = headline_column(table, "against_inside")
-        columns |= {shown: "vs. fusion in detector"} if bounds and shown in table else {}
+        columns |= {shown: "vs. fusion in/after detector"} if bounds and shown in table else {}
     digits = {name: 3 for name in columns if name != "variant" and not name.startswith("against")}
     return Layout(columns, digits, dict.fromkeys(ranked, True))
 
@@ -139,7 +139,7 @@ def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not trained:
         return []
     lengths = "; ".join(f"{name}, {length}" for name, length in trained.items())
-    return [f"Not the authors' weights, but trained by this project (numbers: of the authors' training): {lengths}."]
+    return [f"Trained by this project, without the authors' weights (n of m: n here, m in their training): {lengths}."]
 
 
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
@@ -258,7 +258,7 @@ def _kept_words(facts: Mapping[str, Any]) -> str:
 
 def _recipe_note(facts: Mapping[str, Any]) -> str:
     if "training.recipe.epochs" not in facts:
-        return "The training recipes of the detectors were not compared."
+        return "Whether all detectors had the same training recipe was not checked."
     recipe = {key.removeprefix("training.recipe."): value for key, value in facts.items()}
     return (
         f"Every variant has the same training recipe: {recipe['model']}, image size {recipe['image_size']}, epochs "

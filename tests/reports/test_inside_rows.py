@@ -48,7 +48,7 @@ def test_the_page_shows_them_on_the_visible_images(run):
     assert "stacked, twostream, late have no images of their own: the boxes are drawn on the visible images" in text
     assert viewer_data(text)["variants"] == ROWS
     assert "also compared with stacked, twostream, late. Significantly higher mAP than all of these: 1 of 2 (fn" in text
-    assert ">vs. fusion in detector: ahead<" in text
+    assert ">vs. fusion in/after detector: ahead<" in text
     assert "Below each verdict vs. both bands: the verdict vs. fusion in or after the detector." in text
     assert "mAP of detectors that take both bands as input: 0.575 (sta" in text
 

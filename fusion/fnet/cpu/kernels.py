@@ -494,8 +494,8 @@ def step_backward(of_maps_out, neighbours, forward, of_v, weights, tiles, result
         scratch: `Scratch` with three arrays for spectra.
 
     Returns:
-        The gradients of theta and of the factors with which `before` and `before_last` were added to v, summed over
-        the chunk.
+        The gradients of theta and of the factors with which the two preceding codes (`forward.before` and
+        `forward.before_last`) were added to v in the forward step, summed over the chunk.
     """
     (spectra, of_maps, of_images), line, rows, columns = scratch
     maps, code, downs = forward.maps, forward.code, weights.down
