@@ -134,16 +134,18 @@ def phase_iterations(method: str, training: Training, given: Sequence[int | None
 
 
 def training_length(training: Training, settings: Settings) -> str:
-    """Return the iterations, batch and crop of a training, each next to the authors' number if it is another."""
+    """Return the iterations of a training next to the authors', and its batch, crop and rate if they are not theirs."""
     stages = [
         f"{f'stage {phase.title}: ' if len(training.phases) > 1 else ''}{_of_authors(number, phase.iterations)}"
         for phase, number in zip(training.phases, settings.iterations, strict=True)
     ]
+    rates = " and ".join(dict.fromkeys(f"{phase.lr:g}" for phase in training.phases))
     others = [
         f"{name} {ours} instead of {authors}"
         for name, ours, authors in (
             ("batch", settings.batch, training.batch),
             ("crop", settings.crop, training.crop),
+            ("learning rate", rates if settings.lr is None else f"{settings.lr:g}", rates),
         )
         if ours != authors
     ]

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from method_checks import random_pairs
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torchvision.models.vgg import cfgs, make_layers
 
@@ -241,6 +242,9 @@ def test_images_of_weights_trained_by_this_project_say_for_how_long(folders, und
     fuse.main([str(word) for word in ("--method", "fnet", "--weights", undisturbed / "weights.safetensors", *words)])
     trained = "stage I: 3 of 20000, stage II: 5 of 20000 iterations; batch 2 instead of 16; crop 16 instead of 128"
     assert read_csv(tmp_path / "manifest.csv")[1]["trained"] == trained
+    main(arguments(folders, tmp_path / "faster", "--lr", "0.001"))
+    with safe_open(tmp_path / "faster/weights.safetensors", "numpy") as file:
+        assert file.metadata() == {"trained": f"{trained}; learning rate 0.001 instead of 0.0001"}
     fuse.main([str(word) for word in ("--method", "fnet", *words)])
     assert "trained" not in read_csv(tmp_path / "manifest.csv")[1]
 
