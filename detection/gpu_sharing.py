@@ -63,13 +63,14 @@ def add_sharing_options(parser: argparse.ArgumentParser) -> None:
         "--per-gpu",
         default="1",
         metavar="N",
-        help=f"number of trainings and tests that share a GPU and the --threads, 1 to {MOST_PER_GPU}; auto: the number "
-        "in the file --tried (default: 1)",
+        help=f"number (1 to {MOST_PER_GPU}) of trainings and tests that share one GPU and divide --threads "
+        "among them; auto: the number that a trial of several concurrent trainings gave (default: 1)",
     )
     parser.add_argument(
         "--tried",
         type=Path,
-        help="with --per-gpu auto: the JSON file with the result of the trial; a training writes it if it is missing",
+        help="with --per-gpu auto: the JSON file with the result of the trial; if it is missing, a training makes the "
+        "trial and writes it",
     )
 
 

@@ -40,11 +40,11 @@ class Recipe:
         ("SGD", "AdamW", "Muon"),
     )
     lr0: float = _option(0.01, "learning rate after warm-up")
-    lrf: float = _option(0.01, "learning rate at the end, as a fraction of the first")
+    lrf: float = _option(0.01, "final learning rate, as a fraction of lr0")
     schedule: str = _option(
         "linear",
-        "how the learning rate decreases: linear or cosine, per epoch; onecycle: a cosine per step from the end of "
-        "warm-up, while the momentum decreases during warm-up and increases afterwards",
+        "how the learning rate decreases: linear or cosine, per epoch; onecycle: after warm-up, a cosine per "
+        "step; the momentum decreases during warm-up and increases after it",
         ("linear", "cosine", "onecycle"),
     )
     momentum: float = _option(0.937, "momentum of SGD and Muon, first beta of AdamW")

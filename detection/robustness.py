@@ -1,12 +1,12 @@
 """Test a variant's trained detectors on corrupted test images.
 
-Nothing is trained again. One band of the test images was corrupted by pipeline.corruptions. The detectors of that band,
-and those that fuse both bands inside, are tested on its corrupted images; the detectors of a fused variant on images
-that fusion.fuse made from the corrupted pairs (`--fused`). The ground-truth boxes are not changed: if the infrared
-image is shifted, they still fit the visible image.
+Nothing is trained again. One band of the test images was corrupted by pipeline.corruptions. The detectors of that band
+are tested on its corrupted images, `stacked` and `twostream` on the corrupted pairs, and the detectors of a fused
+variant on the images that fusion.fuse made from the corrupted pairs (`--fused`). The ground-truth boxes are not
+changed: if the infrared image is shifted, they still fit the visible image.
 
 Writes LEVEL/seedS/predictions.json (COCO results) for every level and detector, and tested.json: the variant, the kind
-and its levels, and the digests of the predictions, the images and the weights.
+of corruption and its levels, and the digests of the predictions, the images and the weights.
 """
 
 import argparse

@@ -1,10 +1,10 @@
 """Train the detector on one variant's training images.
 
 Writes `weights.pt` (the moving average of the weights, plain float32 tensors), `results.csv` (losses, learning rate and
-speed of each epoch) and last `provenance.json`. A checkpoint is written every minute (--save-every) to `checkpoints/`,
-in a folder named by the digest of the recipe and the data. With --resume, a killed training continues from the newest
-checkpoint and gives the same result as an uninterrupted one. On SIGTERM, which clusters send before they end a job, a
-checkpoint is written at once.
+speed of each epoch) and, at the end, `provenance.json`. A checkpoint is written every minute (--save-every) to
+`checkpoints/`, in a folder named by the digest of the recipe and the data. With --resume, a killed training continues
+from the newest checkpoint and gives the same result as an uninterrupted one (RT-DETR on a GPU: nearly the same). On
+SIGTERM, which clusters send before they end a job, a checkpoint is written at once.
 """
 
 import argparse

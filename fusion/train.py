@@ -170,15 +170,15 @@ def _parser() -> argparse.ArgumentParser:
         "--perceptual-weights", type=Path, help="torchvision's VGG weights, for methods with a perceptual loss"
     )
     parser.add_argument(
-        "--teacher-weights", type=Path, help="weights of the method whose fused images emma starts training from"
+        "--teacher-weights", type=Path, help="weights of the method whose fused images emma's first phases use"
     )
     parser.add_argument(
         "--iterations",
         type=int,
         nargs="+",
         metavar="N",
-        help="iterations of a method other than fnet: one number for all phases, or one per phase (default: the "
-        "authors' numbers)",
+        help="iterations of a method other than fnet: one number, used for each phase, or one number per phase "
+        "(default: the authors' numbers)",
     )
     parser.add_argument(
         "--stage1-iterations",
@@ -197,8 +197,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--start",
         type=Path,
-        help="FNet's weights to start from; by default random weights. IFNet always starts from random weights, and in "
-        "stage I these draw FNet away from its trained weights: skip stage I in a short training "
+        help="FNet's weights to start from; by default random weights. IFNet always starts from random weights; in "
+        "stage I, this untrained IFNet draws FNet away from the weights given here: skip stage I in a short training "
         "(--stage1-iterations 0)",
     )
     parser.add_argument("--batch", type=int, help="pairs per iteration (default: the authors' number, 16 for fnet)")
@@ -210,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=OPTIMISERS,
         default="adam",
         help="FNet's optimiser: adam is the paper's, at a constant rate; soap, whose rate falls linearly to 0 over "
-        "each stage, reaches a lower loss than adam after some hundreds of iterations (default: adam)",
+        "each stage, reaches a lower loss in trainings of some hundreds of iterations (default: adam)",
     )
     parser.add_argument(
         "--lr", type=float, help="the initial learning rate (default: the authors' rate, 1e-4 for fnet)"
@@ -218,8 +218,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--ema",
         type=float,
-        help="decay of the moving average of the weights, which is the result; lower it for a short training (default: "
-        "0.999 for fnet; for the others 0, which gives the last weights)",
+        help="decay of the moving average of the weights, which is saved as the result; use a lower decay in a short "
+        "training (default: 0.999 for fnet; for the others 0, which gives the last weights)",
     )
     parser.add_argument(
         "--seed", type=int, default=0, help="seed of the initial weights, the order, crops and flips (default: 0)"

@@ -139,7 +139,7 @@ def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not trained:
         return []
     lengths = "; ".join(f"{name}, {length}" for name, length in trained.items())
-    return [f"Trained by this project, without the authors' weights (n of m: n here, m in their training): {lengths}."]
+    return [f"Trained by this project, without the authors' weights (after 'of': the authors' iterations): {lengths}."]
 
 
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
@@ -202,7 +202,7 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
             f"{name}: external detections, {files}. The training of that detector is unknown, so the row shows the "
             "quality of these detections, not the effect of the input images. The row is not used to estimate the "
             "variance between trainings, conclusions about it hold only for this trained detector, and it does not "
-            "affect the verdicts of the other rows."
+            "affect the verdicts of the other rows, but it may be the best row in the column 'vs. best row'."
         )
     if "paper" in facts:
         notes.append(f"Paper: {facts['paper']}.")
@@ -224,8 +224,8 @@ def significance_notes(facts: Mapping[str, Any]) -> list[str]:
         "p below 0.025, Holm's correction over variants and bands); not shown = neither.",
         *against_inside_notes(facts),
         "vs. best row: exploratory. tie = not significantly different from the highest mAP; worse = significantly "
-        f"lower. It holds for {'the methods' if about == 'methods' else about}. The p values are corrected by "
-        f"{correction}.",
+        f"lower. These comparisons hold for {'the methods' if about == 'methods' else about}. The p values are "
+        f"corrected by {correction}.",
     ]
 
 
@@ -272,7 +272,7 @@ def _split_note(facts: Mapping[str, Any]) -> str:
     return (
         f"Split: {SPLITS.get(split['kind'], split['kind'])}"
         + (f", seed {split['seed']}" if split.get("seed") is not None else "")
-        + (", a random subset of it" if split.get("limits") else "")
+        + (", only a random subset of the split" if split.get("limits") else "")
         + f", {facts['train_images']} training and {facts['test_images']} test images, "
         f"SHA-256 of the lists: {facts['digest_train'][:12]} and {facts['digest_test'][:12]}."
         + range_note(facts.get("infrared_range"))

@@ -100,13 +100,12 @@ def dependence_sentence(truths: Mapping[str, Any]) -> str:
         answer = f"The verdict depends on the label set: {verdicts}"
     else:
         answer = (
-            "The verdict does not depend on the label set: no variant's verdict changes between the labels "
-            f"{_listed(tested)}"
+            f"The verdict does not depend on the label set: no variant's verdict changes between the {_listed(tested)}"
         )
     if untested:
-        answer += f"; nothing was tested with the labels {_listed(untested)}"
+        answer += f"; nothing was tested with the {_listed(untested)}"
     if len(set(best.values())) > 1:
-        rows = ", ".join(f"{row} (labels {_listed(names)})" for row, names in _sets_by_word(best).items())
+        rows = ", ".join(f"{row} ({_listed(names)})" for row, names in _sets_by_word(best).items())
         return f"{answer}. The row with the highest mAP is {rows}."
     return f"{answer}. {next(iter(best.values()))} has the highest mAP with every label set."
 
@@ -115,9 +114,9 @@ def truth_layout(table: pd.DataFrame, truth: str) -> Layout:
     """Return the layout of the table; the label set that Table II uses is marked."""
     sets = label_sets(table)
     shown = {name: f"{name} (Table II)" if name == truth else name for name in sets}
-    averages = {f"AP_{name}": f"mAP, labels {shown[name]}" for name in sets}
-    ranks = {f"rank_{name}": f"rank, labels {shown[name]}" for name in sets}
-    verdicts = {f"verdict_{name}": f"vs. both bands, labels {shown[name]}" for name in sets}
+    averages = {f"AP_{name}": f"mAP, label set {shown[name]}" for name in sets}
+    ranks = {f"rank_{name}": f"rank, label set {shown[name]}" for name in sets}
+    verdicts = {f"verdict_{name}": f"vs. both bands, label set {shown[name]}" for name in sets}
     digits = dict.fromkeys(averages, 3) | dict.fromkeys(ranks, 0)
     return Layout({"variant": "Variant", **averages, **ranks, **verdicts}, digits, dict.fromkeys(averages, True))
 
@@ -145,7 +144,7 @@ def truth_notes(facts: Mapping[str, Any]) -> list[str]:
             notes.append(
                 f"The label set {name} has no test box of {', '.join(kinds)}: its averages are over the other classes."
             )
-    notes += [f"Nothing was tested with the labels {name}: {reason}." for name, reason in facts["untested"].items()]
+    notes += [f"Nothing was tested with the label set {name}: {reason}." for name, reason in facts["untested"].items()]
     taus = (f"{pair} {'n/a' if tau is None else format(tau, '.2f')}" for pair, tau in facts["kendall_tau"].items())
     notes.append(f"Agreement of the variants' ranks between two sets, Kendall's tau: {'; '.join(taus)}.")
     if facts["alone"]:
@@ -166,9 +165,9 @@ def truth_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
 
 
 def _grouped(verdicts: Mapping[str, str]) -> str:
-    """Return verdicts by label set as a text: `significantly better than both bands with the labels a and b, ...`."""
+    """Return verdicts by label set, such as `significantly better than both bands with the label sets a and b, ...`."""
     groups = _sets_by_word(verdicts)
-    return ", ".join(f"{VERDICTS.get(word, word)} with the labels {_listed(names)}" for word, names in groups.items())
+    return ", ".join(f"{VERDICTS.get(word, word)} with the {_listed(names)}" for word, names in groups.items())
 
 
 def _sets_by_word(words: Mapping[str, str]) -> dict[str, list[str]]:
@@ -180,4 +179,5 @@ def _sets_by_word(words: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    """Return `label set A` or `label sets A, B and C`."""
+    return f"label set {names[0]}" if len(names) == 1 else f"label sets {', '.join(names[:-1])} and {names[-1]}"

@@ -134,7 +134,7 @@ def test_tie_is_called_a_tie_and_fused_rows_are_compared_with_both_bands(example
     assert table["against_bands"].fillna("").tolist() == ["", "", "not shown", "ahead"]
     assert (table["Average_interval_low"] == 0.4).all() and (table["Car_interval_high"] == 0.6).all()
     text = (run.tables / "table2.md").read_text()
-    assert "holds for these trained detectors. The p values are corrected by the largest of 6 differences." in text
+    assert "hold for these trained detectors. The p values are corrected by the largest of 6 differences." in text
     assert "| tie |" in text
     assert "Intervals: bootstrap of 15 whole sequences, 1000 draws, 95 %, for these trained detectors (variance" in text
 

@@ -40,8 +40,8 @@ def test_the_texts_mark_the_chosen_set_and_say_what_depends_on_it(example):
     write(run, *run.write_truths())
     sentence = (
         "The verdict depends on the label set: fnet is neither significantly better nor significantly worse with the "
-        "labels fused, significantly worse than at least one band with the labels visible and union. The row with the "
-        "highest mAP is fnet (labels fused), visible (labels visible and union)."
+        "label set fused, significantly worse than at least one band with the label sets visible and union. The row "
+        "with the highest mAP is fnet (label set fused), visible (label sets visible and union)."
     )
     for ending in ("md", "tex"):
         text = (run.tables / f"table2_truth.{ending}").read_text()
@@ -56,7 +56,7 @@ def test_sets_that_agree_are_said_to(example):
     write(run, *run.write_truths(flip=False))
     text = (run.tables / "table2_truth.md").read_text()
     assert (
-        "The verdict does not depend on the label set: no variant's verdict changes between the labels fused, "
+        "The verdict does not depend on the label set: no variant's verdict changes between the label sets fused, "
         "visible and union. fnet has the highest mAP with every label set."
     ) in text
     assert "fused, visible n/a" in text
@@ -72,17 +72,17 @@ def test_a_set_without_a_test_does_not_count():
 
     start = "the label set"
     assert told([], fused="", visible="few", union="few") == (
-        f"It is not known whether the verdict depends on {start}; nothing was tested with the labels visible and "
+        f"It is not known whether the verdict depends on {start}; nothing was tested with the label sets visible and "
         "union. a has the highest mAP with every label set."
     )
     assert told(["visible"], fused="", visible="few", union="") == (
-        f"The verdict does not depend on {start}: no variant's verdict changes between the labels fused and union; "
-        "nothing was tested with the labels visible. a has the highest mAP with every label set."
+        f"The verdict does not depend on {start}: no variant's verdict changes between the label sets fused and union; "
+        "nothing was tested with the label set visible. a has the highest mAP with every label set."
     )
     assert told(["union"], fused="", visible="few", union="") == (
-        f"The verdict depends on {start}: fnet is significantly worse than at least one band with the labels fused, "
-        "significantly better than both bands with the labels union; nothing was tested with the labels visible. a has "
-        "the highest mAP with every label set."
+        f"The verdict depends on {start}: fnet is significantly worse than at least one band with the label set fused, "
+        "significantly better than both bands with the label set union; nothing was tested with the label set visible. "
+        "a has the highest mAP with every label set."
     )
 
 
@@ -101,7 +101,7 @@ def test_the_page_shows_the_table_and_the_sentence_and_without_it_neither(exampl
     text = file.read_text(encoding="utf-8")
     section = re.search(r'<section id="truths">.*?</section>', text, re.DOTALL)[0]
     assert (
-        "mAP, labels fused (Table II)" in section
+        "mAP, label set fused (Table II)" in section
         and "rank 4, behind" in section
         and "The verdict depends on" in section
     )

@@ -329,7 +329,7 @@ def _correlate(columns, x, spectra, count, sums):
 class Weights(NamedTuple):
     """Spectra of a step's convolutions from maps to the code and back, or sums for the gradients of their weights.
 
-    Each is (32 * 32 * maps * 64,); the sums of several shares have one row per share.
+    Each is (32 * 32 * maps * 64,); sums have one row for each group of tiles that was summed separately.
     """
 
     up: np.ndarray
@@ -337,7 +337,7 @@ class Weights(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """Arrays (N, H, W * 64) of the adjacent step and of the next but one, and the factors with which they are added.
+    """Arrays (N, H, W * 64) of the steps one and two away, and the factors with which they are added.
 
     In the forward pass, these are the codes of steps k - 1 and k - 2; in the backward pass, the gradients of v of steps
     k + 1 and k + 2. If a factor is 0, its array is not read.
@@ -362,7 +362,7 @@ class Forward(NamedTuple):
 
 
 class Scratch(NamedTuple):
-    """Temporary arrays of a kernel: spectra of maps, one or several; the buffer `line`; rows and columns of codes."""
+    """Temporary arrays of a kernel: one or several for spectra of maps; the buffer `line`; code rows and columns."""
 
     spectra: tuple[np.ndarray, ...]
     line: np.ndarray
@@ -563,9 +563,9 @@ def to_spectra(weights, spectra):
 
 @kernel
 def from_spectra(sums, weights):
-    """Add up the spectra of all shares and transform them to weights.
+    """Add up the spectra of all groups of tiles and transform them to weights.
 
-    The spectra are (shares, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64).
+    The spectra are (groups, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64).
     """
     maps = weights.shape[0]
     tile, line, column = _weights_scratch()

@@ -35,7 +35,7 @@ def kernels(tensor: Tensor) -> ModuleType | None:
 
 
 def multiplying_kernels(tensor: Tensor) -> ModuleType | None:
-    """Return the module if its matrix products also apply to a tensor (bfloat16, on a GPU that has it), else None."""
+    """Return `fusion.fnet.gpu.kernels` if its matrix products take a tensor (GPU with bfloat16), else None."""
     has_bfloat16 = tensor.is_cuda and torch.cuda.is_bf16_supported(including_emulation=False)
     return kernels(tensor) if has_bfloat16 and tensor.dtype == torch.bfloat16 else None
 
@@ -189,7 +189,7 @@ def up_weight(found: Tensor, count: int) -> Tensor:
 
 
 def down_taps(weight: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return weights (m, 64, 9, 9) as taps (9, 64, channels) to maps that `gather` shifts and sums."""
+    """Return weights (m, 64, 9, 9) as taps (9, 64, channels); `gather` shifts and sums the maps computed with them."""
     return up_taps(weight.transpose(0, 1), dtype).transpose(1, 2)
 
 
