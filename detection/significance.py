@@ -69,6 +69,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     truth = restrict_classes(truth, args.classes) if args.classes else truth
     judged = judge(truth, comparison)
     compared, matches, boxes = judged.compared, judged.matches, judged.boxes
+    several = len(comparison.seeds) >= LEAST_SEEDS
     measured, drawn = bootstrap(matches, comparison.scene, args.samples, args.seed)
     classes = [category["name"] for category in truth["categories"]]
     known = read_conditions(args.conditions)
@@ -80,8 +81,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     result = {
         "method": comparison.method,
         "correction": (
-            f"maxT over {judged.family} pairs with {args.swaps} random sign flips of scenes (trained detectors) and "
-            "Holm's procedure over the same pairs (methods)"
+            f"maxT over {judged.family} pairs of rows with {args.swaps} random sign flips of scenes"
+            + (" (trained detectors) and Holm's procedure over the same pairs (methods)" if several else "")
         ),
         "confidence": 1 - LEVEL,
         "samples": args.samples,

@@ -1,9 +1,9 @@
 """Test a detector on one variant's test images.
 
-With `--as-is`, the detector was trained elsewhere and not on this variant. Its file has weights of this project, an
-ONNX model written by `ultralytics export`, or, with `--trust-weights`, weights of ultralytics. `--classes` maps its
-classes to classes of the dataset. Detections of other classes are dropped, and a class of the dataset that no class is
-mapped to has no AP.
+With `--as-is`, the detector was not trained on this variant. `--weights` may then be a `weights.pt` of any run of this
+project, an ONNX model written by `ultralytics export`, or, with `--trust-weights`, a weights file of ultralytics.
+`--classes` maps its classes to classes of the dataset. Detections of other classes are dropped, and a class of the
+dataset that no class is mapped to has no AP.
 
 Writes `predictions.json` (COCO results, boxes in pixels of the original images) and `ap.json` (average precision and
 recall per class, size and condition by the COCO protocol, and the class confusions).

@@ -216,9 +216,21 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m fusion.evaluate", description=__doc__)
     add = parser.add_argument
     add(
-        "--visible", type=Path, nargs="+", required=True, metavar="DIR", help="folders of visible images (CT, PET, ...)"
+        "--visible",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of visible images, or of CT, PET, ...",
     )
-    add("--infrared", type=Path, nargs="+", required=True, metavar="DIR", help="folders of infrared images (MRI, NIR)")
+    add(
+        "--infrared",
+        type=Path,
+        nargs="+",
+        required=True,
+        metavar="DIR",
+        help="folders of infrared images, or of MRI, NIR",
+    )
     add_band_options(parser)
     add(
         "--fused",

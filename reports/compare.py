@@ -7,8 +7,8 @@ paired test over scenes (`detection.differences`), corrected for all differences
 for these trained detectors, also with three seeds or more: the variance between trainings is not estimated.
 
 If the test sets differ, no difference is given, because the images would contribute to it; the reason is given instead.
-Package versions that differ in more than patch and build are refused, because they could cause a difference; different
-patches are refused without `--allow versions`.
+The command stops if package versions differ, because they could cause a difference. With `--allow versions`, they may
+differ in patch and build.
 
 Writes compare.csv (one row per variant and run), compare_differences.csv, and both as compare.md and compare.html.
 """
@@ -359,7 +359,7 @@ def _side_by_side_block(table: pd.DataFrame, finished: Sequence[FinishedRun]) ->
 def _difference_block(table: pd.DataFrame, args: argparse.Namespace) -> Block:
     cells = table.copy()
     for name in [*table.columns[3 : table.columns.get_loc("low")], "low", "high"]:
-        cells[name] = ["n/a" if math.isnan(value) else f"{value:+.3f}" for value in table[name]]
+        cells[name] = ["n/a" if math.isnan(value) else f"{value:+z.3f}" for value in table[name]]
     cells["p"] = ["" if math.isnan(p) else "< 0.01" if p < 0.01 else f"{p:.2f}" for p in table["p"]]
     cells["runs"] = [f"{second} minus {first}" for first, second in zip(table["first"], table["second"], strict=True)]
     names = [name for name in table.columns if name not in ("variant", "first", "second", "differ", "reason")]

@@ -93,7 +93,7 @@ def cost_notes(facts: Mapping[str, Any]) -> list[str]:
     if facts["trained_on"]:
         notes.append(
             f"Detectors: trained on {facts['trained_on']}; hours per training are a mean over the seeds "
-            f"({', '.join(facts['seeds'].split())}) and include delays by other work on the machine."
+            f"(seed {', '.join(facts['seeds'].split())}) and include delays by other work on the machine."
         )
     return [*notes, "n/a: not measured. Empty: does not apply to the row."]
 

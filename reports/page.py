@@ -61,7 +61,7 @@ from reports.test_sets_layout import read_blocks
 from reports.verdict import changes, leaders, not_measured, verdict
 
 QUESTION = "Does visible-infrared image fusion help object detection?"
-SUBTITLE = "The experiment of Table II of the FNet paper (arXiv 2411.04519), on {dataset}"
+SUBTITLE = "The experiment of Table II of the FNet paper (arXiv 2411.04519), on the dataset {dataset}"
 
 
 def main(argv: Sequence[str] | None = None) -> None:

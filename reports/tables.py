@@ -331,7 +331,8 @@ def _fusion_table(
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:
-    return f"Leakage: {exposure_words(leakage)} (similarity {leakage['threshold']} or more, {leakage['descriptor']})."
+    measure = f"similarity {leakage['threshold']} or more ({leakage['descriptor']})"
+    return f"Leakage: {exposure_words(leakage)}. Near duplicates: {measure}."
 
 
 def _split_facts(split: Split) -> dict[str, Any]:

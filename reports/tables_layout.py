@@ -261,7 +261,7 @@ def _recipe_note(facts: Mapping[str, Any]) -> str:
         return "Whether all detectors had the same training recipe was not checked."
     recipe = {key.removeprefix("training.recipe."): value for key, value in facts.items()}
     return (
-        f"Every variant has the same training recipe: {recipe['model']}, image size {recipe['image_size']}, epochs "
+        f"Every trained variant has the same recipe: {recipe['model']}, image size {recipe['image_size']}, epochs "
         f"{recipe['epochs']}, starting weights {facts['training.start']}, {recipe['optimizer']}, learning rate "
         f"{recipe['lr0']}, batch {recipe['batch']}; table2.csv lists the other settings."
     )

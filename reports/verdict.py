@@ -198,7 +198,7 @@ def _confirmatory_answer(
     low, high = ("methods_low", "methods_high") if kind == "methods" else ("low", "high")
     compared = {band: comparison(significance, best, band) for band in bands}
     differences = [
-        f"{best} vs. {band} [{entry[low]:+.3f}, {entry[high]:+.3f}]"
+        f"{best} vs. {band} [{entry[low]:+z.3f}, {entry[high]:+z.3f}]"
         for band, entry in compared.items()
         if entry[low] is not None
     ]
@@ -243,8 +243,8 @@ def changes(
         bounds = known[name]
         if bounds["low"] is not None:
             remark = f", {bounds['remark']}" if bounds["remark"] else ""
-            words = f"{bounds['low']:+.3f} to {bounds['high']:+.3f}{remark}"
-            found.append((str(name), round(float(value), 3), words))
+            words = f"{bounds['low']:+z.3f} to {bounds['high']:+z.3f}{remark}"
+            found.append((str(name), round(float(value), 3) + 0.0, words))
     return found
 
 

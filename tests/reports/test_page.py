@@ -101,7 +101,11 @@ def test_page_forbids_itself_the_network(text):
 
 def test_the_title_says_what_the_page_is_about(text):
     title = re.search(r"<title>(.*)</title>", text)[1]
-    assert "image fusion help object detection?" in title and "FNet" in title and title.lower().endswith("on m3fd")
+    assert (
+        "image fusion help object detection?" in title
+        and "FNet" in title
+        and title.lower().endswith("on the dataset m3fd")
+    )
     heading = re.sub(r"<[^>]*>", "", re.search(r"<h1>(.*)</h1>", text)[1])
     assert heading == title
 

@@ -79,8 +79,8 @@ def backward(
 
     Args:
         gradient: the gradient of the block's outputs, (N, m, H, W).
-        block: the merged block, with weights that are not transformed.
-        codes, vs, maps: u^k, v^k and the maps that each of the five steps read in the forward pass.
+        block: the merged block, with its weights in the spatial domain (not Fourier-transformed).
+        codes, vs, maps: u^k, v^k and the maps that v^k was computed from, for each step of the forward pass.
         of_image: whether the gradient of the image is needed.
         pool: the source of temporary arrays.
         run: runs independent pieces of work on several threads.

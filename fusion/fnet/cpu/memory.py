@@ -1,6 +1,6 @@
 """A pool of reusable buffers.
 
-A code of a whole image is so large that allocating its array takes about as long as a convolution.
+The sparse code of a whole image is so large that allocating its array takes about as long as a convolution.
 """
 
 import math
@@ -46,7 +46,7 @@ class BufferPool:
 
     @contextmanager
     def scratch(self, spectra: int) -> Iterator[Scratch]:
-        """Yield the temporary arrays of one kernel call; `spectra` is the number of arrays for spectra of maps."""
+        """Yield the temporary arrays of one kernel call; `spectra` of them hold Fourier spectra of maps."""
         arrays = [self.take(size) for size in scratch_sizes(spectra)]
         yield Scratch(tuple(arrays[:spectra]), *arrays[spectra:])
         self.give(arrays)

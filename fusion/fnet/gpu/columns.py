@@ -128,12 +128,12 @@ def products(fixed: Tensor, moved: Tensor) -> Tensor:
 
 
 def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int, soft: bool) -> Tensor:
-    """Return u^k = T(v + (1 + rho^k) u^{k-1} - rho^k u^{k-2}) in the number type of v.
+    """Return u^k = T(v + (1 + rho_k) u^{k-1} - rho_k u^{k-2}) in the number type of v.
 
     It is computed in float32, or in float64 for float64.
 
     Args:
-        v: the convolution of the step's maps.
+        v: the convolution of the step's maps, without the terms of the preceding codes.
         before: u^{k-2} and u^{k-1}, or only the codes that exist and that the block reads.
         rho, theta: of all steps.
         k: number of the step.
@@ -158,11 +158,12 @@ def step_backward(
     k: int,
     soft: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the arguments v, rho^k and theta^k of `step`.
+    """Return the gradients of the argument v, of rho_k and of theta_k of `step`.
 
     Args:
         gradient: the gradient of u^k through the maps that are computed from it.
-        later: the gradients of v^{k+1} and v^{k+2}, or only of those that exist and that depend on u^k directly.
+        later: the gradients of the argument v of steps k + 1 and k + 2, or only of those that exist and that depend on
+            u^k directly.
         v, before, rho, theta, k, soft: as in `step`.
     """
     if module := kernels(v):
