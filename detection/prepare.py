@@ -1,6 +1,6 @@
 """Prepare a dataset for detection: check it, split it, and write the ground truth that is used for every variant.
 
-A variant is what a detector sees: the visible images, the infrared images, or the images of one fusion method.
+A variant is a row of Table II: the visible images, the infrared images, the images of one fusion method, or both bands.
 
 Writes:
 

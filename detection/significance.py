@@ -13,13 +13,14 @@ Writes significance.json:
                     detectors (variance between trainings not included), and two statements: `trained_differ`, these
                     trained detectors differ, and `methods_differ`, the methods differ (variance between trainings
                     included; with at least three seeds). A pair is `confirmatory` if exactly one of its two variants is
-                    a single band, or exactly one is in `inside`; all other pairs are exploratory. Confirmatory pairs
-                    also contain the differences per class (`classes`), which are themselves exploratory
+                    a single band, or exactly one of them is listed in `inside` (below); all other pairs are
+                    exploratory. Confirmatory pairs also contain the differences per class (`classes`), which are
+                    themselves exploratory
     against_bands   for every variant that is not a band, a verdict for these trained detectors (`trained`) and one for
                     the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
                     AP than at least one band), or `not shown`, with the reason
-    inside          the rows that fuse inside the detector (stacked, twostream) or after it (late) and that were run
-    against_inside  the same verdicts for every remaining fused variant, compared with the rows in `inside`: `ahead`
+    inside          those of stacked, twostream and late that were run: they fuse inside or after the detector
+    against_inside  the same verdicts for every fused variant that is not in `inside`, compared with those: `ahead`
                     (higher AP than all of them), `behind` (lower AP than at least one), or `not shown`
     untested        the reason why no test is possible, or empty
     conditions      with `--conditions`, for each condition: the averages and their differences from the bands, with

@@ -142,7 +142,7 @@ def iterations_sheet(codes: dict[str, Code]) -> Figure:
     """Return a figure of threshold, momentum and silent share over the iterations, one line per code."""
     figure = Figure(figsize=(11, 3.2), layout="constrained")
     panels = figure.subplots(1, 3)
-    labels = {"thresholds": r"threshold $\theta$", "momenta": r"momentum $\rho$", "silent": "silent share"}
+    labels = {"thresholds": r"threshold $\theta$", "momenta": r"momentum $\rho$", "silent": "sparsity"}
     for axes, (key, label) in zip(panels, labels.items(), strict=True):
         for (name, colour), marker in zip(COLOURS_OF_CODES.items(), "os^", strict=True):
             values = getattr(codes[name], key)

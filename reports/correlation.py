@@ -38,10 +38,10 @@ def rank_correlations(points: pd.DataFrame, metrics: Sequence[str]) -> list[dict
 
 
 def correlation_sentence(correlations: Sequence[Mapping[str, Any]]) -> str:
-    """Return sentences on whether the fusion metrics of this run predict the detector's score."""
+    """Return sentences on whether the fusion metrics of this run predict AP."""
     known = [entry for entry in correlations if not math.isnan(entry["rho"])]
     if not known:
-        return "Too few methods to correlate the fusion metrics with the detector's score: at least three are needed."
+        return "Too few methods to correlate the fusion metrics with AP: at least three are needed."
     count = max(entry["methods"] for entry in known)
     said = ", ".join(f"{e['metric'].replace('_', ' ')} {e['rho']:+.2f} (p {printed_p(e['p'])})" for e in known)
     sure = [entry["metric"] for entry in known if entry["p"] * len(known) < 0.05]

@@ -141,7 +141,7 @@ def error_sentences(table: pd.DataFrame, lead: Leaders, people: str) -> str:
     gains = pd.Series({kind: rows.at[described, f"gain_{kind}"] for kind in KINDS})
     most, average = str(gains.idxmax()), rows.at[described, "AP50"]
     sentences = [
-        f"The most costly errors of {described} are {PHRASES[most]}: without them, its AP50 would be "
+        f"The most costly errors of {described} are {PHRASES[most]}: if they were corrected, its AP50 would be "
         f"{average + gains[most]:.3f} instead of {average:.3f}."
     ]
     if lead.fused and lead.band:

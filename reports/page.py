@@ -347,7 +347,7 @@ def _insides(folder: Path, images: ImageStore) -> dict[str, Any]:
     sheets = {
         "reconstructions": "Contribution of each sparse code to the fused luma",
         "features": "Sparse codes: mean magnitude over the filters, and the strongest filters",
-        "iterations": "Threshold, momentum and sparsity (silent share) per iteration",
+        "iterations": "Threshold, momentum and sparsity of each code, by step of the block",
     }
     pictures = {name: cv2.imread(str(folder / f"{name}.png")) for name in sheets}  # drawn with an alpha channel
     if missing := [name for name, picture in pictures.items() if picture is None]:

@@ -331,8 +331,7 @@ def _fusion_table(
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:
-    measure = f"similarity {leakage['threshold']} or more ({leakage['descriptor']})"
-    return f"Leakage: {exposure_words(leakage)}. Near duplicates: {measure}."
+    return f"Leakage: {exposure_words(leakage)} (similarity {leakage['threshold']} or more, {leakage['descriptor']})."
 
 
 def _split_facts(split: Split) -> dict[str, Any]:

@@ -183,8 +183,8 @@ def detection_notes(facts: Mapping[str, Any]) -> list[str]:
         )
     else:
         notes.append(
-            f"Means over {len(seeds)} seeds ({', '.join(seeds)}); the range from the lowest to the highest seed is a "
-            "spread, not a confidence interval."
+            f"Means over {len(seeds)} seeds ({', '.join(seeds)}). A range over seeds goes from the lowest to the "
+            "highest mAP of a seed; it is not a confidence interval."
         )
     if "significance" in facts:
         notes += significance_notes(facts)

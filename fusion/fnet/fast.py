@@ -5,8 +5,7 @@
 The networks consist of sparse-coding blocks (LZSC with the paper's threshold, or LCSC with soft thresholding). The
 convolutions of each block are merged (`fusion.fnet.merged`), and an implementation for the device computes them:
 `fusion.fnet.cpu` on a CPU, which uses float32 regardless of the requested precision, and `fusion.fnet.gpu` on a GPU.
-Networks whose weights are not float32 are computed by standard PyTorch operations; their outputs are converted to
-float32, too.
+Networks whose weights are not float32 are computed by standard PyTorch operations. Outputs are always float32.
 """
 
 from collections.abc import Callable

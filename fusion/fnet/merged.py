@@ -1,11 +1,12 @@
 """FNet and IFNet with merged convolutions: the same weights, the same values up to rounding, fewer operations.
 
-In Eq. 20 of FNet's paper, the argument of the threshold T is linear in the images and codes. Step k of a block with
-c input channels applies three convolutions, each from c to 64 channels. Their arguments are the block's input, its
-reconstruction from u^{k-1} and its reconstruction from u^{k-2}. They are merged into one convolution from 3c channels,
-whose weights include the momentum factors 1 + rho and rho with their signs. In the opposite direction, steps k + 1 and
-k + 2 each reconstruct from u^k with a convolution of their own, from 64 to c channels; these two are merged as well.
-The last code is read by the output convolutions of the network, which are merged in the same way. In short:
+In Eq. 20 of FNet's paper, the argument of the threshold T is linear in the images and codes. Let u^k be the code after
+step k. Step k of a block with c input channels applies three convolutions, each from c to 64 channels: to the block's
+input, to the reconstruction of this input from u^{k-1}, and to its reconstruction from u^{k-2}. They are merged into
+one convolution from 3c channels, whose weights include the momentum factors 1 + rho and rho with their signs. In the
+opposite direction, steps k + 1 and k + 2 each reconstruct from u^k with a convolution of their own, from 64 to c
+channels; these two are merged as well. The last code is read by the output convolutions of the network, which are
+merged in the same way. In short:
 
     v^k = conv([input, reconstruction from u^{k-1}, reconstruction from u^{k-2}]; up_k)
           + (1 + rho_k) u^{k-1} - rho_k u^{k-2}
@@ -44,8 +45,7 @@ TILE = 1024  # side of a tile without its overlap; images of up to 1.5 tile area
 class Merged:
     """An LZSC or LCSC block merged with its output convolutions, which are applied to its last code.
 
-    up: for each step k = 0..4, the weights of the convolution of the maps in v^k, whose threshold is the code u^k,
-        (64, n c, 9, 9).
+    up: for each step k = 0..4, the weights up_k of the convolution from maps to v^k, (64, n c, 9, 9).
         The maps are the block's input and the reconstructions from u^{k-1} and u^{k-2}, so that n = 1, 2, 3, 3, 3. LCSC
         does not use the reconstruction from u^{k-2}: n = 1, 2, 2, 2, 2.
     down: for each step, the weights of the convolution that computes maps from u^k, (m, 64, 9, 9). m is 2c if

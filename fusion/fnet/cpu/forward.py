@@ -133,12 +133,12 @@ def lay_out(block: Merged, run: Map) -> Spectra:
 
 
 def within(maps: np.ndarray, first: int, end: int) -> kernels.Target:
-    """Return channels `first` to `end` of maps with a margin as a target of `assemble`."""
+    """Return a target of `assemble`: channels `first` to `end` of maps that have a margin."""
     return kernels.Target(maps, HALF, first, end)
 
 
 def whole(maps: np.ndarray) -> kernels.Target:
-    """Return all channels of maps without a margin as a target of `assemble`."""
+    """Return a target of `assemble`: all channels of maps that have no margin."""
     return kernels.Target(maps, 0, 0, maps.shape[3])
 
 

@@ -329,7 +329,7 @@ def _correlate(columns, x, spectra, count, sums):
 class Weights(NamedTuple):
     """Spectra of a step's convolutions from maps to the code and back, or sums for the gradients of their weights.
 
-    Each is (32 * 32 * maps * 64,); sums have one row for each group of tiles that was summed separately.
+    Each is (32 * 32 * maps * 64,); sums have one row for each part of the tiles that was summed separately.
     """
 
     up: np.ndarray
@@ -563,9 +563,9 @@ def to_spectra(weights, spectra):
 
 @kernel
 def from_spectra(sums, weights):
-    """Add up the spectra of all groups of tiles and transform them to weights.
+    """Add up the spectra of all parts of the tiles and transform them to weights.
 
-    The spectra are (groups, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64).
+    The spectra are (parts, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64).
     """
     maps = weights.shape[0]
     tile, line, column = _weights_scratch()

@@ -113,8 +113,9 @@ def column(maps: Tensor, taps: Tensor, backwards: bool = False) -> Tensor:
 def products(fixed: Tensor, moved: Tensor) -> Tensor:
     """Return the sums over pixels of fixed[a](y) moved[b](y + dy - 4), in float32 or float64: (a, dy, b).
 
-    This is a gradient of taps. Libraries sum over all pixels in a few blocks, so that with so few taps most of a GPU is
-    idle. Here it is a matrix product for each of many slices of the batch, and a sum over the slices.
+    This is a gradient of taps. With so few taps, libraries use only a few thread blocks for the sum over all pixels, so
+    that most of a GPU is idle. Here it is a matrix product for each of many slices of the batch, and a sum over the
+    slices.
     """
     if module := multiplying_kernels(moved):
         return module.products(fixed, moved)
