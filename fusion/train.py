@@ -149,11 +149,12 @@ def training_length(training: Training, settings: Settings) -> str:
         )
         if ours != authors
     ]
-    return "; ".join([f"{', '.join(stages)} iterations", *others])
+    return "; ".join([", ".join(stages), *others])
 
 
 def _of_authors(number: int, authors: int | None) -> str:
-    return f"{number} (authors: not stated)" if authors is None else f"{number} of {authors}"
+    """Return the iterations of a stage next to the authors' number, None if they do not state it."""
+    return f"{number} iterations (authors: not stated)" if authors is None else f"{number} of {authors} iterations"
 
 
 def _parser() -> argparse.ArgumentParser:

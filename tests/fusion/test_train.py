@@ -240,7 +240,8 @@ def test_a_method_trained_by_its_own_loss_fuses_with_what_comes_out(method, rng,
 def test_images_of_weights_trained_by_this_project_say_for_how_long(folders, undisturbed, tmp_path):
     words = ["--visible", folders / "vi", "--infrared", folders / "ir", "--device", "cpu", "--output", tmp_path]
     fuse.main([str(word) for word in ("--method", "fnet", "--weights", undisturbed / "weights.safetensors", *words)])
-    trained = "stage I: 3 of 20000, stage II: 5 of 20000 iterations; batch 2 instead of 16; crop 16 instead of 128"
+    stages = "stage I: 3 of 20000 iterations, stage II: 5 of 20000 iterations"
+    trained = f"{stages}; batch 2 instead of 16; crop 16 instead of 128"
     assert read_csv(tmp_path / "manifest.csv")[1]["trained"] == trained
     main(arguments(folders, tmp_path / "faster", "--lr", "0.001"))
     with safe_open(tmp_path / "faster/weights.safetensors", "numpy") as file:
