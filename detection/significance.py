@@ -20,8 +20,8 @@ Writes significance.json:
                     the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
                     AP than at least one band), or `not shown`, with the reason
     inside          those of stacked, twostream and late that were run: they fuse inside or after the detector
-    against_inside  the same verdicts for every fused variant that is not in `inside`, compared with those: `ahead`
-                    (higher AP than all of them), `behind` (lower AP than at least one), or `not shown`
+    against_inside  the same verdicts for every other fused variant, compared with the rows in `inside`: `ahead` (higher
+                    AP than all of these rows), `behind` (lower AP than at least one), or `not shown`
     untested        the reason why no test is possible, or empty
     conditions      with `--conditions`, for each condition: the averages and their differences from the bands, with
                     intervals, and the number of boxes, images and scenes; exploratory

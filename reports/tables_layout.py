@@ -139,7 +139,10 @@ def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
     if not trained:
         return []
     lengths = "; ".join(f"{name}, {length}" for name, length in trained.items())
-    return [f"Trained by this project, without the authors' weights (after 'of': the authors' iterations): {lengths}."]
+    return [
+        "Trained by this project instead of using the authors' weights; iterations here of those in their training: "
+        f"{lengths}."
+    ]
 
 
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:

@@ -128,54 +128,53 @@ def products(fixed: Tensor, moved: Tensor) -> Tensor:
     return found.sum(0, dtype=torch.promote_types(found.dtype, torch.float32)).unflatten(1, (KERNEL, channels))
 
 
-def step(v: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int, soft: bool) -> Tensor:
-    """Return u^k = T(v + (1 + rho_k) u^{k-1} - rho_k u^{k-2}) in the number type of v.
+def step(w: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int, soft: bool) -> Tensor:
+    """Return u^k = T(w + (1 + rho_k) u^{k-1} - rho_k u^{k-2}) in the number type of w.
 
-    It is computed in float32, or in float64 for float64.
+    The computation is in float32, or in float64 if w is float64.
 
     Args:
-        v: the convolution of the step's maps, without the terms of the preceding codes.
+        w: the result of the convolution up_k, that is, v^k without the terms of the preceding codes.
         before: u^{k-2} and u^{k-1}, or only the codes that exist and that the block reads.
         rho, theta: of all steps.
         k: number of the step.
         soft: T is LCSC's threshold instead of LZSC's.
     """
-    if module := kernels(v):
-        return module.step(v, before, rho, theta, k, soft)
-    exact = torch.promote_types(v.dtype, torch.float32)
-    moved = v.to(exact)
+    if module := kernels(w):
+        return module.step(w, before, rho, theta, k, soft)
+    exact = torch.promote_types(w.dtype, torch.float32)
+    moved = w.to(exact)
     for u, factor in zip(reversed(before), (1 + rho[k], -rho[k]), strict=False):
         moved = moved + factor * u.to(exact)
-    return (soft_threshold if soft else threshold)(moved, theta[k]).to(v.dtype)
+    return (soft_threshold if soft else threshold)(moved, theta[k]).to(w.dtype)
 
 
 def step_backward(
     gradient: Tensor,
     later: Sequence[Tensor],
-    v: Tensor,
+    w: Tensor,
     before: Sequence[Tensor],
     rho: Tensor,
     theta: Tensor,
     k: int,
     soft: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the gradients of the argument v, of rho_k and of theta_k of `step`.
+    """Return the gradients of w, of rho_k and of theta_k of `step`.
 
     Args:
         gradient: the gradient of u^k through the maps that are computed from it.
-        later: the gradients of the argument v of steps k + 1 and k + 2, or only of those that exist and that depend on
-            u^k directly.
-        v, before, rho, theta, k, soft: as in `step`.
+        later: the gradients of w of steps k + 1 and k + 2, or only of those that exist and that depend on u^k directly.
+        w, before, rho, theta, k, soft: as in `step`.
     """
-    if module := kernels(v):
-        return module.step_backward(gradient, later, v, before, rho, theta, k, soft)
-    above = gradient.to(torch.promote_types(v.dtype, torch.float32))
+    if module := kernels(w):
+        return module.step_backward(gradient, later, w, before, rho, theta, k, soft)
+    above = gradient.to(torch.promote_types(w.dtype, torch.float32))
     for index, of_v in enumerate(later, k + 1):
         above = above + (1 + rho[index] if index == k + 1 else -rho[index]) * of_v
     with torch.enable_grad():
-        inputs = [tensor.detach().requires_grad_() for tensor in (v, rho, theta)]
+        inputs = [tensor.detach().requires_grad_() for tensor in (w, rho, theta)]
         result = step(inputs[0], before, *inputs[1:], k, soft)
-        found = torch.autograd.grad(result, inputs, above.to(v.dtype), materialize_grads=True)
+        found = torch.autograd.grad(result, inputs, above.to(w.dtype), materialize_grads=True)
     return found[0], found[1][k], found[2][k]
 
 
@@ -223,11 +222,11 @@ class _ApplyColumns(torch.autograd.Function):
             if k > 1:
                 maps.append(images_before[:, channels:])  # LCSC: no channels
             wide = spread(torch.cat(maps, dim=1), up[k].shape[1], False, dtype)
-            v = column(wide, up[k])
-            before = [*before, step(v, before, rho, theta, k, soft)][-past:]
+            w = column(wide, up[k])
+            before = [*before, step(w, before, rho, theta, k, soft)][-past:]
             images_before, images = images, gather(column(before[-1], down[k]), len(weights[STEPS + 1 + k]), False)
             if learns:
-                kept += [wide, v, before[-1]]
+                kept += [wide, w, before[-1]]
         ctx.channels, ctx.soft, ctx.past = channels, soft, past
         ctx.counts = [len(weight) for weight in weights[STEPS + 1 :]]
         if learns:
@@ -267,7 +266,7 @@ class _ApplyColumns(torch.autograd.Function):
 def apply_columns(image: Tensor, block: Merged, dtype: torch.dtype) -> Tensor:
     """Return the same as `fusion.fnet.merged.apply_block`, with products of the number type `dtype`.
 
-    The result is float32, or float64 for float64; differentiable once.
+    The result is float32, or float64 if `dtype` is float64. It is differentiable once.
     """
     # Checked here, because gradients are always disabled inside the function.
     learns = torch.is_grad_enabled()
