@@ -2,9 +2,9 @@
 
 The detections of each detector are matched with the ground truth once (`detection.accumulation`). The confidence
 intervals come from a bootstrap of whole scenes (`detection.intervals`). The tests use the contribution of each scene to
-a difference (`detection.differences`). A scene is the sampling unit of the test set: all its images were sampled
-together. `--scenes` is a CSV file with the sequence and the place of each image. Without it, each image counts as a
-scene, and the result states this.
+a difference (`detection.differences`). A scene is a group of test images that are not independent of one another, such
+as a recorded sequence. `--scenes` is a CSV file with the sequence and the place of each image. Without it, each image
+counts as a scene, and the result states this.
 
 Writes significance.json:
 

@@ -103,7 +103,7 @@ def error_notes(facts: Mapping[str, Any]) -> list[str]:
     low, high = facts["background"], facts["foreground"]
     notes = [
         "Columns from class to missed: the gain in AP50 if all errors of this type, and only these, were corrected "
-        "(TIDE, Bolya et al. 2020). The gains do not add up. No score threshold is applied.",
+        "(TIDE, Bolya et al. 2020). The gains are not additive. No score threshold is applied.",
         f"Error types (IoU with the ground truth): class: {high} or more with an object of another class; "
         f"localisation: {low} to {high} with an object of the same class; {HEADINGS['both']}: {low} to {high} with an "
         "object of another class; duplicate: a further detection of an object that is already detected; background: at "
@@ -162,7 +162,7 @@ def error_sentences(table: pd.DataFrame, lead: Leaders, people: str) -> str:
                 f"The log-average miss rate of {lead.fused} for {people} is {rates.iloc[0]:.3f}; that of {lead.band} "
                 f"is {rates.iloc[1]:.3f}."
             )
-    return " ".join([*sentences, "These differences were not tested for significance."])
+    return " ".join([*sentences, "None of these numbers was tested for significance."])
 
 
 def confusion_table(runs: Sequence[Run]) -> pd.DataFrame:

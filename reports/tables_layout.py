@@ -218,6 +218,7 @@ def significance_notes(facts: Mapping[str, Any]) -> list[str]:
         f"Intervals: {facts['significance']}, for these trained detectors (variance between trainings not included)."
     )
     about, _, correction = facts["marks"].partition("; corrected by ")
+    held = "the methods (variance between trainings included)" if about == "methods" else about
     if "untested" in facts:
         return [intervals, f"No difference was tested: {facts['untested']}."]
     return [
@@ -227,8 +228,7 @@ def significance_notes(facts: Mapping[str, Any]) -> list[str]:
         "p below 0.025, Holm's correction over variants and bands); not shown = neither.",
         *against_inside_notes(facts),
         "vs. best row: exploratory. tie = not significantly different from the highest mAP; worse = significantly "
-        f"lower. These comparisons hold for {'the methods' if about == 'methods' else about}. The p values are "
-        f"corrected by {correction}.",
+        f"lower. These comparisons hold for {held}. The p values are corrected by {correction}.",
     ]
 
 

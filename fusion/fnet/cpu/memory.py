@@ -46,7 +46,7 @@ class BufferPool:
 
     @contextmanager
     def scratch(self, spectra: int) -> Iterator[Scratch]:
-        """Yield the temporary arrays of one kernel call; `spectra` of them hold Fourier spectra of maps."""
+        """Yield the temporary arrays of one kernel call; the number `spectra` of them are for spectra of maps."""
         arrays = [self.take(size) for size in scratch_sizes(spectra)]
         yield Scratch(tuple(arrays[:spectra]), *arrays[spectra:])
         self.give(arrays)

@@ -24,7 +24,7 @@ Map = Callable[[Callable[[Any], Any], Iterable[Any]], list[Any]]
 
 @contextmanager
 def workers() -> Iterator[Map]:
-    """Yield a `map` that runs on as many threads as torch uses, without gradients, and returns results in order."""
+    """Yield a `map` that runs on as many threads as torch uses, with autograd disabled; results are in order."""
     threads = torch.get_num_threads()
     if threads == 1:
         yield lambda function, pieces: [function(piece) for piece in pieces]

@@ -134,7 +134,7 @@ def step(w: Tensor, before: Sequence[Tensor], rho: Tensor, theta: Tensor, k: int
     The computation is in float32, or in float64 if w is float64.
 
     Args:
-        w: the result of the convolution up_k, that is, v^k without the terms of the preceding codes.
+        w: the result of the convolution up_k, that is, v^k without the two momentum terms.
         before: u^{k-2} and u^{k-1}, or only the codes that exist and that the block reads.
         rho, theta: of all steps.
         k: number of the step.
