@@ -243,8 +243,8 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         default=[],
         metavar="NAME",
-        help="(only with --dataset folders) classes among --classes whose boxes are removed; their objects then count as "
-        "background",
+        help="(only with --dataset folders) classes among --classes whose boxes are removed; their objects count "
+        "as background",
     )
     for kind in ("visible", "infrared"):
         parser.add_argument(
