@@ -97,7 +97,7 @@ def _remark(boxes: np.ndarray, by_class: Mapping[str, int]) -> str:
     few = [name for name, number in by_class.items() if 0 < number < LEAST_BOXES]
     none = [name for name, number in by_class.items() if not number]
     remarks = [
-        too_few_scenes(boxes),
+        "too few scenes for the tests of Table II" if too_few_scenes(boxes) else "",
         f"fewer than {LEAST_BOXES} boxes of {', '.join(few)}" if few else "",
         f"no boxes of {', '.join(none)}, left out of the average" if none else "",
     ]

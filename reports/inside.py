@@ -128,6 +128,10 @@ def inside_sentences(
     sentences = [f"mAP of detectors that take both bands as input: {', '.join(reached)}."] if reached else []
     if not significance or significance["untested"] or not significance["inside"]:
         return sentences
+    verdicts = {name: significance["against_bands"][name][kind]["verdict"] for name in INSIDE if name in averages}
+    if verdicts:
+        said = ", ".join(f"{name} {word}" for name, word in verdicts.items())
+        sentences.append(f"Verdict of these detectors vs. both bands: {said}.")
     results = {name: against_inside(significance, name, kind) for name in fused}
     ahead, behind = ([name for name in fused if results[name] == word] for word in ("ahead", "behind"))
     named = f" ({', '.join(ahead)})" if ahead else ""

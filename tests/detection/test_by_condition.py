@@ -100,8 +100,7 @@ def test_too_few_scenes_too_few_boxes_and_none_are_said(rng):
     entry = describe_conditions(matches, ["day"] * 40, np.arange(40) // 10, CLASSES, samples=20)["day"]
     assert entry["classes"]["c2"] == 3 and entry["classes"]["c3"] == 0
     assert entry["remark"] == (
-        "4 scenes have boxes; a test needs at least 12; "
-        "fewer than 10 boxes of c2; no boxes of c3, left out of the average"
+        "too few scenes for the tests of Table II; fewer than 10 boxes of c2; no boxes of c3, left out of the average"
     )
     single = describe_conditions(matches, ["day"] * 40, np.zeros(40, int), CLASSES, samples=20)["day"]
     assert math.isnan(single["variants"]["visible"]["low"]) and not math.isnan(single["variants"]["visible"]["AP"])
