@@ -104,7 +104,10 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
     )
     add_most_option(parser)
     parser.add_argument(
-        "--swaps", type=int, default=10_000, help="number of random sign flips per test (default: %(default)s)"
+        "--swaps",
+        type=int,
+        default=10_000,
+        help="number of random assignments of signs to the scenes per test (default: %(default)s)",
     )
     parser.add_argument(
         "--seed",

@@ -10,10 +10,10 @@ Writes significance.json:
 
     variants        for each variant, class and `Average`: AP, low, high, boxes, scenes, undefined resamples, remark
     comparisons     for every two variants: the difference of the averages, its confidence interval for these trained
-                    detectors (variance between trainings not included), and two statements: `trained_differ`, these
-                    trained detectors differ, and `methods_differ`, the methods differ (variance between trainings
-                    included; with at least three seeds). A pair is `confirmatory` if exactly one of its two variants is
-                    a single band, or exactly one of them is listed in `inside` (below); all other pairs are
+                    detectors (variance between trainings not included), and two answers: `trained_differ` (whether
+                    these trained detectors differ) and `methods_differ` (whether the methods differ; variance between
+                    trainings included; with at least three seeds). A pair is `confirmatory` if exactly one of its two
+                    variants is a single band, or exactly one of them is listed in `inside` (below); all other pairs are
                     exploratory. Confirmatory pairs also contain the differences per class (`classes`), which are
                     themselves exploratory
     against_bands   for every variant that is not a band, a verdict for these trained detectors (`trained`) and one for

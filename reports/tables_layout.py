@@ -140,8 +140,8 @@ def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     lengths = "; ".join(f"{name}, {length}" for name, length in trained.items())
     return [
-        "Trained by this project instead of using the authors' weights; iterations here of those in their training: "
-        f"{lengths}."
+        "These methods were trained by this project and do not have their authors' weights. Iterations, of the number "
+        f"in the authors' training: {lengths}."
     ]
 
 

@@ -1,12 +1,12 @@
 """FNet and IFNet with merged convolutions: the same weights, the same values up to rounding, fewer operations.
 
 In Eq. 20 of FNet's paper, the argument of the threshold T is linear in the images and codes. Let u^k be the code after
-step k. Step k of a block with c input channels applies three convolutions, each from c to 64 channels: to the block's
-input, to the reconstruction of this input from u^{k-1}, and to its reconstruction from u^{k-2}. They are merged into
-one convolution from 3c channels, whose weights include the momentum factors 1 + rho and rho with their signs. In the
-opposite direction, steps k + 1 and k + 2 each reconstruct from u^k with a convolution of their own, from 64 to c
-channels; these two are merged as well. The last code is read by the output convolutions of the network, which are
-merged in the same way. In short:
+step k. Step k of a block with c input channels applies three convolutions from c to 64 channels. They read the block's
+input, the reconstruction of this input from u^{k-1}, and its reconstruction from u^{k-2}. They are merged into one
+convolution from 3c channels, whose weights include the momentum factors of the two reconstructions. The momentum terms
+of the codes themselves remain separate. In the opposite direction, steps k + 1 and k + 2 each reconstruct from u^k with
+a convolution of their own, from 64 to c channels; these two are merged as well. The last code is read by the output
+convolutions of the network, which are merged in the same way. In short:
 
     v^k = conv([input, reconstruction from u^{k-1}, reconstruction from u^{k-2}]; up_k)
           + (1 + rho_k) u^{k-1} - rho_k u^{k-2}

@@ -181,6 +181,6 @@ class _ApplyWithGradients(torch.autograd.Function):
 def apply_with_gradients(image: Tensor, block: Merged, pool: BufferPool, run: Map) -> Tensor:
     """Return the same as `fusion.fnet.merged.apply_block`; differentiable once.
 
-    Codes are in arrays of `pool`, which are returned to it by the backward pass.
+    The codes are kept in arrays taken from `pool`; the backward pass gives these arrays back to the pool.
     """
     return _ApplyWithGradients.apply(pool, run, block.soft, image, block.theta, block.rho, *block.up, *block.down)

@@ -264,7 +264,7 @@ class _ApplyColumns(torch.autograd.Function):
 
 
 def apply_columns(image: Tensor, block: Merged, dtype: torch.dtype) -> Tensor:
-    """Return the same as `fusion.fnet.merged.apply_block`, with products of the number type `dtype`.
+    """Return the same as `fusion.fnet.merged.apply_block`; its matrix products are computed in the number type `dtype`.
 
     The result is float32, or float64 if `dtype` is float64. It is differentiable once.
     """
