@@ -149,7 +149,8 @@ def training_length(training: Training, settings: Settings) -> str:
         )
         if ours != authors
     ]
-    return "; ".join([", ".join(stages), *others])
+    start = [] if settings.start == "random" else ["starting from given weights"]
+    return "; ".join([", ".join(stages), *others, *start])
 
 
 def _of_authors(number: int, authors: int | None) -> str:

@@ -314,14 +314,14 @@ def test_soap_lowers_the_loss_at_a_rate_that_falls_to_none_and_resumes_bit_for_b
         assert (tmp_path / "pieces" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
 
 
-def test_training_starts_from_given_weights_and_says_which(folders, undisturbed, tmp_path):
+def test_training_starts_from_given_weights_and_says_so(folders, undisturbed, tmp_path):
     given = undisturbed / "weights_raw.safetensors"
     options = ["--start", given, "--stage1-iterations", "0", "--stage2-iterations", "1", "--lr", "1e-12"]
     main(arguments(folders, tmp_path, *options))
     start, end = load_file(given), load_file(tmp_path / "weights_raw.safetensors")
     assert all(torch.allclose(start[key], end[key], atol=1e-9) for key in start)
-    settings = json.loads((tmp_path / "provenance.json").read_text())["settings"]
-    assert settings["start"] == sha256_file(given)
+    facts = json.loads((tmp_path / "provenance.json").read_text())
+    assert facts["settings"]["start"] == sha256_file(given) and facts["length"].endswith("starting from given weights")
 
 
 def test_a_loss_that_is_not_finite_stops_with_iteration_and_batch(folders, tmp_path):
