@@ -89,8 +89,8 @@ def add_comparison_options(parser: argparse.ArgumentParser) -> None:
         "--unit",
         choices=UNITS,
         help="sampling unit of the test set, resampled by the bootstrap and used as the unit of the tests (default: "
-        "without --scenes, image; with it, the unit named in dataset.json in the folder of that file, or sequence if "
-        "there is no dataset.json)",
+        "image if --scenes is not given; otherwise the unit named in the dataset.json beside the --scenes file, or "
+        "sequence if there is none)",
     )
     parser.add_argument("--conditions", type=Path, help="conditions.json of the split, if there is one")
     parser.add_argument(

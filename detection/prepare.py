@@ -302,11 +302,11 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--split",
         choices=SPLITS,
         default="own",
-        help="own: the dataset's own split; random: --train and --test pairs sampled at random (--seed); "
-        "scene-blocked: whole places or sequences sampled at random (--seed) until the test set has about --test "
-        "pairs, so that no place or sequence is in both parts; list: the names in the files --train-list and "
-        "--test-list; the others: fixed splits of M3FD, either published or sampled by this project (files in "
-        "detection/lists) "
+        help="own: the dataset's own split; random: as many pairs as --train and --test say, sampled at random "
+        "(--seed); scene-blocked: whole places or sequences, sampled at random (--seed) until the test set has about "
+        "as many pairs as --test says, so that no place or sequence is in both parts; list: the names in the files "
+        "--train-list and --test-list; the others: fixed splits of M3FD, either published or sampled by this project "
+        "(files in detection/lists) "
         "(default: own)",
     )
     parser.add_argument("--train", type=int, metavar="N", help="number of training pairs, with --split random")

@@ -8,7 +8,8 @@ counts as a scene, and the result states this.
 
 Writes significance.json:
 
-    variants        for each variant, class and `Average`: AP, low, high, boxes, scenes, undefined resamples, remark
+    variants        for each variant, class and `Average`: AP, low, high, boxes, scenes, the number of resamples without
+                    a box of the class (`undefined`), remark
     comparisons     for every two variants: the difference of the averages, its confidence interval for these trained
                     detectors (variance between trainings not included), and two answers: `trained_differ` (whether
                     these trained detectors differ) and `methods_differ` (whether the methods differ; variance between

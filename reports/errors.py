@@ -102,13 +102,13 @@ def error_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of the table."""
     low, high = facts["background"], facts["foreground"]
     notes = [
-        "Columns from class to missed: the gain in AP50 if all errors of this type, and only these, were corrected "
-        "(TIDE, Bolya et al. 2020). The gains are not additive. No score threshold is applied.",
-        f"Error types (IoU with the ground truth): class: {high} or more with an object of another class; "
-        f"localisation: {low} to {high} with an object of the same class; {HEADINGS['both']}: {low} to {high} with an "
-        "object of another class; duplicate: a further detection of an object that is already detected; background: at "
-        f"most {low} with every object; missed: an object that is not detected and that no class or localisation error "
-        "refers to.",
+        "The columns 'class' to 'missed' give the gain in AP50 if all errors of one type, and no others, were "
+        "corrected (TIDE, Bolya et al. 2020). The gains are not additive. No score threshold is applied.",
+        f"Error types: class = a detection with an IoU of {high} or more with an object of another class; localisation "
+        f"= an IoU of {low} to {high} with an object of the same class; {HEADINGS['both']} = an IoU of {low} to {high} "
+        "with an object of another class; duplicate = a further detection of an object that is already detected; "
+        f"background = an IoU of at most {low} with every object; missed = an object that is not detected and that no "
+        "class or localisation error refers to.",
     ]
     if facts["people"]:
         notes.append(

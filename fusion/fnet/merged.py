@@ -5,18 +5,18 @@ step k. Step k of a block with c input channels applies three convolutions from 
 input, the reconstruction of this input from u^{k-1}, and its reconstruction from u^{k-2}. They are merged into one
 convolution from 3c channels, whose weights include the momentum factors of the two reconstructions. The momentum terms
 of the codes themselves remain separate. In the opposite direction, steps k + 1 and k + 2 each reconstruct from u^k with
-a convolution of their own, from 64 to c channels; these two are merged as well. The last code is read by the output
-convolutions of the network, which are merged in the same way. In short:
+a convolution of their own, from 64 to c channels; these two are merged as well. The last code of a block is read by the
+block's output convolutions, which are merged in the same way. In short:
 
     v^k = conv([input, reconstruction from u^{k-1}, reconstruction from u^{k-2}]; up_k)
           + (1 + rho_k) u^{k-1} - rho_k u^{k-2}
     u^k = T(v^k; theta_k)
     reconstructions from u^k = conv(u^k; down_k)
 
-A network then consists of three blocks (IFNet: two) and a few sums. LCSC blocks have the same form, but their rho is 0,
-they do not use the reconstruction from u^{k-2}, and T is the soft threshold. `apply_block` computes a block by standard
-PyTorch operations in any number type; `fusion.fnet.cpu` and `fusion.fnet.gpu` compute it faster. Large images are
-computed in tiles.
+A network then consists of three blocks (IFNet: two) and a few sums. This describes LZSC blocks. LCSC blocks, used only
+in the ablation, have the same form, but their rho is 0, they do not use the reconstruction from u^{k-2}, and T is the
+soft threshold. `apply_block` computes a block by standard PyTorch operations in any number type; `fusion.fnet.cpu` and
+`fusion.fnet.gpu` compute it faster. Large images are computed in tiles.
 """
 
 from collections.abc import Callable, Sequence
