@@ -176,6 +176,9 @@ def _number(value: float, quantity: str) -> str:
     # A time is never printed as 0, only as less than its last digit.
     if quantity == "Runtime (s)" and 0 < value < 0.5 * 10**-digits:
         return f"<{10**-digits}"
+    # Nor is a network printed as one without parameters.
+    if quantity == "Params (K)" and 0 < value < 0.5:
+        return f"{value:.3g}"
     return format_value(value, digits)
 
 

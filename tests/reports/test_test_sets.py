@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.artefacts import read_csv, sha256_file, write_csv, write_json, write_text
+from pipeline.artefacts import read_csv, read_json, sha256_file, write_csv, write_json, write_text
 from pipeline.stage import InputError
 from reports import paper
 from reports.test_sets import main, metric_row
@@ -103,6 +103,13 @@ def test_a_method_that_this_project_trained_is_named_with_the_length_of_its_trai
     files.run()
     text = (files.folder / "tables/table1.md").read_text()
     assert "of the number in the authors' training: fnet, stage I: 3 of 20000 iterations." in text
+
+
+def test_a_network_of_few_parameters_is_not_printed_as_one_without(files):
+    cost = read_json(files.costs[-1])
+    write_json(files.costs[-1], cost | {"parameters": 113})
+    files.run()
+    assert " 0.113 |" in (files.folder / "tables/table1.md").read_text()
 
 
 def test_a_table_without_ties_goes_into_the_page(files):
