@@ -86,7 +86,7 @@ def against_inside_notes(facts: Mapping[str, Any]) -> list[str]:
         return []
     about = "the methods" if facts["marks"].startswith("methods") else "these trained detectors"
     return [
-        f"vs. fusion in/after detector: the same comparison, with the rows that fuse inside or "
+        "vs. fusion in/after detector: the same comparison, with the rows that fuse inside or "
         f"after the detector in place of the bands: {facts['ways']}. These comparisons hold for {about}."
     ]
 
@@ -103,7 +103,12 @@ def against_inside(significance: Mapping[str, Any], variant: str, kind: str) -> 
     It is `ahead` of all of them, `behind` at least one, `not shown` or `not tested`; empty for a variant that is not
     compared. `kind` is the scope of the conclusion: `trained` or `methods`.
     """
-    found = significance["against_inside"].get(variant)
+    return verdict_on("against_inside", significance, variant, kind)
+
+
+def verdict_on(question: str, significance: Mapping[str, Any], variant: str, kind: str) -> str:
+    """Return the verdict of `against_bands` or `against_inside`, `not tested`, or an empty text if there is none."""
+    found = significance[question].get(variant)
     if found is None:
         return ""
     untested = significance["untested"] or found[kind].get("reason") == EXTERNAL
@@ -128,7 +133,7 @@ def inside_sentences(
     sentences = [f"mAP of detectors that take both bands as input: {', '.join(reached)}."] if reached else []
     if not significance or significance["untested"] or not significance["inside"]:
         return sentences
-    verdicts = {name: significance["against_bands"][name][kind]["verdict"] for name in INSIDE if name in averages}
+    verdicts = {name: verdict_on("against_bands", significance, name, kind) for name in INSIDE if name in averages}
     if verdicts:
         said = ", ".join(f"{name} {word}" for name, word in verdicts.items())
         sentences.append(f"Verdict of these detectors vs. both bands: {said}.")

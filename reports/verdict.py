@@ -12,9 +12,8 @@ from typing import Any
 import pandas as pd
 
 from detection.differences import LEVEL
-from detection.significance import EXTERNAL
 from reports.collect import BANDS, LATE, brought_rows, fused_variants
-from reports.inside import inside_sentences
+from reports.inside import inside_sentences, verdict_on
 
 # Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
 LEARNED = 0.05
@@ -106,11 +105,7 @@ def against_bands(significance: Mapping[str, Any], variant: str, kind: str) -> s
     `ahead`: significantly higher AP than both bands; `behind`: significantly lower AP than at least one band. `kind` is
     the scope of the conclusion: `trained` or `methods`.
     """
-    found = significance["against_bands"].get(variant)
-    if found is None:
-        return ""
-    untested = significance["untested"] or found[kind].get("reason") == EXTERNAL
-    return "not tested" if untested else found[kind]["verdict"]
+    return verdict_on("against_bands", significance, variant, kind)
 
 
 def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] | None = None) -> tuple[str, str]:
