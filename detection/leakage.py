@@ -90,12 +90,12 @@ def measure_leakage(
 
 def exposure_words(leakage: Mapping[str, Any]) -> str:
     """Return the shares of `measure_exposure` as a sentence."""
-    near = [f"within {within}, {share:.1%}" for within, share in leakage["neighbours"].items() if share is not None]
-    numbers = f"neighbouring file number: {'; '.join(near)}. " if near else ""
+    near = [f"at most {within}: {share:.1%}" for within, share in leakage["neighbours"].items() if share is not None]
+    numbers = f"an image whose file number differs by {', '.join(near)}; " if near else ""
     return (
-        f"share of the {leakage['images']} test images that have such an image in the training set: {numbers}Same "
-        f"sequence: {leakage['sequence']:.1%}. Same place: {leakage['place']:.1%}. Near duplicate: at least "
-        f"{leakage['share']:.1%}"
+        f"share of the {leakage['images']} test images for which the training set contains {numbers}an image of the "
+        f"same sequence: {leakage['sequence']:.1%}; an image of the same place: {leakage['place']:.1%}; a near "
+        f"duplicate that was found: {leakage['share']:.1%}"
     )
 
 

@@ -34,9 +34,10 @@ JUMP = 10
 FROM_IMAGES = "numbers and images"
 RULE = (
     f"names sorted by their last number; a new sequence begins where the rest of the name changes, where the number "
-    f"increases by more than {JUMP} median steps, or where none of the {AROUND} frames before has a similarity of "
-    f"{SAME_SCENE} to one of the {AROUND} frames after (the higher one of both bands, at the best shift); sequences "
-    f"with near duplicates of each other (similarity of at least {NEAR_DUPLICATE}) are one place"
+    f"increases by more than {JUMP} times its median step, or where each of the {AROUND} frames before has a "
+    f"similarity below {SAME_SCENE} to each of the {AROUND} frames after (the similarity of two frames is the higher "
+    "of the similarities of their two bands, at the best shift); sequences with near duplicates of each other "
+    f"(similarity of at least {NEAR_DUPLICATE}) are one place"
 )
 
 

@@ -331,7 +331,10 @@ def _fusion_table(
 
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:
-    return f"Leakage: {exposure_words(leakage)} (similarity {leakage['threshold']} or more, {leakage['descriptor']})."
+    return (
+        f"Leakage: {exposure_words(leakage)} (similarity of at least {leakage['threshold']}; similarity: "
+        f"{leakage['descriptor']})."
+    )
 
 
 def _split_facts(split: Split) -> dict[str, Any]:

@@ -235,7 +235,8 @@ def significance_notes(facts: Mapping[str, Any]) -> list[str]:
 def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of the fusion metrics."""
     notes = [
-        f"Convention: {facts.get('convention')}" + (f" ({facts['definition']})." if "definition" in facts else "."),
+        f"Convention of the metrics: '{facts.get('convention')}'"
+        + (f" ({facts['definition']})." if "definition" in facts else "."),
         f"Means over {facts['images']} pairs. {_split_note(facts)}",
     ]
     if "own_metrics" in facts:

@@ -112,8 +112,8 @@ def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str,
     scored = table[~table["quantity"].isin(COSTS)]
     fused = fused_variants(columns)
     notes = [
-        f"Convention: {facts['convention']} ({facts.get('definition', '')}). Means over the images, whose "
-        "number is in parentheses.",
+        f"Convention of the metrics: '{facts['convention']}' ({facts.get('definition', '')}). Means over the images, "
+        "whose number is in parentheses.",
         "Treatment: " + "; ".join(f"{name} {how}" for name, how in facts["treatments"].items()) + ".",
         *trained_notes(facts["fused"]),
         "Bold: best of the row; underlined: second best; ties after rounding are marked alike. n/a: undefined.",

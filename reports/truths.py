@@ -93,19 +93,18 @@ def dependence_sentence(truths: Mapping[str, Any]) -> str:
     best = {name: one["order"][0] for name, one in sets.items()}
     tested = [name for name, one in sets.items() if not one["untested"]]
     untested = [name for name in sets if name not in tested]
+    question = f"on which label set is the ground truth ({', '.join(map(repr, sets))})"
     if depends is None:
-        answer = "It is not known whether the verdict depends on the label set"
+        answer = f"It is not known whether the verdict depends {question}"
     elif depends:
         verdicts = "; ".join(f"{variant} is {_grouped(words)}" for variant, words in truths["changing"].items())
-        answer = f"The verdict depends on the label set: {verdicts}"
+        answer = f"The verdict depends {question}: {verdicts}"
     else:
-        answer = (
-            f"The verdict does not depend on the label set: no variant's verdict changes between the {_listed(tested)}"
-        )
+        answer = f"The verdict does not depend {question}: no variant's verdict changes between {_listed(tested)}"
     if untested:
-        answer += f"; nothing was tested with the {_listed(untested)}"
+        answer += f"; nothing was tested with {_listed(untested)}"
     if len(set(best.values())) > 1:
-        rows = ", ".join(f"{row} ({_listed(names)})" for row, names in _sets_by_word(best).items())
+        rows = ", ".join(f"{row} with {_listed(names)}" for row, names in _sets_by_word(best).items())
         return f"{answer}. The row with the highest mAP is {rows}."
     return f"{answer}. {next(iter(best.values()))} has the highest mAP with every label set."
 
@@ -132,7 +131,7 @@ def truth_notes(facts: Mapping[str, Any]) -> list[str]:
     counted = "; ".join(f"{name} {', '.join(f'{k} {n}' for k, n in boxes.items())}" for name, boxes in sets.items())
     notes = [
         facts["hangs"],
-        f"The detectors were trained and, in Table II, evaluated on the label set {facts['truth']}. Here the same "
+        f"The detectors were trained and, in Table II, evaluated on the label set {facts['truth']!r}. Here the same "
         "detectors are evaluated on every label set. mAP is the mean over classes and seeds. The verdict is computed "
         "as in Table II, for each label set; it holds for "
         f"{'the methods' if facts['statement'] == 'methods' else 'these trained detectors'}.",
@@ -142,9 +141,12 @@ def truth_notes(facts: Mapping[str, Any]) -> list[str]:
     for name, kinds in empty.items():
         if kinds:
             notes.append(
-                f"The label set {name} has no test box of {', '.join(kinds)}: its averages are over the other classes."
+                f"The label set {name!r} has no test box of {', '.join(kinds)}: its averages are over the other "
+                "classes."
             )
-    notes += [f"Nothing was tested with the label set {name}: {reason}." for name, reason in facts["untested"].items()]
+    notes += [
+        f"Nothing was tested with the label set {name!r}: {reason}." for name, reason in facts["untested"].items()
+    ]
     taus = (f"{pair} {'n/a' if tau is None else format(tau, '.2f')}" for pair, tau in facts["kendall_tau"].items())
     notes.append(f"Agreement of the variants' ranks between two sets, Kendall's tau: {'; '.join(taus)}.")
     if facts["alone"]:
@@ -165,9 +167,9 @@ def truth_block(table: pd.DataFrame, facts: Mapping[str, Any]) -> Block:
 
 
 def _grouped(verdicts: Mapping[str, str]) -> str:
-    """Return verdicts by label set, such as `significantly better than both bands with the label sets a and b, ...`."""
+    """Return verdicts by label set, such as `significantly better than both bands with 'a' and 'b', ...`."""
     groups = _sets_by_word(verdicts)
-    return ", ".join(f"{VERDICTS.get(word, word)} with the {_listed(names)}" for word, names in groups.items())
+    return ", ".join(f"{VERDICTS.get(word, word)} with {_listed(names)}" for word, names in groups.items())
 
 
 def _sets_by_word(words: Mapping[str, str]) -> dict[str, list[str]]:
@@ -179,5 +181,6 @@ def _sets_by_word(words: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    """Return `label set A` or `label sets A, B and C`."""
-    return f"label set {names[0]}" if len(names) == 1 else f"label sets {', '.join(names[:-1])} and {names[-1]}"
+    """Return label sets as `'A', 'B' and 'C'`."""
+    *others, last = map(repr, names)
+    return f"{', '.join(others)} and {last}" if others else last

@@ -139,7 +139,9 @@ def verdict(table: pd.DataFrame, dataset: str, significance: Mapping[str, Any] |
         answer = f"{answer} {scores[0].upper()}{scores[1:]}"
     else:
         said = "scored higher" if gain > 0 else "scored lower" if gain < 0 else "gave the same score"
-        answer = f"On {dataset}, fusion {said}; no significance test was made, so this may be chance: {scores}"
+        answer = (
+            f"On {dataset}, the fused images {said}; no significance test was made, so this may be chance: {scores}"
+        )
         trust = [f"{(printed[fused] > printed[band]).sum()} of {len(fused)} fused variants scored above {band}."]
         trust.append(f"Seeds: {own_seeds(table)}. {PICKED}")
     if LATE in printed:
@@ -163,13 +165,13 @@ def _confirmatory_answer(
     either = "at least one single band" if len(bands) > 1 else target
     if ahead:
         answer = (
-            f"On {dataset}, fusion improves detection: {', '.join(ahead)} {'have' if len(ahead) > 1 else 'has'} a "
-            f"significantly higher mAP than {target}"
+            f"On {dataset}, fusing the images improves detection: {', '.join(ahead)} "
+            f"{'have' if len(ahead) > 1 else 'has'} a significantly higher mAP than {target}"
         )
     elif len(behind) == len(fused):
         answer = (
-            f"On {dataset}, fusion does not improve detection: every fused variant has a significantly lower mAP than "
-            f"{either}"
+            f"On {dataset}, fusing the images does not improve detection: every fused variant has a significantly "
+            f"lower mAP than {either}"
         )
     else:
         answer = (

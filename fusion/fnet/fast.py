@@ -33,8 +33,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 def trainable(network: FNet | IFNet, precision: Precision = "fp32") -> Callable[..., Outputs]:
     """Return a function that computes the network with gradients; it takes and returns the same as the network.
 
-    Outputs are float32. Every call merges the current weights. On a CPU, the function keeps its buffers from one
-    training step to the next.
+    Outputs are float32. Every call merges the network's convolutions (`fusion.fnet.merged`) anew, because training
+    changes their weights. On a CPU, the function keeps its buffers from one training step to the next.
     """
     dtype, pool = DTYPES[precision], BufferPool()
 

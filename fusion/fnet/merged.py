@@ -45,15 +45,16 @@ TILE = 1024  # side of a tile without its overlap; images of up to 1.5 tile area
 class Merged:
     """An LZSC or LCSC block merged with its output convolutions, which are applied to its last code.
 
-    up: for each step k = 0..4, the weights up_k of the convolution in v^k, (64, n c, 9, 9). It is applied to n groups
-        of c maps: the block's input and the reconstructions from u^{k-1} and u^{k-2}, as far as they exist: n = 1, 2,
-        3, 3, 3. LCSC does not use the reconstruction from u^{k-2}: n = 1, 2, 2, 2, 2.
+    up: for each step k = 0..4, the weights up_k of the convolution that contributes to v^k, (64, n * c, 9, 9), where c
+        is the number of the block's input channels. The convolution reads n groups of c maps: the block's input and
+        the reconstructions from u^{k-1} and u^{k-2}, as far as they exist: n = 1, 2, 3, 3, 3. LCSC does not use the
+        reconstruction from u^{k-2}: n = 1, 2, 2, 2, 2.
     down: for each step, the weights of the convolution that computes, from u^k, the reconstructions for the next steps,
         (m, 64, 9, 9). m is 2c if the steps k + 1 and k + 2 both use u^k, and c if only step k + 1 does. For the last
         code, it computes the block's outputs instead, and m is their number.
     theta: the threshold of each step, (5,); in LCSC unconstrained, so that it may be negative.
     rho: the momentum of each step, (5,); zeros in LCSC.
-    soft: whether T is LCSC's soft threshold instead of LZSC's.
+    soft: True in an LCSC block, whose threshold function T is the soft threshold; False in an LZSC block.
     """
 
     up: list[Tensor]

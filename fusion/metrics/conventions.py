@@ -21,7 +21,7 @@ class Convention:
         return (
             f"MI in {self.mi_unit}; MI, VIF and SSIM: {self.sources} over both sources; "
             f"SSIM: {self.ssim_window} window, data range {self.ssim_range:g}; "
-            f"images {'stretched to 0..255 each' if self.stretch else 'as stored'}"
+            f"grey levels {'of each image stretched to 0..255' if self.stretch else 'as in the image files'}"
         )
 
 

@@ -259,8 +259,9 @@ def test_leakage_stands_below_the_table(example):
     write(run)
     text = (run.tables / "table2.md").read_text()
     for said in (
-        "neighbouring file number: within 1, 12.5%; within 3, 20.0%. Same sequence: 25.0%.",
-        "Same place: 100.0%. Near duplicate: at least 50.0% (similarity 0.95 or more, correlation).",
+        "contains an image whose file number differs by at most 1: 12.5%, at most 3: 20.0%; an image of the same "
+        "sequence: 25.0%; an image of the same place: 100.0%; a near duplicate that was found: 50.0% (similarity of at "
+        "least 0.95; similarity: correlation).",
     ):
         assert said in text
 

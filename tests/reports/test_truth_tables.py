@@ -39,14 +39,14 @@ def test_the_texts_mark_the_chosen_set_and_say_what_depends_on_it(example):
     run = example()
     write(run, *run.write_truths())
     sentence = (
-        "The verdict depends on the label set: fnet is neither significantly better nor significantly worse with the "
-        "label set fused, significantly worse than at least one band with the label sets visible and union. The row "
-        "with the highest mAP is fnet (label set fused), visible (label sets visible and union)."
+        "The verdict depends on which label set is the ground truth ('fused', 'visible', 'union'): fnet is neither "
+        "significantly better nor significantly worse with 'fused', significantly worse than at least one band with "
+        "'visible' and 'union'. The row with the highest mAP is fnet with 'fused', visible with 'visible' and 'union'."
     )
     for ending in ("md", "tex"):
         text = (run.tables / f"table2_truth.{ending}").read_text()
         assert sentence in text and "fused (Table II)" in text.replace(r" \\ ", " ")
-        assert "The label set visible has no test box of Bus: its averages are over the other classes." in text
+        assert "The label set 'visible' has no test box of Bus: its averages are over the other classes." in text
         assert "fused, visible -1.00" in text and "4 in fused but not in visible" in text
     assert "Boxes of the test set, label set fused: " in (run.tables / "table2.md").read_text()
 
@@ -56,8 +56,9 @@ def test_sets_that_agree_are_said_to(example):
     write(run, *run.write_truths(flip=False))
     text = (run.tables / "table2_truth.md").read_text()
     assert (
-        "The verdict does not depend on the label set: no variant's verdict changes between the label sets fused, "
-        "visible and union. fnet has the highest mAP with every label set."
+        "The verdict does not depend on which label set is the ground truth ('fused', 'visible', 'union'): no "
+        "variant's verdict changes between 'fused', 'visible' and 'union'. fnet has the highest mAP with every label "
+        "set."
     ) in text
     assert "fused, visible n/a" in text
 
@@ -70,19 +71,19 @@ def test_a_set_without_a_test_does_not_count():
             sets[name]["against_bands"] = {"fnet": {"trained": {"verdict": "ahead"}}}
         return dependence_sentence({"sets": sets, **label_dependence(sets, "trained")})
 
-    start = "the label set"
+    start = "on which label set is the ground truth ('fused', 'visible', 'union')"
     assert told([], fused="", visible="few", union="few") == (
-        f"It is not known whether the verdict depends on {start}; nothing was tested with the label sets visible and "
-        "union. a has the highest mAP with every label set."
+        f"It is not known whether the verdict depends {start}; nothing was tested with 'visible' and 'union'. "
+        "a has the highest mAP with every label set."
     )
     assert told(["visible"], fused="", visible="few", union="") == (
-        f"The verdict does not depend on {start}: no variant's verdict changes between the label sets fused and union; "
-        "nothing was tested with the label set visible. a has the highest mAP with every label set."
+        f"The verdict does not depend {start}: no variant's verdict changes between 'fused' and 'union'; "
+        "nothing was tested with 'visible'. a has the highest mAP with every label set."
     )
     assert told(["union"], fused="", visible="few", union="") == (
-        f"The verdict depends on {start}: fnet is significantly worse than at least one band with the label set fused, "
-        "significantly better than both bands with the label set union; nothing was tested with the label set visible. "
-        "a has the highest mAP with every label set."
+        f"The verdict depends {start}: fnet is significantly worse than at least one band with 'fused', significantly "
+        "better than both bands with 'union'; nothing was tested with 'visible'. a has the highest mAP with every "
+        "label set."
     )
 
 

@@ -19,7 +19,9 @@ def scores_of(low_high: bool = False, **averages: float) -> pd.DataFrame:
 
 def test_without_tests_the_best_fused_stands_beside_the_better_band():
     answer, trust = verdict(scores_of(visible=0.5, infrared=0.4, average=0.45, fnet=0.523), "msrs")
-    assert answer.startswith("On msrs, fusion scored higher; no significance test was made, so this may be chance: ")
+    assert answer.startswith(
+        "On msrs, the fused images scored higher; no significance test was made, so this may be chance: "
+    )
     assert "fnet" in answer
     assert "visible, has 0.500 (difference +0.023)" in answer
     assert "1 of 2 fused variants scored above visible" in trust
@@ -27,9 +29,9 @@ def test_without_tests_the_best_fused_stands_beside_the_better_band():
 
 def test_without_tests_the_verdict_says_when_fusion_scored_no_higher():
     assert verdict(scores_of(visible=0.5, infrared=0.6, fnet=0.55), "msrs")[0].startswith(
-        "On msrs, fusion scored lower"
+        "On msrs, the fused images scored lower"
     )
-    assert verdict(scores_of(visible=0.5, infrared=0.4, fnet=0.5001), "x")[0].startswith("On x, fusion gave the same")
+    assert verdict(scores_of(visible=0.5, infrared=0.4, fnet=0.5001), "x")[0].startswith("On x, the fused images gave")
 
 
 AVERAGES = {"visible": 0.5, "infrared": 0.49, "average": 0.51, "fnet": 0.53}
@@ -40,8 +42,8 @@ def test_a_variant_ahead_of_both_bands_is_the_answer():
     significance = significance_of(list(AVERAGES), BOTH, (0.01, 0.05))
     answer, trust = verdict(scores_of(**AVERAGES), "msrs", significance)
     assert answer.startswith(
-        "On msrs, fusion improves detection: fnet has a significantly higher mAP than both single bands, for these "
-        "trained detectors (variance between trainings not included). The best"
+        "On msrs, fusing the images improves detection: fnet has a significantly higher mAP than both single bands, "
+        "for these trained detectors (variance between trainings not included). The best"
     )
     assert "Fused variants with a significantly higher mAP than both single bands: 1 of 2; with a " in trust
     assert "significantly lower mAP than at least one single band: 0 (one-sided tests, corrected" in trust
@@ -77,8 +79,8 @@ def test_all_behind_a_band_is_the_answer():
         entry["trained"] = entry["trained"] | {"verdict": "behind", "reason": ""}
     answer, _ = verdict(scores_of(**AVERAGES), "msrs", significance)
     assert answer.startswith(
-        "On msrs, fusion does not improve detection: every fused variant has a significantly lower mAP than at least "
-        "one single band, for these trained detectors (variance between trainings not included)."
+        "On msrs, fusing the images does not improve detection: every fused variant has a significantly lower mAP than "
+        "at least one single band, for these trained detectors (variance between trainings not included)."
     )
 
 
