@@ -188,7 +188,8 @@ def measure(case: Case, repeats: int = 5) -> dict[str, Any]:
     """
     cost = _own_cost(case, repeats) if case.own is not None else _cost(case, repeats)
     facts = {"device": case.device.split(":")[0], "threads": case.threads, "size": list(case.size)}
-    return {"method": case.name, **cost, **facts, "precision": case.precision}
+    note = {} if case.own is not None else {"parameters_note": case.method.parameters_note}
+    return {"method": case.name, **cost, **note, **facts, "precision": case.precision}
 
 
 def _cost(case: Case, repeats: int) -> dict[str, float]:

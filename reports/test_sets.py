@@ -272,6 +272,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         slowest = max(costs.values(), key=lambda cost: cost["multiply_adds"] or 0)
         facts["cost"] = {key: slowest[key] for key in ("size", "device", "threads")}
         facts["peak_memory_bytes"] = {column: cost["peak_memory_bytes"] for column, cost in costs.items()}
+        notes = {column: cost.get("parameters_note") for column, cost in costs.items()}
+        facts["parameters"] = {column: note for column, note in notes.items() if note}
     if options.config_snapshot:
         facts["config"] = sha256_json(read_json(options.config_snapshot))
     stem = options.output / options.table

@@ -109,7 +109,16 @@ def test_a_network_of_few_parameters_is_not_printed_as_one_without(files):
     cost = read_json(files.costs[-1])
     write_json(files.costs[-1], cost | {"parameters": 113})
     files.run()
-    assert " 0.113 |" in (files.folder / "tables/table1.md").read_text()
+    text = (files.folder / "tables/table1.md").read_text()
+    assert " 0.113 |" in text and "What the parameters include" not in text
+
+
+def test_the_table_says_what_the_parameters_of_a_method_include(files):
+    cost = read_json(files.costs[-1])
+    write_json(files.costs[-1], cost | {"parameters": 9, "parameters_note": "9 including two that are never used"})
+    files.run()
+    text = (files.folder / "tables/table1.md").read_text()
+    assert f"What the parameters include: {files.costs[-1].stem}: 9 including two that are never used." in text
 
 
 def test_a_table_without_ties_goes_into_the_page(files):
