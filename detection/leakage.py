@@ -90,12 +90,14 @@ def measure_leakage(
 
 def exposure_words(leakage: Mapping[str, Any]) -> str:
     """Return the shares of `measure_exposure` as a sentence."""
-    near = [f"at most {within}: {share:.1%}" for within, share in leakage["neighbours"].items() if share is not None]
-    numbers = f"an image whose file number differs by {', '.join(near)}; " if near else ""
+    near = [
+        f"for {share:.1%} by at most {within}" for within, share in leakage["neighbours"].items() if share is not None
+    ]
+    numbers = f". The nearest file number of a training image differs {', '.join(near)}" if near else ""
     return (
-        f"share of the {leakage['images']} test images for which the training set contains {numbers}an image of the "
-        f"same sequence: {leakage['sequence']:.1%}; an image of the same place: {leakage['place']:.1%}; a near "
-        f"duplicate that was found: {leakage['share']:.1%}"
+        f"of the {leakage['images']} test images, {leakage['sequence']:.1%} have a training image of the same "
+        f"sequence, {leakage['place']:.1%} one of the same place, and {leakage['share']:.1%} a near duplicate in the "
+        f"training set{numbers}"
     )
 
 

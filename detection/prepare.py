@@ -228,8 +228,8 @@ def add_dataset_options(parser: argparse.ArgumentParser) -> None:
         "--classes",
         nargs="+",
         metavar="NAME",
-        help="class names in the order of the class ids, starting with id 0; required with --dataset folders, "
-        "otherwise only for YOLO labels whose ids this project does not know",
+        help="class names in the order of the class ids, starting with id 0; required with --dataset folders; with "
+        "other datasets, required only if their labels are in YOLO format and this project does not know the ids",
     )
     parser.add_argument(
         "--unlabelled",

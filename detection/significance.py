@@ -13,16 +13,16 @@ Writes significance.json:
     comparisons     for every two variants: the difference of the averages, its confidence interval for these trained
                     detectors (variance between trainings not included), and two answers: `trained_differ` (whether
                     these trained detectors differ) and `methods_differ` (whether the methods differ; variance between
-                    trainings included; with at least three seeds). A pair is `confirmatory` if exactly one of its two
-                    variants is a single band, or exactly one of them is listed in `inside` (below); all other pairs are
-                    exploratory. Confirmatory pairs also contain the differences per class (`classes`), which are
-                    themselves exploratory
+                    trainings included; with at least three seeds). A pair is `confirmatory` if it compares a single
+                    band with a variant that is not a band, or a row in `inside` (below) with any other variant; the
+                    other pairs are exploratory. Confirmatory pairs also contain the differences per class (`classes`),
+                    which are themselves exploratory
     against_bands   for every variant that is not a band, a verdict for these trained detectors (`trained`) and one for
                     the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
                     AP than at least one band), or `not shown`, with the reason
     inside          those of stacked, twostream and late that were run: they fuse inside or after the detector
-    against_inside  the same verdicts for every other fused variant, compared with the rows in `inside`: `ahead` (higher
-                    AP than all of these rows), `behind` (lower AP than at least one), or `not shown`
+    against_inside  the same verdicts for every fused variant (fused images), compared with the rows in `inside`:
+                    `ahead` (higher AP than all of these rows), `behind` (lower AP than at least one), or `not shown`
     untested        the reason why no test is possible, or empty
     conditions      with `--conditions`, for each condition: the averages and their differences from the bands, with
                     intervals, and the number of boxes, images and scenes; exploratory

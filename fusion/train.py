@@ -149,7 +149,7 @@ def training_length(training: Training, settings: Settings) -> str:
         )
         if ours != authors
     ]
-    start = [] if settings.start == "random" else ["starting from given weights"]
+    start = [] if settings.start == "random" else ["started from existing weights"]
     return "; ".join([", ".join(stages), *others, *start])
 
 

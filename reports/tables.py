@@ -332,8 +332,8 @@ def _fusion_table(
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:
     return (
-        f"Leakage: {exposure_words(leakage)} (similarity of at least {leakage['threshold']}; similarity: "
-        f"{leakage['descriptor']})."
+        f"Leakage: {exposure_words(leakage)}. Near duplicate: a similarity of at least {leakage['threshold']} "
+        f"({leakage['descriptor']})."
     )
 
 

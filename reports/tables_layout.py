@@ -138,10 +138,10 @@ def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
     trained = {name: facts["trained"] for name, facts in fused.items() if "trained" in facts}
     if not trained:
         return []
-    lengths = "; ".join(f"{name}, {length}" for name, length in trained.items())
+    lengths = ". ".join(f"{name}: {length}" for name, length in trained.items())
     return [
-        "These methods were trained by this project and do not have their authors' weights. Iterations, of the number "
-        f"in the authors' training: {lengths}."
+        "These methods do not have their authors' weights; this project trained them. '40 of 20000 iterations' means "
+        f"40 here and 20000 in the authors' training. {lengths}."
     ]
 
 
