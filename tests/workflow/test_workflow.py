@@ -204,8 +204,8 @@ def test_table1_scores_every_method_on_six_sets_in_two_treatments_and_needs_no_b
     lay_out(tmp_path, "checkpoints/FNet", ["FNet.pth"])
     text = dry_run(tmp_path, overlays=[ROOT / "config/table1.yaml"])
     assert plan(text) == {
-        **{"fuse_test_set": 4 * 6 * 2, "score_test_set": 4 * 6 * 2, "score_source": 2 * 6, "measure_cost": 4},
-        **{"build_test_set_table": 2, "save_config": 1, "all": 1, "total": 116},
+        **{"fuse_test_set": 6 * 6 * 2, "score_test_set": 6 * 6 * 2, "score_source": 2 * 6, "measure_cost": 6},
+        **{"build_test_set_table": 2, "save_config": 1, "all": 1, "total": 166},
     }
     fnet = [line for line in re.findall(r"python -m fusion.fuse .*", text) if "--method fnet" in line]
     assert sum("--weights data/checkpoints/FNet/FNet.pth" in line for line in fnet) == 12
@@ -241,7 +241,7 @@ def test_table1_of_some_sets_plans_those_alone(tmp_path):
     some = {"test_sets": {"only": ["NIR"]}, "tables": ["table1"]}
     text = dry_run(tmp_path, overlays=[ROOT / "config/table1.yaml", some])
     stats = plan(text)
-    assert (stats["fuse_test_set"], stats["score_source"], stats["build_test_set_table"]) == (4, 2, 1)
+    assert (stats["fuse_test_set"], stats["score_source"], stats["build_test_set_table"]) == (6, 2, 1)
     assert "--scenes" not in re.search(r"python -m reports.test_sets .*", text)[0]
     (tmp_path / "nir.csv").touch()
     some["test_sets"]["sets"] = {"NIR": {"scenes": "nir.csv"}}

@@ -158,11 +158,12 @@ def test_label_sets_of_folders_are_handed_on_by_name(plan, configure, tmp_path):
 def test_tables_of_test_sets_are_of_every_column_and_set(plan, touch):
     touch("data/checkpoints/FNet/FNet.pth")
     targets = plan("table1", {"test_sets": {"only": ["NIR", "TNO"]}}).targets
-    assert targets.columns("table1") == ["visible", "infrared", "average", "maximum", "laplacian", "fnet"]
+    classical = ["average", "maximum", "laplacian", "dwt", "guided"]
+    assert targets.columns("table1") == ["visible", "infrared", *classical, "fnet"]
     scores = targets.scores("table1_equal")
-    assert len(scores) == 12 and "<results>/test_sets/sources/NIR/visible.csv" in scores
+    assert len(scores) == 2 * 8 and "<results>/test_sets/sources/NIR/visible.csv" in scores
     assert "<results>/test_sets/equal/TNO/fnet.csv" in scores
-    assert len(targets.manifests("table1")) == 8 and len(targets.costs("table1")) == 4
+    assert len(targets.manifests("table1")) == 2 * 6 and len(targets.costs("table1")) == 6
     ablations = plan("ablation").targets
     assert ablations.columns("table3")[0] == "lcsc" and ablations.costs("table3") == []
     assert ablations.tables_and_page() == ["<results>/tables/table3.csv"]
