@@ -90,10 +90,8 @@ def measure_leakage(
 
 def exposure_words(leakage: Mapping[str, Any]) -> str:
     """Return the shares of `measure_exposure` as a sentence."""
-    near = [
-        f"for {share:.1%} by at most {within}" for within, share in leakage["neighbours"].items() if share is not None
-    ]
-    numbers = f". The nearest file number of a training image differs {', '.join(near)}" if near else ""
+    near = [f"by at most {within}: {share:.1%}" for within, share in leakage["neighbours"].items() if share is not None]
+    numbers = f". Test images with a training image whose file number differs {'; '.join(near)}" if near else ""
     return (
         f"of the {leakage['images']} test images, {leakage['sequence']:.1%} have a training image of the same "
         f"sequence, {leakage['place']:.1%} one of the same place, and {leakage['share']:.1%} a near duplicate in the "

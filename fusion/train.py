@@ -149,7 +149,7 @@ def training_length(training: Training, settings: Settings) -> str:
         )
         if ours != authors
     ]
-    start = [] if settings.start == "random" else ["started from existing weights"]
+    start = [] if settings.start == "random" else ["starting weights from a file"]
     return "; ".join([", ".join(stages), *others, *start])
 
 

@@ -140,8 +140,8 @@ def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     lengths = ". ".join(f"{name}: {length}" for name, length in trained.items())
     return [
-        "These methods do not have their authors' weights; this project trained them. '40 of 20000 iterations' means "
-        f"40 here and 20000 in the authors' training. {lengths}."
+        "Methods that this project trained, and how long ('40 of 20000 iterations' means 40 here and 20000 in the "
+        f"authors' training). {lengths}."
     ]
 
 
