@@ -86,8 +86,8 @@ def against_inside_notes(facts: Mapping[str, Any]) -> list[str]:
         return []
     about = "the methods" if facts["marks"].startswith("methods") else "these trained detectors"
     return [
-        "vs. fusion in/after detector: the same comparison, with the rows that fuse inside or "
-        f"after the detector in place of the bands: {facts['ways']}. These comparisons hold for {about}."
+        f"vs. fusion in/after detector: the same comparison, but with {facts['ways']} instead of the bands. These "
+        f"comparisons hold for {about}."
     ]
 
 
