@@ -14,9 +14,9 @@ Writes significance.json:
                     detectors (variance between trainings not included), and two answers: `trained_differ` (whether
                     these trained detectors differ) and `methods_differ` (whether the methods differ; variance between
                     trainings included; with at least three seeds). A pair is `confirmatory` if it consists of a single
-                    band and a variant that is not a band, or of a row in `inside` (below) and a variant that is not in
-                    `inside`; all other pairs are exploratory. Confirmatory pairs also contain the differences per class
-                    (`classes`), which are themselves exploratory
+                    band and a variant that is not a band, or of a row in `inside` (below) and a variant that is neither
+                    a band nor in `inside`; all other pairs are exploratory. Confirmatory pairs also contain the
+                    differences per class (`classes`), which are themselves exploratory
     against_bands   for every variant that is not a band, a verdict for these trained detectors (`trained`) and one for
                     the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
                     AP than at least one band), or `not shown`, with the reason

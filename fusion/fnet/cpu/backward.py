@@ -57,9 +57,9 @@ def weights_of(sums: np.ndarray) -> Tensor:
     p of code[p, f] * maps[p + d, j].
 
     Args:
-        sums: (shares, 32 * 32 * maps * 64). `backward` distributes the tiles (32 x 32 pixels each, the unit of the
-            Fourier transform) to groups, called shares. Each row is the sum, over the tiles of one share, of the
-            products of the code's spectrum and the conjugate of the maps' spectrum.
+        sums: (shares, 32 * 32 * maps * 64), a partial sum for each share. A share is a group of the tiles (32 x 32
+            pixels each) that `backward` transforms. Its partial sum is the code's spectrum times the conjugate of the
+            maps' spectrum, added up over its tiles. The forward transform of the total is 1024 times the correlation.
     """
     weights = np.empty((sums.shape[1] // (SIDE * LINE), KERNEL, KERNEL, POINT), np.float32)
     kernels.from_spectra(sums, weights)
