@@ -13,10 +13,10 @@ Writes significance.json:
     comparisons     for every two variants: the difference of the averages, its confidence interval for these trained
                     detectors (variance between trainings not included), and two answers: `trained_differ` (whether
                     these trained detectors differ) and `methods_differ` (whether the methods differ; variance between
-                    trainings included; with at least three seeds). A pair is `confirmatory` if it consists of a single
-                    band and a variant that is not a band, or of a row in `inside` (below) and a variant that is neither
-                    a band nor in `inside`; all other pairs are exploratory. Confirmatory pairs also contain the
-                    differences per class (`classes`), which are themselves exploratory
+                    trainings included; with at least three seeds). Two kinds of pairs are `confirmatory`: a single band
+                    with any other variant (except the other band), and stacked, twostream or late with a fused variant
+                    or an external row. All other pairs are exploratory. Confirmatory pairs also contain the differences
+                    per class (`classes`), which are themselves exploratory
     against_bands   for every variant that is not a band, a verdict for these trained detectors (`trained`) and one for
                     the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
                     AP than at least one band), or `not shown`, with the reason

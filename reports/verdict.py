@@ -18,7 +18,7 @@ from reports.inside import inside_sentences, verdict_on
 # Below this mean average precision a detector finds next to nothing, and differences say nothing about its images.
 LEARNED = 0.05
 
-PICKED = "The best fused variant was picked after seeing the scores, so its lead is probably overstated."
+PICKED = "The best fused variant was picked after seeing the scores, so its mAP is probably overstated."
 
 # What a conclusion holds for, by the keys of `statement`.
 SCOPES = {
