@@ -12,6 +12,7 @@ pairs.
 import argparse
 import contextlib
 import json
+import logging
 import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -43,7 +44,7 @@ from pipeline.pairs import (
     write_image,
 )
 from pipeline.planning.own import WATCH_HELP, parse_own
-from pipeline.stage import InputError, Progress, check_memory, run, threads_available
+from pipeline.stage import InputError, Progress, check_memory, run, some_of, threads_available
 
 REVISION = 1  # raise when the same pair, method and options would give a different image
 JOURNAL = ".journal.jsonl"
@@ -59,10 +60,13 @@ def clip(fused: np.ndarray) -> np.ndarray:
     return np.clip(fused, 0, 1)
 
 
-def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip) -> tuple[np.ndarray, Colour]:
+def fuse_pair(
+    pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip, uniform: list[str] | None = None
+) -> tuple[np.ndarray, Colour]:
     """Fuse one pair; return the image, uint8 (H, W) or RGB (H, W, 3), and the colour mode used.
 
-    `finish` maps the fused luma into 0..1, by default by clipping; the result is then rounded to 8 bits.
+    `finish` maps the fused luma into 0..1, by default by clipping; the result is then rounded to 8 bits. If the result
+    has a single grey level although both sources have several, the pair's name is appended to `uniform`.
     """
     visible, infrared, chroma, mode = split_pair(pair, colour)
     try:
@@ -75,6 +79,8 @@ def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip) -
             f"fusing {pair.visible} gave NaN or infinite values; expected finite values (check the weights)"
         )
     luma = np.rint(np.clip(finish(fused), 0, 1) * 255).astype(np.uint8)
+    if uniform is not None and np.ptp(luma) == 0 and np.ptp(visible) > 0 and np.ptp(infrared) > 0:
+        uniform.append(pair.name)
     return join_chroma(luma, chroma, mode), mode
 
 
@@ -347,6 +353,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         corruption = {"worse": facts["kind"]}
     # A method without torch needs no GPU and does not import torch.
     claim = claimed_device(options.device, options.threads) if entry.in_torch else contextlib.nullcontext("cpu")
+    uniform: list[str] = []
     with only_writer(options.output), claim as device:
         bf16_on = find_method(options.method).bf16_on if own is None else own_bf16_on(own)
         precision = resolved_precision(options.precision, device, bf16_on) if entry.in_torch else "fp32"
@@ -354,7 +361,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             make = partial(made_image, images=find_images(Path(own.target)), colour=colour)
         else:
             fuser = one_at_a_time(method.load(weights, device, precision))
-            make = partial(fuse_pair, fuser=fuser, colour=colour, finish=finish)
+            make = partial(fuse_pair, fuser=fuser, colour=colour, finish=finish, uniform=uniform)
         packages = [*(["torch"] if entry.in_torch else []), *entry.packages]
         settings = {
             "method": options.method,
@@ -382,6 +389,14 @@ def main(argv: Sequence[str] | None = None) -> None:
             for folder, chosen in folders.items():
                 frame = fuse_pairs(chosen, make, folder, settings, f".{options.format}", options.quality, pool)
                 write_csv(folder / "manifest.csv", frame, settings | {"colours": colours, "images": len(frame)})
+    if uniform:
+        logging.warning(
+            "warning: %d fused images have a single grey level, although their sources have several: %s (check the "
+            "weights of %s)",
+            len(uniform),
+            some_of(uniform),
+            options.method,
+        )
 
 
 if __name__ == "__main__":

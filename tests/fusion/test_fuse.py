@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fusion import fuse as fuse_stage
 from fusion.fnet.network import FNet
@@ -244,6 +244,21 @@ def test_a_malicious_pickle_is_not_run(folders, tmp_path):
     with pytest.raises(InputError, match="not loaded"):
         fuse(folders, "--weights", tmp_path / "w.pth", method="fnet")
     assert not (tmp_path / "owned").exists()
+
+
+def test_a_network_whose_images_have_one_grey_level_is_warned_of(folders, weights, tmp_path, caplog):
+    collapsed = {name: torch.zeros_like(tensor) for name, tensor in load_file(weights).items()}
+    save_file(collapsed, tmp_path / "collapsed.safetensors")
+    fuse(folders, "--weights", weights, method="fnet")
+    assert "single grey level" not in caplog.text
+    write_image(
+        folders / "ir" / "ü'.png", np.zeros((20, 26), np.uint8)
+    )  # a source with one level: not the network's fault
+    fuse(folders, "--weights", tmp_path / "collapsed.safetensors", method="fnet", output="dark")
+    said = (
+        "warning: 2 fused images have a single grey level, although their sources have several: 'a', 'b c' (check the"
+    )
+    assert f"{said} weights of fnet)" in caplog.text
 
 
 def test_bfloat16_is_taken_where_the_method_has_it_and_what_was_computed_is_written(folders, weights, tmp_path):
