@@ -21,7 +21,7 @@ Writes significance.json:
                     the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
                     AP than at least one band), or `not shown`, with the reason
     inside          those of stacked, twostream and late that were run: they fuse inside or after the detector
-    against_inside  the same verdicts for every fused variant (fused images), compared with the rows in `inside`:
+    against_inside  the same verdicts for every fused variant and external row, compared with the rows in `inside`:
                     `ahead` (higher AP than all of these rows), `behind` (lower AP than at least one), or `not shown`
     untested        the reason why no test is possible, or empty
     conditions      with `--conditions`, for each condition: the averages and their differences from the bands, with

@@ -188,7 +188,7 @@ def measure(case: Case, repeats: int = 5) -> dict[str, Any]:
     """
     cost = _own_cost(case, repeats) if case.own is not None else _cost(case, repeats)
     facts = {"device": case.device.split(":")[0], "threads": case.threads, "size": list(case.size)}
-    note = {} if case.own is not None else {"parameters_note": case.method.parameters_note}
+    note = {"parameters_note": case.method.parameters_note} if case.method.parameters_note else {}
     return {"method": case.name, **cost, **note, **facts, "precision": case.precision}
 
 

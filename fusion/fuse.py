@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,7 @@ from pipeline.stage import InputError, Progress, check_memory, run, some_of, thr
 
 REVISION = 1  # raise when the same pair, method and options would give a different image
 JOURNAL = ".journal.jsonl"
+UNIFORM = "uniform"  # key of a pair in the journal, only there, if its image is
 TREATMENTS = ("equal", "authors")
 MOST_AT_ONCE = 8  # pairs in parallel; with more threads, reading and writing wait for the GPU and only take memory
 
@@ -60,13 +61,23 @@ def clip(fused: np.ndarray) -> np.ndarray:
     return np.clip(fused, 0, 1)
 
 
-def fuse_pair(
-    pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip, uniform: list[str] | None = None
-) -> tuple[np.ndarray, Colour]:
-    """Fuse one pair; return the image, uint8 (H, W) or RGB (H, W, 3), and the colour mode used.
+class Made(NamedTuple):
+    """A fused image.
 
-    `finish` maps the fused luma into 0..1, by default by clipping; the result is then rounded to 8 bits. If the result
-    has a single grey level although both sources have several, the pair's name is appended to `uniform`.
+    image: uint8 (H, W) or RGB (H, W, 3).
+    colour: the colour mode used.
+    uniform: whether its luma has a single grey level although both sources have several.
+    """
+
+    image: np.ndarray
+    colour: str
+    uniform: bool = False
+
+
+def fuse_pair(pair: Pair, fuser: Fuser, colour: Colour, finish: Finish = clip) -> Made:
+    """Fuse one pair.
+
+    `finish` maps the fused luma into 0..1, by default by clipping; the result is then rounded to 8 bits.
     """
     visible, infrared, chroma, mode = split_pair(pair, colour)
     try:
@@ -79,13 +90,12 @@ def fuse_pair(
             f"fusing {pair.visible} gave NaN or infinite values; expected finite values (check the weights)"
         )
     luma = np.rint(np.clip(finish(fused), 0, 1) * 255).astype(np.uint8)
-    if uniform is not None and np.ptp(luma) == 0 and np.ptp(visible) > 0 and np.ptp(infrared) > 0:
-        uniform.append(pair.name)
-    return join_chroma(luma, chroma, mode), mode
+    uniform = bool(np.ptp(luma) == 0 and np.ptp(visible) > 0 and np.ptp(infrared) > 0)
+    return Made(join_chroma(luma, chroma, mode), mode, uniform)
 
 
-def made_image(pair: Pair, images: dict[str, Path], colour: Colour) -> tuple[np.ndarray, str]:
-    """Return a pair's image from the user's own fused images, and its colour mode, `as made` for a colour image.
+def made_image(pair: Pair, images: dict[str, Path], colour: Colour) -> Made:
+    """Return a pair's image from the user's own fused images; the colour mode of a colour image is `as made`.
 
     A colour image is unchanged. For a colour pair, a grey image gets the visible chroma in full range, because such
     images are meant for viewing.
@@ -104,16 +114,16 @@ def made_image(pair: Pair, images: dict[str, Path], colour: Colour) -> tuple[np.
         (h, w), (hv, wv) = made.shape[:2], visible.shape
         raise InputError(f"{path} is {w}x{h}, expected {wv}x{hv} like {pair.visible}")
     if chroma is None:
-        return read_grey(path), mode
+        return Made(read_grey(path), mode)
     if made.ndim == 3 and bool((made != made[..., :1]).any()):
-        return made, "as made"
+        return Made(made, "as made")
     _, _, chroma, mode = split_pair(pair, "ycbcr-full")
-    return join_chroma(read_grey(path), chroma, mode), mode
+    return Made(join_chroma(read_grey(path), chroma, mode), mode)
 
 
 def fuse_pairs(
     pairs: Sequence[Pair],
-    make: Callable[[Pair], tuple[np.ndarray, str]],
+    make: Callable[[Pair], Made],
     output: Path,
     settings: dict[str, Any],
     extension: str = ".png",
@@ -122,8 +132,8 @@ def fuse_pairs(
 ) -> pd.DataFrame:
     """Fuse pairs into `output`, skipping images that an earlier run with the same settings wrote from the same files.
 
-    `make` returns a pair's fused image, uint8 (H, W) or RGB (H, W, 3), and its colour mode. With a `pool`, its threads
-    call `make` for several pairs at once.
+    `make` returns a pair's fused image. With a `pool`, its threads call `make` for several pairs at once. A warning
+    names the pairs whose fused image is `uniform`, also those of the earlier run.
 
     Returns:
         One row per pair: name, file, width, height, colour, sha256 of the fused file and of its two sources.
@@ -144,11 +154,12 @@ def fuse_pairs(
         path = output / f"{pair.name}{extension}"
         if row is not None and sources.items() <= row.items() and path.is_file() and sha256_file(path) == row["sha256"]:
             return row, False
-        image, mode = make(pair)
-        write_image(path, image, quality)
-        height, width = image.shape[:2]
-        row = {"name": pair.name, "file": path.name, "width": width, "height": height, "colour": mode}
-        return row | {"sha256": sha256_file(path), **sources}, True
+        made = make(pair)
+        write_image(path, made.image, quality)
+        height, width = made.image.shape[:2]
+        row = {"name": pair.name, "file": path.name, "width": width, "height": height, "colour": made.colour}
+        row |= {"sha256": sha256_file(path), **sources}
+        return row | ({UNIFORM: True} if made.uniform else {}), True
 
     progress = Progress(f"fuse {settings['method']}", len(pairs), "pairs")
     rows = []
@@ -159,7 +170,15 @@ def fuse_pairs(
                 journal.flush()
             rows.append(row)
             progress.step()
-    return pd.DataFrame(rows)
+    if uniform := [row["name"] for row in rows if UNIFORM in row]:
+        logging.warning(
+            "warning: %d images fused by %s in %s have a single grey level, although their sources have several: %s",
+            len(uniform),
+            settings["method"],
+            output,
+            some_of(uniform),
+        )
+    return pd.DataFrame([{key: value for key, value in row.items() if key != UNIFORM} for row in rows])
 
 
 @contextlib.contextmanager
@@ -353,7 +372,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         corruption = {"worse": facts["kind"]}
     # A method without torch needs no GPU and does not import torch.
     claim = claimed_device(options.device, options.threads) if entry.in_torch else contextlib.nullcontext("cpu")
-    uniform: list[str] = []
     with only_writer(options.output), claim as device:
         bf16_on = find_method(options.method).bf16_on if own is None else own_bf16_on(own)
         precision = resolved_precision(options.precision, device, bf16_on) if entry.in_torch else "fp32"
@@ -361,7 +379,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             make = partial(made_image, images=find_images(Path(own.target)), colour=colour)
         else:
             fuser = one_at_a_time(method.load(weights, device, precision))
-            make = partial(fuse_pair, fuser=fuser, colour=colour, finish=finish, uniform=uniform)
+            make = partial(fuse_pair, fuser=fuser, colour=colour, finish=finish)
         packages = [*(["torch"] if entry.in_torch else []), *entry.packages]
         settings = {
             "method": options.method,
@@ -389,14 +407,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             for folder, chosen in folders.items():
                 frame = fuse_pairs(chosen, make, folder, settings, f".{options.format}", options.quality, pool)
                 write_csv(folder / "manifest.csv", frame, settings | {"colours": colours, "images": len(frame)})
-    if uniform:
-        logging.warning(
-            "warning: %d fused images have a single grey level, although their sources have several: %s (check the "
-            "weights of %s)",
-            len(uniform),
-            some_of(uniform),
-            options.method,
-        )
 
 
 if __name__ == "__main__":

@@ -86,8 +86,8 @@ def against_inside_notes(facts: Mapping[str, Any]) -> list[str]:
         return []
     about = "the methods" if facts["marks"].startswith("methods") else "these trained detectors"
     return [
-        f"vs. fusion in/after detector: the same comparison, but with {facts['ways']} instead of the bands. These "
-        f"comparisons hold for {about}."
+        f"vs. fusion in/after detector: the same comparison, with these rows instead of the bands: {facts['ways']}. "
+        f"These comparisons hold for {about}."
     ]
 
 

@@ -138,11 +138,17 @@ def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
     trained = {name: facts["trained"] for name, facts in fused.items() if "trained" in facts}
     if not trained:
         return []
-    lengths = ". ".join(f"{name}: {length}" for name, length in trained.items())
+    lengths = ". ".join(f"{name}, {length}" for name, length in trained.items())
     return [
-        "Methods that this project trained, and how long ('40 of 20000 iterations' means 40 here and 20000 in the "
-        f"authors' training). {lengths}."
+        "Methods without their authors' weights, which this project trained ('40 of 20000 iterations' means 40 here "
+        f"and 20000 in the authors' training). {lengths}."
     ]
+
+
+def parameter_notes(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a footnote on the methods whose number of parameters needs a remark, from the cost of each method."""
+    remarks = [f"{name}: {cost['parameters_note']}" for name, cost in costs.items() if cost.get("parameters_note")]
+    return [f"Remarks on the numbers of parameters. {'. '.join(remarks)}."] if remarks else []
 
 
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:
@@ -249,7 +255,7 @@ def fusion_notes(table: pd.DataFrame, facts: Mapping[str, Any]) -> list[str]:
 
 def _boxes_note(facts: Mapping[str, Any]) -> str:
     counts = ", ".join(f"{name} {count}" for name, count in facts["boxes"].items())
-    drawn = f", label set {facts['truth']}" if facts.get("truth", "labels") != "labels" else ""
+    drawn = f", label set {facts['truth']!r}" if facts.get("truth", "labels") != "labels" else ""
     return f"Boxes of the test set{drawn}: {counts}."
 
 

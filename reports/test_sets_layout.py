@@ -141,9 +141,7 @@ def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str,
             f"{cost['threads']} CPU threads. Methods that are not networks have no multiply-adds to count and are not "
             "ranked."
         )
-        if facts["parameters"]:
-            counted = "; ".join(f"{column}: {note}" for column, note in facts["parameters"].items())
-            notes.append(f"What the parameters include: {counted}.")
+        notes += facts.get("parameters_notes", [])
     if any(name.endswith("_undefined") for name in table):
         notes.append("Undefined values are left out of a mean; the CSV counts them.")
     return notes

@@ -100,7 +100,7 @@ def dependence_sentence(truths: Mapping[str, Any]) -> str:
         verdicts = "; ".join(f"{variant} is {_grouped(words)}" for variant, words in truths["changing"].items())
         answer = f"The verdict depends {question}: {verdicts}"
     else:
-        answer = f"The verdict does not depend {question}: no variant's verdict changes between {_listed(tested)}"
+        answer = f"The verdict does not depend {question}: no variant's verdict changes"
     if untested:
         answer += f"; nothing was tested with {_listed(untested)}"
     if len(set(best.values())) > 1:
@@ -128,7 +128,7 @@ def label_sets(table: pd.DataFrame) -> list[str]:
 def truth_notes(facts: Mapping[str, Any]) -> list[str]:
     """Return the footnotes of the table; the first says whether the verdict depends on the label set."""
     sets = facts["label_sets"]
-    counted = "; ".join(f"{name} {', '.join(f'{k} {n}' for k, n in boxes.items())}" for name, boxes in sets.items())
+    counted = "; ".join(f"{name!r} {', '.join(f'{k} {n}' for k, n in boxes.items())}" for name, boxes in sets.items())
     notes = [
         facts["hangs"],
         f"The detectors were trained and, in Table II, evaluated on the label set {facts['truth']!r}. Here the same "
@@ -147,11 +147,14 @@ def truth_notes(facts: Mapping[str, Any]) -> list[str]:
     notes += [
         f"Nothing was tested with the label set {name!r}: {reason}." for name, reason in facts["untested"].items()
     ]
-    taus = (f"{pair} {'n/a' if tau is None else format(tau, '.2f')}" for pair, tau in facts["kendall_tau"].items())
+    taus = (
+        f"{' and '.join(map(repr, pair.split(', ')))} {'n/a' if tau is None else format(tau, '.2f')}"
+        for pair, tau in facts["kendall_tau"].items()
+    )
     notes.append(f"Agreement of the variants' ranks between two sets, Kendall's tau: {'; '.join(taus)}.")
     if facts["alone"]:
         pairs = ((*pair.split(" not "), count) for pair, count in facts["alone"].items())
-        unmatched = "; ".join(f"{count} in {name} but not in {other}" for name, other, count in pairs)
+        unmatched = "; ".join(f"{count} in {name!r} but not in {other!r}" for name, other, count in pairs)
         notes.append(
             "Boxes for which the other label set has no box of the same class with an IoU of at least 0.5: "
             f"{unmatched}."

@@ -27,13 +27,11 @@ def fixed_words(node: ast.expr) -> str:
 
 
 def messages(file: Path) -> set[str]:
-    """Return the messages of every InputError that a module raises; backticks become apostrophes."""
-    raised = (node.exc for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Raise))
-    return {
-        fixed_words(error.args[0]).replace("`", "'")
-        for error in raised
-        if isinstance(error, ast.Call) and getattr(error.func, "id", "") == "InputError"
-    }
+    """Return every InputError that a module raises and every warning that it logs; backticks become apostrophes."""
+    calls = [node for node in ast.walk(ast.parse(file.read_text("utf-8"))) if isinstance(node, ast.Call)]
+    raised = {fixed_words(call.args[0]) for call in calls if getattr(call.func, "id", "") == "InputError"}
+    logged = {fixed_words(call.args[0]) for call in calls if getattr(call.func, "attr", "") == "warning"}
+    return {text.replace("`", "'") for text in raised | {re.sub("%[ds]", "…", text) for text in logged}}
 
 
 RAISED = set().union(*(messages(file) for package in PACKAGES for file in (ROOT / package).rglob("*.py")))

@@ -60,8 +60,8 @@ def test_the_verdict_against_fusing_in_the_detector_stands_beside_that_against_t
     assert table["against_bands"].fillna("").tolist()[2:4] == ["not shown", "ahead"]
     assert facts["ways"] == "stacked, twostream, late" and "against_inside_methods" not in table
     assert (
-        "the same comparison, but with stacked, twostream, late instead of the bands. These comparisons hold for these "
-        "trained detectors." in (run.tables / "table2.md").read_text()
+        "the same comparison, with these rows instead of the bands: stacked, twostream, late. These comparisons hold "
+        "for these trained detectors." in (run.tables / "table2.md").read_text()
     )
 
 

@@ -260,8 +260,8 @@ def test_leakage_stands_below_the_table(example):
     text = (run.tables / "table2.md").read_text()
     for said in (
         "of the 6 test images, 25.0% have a training image of the same sequence, 100.0% one of the same place, and "
-        "50.0% a near duplicate in the training set. Test images with a training image whose file "
-        "number differs by at most 1: 12.5%; by at most 3: 20.0%. Near duplicate: a similarity of at least 0.95 "
+        "50.0% a near duplicate in the training set. Test images whose name differs from a training image's only in"
+        " its number, by at most 1: 12.5%; by at most 3: 20.0%. Near duplicate: a similarity of at least 0.95 "
         "(correlation).",
     ):
         assert said in text

@@ -102,7 +102,7 @@ def test_a_method_that_this_project_trained_is_named_with_the_length_of_its_trai
         files.write(dataset, "fnet", values, trained="stage I: 3 of 20000 iterations")
     files.run()
     text = (files.folder / "tables/table1.md").read_text()
-    assert "40 here and 20000 in the authors' training). fnet: stage I: 3 of 20000 iterations." in text
+    assert "and 20000 in the authors' training). fnet, stage I: 3 of 20000 iterations." in text
 
 
 def test_a_network_of_few_parameters_is_not_printed_as_one_without(files):
@@ -110,7 +110,7 @@ def test_a_network_of_few_parameters_is_not_printed_as_one_without(files):
     write_json(files.costs[-1], cost | {"parameters": 113})
     files.run()
     text = (files.folder / "tables/table1.md").read_text()
-    assert " 0.113 |" in text and "What the parameters include" not in text
+    assert " 0.113 |" in text and "Remarks on the numbers of parameters" not in text
 
 
 def test_the_table_says_what_the_parameters_of_a_method_include(files):
@@ -118,7 +118,7 @@ def test_the_table_says_what_the_parameters_of_a_method_include(files):
     write_json(files.costs[-1], cost | {"parameters": 9, "parameters_note": "9 including two that are never used"})
     files.run()
     text = (files.folder / "tables/table1.md").read_text()
-    assert f"What the parameters include: {files.costs[-1].stem}: 9 including two that are never used." in text
+    assert f"Remarks on the numbers of parameters. {files.costs[-1].stem}: 9 including two that are never used." in text
 
 
 def test_a_table_without_ties_goes_into_the_page(files):

@@ -563,9 +563,9 @@ def to_spectra(weights, spectra):
 
 @kernel
 def from_spectra(sums, weights):
-    """Add up the spectra of all parts of the tiles and transform them to weights.
+    """Add up the partial sums of all shares of the tiles and transform them to weights.
 
-    The spectra are (parts, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64).
+    The sums are (shares, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64).
     """
     maps = weights.shape[0]
     tile, line, column = _weights_scratch()

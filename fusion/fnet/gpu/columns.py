@@ -86,9 +86,9 @@ def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
 
 
 def stack(maps: Tensor) -> Tensor:
-    """Return the nine vertical shifts of channels-last maps, zero-padded, as channels: (N, H, W, 9 c).
+    """Return the nine vertical shifts of channels-last maps, zero-padded, as channels: (N, H, W, 9 * c).
 
-    Channel c g + m is map m shifted by g - 4 pixels.
+    For the shifts g = 0..8 and the maps m = 0..c-1, channel c * g + m is map m shifted by g - 4 pixels.
     """
     if module := kernels(maps):
         return module.stack(maps)
