@@ -19,7 +19,7 @@ from pipeline.artefacts import read_json, write_csv
 from pipeline.stage import InputError, run
 from reports.collect import LATE, fused_variants, required
 from reports.render import Block, Layout, rank_marks, write_texts
-from reports.tables_layout import parameter_notes
+from reports.tables_layout import parameter_notes, parameter_remarks
 
 FUSING = ("parameters", "multiply_adds", "median_s", "peak_memory_bytes")  # keys of cost.json, and columns
 TRAINING = ("training_hours", "training_hours_all_seeds", "images_per_s")
@@ -67,7 +67,7 @@ def cost_facts(
         "fused_on": "; ".join(sorted(fused)),
         "trained_on": "; ".join(sorted(trained)),
         "seeds": " ".join(map(str, seeds)),
-        "parameters_notes": parameter_notes(costs),
+        "parameter_remarks": parameter_remarks(costs),
     }
 
 
@@ -92,7 +92,7 @@ def cost_notes(facts: Mapping[str, Any]) -> list[str]:
     notes = []
     if facts["fused_on"]:
         notes.append(f"Fusion: one pair of {facts['fused_on']}; methods that are not networks have no parameters.")
-    notes += facts.get("parameters_notes", [])
+    notes += parameter_notes(facts)
     if facts["trained_on"]:
         notes.append(
             f"Detectors: trained on {facts['trained_on']}; hours per training are a mean over the seeds "

@@ -145,10 +145,15 @@ def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
     ]
 
 
-def parameter_notes(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a footnote on the methods whose number of parameters needs a remark, from the cost of each method."""
-    remarks = [f"{name}: {cost['parameters_note']}" for name, cost in costs.items() if cost.get("parameters_note")]
-    return [f"Remarks on the numbers of parameters. {'. '.join(remarks)}."] if remarks else []
+def parameter_remarks(costs: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return the remarks on methods' numbers of parameters, from the cost of each method; most methods have none."""
+    return {name: cost["parameters_note"] for name, cost in costs.items() if cost.get("parameters_note")}
+
+
+def parameter_notes(facts: Mapping[str, Any]) -> list[str]:
+    """Return a footnote with the remarks of `parameter_remarks` in a table's facts."""
+    remarks = ". ".join(f"{name}: {remark}" for name, remark in facts.get("parameter_remarks", {}).items())
+    return [f"Remarks on the numbers of parameters. {remarks}."] if remarks else []
 
 
 def metric_directions(facts: Mapping[str, Any]) -> dict[str, bool]:

@@ -26,7 +26,7 @@ from reports import paper
 from reports.collect import BANDS, fused_variants
 from reports.means import compare_means
 from reports.render import to_html, write_texts
-from reports.tables_layout import metric_directions, parameter_notes
+from reports.tables_layout import metric_directions, parameter_remarks
 from reports.test_sets_layout import CAPTIONS, COSTS, METRICS, printed_blocks
 
 
@@ -272,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         slowest = max(costs.values(), key=lambda cost: cost["multiply_adds"] or 0)
         facts["cost"] = {key: slowest[key] for key in ("size", "device", "threads")}
         facts["peak_memory_bytes"] = {column: cost["peak_memory_bytes"] for column, cost in costs.items()}
-        facts["parameters_notes"] = parameter_notes(costs)
+        facts["parameter_remarks"] = parameter_remarks(costs)
     if options.config_snapshot:
         facts["config"] = sha256_json(read_json(options.config_snapshot))
     stem = options.output / options.table

@@ -12,7 +12,7 @@ from reports import paper
 from reports.collect import BANDS, fused_variants, read_table
 from reports.means import ALPHA
 from reports.render import Block, Layout, format_value, rank_marks
-from reports.tables_layout import METRIC_DIGITS, arrow, metric_directions, trained_notes
+from reports.tables_layout import METRIC_DIGITS, arrow, metric_directions, parameter_notes, trained_notes
 
 METRICS = ("MI", "VIF", "Qabf", "SSIM")  # the paper's metrics
 COSTS = {"Params (K)": ("parameters", 1e-3), "MACs (G)": ("multiply_adds", 1e-9), "Runtime (s)": ("median_s", 1)}
@@ -141,7 +141,7 @@ def table_notes(table: pd.DataFrame, columns: Sequence[str], facts: Mapping[str,
             f"{cost['threads']} CPU threads. Methods that are not networks have no multiply-adds to count and are not "
             "ranked."
         )
-        notes += facts.get("parameters_notes", [])
+        notes += parameter_notes(facts)
     if any(name.endswith("_undefined") for name in table):
         notes.append("Undefined values are left out of a mean; the CSV counts them.")
     return notes

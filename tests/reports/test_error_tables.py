@@ -158,7 +158,7 @@ def test_stage_writes_the_table_and_the_page_shows_it(example):
     for variant in run.variants:
         run.change(run.training(variant), "speed", value=SPEED)
         run.change(run.training(variant), "threads", value=2)
-    write_json(run.folder / "fnet.json", COST)
+    write_json(run.folder / "fnet.json", COST | {"parameters_note": "419,916 of which none is unused"})
     trainings = [str(run.training(variant)) for variant in run.variants]
     options = ["--training", *trainings, "--costs", str(run.folder / "fnet.json"), "--output", str(run.tables)]
     costs.main(["--variants", *run.variants, *options])
@@ -168,11 +168,12 @@ def test_stage_writes_the_table_and_the_page_shows_it(example):
     text = (run.tables / "cost.md").read_text(encoding="utf-8")
     assert "| fnet | 420 | 43.00 | 0.5000 | 80 | 1.500 | 1.500 | 40.0 |" in text
     assert "| visible |  |  |  |  | 1.500 | 1.500 | 40.0 |" in text
-    assert "| average | n/a |" in text
+    note = "Remarks on the numbers of parameters. fnet: 419,916 of which none is unused."
+    assert "| average | n/a |" in text and note in text
     tables.main(run.tables_arguments())
     page.main([*run.page_arguments(), "--cost-table", str(run.tables / "cost.csv")])
     page_text = (run.folder / "report.html").read_text(encoding="utf-8")
-    assert '<section id="cost">' in page_text and "detector: hours per training" in page_text
+    assert '<section id="cost">' in page_text and "detector: hours per training" in page_text and note in page_text
     costs.main(["--variants", *run.variants[::-1], *options])
     with pytest.raises(InputError, match="has the rows fnet, average, infrared, visible; expected visible"):
         page.main([*run.page_arguments(), "--cost-table", str(run.tables / "cost.csv")])

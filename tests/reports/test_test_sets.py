@@ -117,8 +117,9 @@ def test_the_table_says_what_the_parameters_of_a_method_include(files):
     cost = read_json(files.costs[-1])
     write_json(files.costs[-1], cost | {"parameters": 9, "parameters_note": "9 including two that are never used"})
     files.run()
-    text = (files.folder / "tables/table1.md").read_text()
-    assert f"Remarks on the numbers of parameters. {files.costs[-1].stem}: 9 including two that are never used." in text
+    note = f"Remarks on the numbers of parameters. {files.costs[-1].stem}: 9 including two that are never used."
+    assert note in (files.folder / "tables/table1.md").read_text()
+    assert note in read_blocks(files.folder / "tables/table1.csv")[0].notes
 
 
 def test_a_table_without_ties_goes_into_the_page(files):
