@@ -491,6 +491,23 @@ def test_mda(training_of):
     )
 
 
+def test_what_the_edges_outweigh_in_mda():
+    visible, infrared = (
+        [torch.full((1, 2, 32 // 2**k, 32 // 2**k), x[k]) for k in range(3)] for x in ([0.5] * 3, (0.6, 0.7, 0.8))
+    )
+    fused = tuple(visible[b] for b in (0, 0, 1, 1, 2))
+    assert mda.feature_loss(fused, infrared, visible).item() == pytest.approx(
+        20 * (8 * 0.01 + 8 * 0.04 + 2 * 0.04 + 2 * 0.09 + 0.09)
+    )
+    # With two sources that are nearly alike, their weights are far from 0 and 1.
+    vgg = Features(narrow_vgg(), mda.LAYERS)
+    sources = [images(64)[0], 0.999 * images(64)[0]]
+    maps = [[torch.sigmoid(phi) for phi in vgg(normalised(source))] for source in sources]
+    detail = [sum(log_of_gaussian(phi, 1).square().mean((1, 2, 3)) for phi in one) / 2 / 3000 for one in maps]
+    weights = torch.softmax(torch.stack(detail), dim=0)
+    assert weights.min() > 0.2 and torch.allclose(mda.source_weights(vgg, sources)[1], weights, rtol=1e-8)
+
+
 def test_crossfuse(training_of):
     training = training_of("crossfuse")
 
