@@ -508,6 +508,12 @@ def test_what_the_edges_outweigh_in_mda():
     assert weights.min() > 0.2 and torch.allclose(mda.source_weights(vgg, sources)[1], weights, rtol=1e-8)
 
 
+def test_the_patches_of_mda_are_averaged_over_any_number_of_images():
+    fused, *sources = torch.rand(3, 3, 1, 20, 20, generator=torch.Generator().manual_seed(1))
+    each = [mda.patch_loss(fused[n : n + 1], [source[n : n + 1] for source in sources]) for n in range(3)]
+    assert mda.patch_loss(fused, sources).item() == pytest.approx(sum(each).item() / 3, rel=1e-10)
+
+
 def test_crossfuse(training_of):
     training = training_of("crossfuse")
 
