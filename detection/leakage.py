@@ -90,12 +90,12 @@ def measure_leakage(
 
 def exposure_words(leakage: Mapping[str, Any]) -> str:
     """Return the shares of `measure_leakage` in words."""
-    near = [f"by at most {within}: {share:.1%}" for within, share in leakage["neighbours"].items() if share is not None]
-    numbers = f". Test images whose name differs from a training image's only in its number, {'; '.join(near)}"
+    near = [f"{share:.1%} (N = {within})" for within, share in leakage["neighbours"].items() if share is not None]
+    numbers = ". A training image with the same name, except for a number that differs by at most N, exists for "
     return (
         f"of the {leakage['images']} test images, {leakage['sequence']:.1%} have a training image of the same "
         f"sequence, {leakage['place']:.1%} one of the same place, and {leakage['share']:.1%} a near duplicate in the "
-        f"training set{numbers if near else ''}"
+        f"training set{numbers + ', '.join(near) if near else ''}"
     )
 
 

@@ -15,8 +15,8 @@ Writes significance.json:
                     these trained detectors differ) and `methods_differ` (whether the methods differ; variance between
                     trainings included; with at least three seeds). Two kinds of pairs are `confirmatory`: a single band
                     with any other variant (except the other band), and stacked, twostream or late with a fused variant
-                    or an external row. All other pairs are exploratory. Confirmatory pairs also contain the differences
-                    per class (`classes`), which are themselves exploratory
+                    or an external row. All other pairs are exploratory. The entries of confirmatory pairs also contain
+                    the differences per class (`classes`), which are exploratory
     against_bands   for every variant that is not a band, a verdict for these trained detectors (`trained`) and one for
                     the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
                     AP than at least one band), or `not shown`, with the reason

@@ -260,9 +260,9 @@ def test_leakage_stands_below_the_table(example):
     text = (run.tables / "table2.md").read_text()
     for said in (
         "of the 6 test images, 25.0% have a training image of the same sequence, 100.0% one of the same place, and "
-        "50.0% a near duplicate in the training set. Test images whose name differs from a training image's only in"
-        " its number, by at most 1: 12.5%; by at most 3: 20.0%. Near duplicate: a similarity of at least 0.95 "
-        "(correlation).",
+        "50.0% a near duplicate in the training set. A training image with the same name, except for a number that "
+        "differs by at most N, exists for 12.5% (N = 1), 20.0% (N = 3). Near duplicate: a similarity of at least "
+        "0.95 (correlation).",
     ):
         assert said in text
 

@@ -57,10 +57,9 @@ def weights_of(sums: np.ndarray) -> Tensor:
     p of code[p, f] * maps[p + d, j].
 
     Args:
-        sums: (shares, 32 * 32 * maps * 64), a partial sum for each share. A share is a part of the tiles (32 x 32
-            pixels each) that `backward` transforms. Its partial sum is the code's spectrum times the conjugate of the
-            maps' spectrum, added up over its tiles. Because of the conjugate, a second forward transform, not an
-            inverse one, turns the total into the correlation (times 1024, which is divided out).
+        sums: (shares, 32 * 32 * maps * 64), one partial sum for each share. `backward` distributes its tiles of
+            32 x 32 pixels over the shares; each share adds up, over its tiles, the code's spectrum times the conjugate
+            of the maps' spectrum.
     """
     weights = np.empty((sums.shape[1] // (SIDE * LINE), KERNEL, KERNEL, POINT), np.float32)
     kernels.from_spectra(sums, weights)

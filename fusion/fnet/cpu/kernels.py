@@ -565,7 +565,8 @@ def to_spectra(weights, spectra):
 def from_spectra(sums, weights):
     """Add up the partial sums of all shares of the tiles and transform them to weights.
 
-    The sums are (shares, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64).
+    The sums are (shares, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64). The total of the sums is the conjugate of
+    the weights' spectrum, so a forward transform takes it back.
     """
     maps = weights.shape[0]
     tile, line, column = _weights_scratch()
