@@ -94,9 +94,11 @@ def cost_notes(facts: Mapping[str, Any]) -> list[str]:
         notes.append(f"Fusion: one pair of {facts['fused_on']}; methods that are not networks have no parameters.")
     notes += parameter_notes(facts)
     if facts["trained_on"]:
+        seeds = facts["seeds"].split()
+        of = f"are those of seed {seeds[0]}" if len(seeds) == 1 else f"are a mean over the seeds {', '.join(seeds)}"
         notes.append(
-            f"Detectors: trained on {facts['trained_on']}; hours per training are a mean over the seeds "
-            f"(seed {', '.join(facts['seeds'].split())}) and include delays by other work on the machine."
+            f"Detectors: trained on {facts['trained_on']}; hours per training {of} and include delays by other work on "
+            "the machine."
         )
     return [*notes, "n/a: not measured. Empty: does not apply to the row."]
 

@@ -140,8 +140,10 @@ def inside_sentences(
     results = {name: against_inside(significance, name, kind) for name in fused}
     ahead, behind = ([name for name in fused if results[name] == word] for word in ("ahead", "behind"))
     named = f" ({', '.join(ahead)})" if ahead else ""
+    several = len(significance["inside"]) > 1
+    all_of, any_of = (" than all of these", " than at least one") if several else ("", "")
     sentences.append(
-        f"The fused variants were also compared with {ways_run(significance)}. Significantly higher mAP than all of "
-        f"these: {len(ahead)} of {len(fused)}{named}; significantly lower mAP than at least one: {len(behind)}."
+        f"The fused variants were also compared with {ways_run(significance)}. Significantly higher mAP{all_of}: "
+        f"{len(ahead)} of {len(fused)}{named}; significantly lower mAP{any_of}: {len(behind)}."
     )
     return sentences

@@ -59,7 +59,7 @@ def weights_of(sums: np.ndarray) -> Tensor:
     Args:
         sums: (shares, 32 * 32 * maps * 64), one partial sum for each share. `backward` distributes its tiles of
             32 x 32 pixels over the shares; each share adds up, over its tiles, the code's spectrum times the conjugate
-            of the maps' spectrum.
+            of the maps' spectrum. The total is the conjugate of the correlation's spectrum.
     """
     weights = np.empty((sums.shape[1] // (SIDE * LINE), KERNEL, KERNEL, POINT), np.float32)
     kernels.from_spectra(sums, weights)
