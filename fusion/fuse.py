@@ -66,7 +66,8 @@ class Made(NamedTuple):
 
     image: uint8 (H, W) or RGB (H, W, 3).
     colour: the colour mode used.
-    uniform: whether its luma has a single grey level although both sources have several.
+    uniform: whether its luma has a single grey level although both sources have several; not checked for images that
+        the user made.
     """
 
     image: np.ndarray

@@ -91,8 +91,7 @@ def dependence_sentence(truths: Mapping[str, Any]) -> str:
     """Return the sentence on whether the verdict and the best row depend on the label set."""
     sets, depends = truths["sets"], truths["hangs"]["verdict"]
     best = {name: one["order"][0] for name, one in sets.items()}
-    tested = [name for name, one in sets.items() if not one["untested"]]
-    untested = [name for name in sets if name not in tested]
+    untested = [name for name, one in sets.items() if one["untested"]]
     question = f"on which label set is the ground truth ({', '.join(map(repr, sets))})"
     if depends is None:
         answer = f"It is not known whether the verdict depends {question}"
