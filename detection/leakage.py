@@ -90,8 +90,9 @@ def measure_leakage(
 
 def exposure_words(leakage: Mapping[str, Any]) -> str:
     """Return the shares of `measure_leakage` in words."""
-    near = [f"{share:.1%} (N = {within})" for within, share in leakage["neighbours"].items() if share is not None]
-    numbers = ". A training image with the same name, except for a number that differs by at most N, exists for "
+    shares = leakage["neighbours"].items()
+    near = [f"{share:.1%} at most {within} away" for within, share in shares if share is not None]
+    numbers = ". Share of test images with a training image of a nearby number (the file name is otherwise the same): "
     return (
         f"of the {leakage['images']} test images, {leakage['sequence']:.1%} have a training image of the same "
         f"sequence, {leakage['place']:.1%} one of the same place, and {leakage['share']:.1%} a near duplicate in the "

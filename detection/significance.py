@@ -20,7 +20,7 @@ Writes significance.json:
     against_bands   for every variant that is not a band, a verdict for these trained detectors (`trained`) and one for
                     the methods (`methods`), from one-sided tests: `ahead` (higher AP than both bands), `behind` (lower
                     AP than at least one band), or `not shown`, with the reason
-    inside          those of stacked, twostream and late that were run: they fuse inside or after the detector
+    inside          the names of the rows that fuse inside or after the detector: stacked, twostream and late, if run
     against_inside  the same verdicts for every fused variant and external row, compared with the rows in `inside`:
                     `ahead` (higher AP than all of these rows), `behind` (lower AP than at least one), or `not shown`
     untested        the reason why no test is possible, or empty

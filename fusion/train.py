@@ -149,7 +149,7 @@ def training_length(training: Training, settings: Settings) -> str:
         )
         if ours != authors
     ]
-    start = [] if settings.start == "random" else ["starting weights from a file"]
+    start = [] if settings.start == "random" else [f"started from weights with sha256 {settings.start[:12]}"]
     return "; ".join([", ".join(stages), *others, *start])
 
 

@@ -332,7 +332,7 @@ def _fusion_table(
 
 def _leakage_note(leakage: Mapping[str, Any]) -> str:
     return (
-        f"Leakage: {exposure_words(leakage)}. Near duplicate: a similarity of at least {leakage['threshold']} "
+        f"Leakage: {exposure_words(leakage)}. Near duplicates have a similarity of at least {leakage['threshold']} "
         f"({leakage['descriptor']})."
     )
 

@@ -4,9 +4,10 @@ In Eq. 20 of FNet's paper, the argument of the threshold T is linear in the imag
 step k. Step k of a block with c input channels applies three convolutions from c to 64 channels. They read the block's
 input, the reconstruction of this input from u^{k-1}, and its reconstruction from u^{k-2}. They are merged into one
 convolution from 3c channels, whose weights include the momentum factors of the two reconstructions. The momentum terms
-of the codes themselves remain separate. The reconstructions are merged in the same way: steps k + 1 and k + 2 both need
-a reconstruction from u^k, each with a convolution of its own from 64 to c channels, and these two convolutions become
-one. The last code of a block is read by the block's output convolutions, which are merged in the same way. In short:
+of the codes themselves remain separate. Steps k + 1 and k + 2 both need a reconstruction from u^k, each by its own
+convolution from 64 to c channels. These two convolutions are merged into one from 64 to 2c channels, whose output
+contains both reconstructions. The block's output convolutions, which read its last code, are merged in the same way.
+In short:
 
     v^k = conv([input, reconstruction from u^{k-1}, reconstruction from u^{k-2}]; up_k)
           + (1 + rho_k) u^{k-1} - rho_k u^{k-2}

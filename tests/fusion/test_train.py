@@ -321,7 +321,9 @@ def test_training_starts_from_given_weights_and_says_so(folders, undisturbed, tm
     start, end = load_file(given), load_file(tmp_path / "weights_raw.safetensors")
     assert all(torch.allclose(start[key], end[key], atol=1e-9) for key in start)
     facts = json.loads((tmp_path / "provenance.json").read_text())
-    assert facts["settings"]["start"] == sha256_file(given) and facts["length"].endswith("starting weights from a file")
+    digest = sha256_file(given)
+    assert facts["settings"]["start"] == digest
+    assert facts["length"].endswith(f"started from weights with sha256 {digest[:12]}")
 
 
 def test_a_loss_that_is_not_finite_stops_with_iteration_and_batch(folders, tmp_path):

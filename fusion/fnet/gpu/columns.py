@@ -58,8 +58,8 @@ def gpu_kernels() -> ModuleType | None:
 def spread(maps: Tensor, channels: int, backwards: bool, dtype: torch.dtype) -> Tensor:
     """Return the nine horizontal shifts of maps, zero-padded, as channels: (N, n, H, W) to (N, channels, H, W).
 
-    For the shifts g = 0..8 and the maps m = 0..n-1, channel g * n + m is map m shifted by g - 4 pixels (`backwards`:
-    4 - g). The channels from 9 * n on are zeros. The result is channels-last.
+    For g = 0..8 and m = 0..n-1, column x of channel g * n + m is column x + g - 4 of map m; if `backwards` is true, it
+    is column x + 4 - g. The channels from 9 * n on are zeros. The result is channels-last.
     """
     if module := kernels(maps):
         return module.spread(maps, channels, backwards, dtype)
