@@ -23,7 +23,7 @@ from torch import Tensor
 from fusion.fnet.losses import TERMS
 from fusion.fnet.network import BLOCKS
 from fusion.fuse import weights_digest
-from fusion.methods import METHODS, Training, find_method
+from fusion.methods import METHODS, Training, find_method, packaged_weights
 from fusion.methods.fnet import from_authors
 from fusion.training.batches import load_luma
 from fusion.training.loop import OPTIMISERS, Settings, train
@@ -149,12 +149,23 @@ def training_length(training: Training, settings: Settings) -> str:
         )
         if ours != authors
     ]
-    start = [] if settings.start == "random" else [f"started from weights with sha256 {settings.start[:12]}"]
-    return "; ".join([", ".join(stages), *others, *start])
+    return "; ".join([", ".join(stages), *others, *_start_words(settings)])
+
+
+def _start_words(settings: Settings) -> list[str]:
+    """Return the weights that a training started from in words; empty for random weights."""
+    if settings.start == "random":
+        return []
+    packaged = packaged_weights(settings.method)
+    if packaged and settings.start == sha256_file(packaged):
+        return ["started from the weights that this project ships"]
+    return [f"started from other weights, sha256 {settings.start[:12]}"]
 
 
 def _of_authors(number: int, authors: int | None) -> str:
     """Return the iterations of a stage next to the authors' number, None if they do not state it."""
+    if number == 0:
+        return "not run"
     return f"{number} iterations (authors: not stated)" if authors is None else f"{number} of {authors} iterations"
 
 

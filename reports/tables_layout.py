@@ -140,8 +140,8 @@ def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
         return []
     lengths = ". ".join(f"{name}, {length}" for name, length in trained.items())
     return [
-        "The following methods do not use their authors' weights: this project trained them ('40 of 20000 iterations' "
-        f"means 40 here and 20000 in the authors' training). {lengths}."
+        "The following methods were trained by this workflow; their authors' weights were not used ('40 of 20000 "
+        f"iterations' means 40 here and 20000 in the authors' training). {lengths}."
     ]
 
 
