@@ -91,8 +91,8 @@ def measure_leakage(
 def exposure_words(leakage: Mapping[str, Any]) -> str:
     """Return the shares of `measure_leakage` in words."""
     shares = leakage["neighbours"].items()
-    near = [f"{share:.1%} at most {within} away" for within, share in shares if share is not None]
-    numbers = ". Share of test images with a training image of a nearby number (the file name is otherwise the same): "
+    near = [f"{share:.1%} (by at most {within})" for within, share in shares if share is not None]
+    numbers = ". Share of test images with a training image whose file name differs only in its number: "
     return (
         f"of the {leakage['images']} test images, {leakage['sequence']:.1%} have a training image of the same "
         f"sequence, {leakage['place']:.1%} one of the same place, and {leakage['share']:.1%} a near duplicate in the "

@@ -40,9 +40,9 @@ from fusion.fnet.cpu.workers import Map, workers
 from fusion.fnet.lzsc import KERNEL, STEPS
 from fusion.fnet.merged import Merged, spans
 
-# Maximum number of shares into which the tiles are divided. Each share is processed by one thread and has its own sums
-# for the gradients of weights, so that more shares can use more threads but need more memory.
-SHARES = 8
+# Maximum number of portions into which the tiles are divided. Each portion is processed by one thread and has its own
+# sums for the gradients of weights, so that more portions can use more threads but need more memory.
+PORTIONS = 8
 
 
 def mirrored(weight: Tensor) -> Tensor:
@@ -57,9 +57,9 @@ def weights_of(sums: np.ndarray) -> Tensor:
     p of code[p, f] * maps[p + d, j].
 
     Args:
-        sums: (shares, 32 * 32 * maps * 64), one partial sum for each share. `backward` distributes its tiles of
-            32 x 32 pixels over the shares; each share adds up, over its tiles, the code's spectrum times the conjugate
-            of the maps' spectrum. The total is the conjugate of the correlation's spectrum.
+        sums: (portions, 32 * 32 * maps * 64). `backward` divides its tiles of 32 x 32 pixels into portions; row i is
+            the sum, over the tiles of portion i, of the code's spectrum times the conjugate of the maps' spectrum. The
+            sum of all rows is the conjugate of the correlation's spectrum.
     """
     weights = np.empty((sums.shape[1] // (SIDE * LINE), KERNEL, KERNEL, POINT), np.float32)
     kernels.from_spectra(sums, weights)
@@ -101,9 +101,9 @@ def backward(
     image_step = np.empty((*shape, channels - first), np.float32)
     tiles = tiles_of(shape)
     groups = -(-len(tiles) // GROUP)
-    shares = [slice(GROUP * start, GROUP * end) for start, end in spans(groups, -(-groups // SHARES))]
+    portions = [slice(GROUP * start, GROUP * end) for start, end in spans(groups, -(-groups // PORTIONS))]
 
-    def step(k: int, results: np.ndarray, weights: kernels.Weights, sums: kernels.Weights, share: int) -> np.ndarray:
+    def step(k: int, results: np.ndarray, weights: kernels.Weights, sums: kernels.Weights, portion: int) -> np.ndarray:
         # For steps that do not exist, any array can be passed: its factor is 0, or the sum for it is not used.
         later = kernels.Neighbours(of_v[(k + 1) % 2], of_v[k % 2], np.float32(ahead[k]), np.float32(back[k]))
         before, before_last = codes[max(k - 1, 0)], codes[max(k - 2, 0)]
@@ -115,9 +115,9 @@ def backward(
                 past,
                 of_v[k % 2],
                 weights,
-                tiles[shares[share]],
+                tiles[portions[portion]],
                 results,
-                kernels.Weights(sums.up[share], sums.down[share]),
+                kernels.Weights(sums.up[portion], sums.down[portion]),
                 scratch,
             )
 
@@ -127,8 +127,8 @@ def backward(
     of_theta, of_rho, of_up, of_down = [], [], [], []  # in reverse order of the steps
     for k in reversed(range(STEPS + 1)):
         results = pool.take(*results_shape(shape, len(carried[k])))
-        sums = kernels.Weights(*(pool.take(len(shares), SIDE * LINE * x[k].shape[3]) for x in (maps, of_maps_out)))
-        scalars = run(partial(step, k, results, kernels.Weights(ups[k], downs[k]), sums), range(len(shares)))
+        sums = kernels.Weights(*(pool.take(len(portions), SIDE * LINE * x[k].shape[3]) for x in (maps, of_maps_out)))
+        scalars = run(partial(step, k, results, kernels.Weights(ups[k], downs[k]), sums), range(len(portions)))
         by_theta, by_ahead, by_back = np.sum(scalars, axis=0)
         of_theta.append(float(by_theta))
         of_rho.append(float((by_ahead if k > 0 else 0) - (by_back if k > 1 else 0)))

@@ -145,7 +145,7 @@ def smooth_loss(fnet, ifnet, visible, infrared, precision=None):
 
 
 def test_every_gradient_is_that_of_the_plain_networks(fnet, monkeypatch):
-    monkeypatch.setattr(backward, "SHARES", 1)  # sums over several groups of tiles in a small picture
+    monkeypatch.setattr(backward, "PORTIONS", 1)  # sums over several groups of tiles in a small image
     # At other weights than the first, where the scalars of the blocks differ from each other.
     torch.manual_seed(6)
     networks = [copy.deepcopy(fnet), IFNet()]

@@ -62,7 +62,7 @@ def test_a_large_image_in_tiles_is_the_untiled_one():
 
 @pytest.mark.parametrize("sizes", SIZES)
 def test_every_gradient_is_that_of_the_plain_networks_in_float64(sizes, monkeypatch):
-    monkeypatch.setattr(backward, "SHARES", 1)  # sums over several groups of tiles in a small image
+    monkeypatch.setattr(backward, "PORTIONS", 1)  # sums over several groups of tiles in a small image
     torch.manual_seed(6)
     networks = [with_sizes(FNet("lcsc"), sizes), with_sizes(IFNet("lcsc"), sizes)]
     pair = torch.rand(2, 2, 1, 30, 27).requires_grad_()
