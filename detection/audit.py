@@ -314,8 +314,8 @@ def describe(facts: dict[str, Any]) -> list[str]:
         f"boxes: {facts['boxes']}: {_listed(facts['boxes_per_class'])}",
         f"degenerate boxes: {facts['degenerate_boxes']}, repeated boxes: {facts['repeated_boxes']}",
         f"unpaired files: {len(facts['unpaired'])}",
-        f"duplicates: identical {counts['same']}, near {counts['near']}{across} ({counts['descriptor']} >= "
-        f"{counts['threshold']:g})",
+        f"duplicates: identical {counts['same']}, near {counts['near']}{across} (similarity at least "
+        f"{counts['threshold']:g}: {counts['descriptor']})",
         f"conditions: {_listed(conditions)} (by {facts['conditions']['source']})",
     ]
     for kind in ("warnings", "errors"):

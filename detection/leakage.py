@@ -92,7 +92,7 @@ def exposure_words(leakage: Mapping[str, Any]) -> str:
     """Return the shares of `measure_leakage` in words."""
     shares = leakage["neighbours"].items()
     near = [f"{share:.1%} (by at most {within})" for within, share in shares if share is not None]
-    numbers = ". Share of test images with a training image whose file name differs only in its number: "
+    numbers = ". Share of test images with a training image whose file name differs only in its last number: "
     return (
         f"of the {leakage['images']} test images, {leakage['sequence']:.1%} have a training image of the same "
         f"sequence, {leakage['place']:.1%} one of the same place, and {leakage['share']:.1%} a near duplicate in the "

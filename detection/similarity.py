@@ -21,7 +21,7 @@ from pipeline.pairs import Pair, check_pair_size, read_image
 from pipeline.stage import Progress, check_memory, threads_available
 
 CELLS = (32, 24)
-DESCRIPTOR = "correlation of luma downsampled to 32 x 24 pixels; the lower value of the two bands"
+DESCRIPTOR = "correlation of luma downsampled to 32 x 24 pixels, the lower value of the two bands"
 # Least similarity of near duplicates.
 NEAR_DUPLICATE = 0.8
 # Standard deviation in grey levels below which an image is flat: its descriptor is then shorter than unit length, so

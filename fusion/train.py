@@ -23,7 +23,7 @@ from torch import Tensor
 from fusion.fnet.losses import TERMS
 from fusion.fnet.network import BLOCKS
 from fusion.fuse import weights_digest
-from fusion.methods import METHODS, Training, find_method, packaged_weights
+from fusion.methods import METHODS, Training, find_method
 from fusion.methods.fnet import from_authors
 from fusion.training.batches import load_luma
 from fusion.training.loop import OPTIMISERS, Settings, train
@@ -134,7 +134,10 @@ def phase_iterations(method: str, training: Training, given: Sequence[int | None
 
 
 def training_length(training: Training, settings: Settings) -> str:
-    """Return the iterations of a training next to the authors', and its batch, crop and rate if they are not theirs."""
+    """Return the iterations of a training next to the authors'.
+
+    Batch, crop and rate are added if they are not the authors', and the weights that it started from if not random.
+    """
     stages = [
         f"{f'stage {phase.title}: ' if len(training.phases) > 1 else ''}{_of_authors(number, phase.iterations)}"
         for phase, number in zip(training.phases, settings.iterations, strict=True)
@@ -149,21 +152,12 @@ def training_length(training: Training, settings: Settings) -> str:
         )
         if ours != authors
     ]
-    return "; ".join([", ".join(stages), *others, *_start_words(settings)])
-
-
-def _start_words(settings: Settings) -> list[str]:
-    """Return the weights that a training started from in words; empty for random weights."""
-    if settings.start == "random":
-        return []
-    packaged = packaged_weights(settings.method)
-    if packaged and settings.start == sha256_file(packaged):
-        return ["started from the weights that this project ships"]
-    return [f"started from other weights, sha256 {settings.start[:12]}"]
+    start = [] if settings.start == "random" else [f"started from existing weights (sha256 {settings.start[:12]})"]
+    return "; ".join([", ".join(stages), *others, *start])
 
 
 def _of_authors(number: int, authors: int | None) -> str:
-    """Return the iterations of a stage next to the authors' number, None if they do not state it."""
+    """Return the iterations of a stage next to the authors' number, None if they do not state it; "not run" for 0."""
     if number == 0:
         return "not run"
     return f"{number} iterations (authors: not stated)" if authors is None else f"{number} of {authors} iterations"

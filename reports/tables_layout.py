@@ -131,17 +131,17 @@ def fusion_blocks(table: pd.DataFrame, facts: Mapping[str, Any], higher_is_bette
 
 
 def trained_notes(fused: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Return a footnote on the methods that this project trained, from the facts of each method's manifest.
+    """Return a footnote on the methods whose weights `fusion.train` wrote, from the facts of each method's manifest.
 
-    The manifest has no such fact if the weights come from the authors or were trained by older versions.
+    The manifest has no such fact if the weights come from the authors or an older version, or ship with this project.
     """
     trained = {name: facts["trained"] for name, facts in fused.items() if "trained" in facts}
     if not trained:
         return []
     lengths = ". ".join(f"{name}, {length}" for name, length in trained.items())
     return [
-        "The following methods were trained by this workflow; their authors' weights were not used ('40 of 20000 "
-        f"iterations' means 40 here and 20000 in the authors' training). {lengths}."
+        "The weights of the following methods were trained with this project's code ('40 of 20000 iterations' means 40 "
+        f"here and 20000 in the authors' training). {lengths}."
     ]
 
 

@@ -261,8 +261,8 @@ def test_leakage_stands_below_the_table(example):
     for said in (
         "of the 6 test images, 25.0% have a training image of the same sequence, 100.0% one of the same place, and "
         "50.0% a near duplicate in the training set. Share of test images with a training image whose file name "
-        "differs only in its number: 12.5% (by at most 1), 20.0% (by at most 3). Near duplicates have a similarity of "
-        "at least 0.95 (correlation).",
+        "differs only in its last number: 12.5% (by at most 1), 20.0% (by at most 3). Near duplicates have a "
+        "similarity of at least 0.95 (correlation).",
     ):
         assert said in text
 

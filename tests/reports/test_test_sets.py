@@ -102,7 +102,10 @@ def test_a_method_that_this_project_trained_is_named_with_the_length_of_its_trai
         files.write(dataset, "fnet", values, trained="stage I: 3 of 20000 iterations")
     files.run()
     text = (files.folder / "tables/table1.md").read_text()
-    assert "means 40 here and 20000 in the authors' training). fnet, stage I: 3 of 20000 iterations." in text
+    assert (
+        "The weights of the following methods were trained with this project's code ('40 of 20000 iterations' means 40 "
+        "here and 20000 in the authors' training). fnet, stage I: 3 of 20000 iterations."
+    ) in text
 
 
 def test_a_network_of_few_parameters_is_not_printed_as_one_without(files):

@@ -329,7 +329,7 @@ def _correlate(columns, x, spectra, count, sums):
 class Weights(NamedTuple):
     """Spectra of a step's convolutions from maps to the code and back, or sums for the gradients of their weights.
 
-    Each is (32 * 32 * maps * 64,); sums have one row for each part of the tiles that was summed separately.
+    Each is (32 * 32 * maps * 64,); sums have one row for each portion of the tiles.
     """
 
     up: np.ndarray
@@ -563,10 +563,10 @@ def to_spectra(weights, spectra):
 
 @kernel
 def from_spectra(sums, weights):
-    """Add up the partial sums of all shares of the tiles and transform them to weights.
+    """Add up the sums of all portions of the tiles and transform them to weights.
 
-    The sums are (shares, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64). The total of the sums is the conjugate of
-    the weights' spectrum, so a forward transform takes it back.
+    The sums are (portions, 32 * 32 * maps * 64), the weights (maps, 9, 9, 64). The total of the sums is the conjugate
+    of the weights' spectrum, so a forward transform takes it back.
     """
     maps = weights.shape[0]
     tile, line, column = _weights_scratch()
@@ -576,8 +576,8 @@ def from_spectra(sums, weights):
                 start = ((x * SIDE + y) * maps + m) * POINT
                 total = tile[y * ROW + x * POINT : y * ROW + (x + 1) * POINT]
                 total[:] = _ZERO
-                for share in range(sums.shape[0]):
-                    terms = sums[share, start : start + POINT]
+                for portion in range(sums.shape[0]):
+                    terms = sums[portion, start : start + POINT]
                     for c in range(POINT):
                         total[c] += _SCALE * terms[c]
         transform_rows(tile, line, PAIRS)

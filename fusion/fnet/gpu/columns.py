@@ -88,7 +88,7 @@ def gather(wide: Tensor, count: int, backwards: bool) -> Tensor:
 def stack(maps: Tensor) -> Tensor:
     """Return the nine vertical shifts of channels-last maps, zero-padded, as channels: (N, H, W, 9 * c).
 
-    For the shifts g = 0..8 and the maps m = 0..c-1, channel c * g + m is map m shifted by g - 4 pixels.
+    For g = 0..8 and m = 0..c-1, row y of channel c * g + m is row y + g - 4 of map m.
     """
     if module := kernels(maps):
         return module.stack(maps)
