@@ -4,7 +4,7 @@ import pytest
 import torch
 from torchvision.models import vgg16, vgg19
 
-from fusion.methods.parts.vgg import normalised, vgg16_features, vgg19_features
+from fusion.methods.parts.vgg import gram, normalised, vgg16_features, vgg19_features
 from pipeline.stage import InputError
 
 
@@ -66,3 +66,8 @@ def test_a_file_of_another_network_is_refused(file, tmp_path):
 def test_an_unknown_layer_is_a_programming_error(file):
     with pytest.raises(ValueError, match="no layer relu3_4"):
         vgg16_features(file, ["relu3_4"])
+
+
+def test_the_gram_matrix_of_one_image_by_hand():
+    maps = torch.tensor([[[[1.0, 2.0]], [[3.0, 5.0]]]])  # two maps of two pixels: products 5, 13, 34, divided by 4
+    assert gram(maps).tolist() == [[[1.25, 3.25], [3.25, 8.5]]]
