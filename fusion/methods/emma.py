@@ -200,7 +200,7 @@ def training(frozen: Path | None) -> Training:
     `frozen` is the weights file of AUIFNet, or its authors' folder.
 
     Higher learning rates than the authors' 1e-4 can collapse the training: AUIFNet's images of MSRS are dark, so that a
-    flat dark image has a low loss. In four of five short trainings at 2e-4 or 5e-4, U-Fuser was black after 50
+    flat dark image has a low loss. In four of five short trainings at 2e-4 or 5e-4, U-Fuser was black after 60
     iterations of stage 1, where its sigmoid saturates. At 1e-4, its images are flat for about 100 iterations.
 
     Raises:
